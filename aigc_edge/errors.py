@@ -1,0 +1,29 @@
+"""What goes wrong because of what a user gave: one sentence, exit code 2, no stack trace."""
+
+
+class AigcEdgeError(Exception):
+    """A failure that the user can cause and mend.
+
+    The message is one sentence (or two) that says what was given, what is allowed and what to do. The CLI prints it and exits
+    with code 2; a library user catches this one class.
+    """
+
+
+class BundleError(AigcEdgeError):
+    """A bundle is missing, truncated, tampered with, of a newer version or otherwise not to be trusted."""
+
+
+class ProgramError(AigcEdgeError):
+    """A sampling program is malformed, or asks for something that no executor can do."""
+
+
+class DataError(AigcEdgeError):
+    """Training data is missing, empty or unreadable."""
+
+
+class EngineUnavailable(AigcEdgeError):
+    """An engine is not installed, or this machine cannot run it."""
+
+
+class BudgetError(AigcEdgeError):
+    """A compressed network misses its quality budget."""

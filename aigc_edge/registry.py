@@ -1,0 +1,69 @@
+"""Named things that are found, not listed: solvers, families, engines, formats, ops."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from aigc_edge.errors import AigcEdgeError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Maps a name to a thing of one kind.
+
+    Things register themselves with the decorator; the first look-up imports every module of `package` (a scan, so that nobody
+    edits a list) and the entry points of `group`, so that other distributions can add things.
+    """
+
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
+        self.kind = kind
+        self._package = package
+        self._group = group
+        self._things: dict[str, T] = {}
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that stores its argument as `name`; a second thing of that name is refused."""
+
+        def store(thing: T) -> T:
+            if name in self._things:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._things[name] = thing
+            return thing
+
+        return store
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        self._scanned = True  # before the imports: they may look things up
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
+            importlib.import_module(f"{self._package}.{module.name}")
+        for point in entry_points(group=self._group) if self._group else ():
+            self._things.setdefault(point.name, point.load())
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._scan()
+        return sorted(self._things)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        self._scan()
+        return name in self._things
+
+    def __getitem__(self, name: str) -> T:
+        """The thing called `name`; raises AigcEdgeError that lists the names there are."""
+        self._scan()
+        try:
+            return self._things[name]
+        except KeyError:
+            raise AigcEdgeError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self.names())}") from None
