@@ -1,0 +1,119 @@
+// The Python module aigc_edge._core: ops by name, and the runtime (bind_runtime, in runtime.cpp).
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <string>
+
+#include "bindings/arguments.hpp"
+#include "core/device.hpp"
+#include "core/error.hpp"
+#include "core/isa.hpp"
+#include "ops/ops.hpp"
+
+namespace py = pybind11;
+
+#if defined(AIGC_EDGE_BIND_RUNTIME)
+void bind_runtime(py::module_& module);
+#endif
+
+namespace {
+
+constexpr const char* kOpCapsule = "aigc_edge.op";
+std::atomic<int> threads{1};  // of ops called from Python; the runtime has its own
+
+void raise(const ae::Error& error) {
+  if (error.status == ae::kOutOfMemory) return PyErr_SetString(PyExc_MemoryError, error.what());
+  if (error.status == ae::kInternal) return PyErr_SetString(PyExc_RuntimeError, error.what());
+  const char* const name = error.status == ae::kBundle ? "BundleError" : "AigcEdgeError";
+  const py::object type = py::module_::import("aigc_edge.errors").attr(name);
+  PyErr_SetString(type.ptr(), error.what());
+}
+
+const ae::ops::Op& find(const std::string& name) {
+  const ae::ops::OpTable table = ae::ops::all();
+  std::string known;
+  for (size_t i = 0; i < table.count; ++i) {
+    if (name == table.ops[i].name) return table.ops[i];
+    known += (i ? ", " : "") + std::string(table.ops[i].name);
+  }
+  throw ae::Error(ae::kInvalidArgument, "there is no native op \"" + name + "\": there are " + known);
+}
+
+// Plain C functions, because pybind11's conversion of variadic arguments would cost more than a small op.
+PyObject* run(const ae::ops::Op& op, PyObject* const* objects, Py_ssize_t count) noexcept {
+  try {
+    const ae::Arguments arguments(objects, count);
+    const int used_threads = threads.load(std::memory_order_relaxed);
+    {
+      const py::gil_scoped_release nogil;
+      op.call(arguments.data(), arguments.size(), used_threads, arguments.stream());
+    }
+    Py_RETURN_NONE;
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const ae::Error& error) {
+    try {
+      raise(error);
+    } catch (py::error_already_set& failed) {
+      failed.restore();
+    }
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyObject* call_bound(PyObject* self, PyObject* const* objects, Py_ssize_t count) {
+  return run(*static_cast<const ae::ops::Op*>(PyCapsule_GetPointer(self, kOpCapsule)), objects, count);
+}
+
+PyMethodDef bound_method = {"op", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_bound)), METH_FASTCALL,
+                            "Runs one native op; its signature stands in _core.ops()."};
+
+py::object op(const std::string& name) {
+  const auto self = py::reinterpret_steal<py::object>(PyCapsule_New(const_cast<ae::ops::Op*>(&find(name)), kOpCapsule, nullptr));
+  return py::reinterpret_steal<py::object>(PyCFunction_NewEx(&bound_method, self.ptr(), nullptr));
+}
+
+void call(const std::string& name, const py::args& arguments) { op(name)(*arguments); }
+
+py::dict ops() {
+  const ae::ops::OpTable table = ae::ops::all();
+  py::dict signatures;
+  for (size_t i = 0; i < table.count; ++i) signatures[table.ops[i].name] = table.ops[i].signature();
+  return signatures;
+}
+
+void set_threads(int count) {
+  if (count < 1) throw ae::Error(ae::kInvalidArgument, "threads is " + std::to_string(count) + ": 1 or more is allowed");
+  threads = count;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Native core of aigc-edge.";
+  module.attr("__version__") = AIGC_EDGE_VERSION;
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const ae::Error& error) {
+      raise(error);
+    }
+  });
+  module.def("ops", &ops, "Name of every native op → its signature.");
+  module.def("op", &op, py::arg("name"), "The native op of that name, as a function of positional arguments.");
+  module.def("call", &call, py::arg("name"), "Run the native op of that name.");
+  module.def("has_cuda_kernel", [](const std::string& name) { return find(name).has_cuda; }, py::arg("name"));
+  module.def("cuda_unavailable", &ae::cuda_unavailable, "Empty when CUDA kernels can run here, else why not.");
+  module.def("cuda_architectures", &ae::cuda_architectures, "What the CUDA kernels were compiled for; empty without CUDA.");
+  module.def("isas", &ae::available_isas, "CPU instruction sets that can be used here, best last.");
+  module.def("isa", &ae::current_isa_name, "The CPU instruction set in use.");
+  module.def("set_isa", &ae::set_isa, py::arg("name"), "Use another CPU instruction set.");
+  module.def("threads", [] { return threads.load(); }, "The most threads that an op called from Python uses.");
+  module.def("set_threads", &set_threads, py::arg("count"));
+#if defined(AIGC_EDGE_BIND_RUNTIME)
+  bind_runtime(module);
+#endif
+}

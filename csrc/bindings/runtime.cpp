@@ -1,0 +1,209 @@
+// The C API for Python: aigc_edge._core.Handle is one ae_handle, its engine a Python callable.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "aigc_edge/aigc_edge.h"
+#include "core/error.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+// Carries a Python exception (an engine's own, or KeyboardInterrupt) across the C API, to be raised again as it was.
+struct PythonEngine {
+  py::object bind;                       // bind(component, inputs: dict, outputs: dict) -> callable
+  std::map<uint64_t, py::object> bound;  // binding → what `bind` returned
+  std::optional<py::error_already_set> raised;
+};
+
+py::array view(const ae_tensor& tensor) {
+  const char* format = tensor.dtype == AE_FLOAT32   ? "float32"
+                       : tensor.dtype == AE_INT64   ? "int64"
+                       : tensor.dtype == AE_FLOAT16 ? "float16"
+                                                    : "uint8";
+  const std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + tensor.rank);
+  // A base object makes it a view; the runtime keeps the buffer as long as the binding.
+  return py::array(py::dtype(format), shape, tensor.data, py::capsule(tensor.data, [](void*) {}));
+}
+
+py::dict views(const ae_tensor* const* tensors, size_t count) {
+  py::dict out;
+  for (size_t i = 0; i < count; ++i) out[tensors[i]->name] = view(*tensors[i]);
+  return out;
+}
+
+ae_status evaluate(void* user, const ae_evaluation* evaluation, char* message, size_t capacity) {
+  auto& engine = *static_cast<PythonEngine*>(user);
+  const py::gil_scoped_acquire gil;
+  try {
+    auto found = engine.bound.find(evaluation->binding);
+    if (found == engine.bound.end()) {
+      py::object call = engine.bind(evaluation->component, views(evaluation->inputs, evaluation->num_inputs),
+                                    views(evaluation->outputs, evaluation->num_outputs));
+      found = engine.bound.emplace(evaluation->binding, std::move(call)).first;
+    }
+    found->second(evaluation->row, evaluation->num_rows);
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C between two rows
+    return AE_OK;
+  } catch (py::error_already_set& error) {
+    engine.raised.emplace(std::move(error));
+    std::strncpy(message, "the engine raised a Python exception", capacity - 1);
+    return AE_ENGINE;
+  }
+}
+
+void release(void* user, uint64_t binding) {
+  const py::gil_scoped_acquire gil;
+  static_cast<PythonEngine*>(user)->bound.erase(binding);
+}
+
+template <class T>
+const T* pointer(const std::optional<py::array_t<T, py::array::c_style | py::array::forcecast>>& array, size_t count,
+                 const char* name) {
+  if (!array) return nullptr;
+  if (static_cast<size_t>(array->size()) != count)
+    throw ae::Error(ae::kInvalidArgument, std::string(name) + " holds " + std::to_string(array->size()) +
+                                              " values, it must hold " + std::to_string(count));
+  return array->data();
+}
+
+class Handle {
+ public:
+  Handle(const std::string& path, py::object bind, const std::string& format, int threads, int max_batch, ae_verify verify) {
+    engine_.bind = std::move(bind);
+    ae_engine engine = {};
+    engine.size = sizeof engine;
+    engine.user = &engine_;
+    engine.evaluate = evaluate;
+    engine.release = release;
+    ae_open_options options = {};
+    options.size = sizeof options;
+    if (!engine_.bind.is_none()) options.engine = &engine;
+    options.format = format.empty() ? nullptr : format.c_str();
+    options.num_threads = threads;
+    options.max_batch = max_batch;
+    options.verify = verify;
+    ae_status status = AE_OK;
+    {
+      const py::gil_scoped_release nogil;
+      status = ae_open(path.c_str(), &options, &handle_);
+    }
+    if (status != AE_OK) {
+      const std::string message = ae_message(handle_);
+      close();
+      throw ae::Error(static_cast<ae::Status>(status), message);
+    }
+  }
+  ~Handle() { close(); }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+
+  void close() {
+    ae_handle* handle = handle_;
+    handle_ = nullptr;
+    if (handle != nullptr) ae_close(handle);
+  }
+
+  std::string manifest() const { return ae_manifest(open()); }
+
+  py::bytes file(const std::string& name) {
+    const void* data = nullptr;
+    size_t bytes = 0;
+    check(ae_file(open(), name.c_str(), &data, &bytes));
+    return py::bytes(static_cast<const char*>(data), bytes);
+  }
+
+  void add_program(const std::string& json) { check(ae_add_program(open(), json.data(), json.size())); }
+
+  py::array sample(int count, uint64_t seed,
+                   std::optional<py::array_t<uint64_t, py::array::c_style | py::array::forcecast>> seeds,
+                   std::optional<py::array_t<int32_t, py::array::c_style | py::array::forcecast>> classes,
+                   const std::string& program, std::optional<float> guidance_scale,
+                   std::optional<py::array_t<float, py::array::c_style | py::array::forcecast>> latents, size_t latent_elements,
+                   ae_output output) {
+    const auto n = static_cast<size_t>(count);
+    ae_sample_options options = {};
+    options.size = sizeof options;
+    options.program = program.empty() ? nullptr : program.c_str();
+    options.count = count;
+    options.output = output;
+    options.seed = seed;
+    options.seeds = pointer(seeds, n, "seeds");
+    options.classes = pointer(classes, n, "classes");
+    options.guidance_scale = guidance_scale ? &*guidance_scale : nullptr;
+    options.latents = pointer(latents, n * latent_elements, "latents");
+    auto image = std::make_unique<ae_image>();
+    *image = {};
+    image->size = sizeof *image;
+    ae_handle* handle = open();
+    ae_status status = AE_OK;
+    {
+      const py::gil_scoped_release nogil;
+      status = ae_sample(handle, &options, image.get());
+    }
+    check(status);
+    const py::ssize_t N = image->count, H = image->height, W = image->width, C = image->channels;
+    const auto shape = output == AE_OUTPUT_RGB8 ? std::vector<py::ssize_t>{N, H, W, C} : std::vector<py::ssize_t>{N, C, H, W};
+    void* data = image->data;
+    py::capsule owner(image.release(), [](void* p) {
+      auto* owned = static_cast<ae_image*>(p);
+      ae_image_free(owned);
+      delete owned;
+    });
+    return py::array(py::dtype(output == AE_OUTPUT_RGB8 ? "uint8" : "float32"), shape, data, owner);
+  }
+
+  py::dict statistics() const {
+    ae_statistics s = {};
+    s.size = sizeof s;
+    if (const ae_status status = ae_stats(open(), &s); status != AE_OK)
+      throw ae::Error(static_cast<ae::Status>(status), ae_message(handle_));
+    py::dict out;
+    out["evaluations"] = s.evaluations;
+    out["total_seconds"] = s.total_seconds;
+    out["network_seconds"] = s.network_seconds;
+    return out;
+  }
+
+ private:
+  ae_handle* open() const {
+    if (handle_ == nullptr) throw ae::Error(ae::kInvalidArgument, "this bundle was closed: open it again");
+    return handle_;
+  }
+
+  void check(ae_status status) {
+    if (engine_.raised) {
+      py::error_already_set error = std::move(*engine_.raised);
+      engine_.raised.reset();
+      throw error;
+    }
+    if (status != AE_OK) throw ae::Error(static_cast<ae::Status>(status), ae_message(handle_));
+  }
+
+  PythonEngine engine_;
+  ae_handle* handle_ = nullptr;
+};
+
+}  // namespace
+
+void bind_runtime(py::module_& m) {
+  py::class_<Handle>(m, "Handle", "One open bundle: the C API's ae_handle.")
+      .def(py::init<const std::string&, py::object, const std::string&, int, int, ae_verify>(), py::arg("path"), py::arg("bind"),
+           py::kw_only(), py::arg("format") = "", py::arg("threads") = 1, py::arg("max_batch") = 0,
+           py::arg("verify") = static_cast<ae_verify>(AE_VERIFY_USED))
+      .def("close", &Handle::close)
+      .def("file", &Handle::file, py::arg("name"))
+      .def("add_program", &Handle::add_program, py::arg("json"))
+      .def("sample", &Handle::sample, py::kw_only(), py::arg("count"), py::arg("seed"), py::arg("seeds"), py::arg("classes"),
+           py::arg("program"), py::arg("guidance_scale"), py::arg("latents"), py::arg("latent_elements"), py::arg("output"))
+      .def_property_readonly("manifest", &Handle::manifest)
+      .def_property_readonly("statistics", &Handle::statistics);
+}

@@ -1,0 +1,280 @@
+#include "core/json.hpp"
+
+#include <charconv>
+#include <cmath>
+
+#include "core/error.hpp"
+
+namespace ae {
+namespace {
+
+constexpr int kMaxDepth = 64;
+
+class Parser {
+ public:
+  Parser(std::string_view text, const std::string& what) : text_(text), what_(what) {}
+
+  Json document() {
+    require_utf8();
+    Json value = parse_value(0);
+    skip_space();
+    if (at_ != text_.size()) fail("something follows the end of the value");
+    return value;
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& why) const {
+    throw Error(kBundle, what_ + " is not valid JSON at byte " + std::to_string(at_) + " (" + why + ")");
+  }
+
+  // Names end up in messages, and the text as a whole in Python: what is not UTF-8 would fail there.
+  void require_utf8() {
+    for (at_ = 0; at_ < text_.size();) {
+      const auto lead = static_cast<unsigned char>(text_[at_]);
+      const int more = lead < 0x80                   ? 0
+                       : lead >= 0xC2 && lead < 0xE0 ? 1
+                       : lead >= 0xE0 && lead < 0xF0 ? 2
+                       : lead >= 0xF0 && lead < 0xF5 ? 3
+                                                     : -1;
+      if (more < 0 || at_ + static_cast<size_t>(more) >= text_.size()) fail("not UTF-8");
+      uint32_t code = lead & (0x7Fu >> (more == 0 ? 0 : more + 1));
+      for (int i = 1; i <= more; ++i) {
+        const auto next = static_cast<unsigned char>(text_[at_ + static_cast<size_t>(i)]);
+        if ((next & 0xC0) != 0x80) fail("not UTF-8");
+        code = code << 6 | (next & 0x3Fu);
+      }
+      const bool overlong = (more == 2 && code < 0x800) || (more == 3 && (code < 0x10000 || code > 0x10FFFF));
+      if (overlong || (code >= 0xD800 && code < 0xE000)) fail("not UTF-8");
+      at_ += static_cast<size_t>(more) + 1;
+    }
+    at_ = 0;
+  }
+
+  void skip_space() {
+    while (at_ < text_.size()) {
+      const char c = text_[at_];
+      if (c != ' ' && c != '\t' && c != '\n' && c != '\r') return;
+      ++at_;
+    }
+  }
+
+  char peek() {
+    skip_space();
+    if (at_ == text_.size()) fail("the text ends too early");
+    return text_[at_];
+  }
+
+  void expect(char c) {
+    if (peek() != c) fail(std::string("expected '") + c + "'");
+    ++at_;
+  }
+
+  bool accept(char c) {
+    if (peek() != c) return false;
+    ++at_;
+    return true;
+  }
+
+  void word(std::string_view w) {
+    if (text_.substr(at_, w.size()) != w) fail("unknown word");
+    at_ += w.size();
+  }
+
+  Json parse_value(int depth) {
+    if (depth > kMaxDepth) fail("nested too deep");
+    switch (peek()) {
+      case '{':
+        return parse_object(depth);
+      case '[':
+        return parse_array(depth);
+      case '"':
+        return Json(parse_string());
+      case 't':
+        word("true");
+        return Json(true);
+      case 'f':
+        word("false");
+        return Json(false);
+      case 'n':
+        word("null");
+        return Json();
+      default:
+        return Json(parse_number());
+    }
+  }
+
+  Json parse_object(int depth) {
+    Json::Object members;
+    expect('{');
+    if (accept('}')) return Json(std::move(members));
+    do {
+      if (peek() != '"') fail("expected a name");
+      std::string key = parse_string();
+      for (const auto& member : members)
+        if (member.first == key) fail("the name \"" + key + "\" stands twice");
+      expect(':');
+      members.emplace_back(std::move(key), parse_value(depth + 1));
+    } while (accept(','));
+    expect('}');
+    return Json(std::move(members));
+  }
+
+  Json parse_array(int depth) {
+    Json::Array items;
+    expect('[');
+    if (accept(']')) return Json(std::move(items));
+    do {
+      items.push_back(parse_value(depth + 1));
+    } while (accept(','));
+    expect(']');
+    return Json(std::move(items));
+  }
+
+  double parse_number() {
+    // from_chars takes what JSON forbids (inf, nan, a leading point), so the first characters are checked here.
+    const size_t digit = at_ + (text_[at_] == '-' ? 1 : 0);
+    if (digit >= text_.size() || text_[digit] < '0' || text_[digit] > '9') fail("expected a value");
+    double number = 0;
+    const char* begin = text_.data() + at_;
+    const auto result = std::from_chars(begin, text_.data() + text_.size(), number);
+    if (result.ec != std::errc() || !std::isfinite(number)) fail("a number is out of range");
+    at_ += static_cast<size_t>(result.ptr - begin);
+    return number;
+  }
+
+  unsigned hex4() {
+    if (at_ + 4 > text_.size()) fail("the text ends inside an escape");
+    unsigned code = 0;
+    const char* begin = text_.data() + at_;
+    const auto result = std::from_chars(begin, begin + 4, code, 16);
+    if (result.ptr != begin + 4) fail("bad \\u escape");
+    at_ += 4;
+    return code;
+  }
+
+  void append_utf8(std::string& out, unsigned code) {
+    if (code < 0x80) {
+      out += static_cast<char>(code);
+    } else if (code < 0x800) {
+      out += static_cast<char>(0xC0 | (code >> 6));
+      out += static_cast<char>(0x80 | (code & 63));
+    } else if (code < 0x10000) {
+      out += static_cast<char>(0xE0 | (code >> 12));
+      out += static_cast<char>(0x80 | ((code >> 6) & 63));
+      out += static_cast<char>(0x80 | (code & 63));
+    } else {
+      out += static_cast<char>(0xF0 | (code >> 18));
+      out += static_cast<char>(0x80 | ((code >> 12) & 63));
+      out += static_cast<char>(0x80 | ((code >> 6) & 63));
+      out += static_cast<char>(0x80 | (code & 63));
+    }
+  }
+
+  void escape(std::string& out) {
+    if (at_ == text_.size()) fail("the text ends inside a string");
+    const char c = text_[at_++];
+    switch (c) {
+      case '"':
+      case '\\':
+      case '/':
+        out += c;
+        return;
+      case 'b':
+        out += '\b';
+        return;
+      case 'f':
+        out += '\f';
+        return;
+      case 'n':
+        out += '\n';
+        return;
+      case 'r':
+        out += '\r';
+        return;
+      case 't':
+        out += '\t';
+        return;
+      case 'u':
+        break;
+      default:
+        fail("bad escape");
+    }
+    unsigned code = hex4();
+    if (code >= 0xD800 && code < 0xDC00) {
+      if (text_.substr(at_, 2) != "\\u") fail("half a surrogate pair");
+      at_ += 2;
+      const unsigned low = hex4();
+      if (low < 0xDC00 || low > 0xDFFF) fail("half a surrogate pair");
+      code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+    } else if (code >= 0xDC00 && code < 0xE000) {
+      fail("half a surrogate pair");
+    }
+    append_utf8(out, code);
+  }
+
+  std::string parse_string() {
+    std::string out;
+    ++at_;  // the opening quote
+    while (true) {
+      if (at_ == text_.size()) fail("the text ends inside a string");
+      const char c = text_[at_++];
+      if (c == '"') return out;
+      if (static_cast<unsigned char>(c) < 0x20) fail("a control character inside a string");
+      if (c == '\\') {
+        escape(out);
+      } else {
+        out += c;
+      }
+    }
+  }
+
+  std::string_view text_;
+  const std::string& what_;
+  size_t at_ = 0;
+};
+
+[[noreturn]] void wrong_kind(const std::string& path, const char* wanted) { throw Error(kBundle, path + " must be " + wanted); }
+
+}  // namespace
+
+Json Json::parse(std::string_view text, const std::string& what) { return Parser(text, what).document(); }
+
+double Json::number(const std::string& path) const {
+  if (const auto* v = std::get_if<double>(&value_)) return *v;
+  wrong_kind(path, "a number");
+}
+
+int64_t Json::integer(const std::string& path, int64_t low, int64_t high) const {
+  const double v = number(path);
+  if (v != std::floor(v) || v < static_cast<double>(low) || v > static_cast<double>(high))
+    wrong_kind(path, ("a whole number from " + std::to_string(low) + " to " + std::to_string(high)).c_str());
+  return static_cast<int64_t>(v);
+}
+
+const std::string& Json::string(const std::string& path) const {
+  if (const auto* v = std::get_if<std::string>(&value_)) return *v;
+  wrong_kind(path, "a string");
+}
+
+const Json::Array& Json::array(const std::string& path) const {
+  if (const auto* v = std::get_if<Array>(&value_)) return *v;
+  wrong_kind(path, "a list");
+}
+
+const Json::Object& Json::object(const std::string& path) const {
+  if (const auto* v = std::get_if<Object>(&value_)) return *v;
+  wrong_kind(path, "an object");
+}
+
+const Json* Json::find(std::string_view key, const std::string& path) const {
+  for (const auto& member : object(path))
+    if (member.first == key) return &member.second;
+  return nullptr;
+}
+
+const Json& Json::at(std::string_view key, const std::string& path) const {
+  if (const Json* value = find(key, path)) return *value;
+  wrong_kind(path + "." + std::string(key), "present");
+}
+
+}  // namespace ae

@@ -1,0 +1,115 @@
+#include "core/zip.hpp"
+
+#include <algorithm>
+
+#include "core/error.hpp"
+
+namespace ae {
+namespace {
+
+constexpr uint32_t kEnd = 0x06054b50, kEnd64 = 0x06064b50, kEnd64Locator = 0x07064b50, kCentral = 0x02014b50, kLocal = 0x04034b50;
+constexpr uint64_t kMax32 = 0xffffffff, kMax16 = 0xffff;
+
+class Reader {
+ public:
+  Reader(const uint8_t* data, uint64_t bytes, const std::string& path) : data_(data), bytes_(bytes), path_(path) {}
+
+  [[noreturn]] void fail(const char* why) const {
+    throw Error(kBundle, path_ + " is not a bundle that can be read (" + why + "): it is truncated or damaged; copy it again");
+  }
+
+  void check(uint64_t at, uint64_t length) const {
+    if (at > bytes_ || length > bytes_ - at) fail("it ends too early");
+  }
+
+  uint64_t get(uint64_t at, int width) const {
+    check(at, static_cast<uint64_t>(width));
+    uint64_t value = 0;
+    for (int i = width - 1; i >= 0; --i) value = value << 8 | data_[at + static_cast<uint64_t>(i)];
+    return value;
+  }
+
+  std::string text(uint64_t at, uint64_t length) const {
+    check(at, length);
+    return std::string(reinterpret_cast<const char*>(data_ + at), length);
+  }
+
+  uint64_t size() const { return bytes_; }
+
+ private:
+  const uint8_t* data_;
+  uint64_t bytes_;
+  const std::string& path_;
+};
+
+struct Directory {
+  uint64_t offset, entries;
+};
+
+Directory find_directory(const Reader& r) {
+  // The end record is the last 22 bytes unless a comment follows it; a bundle has none, other tools may have added one.
+  if (r.size() < 22) r.fail("it is too short");
+  const uint64_t lowest = r.size() - std::min<uint64_t>(r.size(), 22 + kMax16);
+  for (uint64_t at = r.size() - 22;; --at) {
+    if (r.get(at, 4) == kEnd) {
+      Directory d = {r.get(at + 16, 4), r.get(at + 10, 2)};
+      if ((d.offset == kMax32 || d.entries == kMax16) && at >= 20 && r.get(at - 20, 4) == kEnd64Locator) {
+        const uint64_t end64 = r.get(at - 20 + 8, 8);
+        if (r.get(end64, 4) != kEnd64) r.fail("its directory is missing");
+        d = {r.get(end64 + 48, 8), r.get(end64 + 32, 8)};
+      }
+      return d;
+    }
+    if (at == lowest) r.fail("its directory is missing");
+  }
+}
+
+// Sizes and offsets of 4 GB and more stand in the zip64 field, in this order, each only when its 32-bit field is full.
+void read_zip64(const Reader& r, uint64_t at, uint64_t end, uint64_t* stored, uint64_t* raw, uint64_t* local) {
+  while (at + 4 <= end) {
+    const uint64_t tag = r.get(at, 2), length = r.get(at + 2, 2);
+    uint64_t field = at + 4;
+    if (tag == 1) {
+      for (uint64_t* value : {raw, stored, local}) {
+        if (*value != kMax32) continue;
+        if (field + 8 > at + 4 + length) r.fail("a zip64 field is short");
+        *value = r.get(field, 8);
+        field += 8;
+      }
+      return;
+    }
+    at += 4 + length;
+  }
+}
+
+}  // namespace
+
+bool looks_like_zip(const uint8_t* data, size_t bytes) {
+  return bytes >= 4 && data[0] == 'P' && data[1] == 'K' && (data[2] == 3 || data[2] == 5) && data[3] == data[2] + 1;
+}
+
+std::vector<ZipEntry> list_zip(const uint8_t* data, size_t bytes, const std::string& path) {
+  const Reader r(data, bytes, path);
+  const Directory directory = find_directory(r);
+  std::vector<ZipEntry> entries;
+  uint64_t at = directory.offset;
+  for (uint64_t i = 0; i < directory.entries; ++i) {
+    if (r.get(at, 4) != kCentral) r.fail("its directory is damaged");
+    const uint64_t name_length = r.get(at + 28, 2), extra = r.get(at + 30, 2), comment = r.get(at + 32, 2);
+    uint64_t stored = r.get(at + 20, 4), raw = r.get(at + 24, 4), local = r.get(at + 42, 4);
+    const std::string name = r.text(at + 46, name_length);
+    read_zip64(r, at + 46 + name_length, at + 46 + name_length + extra, &stored, &raw, &local);
+    if ((r.get(at + 8, 2) & 1) != 0 || r.get(at + 10, 2) != 0 || stored != raw)
+      throw Error(kBundle,
+                  path + " holds " + name +
+                      " compressed or encrypted: a packed bundle is an uncompressed zip; unpack it, or make it with --pack");
+    if (r.get(local, 4) != kLocal) r.fail("an entry is damaged");
+    const uint64_t begin = local + 30 + r.get(local + 26, 2) + r.get(local + 28, 2);
+    r.check(begin, raw);
+    entries.push_back({name, static_cast<size_t>(begin), static_cast<size_t>(raw)});
+    at += 46 + name_length + extra + comment;
+  }
+  return entries;
+}
+
+}  // namespace ae

@@ -1,0 +1,155 @@
+/* aigc-edge C API, version 1: from a bundle to pixels in four calls, without Python and without torch.
+
+     ae_open   reads and checks a bundle, takes the engine that evaluates its networks
+     ae_sample runs a sampling program: noise, solver rows, guidance, conversion to pixels
+     ae_image_free, ae_close
+
+   Rules. Every struct begins with its own size (set it to sizeof; a struct that is zero otherwise asks for the defaults), so that
+   fields can be added. Every call returns a status; ae_message tells in one sentence what was given, what is allowed and what to
+   do. There is no global state. A handle serves one thread at a time; several handles may be used at once. A handle can be used
+   again after a failed ae_sample. No call ends the process and none throws. */
+#ifndef AIGC_EDGE_H
+#define AIGC_EDGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define AE_API
+#elif defined(AIGC_EDGE_BUILD)
+#define AE_API __attribute__((visibility("default")))
+#else
+#define AE_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef int32_t ae_status;
+enum {
+  AE_OK = 0,
+  AE_INVALID_ARGUMENT = 1, /* the caller gave something that is not allowed */
+  AE_BUNDLE = 2,           /* the bundle is missing, damaged, of a newer version, or not a bundle */
+  AE_UNSUPPORTED = 3,      /* allowed in general, not by this bundle or this build */
+  AE_ENGINE = 4,           /* the engine failed, or its network gave a value that is not finite */
+  AE_CANCELLED = 5,        /* the engine asked to stop */
+  AE_OUT_OF_MEMORY = 6,
+  AE_INTERNAL = 7
+};
+
+typedef int32_t ae_dtype;
+enum { AE_UINT8 = 1, AE_INT64 = 2, AE_FLOAT16 = 3, AE_FLOAT32 = 4 };
+
+/* A dense row-major tensor that somebody else owns. */
+typedef struct ae_tensor {
+  size_t size;
+  const char* name; /* as the component calls it */
+  ae_dtype dtype;
+  int32_t rank;
+  const int64_t* shape; /* [rank] */
+  void* data;
+} ae_tensor;
+
+/* One network evaluation that the runtime asks its engine for. */
+typedef struct ae_evaluation {
+  size_t size;
+  const char* component; /* "denoiser" or "decoder" */
+  const char* format;    /* the format the bundle was opened with, such as "fp32" */
+  uint64_t binding;      /* equal numbers mean equal buffers and shapes: what was prepared for them may be kept */
+  int32_t row;           /* 0 … num_rows - 1; the decoder's evaluation has row = num_rows */
+  int32_t num_rows;
+  size_t num_inputs;
+  size_t num_outputs;
+  const ae_tensor* const* inputs;  /* [num_inputs] */
+  const ae_tensor* const* outputs; /* [num_outputs]: to be filled */
+} ae_evaluation;
+
+/* Evaluates networks for the runtime. On failure `evaluate` writes a sentence of at most `capacity` bytes, the closing zero
+   included, and returns a status other than AE_OK; ae_sample then stops with that status and message. */
+typedef struct ae_engine {
+  size_t size;
+  void* user;
+  ae_status (*evaluate)(void* user, const ae_evaluation* evaluation, char* message, size_t capacity);
+  void (*release)(void* user, uint64_t binding); /* may be null: the buffers of `binding` are about to go */
+} ae_engine;
+
+typedef int32_t ae_verify;
+enum {
+  AE_VERIFY_USED = 0, /* hash the files of the chosen format at open, every other file when it is asked for */
+  AE_VERIFY_ALL = 1,
+  AE_VERIFY_NONE = 2 /* trust the files: sizes are still compared */
+};
+
+typedef struct ae_open_options {
+  size_t size;
+  const ae_engine* engine; /* copied; null: programs can be read, not sampled */
+  const char* format;      /* null: the bundle's default */
+  int32_t num_threads;     /* of the runtime's own loops; 0: 1 */
+  int32_t max_batch;       /* samples evaluated at once; larger counts run in turn, with the same result; 0: 32 */
+  ae_verify verify;
+} ae_open_options;
+
+typedef struct ae_handle ae_handle;
+
+/* Opens the bundle (a folder, or one uncompressed zip). `*handle` is set on failure too, so that ae_message can tell why; close
+   it either way. It is null only when memory ran out or an argument was null. */
+AE_API ae_status ae_open(const char* path, const ae_open_options* options, ae_handle** handle);
+AE_API void ae_close(ae_handle* handle); /* null is allowed */
+
+/* The sentence of the last failed call on this handle; "" after none. Valid until the next call on the handle. */
+AE_API const char* ae_message(const ae_handle* handle);
+
+/* The bundle's manifest (JSON, UTF-8); valid until ae_close. Null when the handle did not open. */
+AE_API const char* ae_manifest(const ae_handle* handle);
+
+/* The bytes of a file of the bundle, checked against the manifest's hash; valid until ae_close. */
+AE_API ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t* bytes);
+
+/* Adds a sampling program (JSON, the schema of the manifest's programs) to this handle; one of the same name is replaced. */
+AE_API ae_status ae_add_program(ae_handle* handle, const char* json, size_t length);
+
+typedef int32_t ae_output;
+enum {
+  AE_OUTPUT_RGB8 = 0,   /* uint8 [count, height, width, channels] */
+  AE_OUTPUT_FLOAT32 = 1 /* float32 [count, channels, height, width], in the bundle's output range, not clamped */
+};
+
+typedef struct ae_sample_options {
+  size_t size;
+  const char* program; /* null: the bundle's default program */
+  int32_t count;       /* how many samples; 0: 1 */
+  ae_output output;
+  uint64_t seed;               /* sample i is drawn from seed + i … */
+  const uint64_t* seeds;       /* … or from seeds[i], [count] */
+  const int32_t* classes;      /* [count]; -1: unconditional; null: drawn from each sample's seed */
+  const float* guidance_scale; /* null: the program's own; 1: no guidance */
+  const float* latents;        /* float32 [count, sample shape], unit normal, instead of noise from the seeds; may be null */
+} ae_sample_options;
+
+typedef struct ae_image {
+  size_t size;
+  int32_t count, height, width, channels;
+  ae_output output;
+  void* data;
+  size_t bytes;
+} ae_image;
+
+/* Draws samples. Sample i depends on its seed, its class and the program alone: it is the same whatever the count, the batch and
+   the number of threads are. On failure `image` stays empty. */
+AE_API ae_status ae_sample(ae_handle* handle, const ae_sample_options* options, ae_image* image);
+AE_API void ae_image_free(ae_image* image); /* null or empty is allowed */
+
+typedef struct ae_statistics {
+  size_t size;
+  int64_t evaluations;    /* network evaluations of the last ae_sample */
+  double total_seconds;   /* of the last ae_sample, wall clock */
+  double network_seconds; /* spent inside the engine */
+} ae_statistics;
+
+AE_API ae_status ae_stats(const ae_handle* handle, ae_statistics* statistics);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,1 @@
+#include "ops/latent_to_rgb8/kernel.cuh"

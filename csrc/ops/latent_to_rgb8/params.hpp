@@ -1,0 +1,37 @@
+// Images in floating point, channels first, to bytes, channels last; reference: aigc_edge/ops/latent_to_rgb8.py.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/launch.hpp"
+
+namespace ae::ops {
+
+// out = round_half_even(clamp(images * scale + bias, 0, 255)); NaN gives 0.
+struct LatentToRgb8Params {
+  int64_t samples = 0;            // N
+  int64_t channels = 0;           // C
+  int64_t height = 0;             // H
+  int64_t width = 0;              // W
+  const float* images = nullptr;  // [N, C, H, W]
+  double scale = 127.5;           // the defaults bring [-1, 1] to [0, 255]
+  double bias = 127.5;
+  uint8_t* out = nullptr;  // [N, H, W, C]
+  Launch launch;
+};
+
+template <class Visitor>
+void fields(Visitor& v, LatentToRgb8Params& p) {
+  v.in("images", p.images, {"N", "C", "H", "W"});
+  v.out("out", p.out, {"N", "H", "W", "C"});
+  v.scalar("scale", p.scale);
+  v.scalar("bias", p.bias);
+  v.size("N", p.samples);
+  v.size("C", p.channels);
+  v.size("H", p.height);
+  v.size("W", p.width);
+}
+
+void latent_to_rgb8(const LatentToRgb8Params& params);  // on the CPU
+
+}  // namespace ae::ops

@@ -1,0 +1,43 @@
+// Four neighbouring elements of a sample, which is what one CUDA thread works on.
+#pragma once
+
+#include "core/cuda.cuh"
+
+namespace ae::ops {
+
+struct Quad {
+  float v[4];
+};
+
+// The two ways to memory: one access of 16 bytes, where every quad of the call is whole and aligned, or up to four of 4 bytes.
+struct WholeQuads {
+  static __device__ __forceinline__ Quad load(const float* p, int64_t) {
+    const float4 x = *reinterpret_cast<const float4*>(p);
+    return {{x.x, x.y, x.z, x.w}};
+  }
+  static __device__ __forceinline__ void store(float* p, const Quad& q, int64_t) {
+    *reinterpret_cast<float4*>(p) = make_float4(q.v[0], q.v[1], q.v[2], q.v[3]);
+  }
+};
+struct PartQuads {
+  static __device__ __forceinline__ Quad load(const float* p, int64_t left) {
+    Quad q;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) q.v[i] = i < left ? p[i] : 0.0f;
+    return q;
+  }
+  static __device__ __forceinline__ void store(float* p, const Quad& q, int64_t left) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i < left) p[i] = q.v[i];
+    }
+  }
+};
+
+// x counts a sample's quads, y the samples, of which a thread may get several.
+inline dim3 quad_grid(int64_t samples, int64_t elements) {
+  const int64_t blocks = cuda::divide_up(cuda::divide_up(elements, 4), cuda::kThreads);
+  return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(std::min(samples, cuda::kMaxGridY)));
+}
+
+}  // namespace ae::ops

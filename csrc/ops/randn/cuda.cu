@@ -1,0 +1,1 @@
+#include "ops/randn/kernel.cuh"

@@ -1,0 +1,1 @@
+#include "ops/solver_step/kernel.cuh"

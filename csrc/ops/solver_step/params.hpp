@@ -1,0 +1,82 @@
+// All that happens between two network evaluations; reference and definition: aigc_edge/ops/solver_step.py.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/launch.hpp"
+
+namespace ae::ops {
+
+constexpr int kMaxSlots = 8;
+
+enum ClipMode : int32_t { kClipNone = 0, kClipRange = 1 };
+
+// The end of row r, the beginning of row r + 1 and the network input of row r + 1, in one pass over memory:
+//   F = output[1] + w (output[0] - output[1])  or  output[0]
+//   D = clip(c_skip slots[0] + c_out F)
+//   slots <- after [slots, D] + after_noise eps(after_draw)
+//   slots <- before slots + before_noise eps(before_draw)
+//   net_input = c_in slots[0], `input_halves` times
+// Before row 0 `output` and `after` are null and the first three lines fall away; after the last row `net_input` is null.
+// Coefficients are double, as in the bundle; each is rounded to float once. Slots stand outermost, so that slot 0 is a batch of its
+// own: latents, decoder input and image without a copy.
+struct SolverStepParams {
+  int64_t samples = 0;     // N
+  int64_t elements = 0;    // E, of one sample
+  int64_t slot_count = 0;  // S, 1 … kMaxSlots
+  float* slots = nullptr;  // [S, N, E] inout
+
+  const float* output = nullptr;  // [output_halves, N, E] the network's, conditional half first; or null
+  int64_t output_halves = 1;      // 1 or 2
+  double guidance = 1.0;          // w; used with two halves
+  double c_skip = 0.0;
+  double c_out = 1.0;
+  int32_t clip_mode = kClipNone;
+  double clip_low = -1.0;
+  double clip_high = 1.0;
+  const double* after = nullptr;        // [S, S + 1]; null exactly when output is
+  const double* after_noise = nullptr;  // [S], or null: none
+  uint32_t after_draw = 0;
+
+  const double* before = nullptr;        // [S, S], or null: identity
+  const double* before_noise = nullptr;  // [S], or null: none
+  uint32_t before_draw = 0;
+  double c_in = 1.0;
+  float* net_input = nullptr;  // [input_halves, N, E], or null
+  int64_t input_halves = 1;    // 1 or 2
+
+  const uint64_t* seeds = nullptr;  // [N]; may be null when nothing draws noise
+  int32_t* nonfinite = nullptr;     // [N] inout: set to 1 where F, D before the clip or a new slot is not finite; or null
+  Launch launch;
+};
+
+template <class Visitor>
+void fields(Visitor& v, SolverStepParams& p) {
+  v.inout("slots", p.slots, {"S", "N", "E"});
+  v.optional_in("output", p.output, {"G", "N", "E"});
+  v.scalar("guidance", p.guidance);
+  v.scalar("c_skip", p.c_skip);
+  v.scalar("c_out", p.c_out);
+  v.scalar("clip_mode", p.clip_mode);
+  v.scalar("clip_low", p.clip_low);
+  v.scalar("clip_high", p.clip_high);
+  v.optional_host("after", p.after, {"S", "S+1"});
+  v.optional_host("after_noise", p.after_noise, {"S"});
+  v.scalar("after_draw", p.after_draw);
+  v.optional_host("before", p.before, {"S", "S"});
+  v.optional_host("before_noise", p.before_noise, {"S"});
+  v.scalar("before_draw", p.before_draw);
+  v.scalar("c_in", p.c_in);
+  v.optional_out("net_input", p.net_input, {"K", "N", "E"});
+  v.optional_in("seeds", p.seeds, {"N"});
+  v.optional_inout("nonfinite", p.nonfinite, {"N"});
+  v.size("N", p.samples);
+  v.size("E", p.elements);
+  v.size("S", p.slot_count);
+  v.size("G", p.output_halves);
+  v.size("K", p.input_halves);
+}
+
+void solver_step(const SolverStepParams& params);  // on the CPU
+
+}  // namespace ae::ops

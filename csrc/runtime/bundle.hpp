@@ -1,0 +1,86 @@
+// Reads a bundle: nothing of it is trusted before its version, its sizes, its hashes and its bounds are checked.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "aigc_edge/aigc_edge.h"
+#include "core/mapped_file.hpp"
+#include "runtime/program.hpp"
+
+namespace ae {
+
+enum class Role { kSample, kTimestep, kClass };
+
+struct TensorSpec {
+  std::string name;
+  Role role;
+  ae_dtype dtype;
+  std::vector<int64_t> shape;  // of one sample: the batch is not in it
+  int64_t elements = 1;        // of one sample
+};
+
+struct Component {
+  std::string name;
+  std::vector<TensorSpec> inputs, outputs;
+  std::map<std::string, std::string> formats;  // format → file
+};
+
+struct Bytes {
+  const uint8_t* data;  // [size]
+  size_t size;
+};
+
+class Bundle {
+ public:
+  // `format` empty: the bundle's default. Throws Error(kBundle | kInvalidArgument) with a whole sentence.
+  Bundle(const std::string& path, const std::string& format, ae_verify verify);
+
+  // The checked bytes of a file of the bundle; they live as long as the bundle. Throws Error.
+  Bytes file(const std::string& name);
+
+  const std::string& manifest() const { return manifest_; }
+  const std::string& format() const { return format_; }
+  const std::vector<int64_t>& sample_shape() const { return sample_shape_; }
+  const std::vector<int64_t>& output_shape() const { return output_shape_; }  // C, H, W
+  float output_low() const { return output_low_; }
+  float output_high() const { return output_high_; }
+  int64_t class_count() const { return class_count_; }  // 0: unconditional
+  const Component* denoiser() const { return denoiser_ ? &*denoiser_ : nullptr; }
+  const Component* decoder() const { return decoder_ ? &*decoder_ : nullptr; }
+
+  const Program& program(const std::string& name) const;  // empty: the default. Throws Error.
+  void add_program(Program program);                      // throws Error when it does not fit the bundle's components
+
+ private:
+  struct File {
+    size_t bytes = 0;
+    std::string sha256;
+    bool checked = false;
+    size_t offset = 0;                  // in the archive
+    std::unique_ptr<MappedFile> owned;  // in a folder
+  };
+
+  void open_archive();
+  void read_manifest();
+  void parse(const Json& root);
+  void check(const std::string& name, File& file, bool hash);
+
+  std::string path_;
+  std::string format_;
+  bool hash_;
+  std::unique_ptr<MappedFile> archive_;  // null: a folder
+  std::string manifest_;
+  std::map<std::string, File> files_;
+  std::vector<int64_t> sample_shape_, output_shape_;
+  float output_low_ = -1, output_high_ = 1;
+  int64_t class_count_ = 0;
+  std::optional<Component> denoiser_, decoder_;
+  std::string default_program_;
+  std::map<std::string, Program> programs_;
+};
+
+}  // namespace ae

@@ -1,0 +1,163 @@
+// The C API: no exception crosses it, and every failure leaves its sentence on the handle.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "aigc_edge/aigc_edge.h"
+#include "core/error.hpp"
+#include "runtime/bundle.hpp"
+#include "runtime/sampler.hpp"
+
+struct ae_handle {
+  std::unique_ptr<ae::Bundle> bundle;
+  std::unique_ptr<ae::Sampler> sampler;
+  std::string message;
+};
+
+namespace {
+
+constexpr int kDefaultMaxBatch = 32;
+
+// Runs f and turns what it throws into a status and a message.
+template <class F>
+ae_status guarded(ae_handle* handle, F&& f) {
+  if (handle == nullptr) return AE_INVALID_ARGUMENT;
+  try {
+    handle->message.clear();
+    f();
+    return AE_OK;
+  } catch (const ae::Error& error) {
+    handle->message = error.what();
+    return error.status;
+  } catch (const std::bad_alloc&) {
+    handle->message = "memory ran out: draw fewer samples at once, or use a smaller max_batch";
+    return AE_OUT_OF_MEMORY;
+  } catch (const std::exception& error) {
+    handle->message = std::string("internal error: ") + error.what();
+    return AE_INTERNAL;
+  }
+}
+
+// A copy of a caller's struct that may be older (shorter: the new fields keep their defaults) or newer (its unknown fields must
+// be zero).
+template <class T>
+T sized(const T* given, const char* name) {
+  T out = {};
+  if (given == nullptr) {
+    out.size = sizeof(T);
+    return out;
+  }
+  if (given->size < sizeof(size_t) || given->size > 4096)
+    throw ae::Error(ae::kInvalidArgument,
+                    std::string(name) + ".size is " + std::to_string(given->size) + ": set it to sizeof(" + name + ")");
+  const auto* bytes = reinterpret_cast<const unsigned char*>(given);
+  for (size_t i = sizeof(T); i < given->size; ++i)
+    if (bytes[i] != 0)
+      throw ae::Error(ae::kUnsupported,
+                      std::string(name) + " uses fields that this version does not know: install a newer aigc-edge");
+  std::memcpy(static_cast<void*>(&out), given, std::min(sizeof(T), given->size));
+  out.size = sizeof(T);
+  return out;
+}
+
+void require_open(const ae_handle* handle) {
+  if (!handle->bundle) throw ae::Error(ae::kInvalidArgument, "the bundle of this handle did not open: close it and open another");
+}
+
+}  // namespace
+
+ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** out) {
+  if (out == nullptr) return AE_INVALID_ARGUMENT;
+  *out = nullptr;
+  if (path == nullptr) return AE_INVALID_ARGUMENT;
+  *out = new (std::nothrow) ae_handle;
+  if (*out == nullptr) return AE_OUT_OF_MEMORY;
+  return guarded(*out, [&] {
+    const ae_open_options options = sized(given, "ae_open_options");
+    if (options.num_threads < 0 || options.num_threads > 1024)
+      throw ae::Error(ae::kInvalidArgument,
+                      "num_threads is " + std::to_string(options.num_threads) + ": it must be 1 to 1024, or 0 for 1");
+    if (options.max_batch < 0 || options.max_batch > 1 << 20)
+      throw ae::Error(ae::kInvalidArgument, "max_batch is " + std::to_string(options.max_batch) +
+                                                ": it must be 1 to 2^20, or 0 for " + std::to_string(kDefaultMaxBatch));
+    if (options.verify < AE_VERIFY_USED || options.verify > AE_VERIFY_NONE)
+      throw ae::Error(ae::kInvalidArgument, "verify is " + std::to_string(options.verify) +
+                                                ": it must be one of AE_VERIFY_USED, AE_VERIFY_ALL, AE_VERIFY_NONE");
+    ae_engine engine = {};
+    if (options.engine != nullptr) engine = sized(options.engine, "ae_engine");
+    auto bundle = std::make_unique<ae::Bundle>(path, options.format != nullptr ? options.format : "", options.verify);
+    const int max_batch = options.max_batch != 0 ? options.max_batch : kDefaultMaxBatch;
+    (*out)->sampler = std::make_unique<ae::Sampler>(*bundle, engine, std::max(options.num_threads, 1), max_batch);
+    (*out)->bundle = std::move(bundle);
+  });
+}
+
+void ae_close(ae_handle* handle) {
+  if (handle == nullptr) return;
+  handle->sampler.reset();  // it releases the engine's bindings while the bundle still stands
+  delete handle;
+}
+
+const char* ae_message(const ae_handle* handle) { return handle != nullptr ? handle->message.c_str() : ""; }
+
+const char* ae_manifest(const ae_handle* handle) {
+  return handle != nullptr && handle->bundle ? handle->bundle->manifest().c_str() : nullptr;
+}
+
+ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t* bytes) {
+  return guarded(handle, [&] {
+    require_open(handle);
+    if (name == nullptr || data == nullptr || bytes == nullptr)
+      throw ae::Error(ae::kInvalidArgument, "ae_file was given a null pointer: name, data and bytes are needed");
+    const ae::Bytes file = handle->bundle->file(name);
+    *data = file.data;
+    *bytes = file.size;
+  });
+}
+
+ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
+  return guarded(handle, [&] {
+    require_open(handle);
+    if (json == nullptr)
+      throw ae::Error(ae::kInvalidArgument, "ae_add_program was given a null pointer: give the program as JSON");
+    try {
+      handle->bundle->add_program(ae::parse_program(ae::Json::parse({json, length}, "the program"), "program"));
+    } catch (const ae::Error& error) {
+      throw ae::Error(ae::kInvalidArgument,
+                      std::string("the program cannot be used: ") + error.what() + "; build it with aigc_edge.diffusion.build");
+    }
+  });
+}
+
+ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image* image) {
+  return guarded(handle, [&] {
+    require_open(handle);
+    if (image == nullptr) throw ae::Error(ae::kInvalidArgument, "ae_sample was given no image: pass a pointer to an ae_image");
+    if (image->size != sizeof(ae_image))
+      throw ae::Error(ae::kInvalidArgument, "ae_image.size is " + std::to_string(image->size) + ": set it to sizeof(ae_image)");
+    ae_sample_options options = sized(given, "ae_sample_options");
+    if (options.count == 0) options.count = 1;
+    handle->sampler->sample(options, image);
+  });
+}
+
+void ae_image_free(ae_image* image) {
+  if (image == nullptr) return;
+  std::free(image->data);
+  const size_t size = image->size;
+  *image = {};
+  image->size = size;
+}
+
+ae_status ae_stats(const ae_handle* handle, ae_statistics* statistics) {
+  if (handle == nullptr || !handle->sampler || statistics == nullptr || statistics->size < sizeof(size_t))
+    return AE_INVALID_ARGUMENT;
+  const size_t size = std::min(statistics->size, sizeof(ae_statistics));
+  ae_statistics current = handle->sampler->statistics();
+  current.size = statistics->size;
+  std::memcpy(statistics, &current, size);
+  return AE_OK;
+}

@@ -1,0 +1,113 @@
+#include "runtime/program.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include "core/error.hpp"
+
+namespace ae {
+namespace {
+
+// The executor computes in float32: a double that overflows it is refused here, not discovered as an infinity in a picture.
+double number(const Json& object, std::string_view key, const std::string& path) {
+  const std::string where = path + "." + std::string(key);
+  const double value = object.at(key, path).number(where);
+  if (!std::isfinite(static_cast<float>(value))) throw Error(kBundle, where + " is too large for float32");
+  return value;
+}
+
+std::vector<double> vector(const Json& json, size_t count, const std::string& path) {
+  const auto& items = json.array(path);
+  if (items.size() != count)
+    throw Error(kBundle, path + " must hold " + std::to_string(count) + " numbers, it holds " + std::to_string(items.size()));
+  std::vector<double> out;
+  out.reserve(count);
+  for (size_t i = 0; i < count; ++i) {
+    const std::string where = path + "[" + std::to_string(i) + "]";
+    const double value = items[i].number(where);
+    if (!std::isfinite(static_cast<float>(value))) throw Error(kBundle, where + " is too large for float32");
+    out.push_back(value);
+  }
+  return out;
+}
+
+std::vector<double> matrix(const Json& json, size_t rows, size_t columns, const std::string& path) {
+  const auto& items = json.array(path);
+  if (items.size() != rows)
+    throw Error(kBundle, path + " must have " + std::to_string(rows) + " rows, it has " + std::to_string(items.size()));
+  std::vector<double> out;
+  out.reserve(rows * columns);
+  for (size_t i = 0; i < rows; ++i) {
+    const auto row = vector(items[i], columns, path + "[" + std::to_string(i) + "]");
+    out.insert(out.end(), row.begin(), row.end());
+  }
+  return out;
+}
+
+// All zeros means no noise: the kernel then draws none.
+std::vector<double> noise(const Json& json, size_t slots, const std::string& path) {
+  auto values = vector(json, slots, path);
+  if (std::all_of(values.begin(), values.end(), [](double v) { return v == 0; })) values.clear();
+  return values;
+}
+
+void refuse_unknown(const Json& json, std::initializer_list<std::string_view> known, const std::string& path) {
+  for (const auto& member : json.object(path))
+    if (std::find(known.begin(), known.end(), member.first) == known.end())
+      throw Error(kBundle, path + " has an unknown member \"" + member.first + "\"");
+}
+
+Row parse_row(const Json& json, size_t slots, const std::string& path) {
+  refuse_unknown(
+      json,
+      {"sigma", "timestep", "c_in", "c_skip", "c_out", "guidance", "clip", "before", "before_noise", "after", "after_noise"},
+      path);
+  Row row;
+  row.timestep = number(json, "timestep", path);
+  row.c_in = number(json, "c_in", path);
+  row.c_skip = number(json, "c_skip", path);
+  row.c_out = number(json, "c_out", path);
+  row.guidance = json.find("guidance", path) != nullptr ? number(json, "guidance", path) : 1.0;
+  if (row.guidance < 0 || row.guidance > 1) throw Error(kBundle, path + ".guidance must lie between 0 and 1");
+  if (const Json* clip = json.find("clip", path); clip != nullptr && !clip->is_null()) {
+    const auto range = vector(*clip, 2, path + ".clip");
+    if (range[0] >= range[1]) throw Error(kBundle, path + ".clip must be [low, high] with low < high");
+    row.clip = true;
+    row.clip_low = range[0];
+    row.clip_high = range[1];
+  }
+  if (const Json* before = json.find("before", path); before != nullptr && !before->is_null())
+    row.before = matrix(*before, slots, slots, path + ".before");
+  if (const Json* before = json.find("before_noise", path); before != nullptr && !before->is_null())
+    row.before_noise = noise(*before, slots, path + ".before_noise");
+  row.after = matrix(json.at("after", path), slots, slots + 1, path + ".after");
+  if (const Json* after = json.find("after_noise", path); after != nullptr && !after->is_null())
+    row.after_noise = noise(*after, slots, path + ".after_noise");
+  return row;
+}
+
+}  // namespace
+
+Program parse_program(const Json& json, const std::string& path) {
+  const auto version = json.at("version", path).integer(path + ".version", 1, 1 << 30);
+  if (version > kProgramVersion)
+    throw Error(kBundle, path + " has version " + std::to_string(version) + ", this aigc-edge reads up to " +
+                             std::to_string(kProgramVersion) + ": install a newer aigc-edge");
+  refuse_unknown(json, {"version", "name", "slots", "init_scale", "guidance_scale", "rows", "meta"}, path);
+  Program program;
+  program.name = json.at("name", path).string(path + ".name");
+  program.slots = static_cast<int>(json.at("slots", path).integer(path + ".slots", 1, ops::kMaxSlots));
+  program.init_scale = number(json, "init_scale", path);
+  program.guidance_scale = number(json, "guidance_scale", path);
+  const auto& rows = json.at("rows", path).array(path + ".rows");
+  if (rows.size() > kMaxRows)
+    throw Error(kBundle, path + ".rows has " + std::to_string(rows.size()) + " rows, at most " + std::to_string(kMaxRows) +
+                             " are allowed");
+  program.rows.reserve(rows.size());
+  for (size_t i = 0; i < rows.size(); ++i)
+    program.rows.push_back(parse_row(rows[i], static_cast<size_t>(program.slots), path + ".rows[" + std::to_string(i) + "]"));
+  return program;
+}
+
+}  // namespace ae

@@ -1,0 +1,325 @@
+#include "runtime/sampler.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "core/error.hpp"
+#include "core/philox.hpp"
+#include "ops/latent_to_rgb8/params.hpp"
+#include "ops/randn/params.hpp"
+#include "ops/solver_step/params.hpp"
+
+namespace ae {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kMaxImageElements = int64_t{1} << 40;
+constexpr uint32_t kLatentDraw = 0;
+constexpr uint32_t kClassDraw = 0xffffffffu;  // no row reaches it
+uint32_t draw_before(size_t row) { return static_cast<uint32_t>(2 * row + 1); }
+uint32_t draw_after(size_t row) { return static_cast<uint32_t>(2 * row + 2); }
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+uint64_t seed_of(const ae_sample_options& options, int i) {
+  return options.seeds != nullptr ? options.seeds[i] : options.seed + static_cast<uint64_t>(i);
+}
+
+int64_t product(const std::vector<int64_t>& shape) {
+  int64_t elements = 1;
+  for (const int64_t size : shape) elements *= size;
+  return elements;
+}
+
+// The same class for the same seed, whatever the batch is.
+int64_t drawn_class(uint64_t seed, int64_t count) {
+  const auto bits = philox::rounds<philox::Single>(philox::Words<uint64_t>{0, kClassDraw, 0, 0}, static_cast<uint32_t>(seed),
+                                                   static_cast<uint32_t>(seed >> 32));
+  return static_cast<int64_t>((bits.x0 & 0xffffffffu) * static_cast<uint64_t>(count) >> 32);
+}
+
+const double* or_null(const std::vector<double>& values) { return values.empty() ? nullptr : values.data(); }
+
+}  // namespace
+
+void Sampler::Free::operator()(void* p) const { std::free(p); }
+
+template <class T>
+Sampler::Buffer<T> Sampler::allocate(int64_t count) {
+  const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+  void* data = std::aligned_alloc(64, std::max<size_t>(bytes, 64));
+  if (data == nullptr) throw std::bad_alloc();
+  return Buffer<T>(static_cast<T*>(data));
+}
+
+Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, int threads, int max_batch)
+    : bundle_(bundle),
+      engine_(engine),
+      threads_(threads),
+      max_batch_(max_batch),
+      sample_elements_(product(bundle.sample_shape())),
+      output_elements_(product(bundle.output_shape())) {}
+
+Sampler::~Sampler() { release_bindings(); }
+
+void Sampler::release_bindings() {
+  for (const auto& entry : bindings_)
+    if (engine_.release != nullptr) engine_.release(engine_.user, entry.second.id);
+  bindings_.clear();
+}
+
+void Sampler::reserve(int batch, int slots) {
+  if (batch <= batch_capacity_ && slots <= slot_capacity_) return;
+  release_bindings();  // engines hold pointers into the buffers that go now
+  const int64_t n = std::max(batch, batch_capacity_), s = std::max(slots, slot_capacity_);
+  batch_capacity_ = slot_capacity_ = 0;
+  slots_ = allocate<float>(s * n * sample_elements_);
+  input_ = allocate<float>(2 * n * sample_elements_);
+  output_ = allocate<float>(2 * n * sample_elements_);
+  if (bundle_.decoder() != nullptr) decoded_ = allocate<float>(n * output_elements_);
+  timesteps_ = allocate<float>(2 * n);
+  classes_ = allocate<int64_t>(2 * n);
+  seeds_ = allocate<uint64_t>(n);
+  non_finite_ = allocate<int32_t>(n);
+  batch_capacity_ = static_cast<int>(n);
+  slot_capacity_ = static_cast<int>(s);
+}
+
+Sampler::Binding& Sampler::binding(const Component& component, int64_t batch) {
+  const auto key = std::make_pair(&component, batch);
+  if (const auto found = bindings_.find(key); found != bindings_.end()) return found->second;
+  Binding& b = bindings_[key];
+  b.id = next_binding_++;
+  const size_t count = component.inputs.size() + component.outputs.size();
+  b.shapes.reserve(count);
+  b.tensors.reserve(count);
+  const auto add = [&](const TensorSpec& spec, void* data) {
+    std::vector<int64_t> shape = {batch};
+    shape.insert(shape.end(), spec.shape.begin(), spec.shape.end());
+    b.shapes.push_back(std::move(shape));
+    b.tensors.push_back({sizeof(ae_tensor), spec.name.c_str(), spec.dtype, static_cast<int32_t>(b.shapes.back().size()),
+                         b.shapes.back().data(), data});
+    return &b.tensors.back();
+  };
+  for (const TensorSpec& input : component.inputs) {
+    void* data = input.role == Role::kSample     ? static_cast<void*>(input_.get())
+                 : input.role == Role::kTimestep ? static_cast<void*>(timesteps_.get())
+                                                 : static_cast<void*>(classes_.get());
+    b.inputs.push_back(add(input, data));
+  }
+  b.outputs.push_back(add(component.outputs[0], &component == bundle_.decoder() ? decoded_.get() : output_.get()));
+  return b;
+}
+
+void Sampler::evaluate(const Component& component, int64_t batch, int row, int num_rows) {
+  const Binding& b = binding(component, batch);
+  ae_evaluation evaluation = {};
+  evaluation.size = sizeof evaluation;
+  evaluation.component = component.name.c_str();
+  evaluation.format = bundle_.format().c_str();
+  evaluation.binding = b.id;
+  evaluation.row = row;
+  evaluation.num_rows = num_rows;
+  evaluation.num_inputs = b.inputs.size();
+  evaluation.num_outputs = b.outputs.size();
+  evaluation.inputs = b.inputs.data();
+  evaluation.outputs = b.outputs.data();
+  char message[1024] = {};
+  const auto start = Clock::now();
+  const ae_status status = engine_.evaluate(engine_.user, &evaluation, message, sizeof message);
+  statistics_.network_seconds += seconds_since(start);
+  ++statistics_.evaluations;
+  if (status == AE_OK) return;
+  message[sizeof message - 1] = 0;
+  const bool known = status > AE_OK && status <= AE_INTERNAL;
+  throw Error(known ? static_cast<Status>(status) : kEngine,
+              message[0] != 0 ? std::string(message) : "the engine failed and gave no reason");
+}
+
+void Sampler::require_finite(int first, int batch, const char* component, int row, int num_rows) {
+  for (int i = 0; i < batch; ++i) {
+    if (non_finite_[static_cast<size_t>(i)] == 0) continue;
+    const std::string step =
+        row < num_rows ? "in row " + std::to_string(row) + " of " + std::to_string(num_rows) : std::string("after the last row");
+    throw Error(kEngine, std::string("the ") + component + " gave a value that is not finite " + step + " for sample " +
+                             std::to_string(first + i) +
+                             ": try another format or engine, a lower guidance scale, or other latents");
+  }
+}
+
+void Sampler::check(const ae_sample_options& options, const Program& program) const {
+  if (engine_.evaluate == nullptr)
+    throw Error(kUnsupported, "the bundle was opened without an engine: give ae_open_options.engine to sample");
+  if (options.count < 1)
+    throw Error(kInvalidArgument, "the count of samples is " + std::to_string(options.count) + ": it must be at least 1");
+  if (options.output != AE_OUTPUT_RGB8 && options.output != AE_OUTPUT_FLOAT32)
+    throw Error(kInvalidArgument,
+                "the output is " + std::to_string(options.output) + ": it must be AE_OUTPUT_RGB8 or AE_OUTPUT_FLOAT32");
+  if (options.guidance_scale != nullptr && !std::isfinite(*options.guidance_scale))
+    throw Error(kInvalidArgument, "the guidance scale is not a finite number: 1 means no guidance");
+  if (bundle_.class_count() == 0 && options.classes != nullptr)
+    throw Error(kInvalidArgument, "this bundle is unconditional: leave the classes out");
+  const bool null_class = bundle_.denoiser() != nullptr;
+  for (int i = 0; options.classes != nullptr && i < options.count; ++i) {
+    const int64_t c = options.classes[i];
+    if (c < (null_class ? -1 : 0) || c >= bundle_.class_count())
+      throw Error(kInvalidArgument, "class " + std::to_string(c) + " is out of range: this bundle has the classes 0 to " +
+                                        std::to_string(bundle_.class_count() - 1) + (null_class ? ", and -1 for none" : ""));
+  }
+  if (program.rows.empty() && bundle_.decoder() == nullptr)
+    throw Error(kInvalidArgument, "program " + program.name + " has no rows");
+}
+
+void Sampler::fill_conditions(const ae_sample_options& options, int first, int batch) {
+  const int64_t count = bundle_.class_count(), null_class = count;
+  for (int i = 0; i < batch; ++i) {
+    const auto k = static_cast<size_t>(i);
+    seeds_[k] = seed_of(options, first + i);
+    const int64_t given = options.classes != nullptr ? options.classes[first + i] : count > 0 ? drawn_class(seeds_[k], count) : 0;
+    classes_[k] = given < 0 ? null_class : given;
+    classes_[static_cast<size_t>(batch + i)] = null_class;
+  }
+}
+
+void Sampler::run_rows(const Program& program, double guidance_scale, int first, int batch) {
+  const size_t rows = program.rows.size();
+  // Slot 0 holds unit normals: the scale of the first noise level goes into the matrix that runs before row 0.
+  const auto slots = static_cast<size_t>(program.slots);
+  std::vector<double> first_before(slots * slots, 0.0);
+  for (size_t i = 0; i < slots; ++i)
+    for (size_t j = 0; j < slots; ++j) {
+      const double b = rows == 0 || program.rows[0].before.empty() ? (i == j ? 1.0 : 0.0) : program.rows[0].before[i * slots + j];
+      first_before[i * slots + j] = j == 0 ? b * program.init_scale : b;
+    }
+
+  const auto weight = [&](size_t r) { return 1.0 + program.rows[r].guidance * (guidance_scale - 1.0); };
+  const auto halves = [&](size_t r) { return bundle_.class_count() > 0 && weight(r) != 1.0 ? 2 : 1; };
+  for (size_t r = 0; r <= rows; ++r) {  // step r: finish row r - 1, begin row r
+    ops::SolverStepParams p;
+    p.samples = batch;
+    p.elements = sample_elements_;
+    p.slot_count = program.slots;
+    p.slots = slots_.get();
+    p.seeds = seeds_.get();
+    p.nonfinite = non_finite_.get();
+    p.launch.threads = threads_;
+    if (r > 0) {
+      const Row& row = program.rows[r - 1];
+      p.output = output_.get();
+      p.output_halves = halves(r - 1);
+      p.guidance = weight(r - 1);
+      p.c_skip = row.c_skip;
+      p.c_out = row.c_out;
+      p.clip_mode = row.clip ? ops::kClipRange : ops::kClipNone;
+      p.clip_low = row.clip_low;
+      p.clip_high = row.clip_high;
+      p.after = row.after.data();
+      p.after_noise = or_null(row.after_noise);
+      p.after_draw = draw_after(r - 1);
+    }
+    if (r < rows) {
+      const Row& row = program.rows[r];
+      p.before = r == 0 ? first_before.data() : or_null(row.before);
+      p.before_noise = or_null(row.before_noise);
+      p.before_draw = draw_before(r);
+      p.net_input = input_.get();
+      p.input_halves = halves(r);
+      p.c_in = row.c_in;
+    } else if (bundle_.decoder() != nullptr) {  // which takes slot 0 as it is
+      if (r == 0) p.before = first_before.data();
+      p.net_input = input_.get();
+    }
+    ops::solver_step(p);
+    if (r > 0) require_finite(first, batch, "denoiser", static_cast<int>(r - 1), static_cast<int>(rows));
+    if (r == rows) break;
+    std::fill_n(timesteps_.get(), 2 * batch, static_cast<float>(program.rows[r].timestep));
+    evaluate(*bundle_.denoiser(), int64_t{batch} * halves(r), static_cast<int>(r), static_cast<int>(rows));
+  }
+}
+
+void Sampler::run_batch(const Program& program, double guidance_scale, const ae_sample_options& options, int first, int batch,
+                        ae_image* image) {
+  reserve(batch, program.slots);
+  fill_conditions(options, first, batch);
+  std::fill_n(non_finite_.get(), batch, 0);
+  const int64_t state = batch * sample_elements_;
+  if (options.latents != nullptr) {
+    std::memcpy(slots_.get(), options.latents + first * sample_elements_, static_cast<size_t>(state) * sizeof(float));
+  } else {
+    ops::RandnParams p;
+    p.samples = batch;
+    p.elements = sample_elements_;
+    p.seeds = seeds_.get();
+    p.draw = kLatentDraw;
+    p.out = slots_.get();
+    p.launch.threads = threads_;
+    ops::randn(p);
+  }
+  std::fill_n(slots_.get() + state, (program.slots - 1) * state, 0.0f);
+  run_rows(program, guidance_scale, first, batch);
+
+  const float* pixels = slots_.get();
+  if (bundle_.decoder() != nullptr) {
+    const int rows = static_cast<int>(program.rows.size());
+    evaluate(*bundle_.decoder(), batch, rows, rows);
+    pixels = decoded_.get();
+    for (int i = 0; i < batch; ++i) {
+      const float* begin = pixels + i * output_elements_;
+      non_finite_[static_cast<size_t>(i)] =
+          !std::all_of(begin, begin + output_elements_, [](float v) { return std::isfinite(v); });
+    }
+    require_finite(first, batch, "decoder", rows, rows);
+  }
+  const int64_t values = batch * output_elements_, offset = first * output_elements_;
+  if (options.output == AE_OUTPUT_FLOAT32) {
+    std::memcpy(static_cast<float*>(image->data) + offset, pixels, static_cast<size_t>(values) * sizeof(float));
+    return;
+  }
+  ops::LatentToRgb8Params p;
+  p.samples = batch;
+  p.channels = image->channels;
+  p.height = image->height;
+  p.width = image->width;
+  p.images = pixels;
+  p.out = static_cast<uint8_t*>(image->data) + offset;
+  p.scale = 255.0 / (double{bundle_.output_high()} - double{bundle_.output_low()});
+  p.bias = -double{bundle_.output_low()} * p.scale;
+  p.launch.threads = threads_;
+  ops::latent_to_rgb8(p);
+}
+
+void Sampler::sample(const ae_sample_options& options, ae_image* image) {
+  const auto start = Clock::now();
+  statistics_ = {};
+  statistics_.size = sizeof statistics_;
+  const Program& program = bundle_.program(options.program != nullptr ? options.program : "");
+  check(options, program);
+  const double guidance_scale = options.guidance_scale != nullptr ? double{*options.guidance_scale} : program.guidance_scale;
+
+  const auto& shape = bundle_.output_shape();
+  if (options.count > kMaxImageElements / output_elements_)
+    throw Error(kOutOfMemory, std::to_string(options.count) + " samples do not fit into one image array: draw fewer at once");
+  ae_image made = {};
+  made.size = image->size;
+  made.count = options.count;
+  made.channels = static_cast<int32_t>(shape[0]);
+  made.height = static_cast<int32_t>(shape[1]);
+  made.width = static_cast<int32_t>(shape[2]);
+  made.output = options.output;
+  made.bytes = static_cast<size_t>(options.count) * static_cast<size_t>(output_elements_) *
+               (options.output == AE_OUTPUT_RGB8 ? 1 : sizeof(float));
+  auto data = allocate<unsigned char>(static_cast<int64_t>(made.bytes));
+  made.data = data.get();
+  for (int first = 0; first < options.count; first += max_batch_)
+    run_batch(program, guidance_scale, options, first, std::min(max_batch_, options.count - first), &made);
+  statistics_.total_seconds = seconds_since(start);
+  data.release();
+  *image = made;
+}
+
+}  // namespace ae

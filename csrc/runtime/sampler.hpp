@@ -1,0 +1,78 @@
+// Runs sampling programs over a bundle: noise, rows, guidance and pixels in native code, the networks through an engine.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "aigc_edge/aigc_edge.h"
+#include "runtime/bundle.hpp"
+
+namespace ae {
+
+class Sampler {
+ public:
+  // `engine.evaluate` may be null: then `sample` says that an engine is missing.
+  Sampler(const Bundle& bundle, const ae_engine& engine, int threads, int max_batch);
+  ~Sampler();
+  Sampler(const Sampler&) = delete;
+  Sampler& operator=(const Sampler&) = delete;
+
+  // Fills `image`, whose data the caller frees with std::free. Throws Error; `image` is then untouched.
+  void sample(const ae_sample_options& options, ae_image* image);
+
+  const ae_statistics& statistics() const { return statistics_; }
+
+ private:
+  struct Free {
+    void operator()(void* p) const;
+  };
+  template <class T>
+  using Buffer = std::unique_ptr<T[], Free>;  // aligned to 64 bytes, not initialised
+
+  // What one evaluation of a component at one batch size is called with; kept, so that an engine can keep what it prepared.
+  struct Binding {
+    uint64_t id;
+    std::vector<std::vector<int64_t>> shapes;
+    std::vector<ae_tensor> tensors;
+    std::vector<const ae_tensor*> inputs, outputs;
+  };
+
+  template <class T>
+  static Buffer<T> allocate(int64_t count);
+  void check(const ae_sample_options& options, const Program& program) const;
+  void reserve(int batch, int slots);
+  void release_bindings();
+  Binding& binding(const Component& component, int64_t batch);
+  void evaluate(const Component& component, int64_t batch, int row, int num_rows);
+  void fill_conditions(const ae_sample_options& options, int first, int batch);
+  void run_batch(const Program& program, double guidance_scale, const ae_sample_options& options, int first, int batch,
+                 ae_image* image);
+  void run_rows(const Program& program, double guidance_scale, int first, int batch);
+  void require_finite(int first, int batch, const char* component, int row, int num_rows);
+
+  const Bundle& bundle_;
+  const ae_engine engine_;
+  const int threads_, max_batch_;
+  int64_t sample_elements_, output_elements_;
+
+  // Sized for `batch_capacity_` samples of `slot_capacity_` slots; the doubled batch of guidance is [conditional, unconditional].
+  int batch_capacity_ = 0, slot_capacity_ = 0;
+  Buffer<float> slots_;         // [S, N, sample]
+  Buffer<float> input_;         // [2N, sample]
+  Buffer<float> output_;        // [2N, sample]
+  Buffer<float> decoded_;       // [N, output], only with a decoder
+  Buffer<float> timesteps_;     // [2N]
+  Buffer<int64_t> classes_;     // [2N]
+  Buffer<uint64_t> seeds_;      // [N]
+  Buffer<int32_t> non_finite_;  // [N]
+
+  std::map<std::pair<const Component*, int64_t>, Binding> bindings_;
+  uint64_t next_binding_ = 1;
+  ae_statistics statistics_ = {};
+};
+
+}  // namespace ae
