@@ -1,0 +1,102 @@
+"""Compiles a schedule, a solver and a number of steps into a program."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aigc_edge.diffusion import checks, options
+from aigc_edge.diffusion.prediction import PREDICTIONS, Prediction
+from aigc_edge.diffusion.program import Program, Row
+from aigc_edge.diffusion.schedule import SCHEDULES, Schedule
+from aigc_edge.diffusion.solvers import SOLVERS, Step
+from aigc_edge.errors import ProgramError
+
+MAX_STEPS = 10_000
+_COMMON = ("clip", "guidance_interval")  # options of every solver
+_USUAL_KIND = {"edm": "edm", "flow": "flow"}  # others were trained on timesteps, "vp"
+
+
+def resolve(schedule: Mapping[str, Any]) -> tuple[Schedule, Prediction]:
+    """The schedule and the prediction that a bundle's schedule dict describes.
+
+    "prediction" names an entry of PREDICTIONS, "kind" one of SCHEDULES ("edm" for edm, "flow" for flow, else "vp" unless given);
+    the other members are options of the two. Raises ProgramError that lists what is allowed.
+    """
+    if not isinstance(schedule, Mapping) or "prediction" not in schedule:
+        raise ProgramError(
+            f"a schedule must be an object with a prediction (one of {', '.join(PREDICTIONS)}), not {checks.show(schedule)}; "
+            "a one-shot generator has no steps to build"
+        )
+    given = dict(schedule)
+    name = given.pop("prediction")
+    predict = checks.look_up(PREDICTIONS, name)
+    kind = given.pop("kind", _USUAL_KIND.get(name, "vp"))
+    make = checks.look_up(SCHEDULES, kind)
+    known, own = options.parameters(make), options.parameters(predict)
+    of_network = options.bind(f"prediction {name!r}", own, {key: value for key, value in given.items() if key in own})
+    of_schedule = {key: value for key, value in given.items() if key not in own}
+    found = make(**options.bind(f"schedule {kind!r} with prediction {name!r}", known, of_schedule, others=own))
+    return found, functools.partial(predict, **of_network)
+
+
+def build(
+    schedule: Mapping[str, Any],
+    solver: str,
+    steps: int,
+    *,
+    guidance_scale: float = 1.0,
+    clip: Sequence[float] | None = None,
+    guidance_interval: Sequence[float] | None = None,
+    **solver_options: Any,
+) -> Program:
+    """Compile `steps` solver steps over the noise levels of `schedule` into a program.
+
+    `schedule` is the bundle's dict (see `resolve`), `solver` an entry of SOLVERS, `steps` 1 … 10,000; `program.nfe` says how
+    many network evaluations that makes. `guidance_scale` is the classifier-free guidance scale, 1 = off (Ho and Salimans 2022),
+    applied where low < sigma <= high when `guidance_interval` = (low, high) is given (Kynkäänniemi et al. 2024). `clip` =
+    (low, high) clips the denoised sample. Raises ProgramError that lists what is allowed.
+    """
+    steps = checks.integer(steps, "steps", 1, MAX_STEPS)
+    found, predict = resolve(schedule)
+    generate = checks.look_up(SOLVERS, solver)
+    chosen = options.bind(f"solver {solver!r}", options.parameters(generate), solver_options, others=_COMMON)
+    limits = None if clip is None else checks.pair(clip, "clip")
+    interval = None if guidance_interval is None else checks.pair(guidance_interval, "guidance_interval")
+    if interval and not interval[0] < interval[1]:
+        raise ProgramError(f"guidance_interval must be (low, high) with low < high, not {interval}")
+
+    def row(step: Step) -> Row:
+        c_in, c_skip, c_out = predict(*step.level)
+        churned = step.before_noise is not None and any(step.before_noise)
+        return Row(
+            sigma=step.level.sigma,
+            timestep=found.timestep(step.level),
+            c_in=c_in,
+            c_skip=c_skip,
+            c_out=c_out,
+            guidance=1.0 if interval is None or interval[0] < step.level.sigma <= interval[1] else 0.0,
+            clip=limits,
+            before=step.before or (_identity(len(step.after)) if churned else None),
+            before_noise=step.before_noise if churned else None,
+            after=step.after,
+            after_noise=step.after_noise,
+        )
+
+    levels = found.levels(steps)
+    rows = tuple([row(step) for step in generate(levels, **chosen)])
+    meta: dict[str, Any] = {"solver": solver, "steps": steps, "schedule": dict(schedule)}
+    all_options = chosen | ({"clip": limits} if limits else {}) | ({"guidance_interval": interval} if interval else {})
+    return Program(
+        name=f"{solver}-{steps}",
+        slots=rows[0].slots,
+        init_scale=found.initial_scale(levels[0]),
+        guidance_scale=guidance_scale,
+        rows=rows,
+        meta=meta | ({"options": all_options} if all_options else {}),
+    )
+
+
+def _identity(slots: int) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(i == j) for j in range(slots)) for i in range(slots))

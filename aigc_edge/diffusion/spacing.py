@@ -1,0 +1,46 @@
+"""Spacings: which noise levels or training timesteps a number of steps visits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from aigc_edge.registry import Registry
+
+# Over noise levels: (sigma_min, sigma_max, points, rho) → sigmas [points], falling from sigma_max to sigma_min.
+SIGMA_SPACINGS: Registry[Callable[[float, float, int, float], np.ndarray]] = Registry("spacing of sigmas", "aigc_edge.diffusion")
+# Over training timesteps: (train_steps, steps, steps_offset) → timesteps [steps], falling.
+TIME_SPACINGS: Registry[Callable[[int, int, int], np.ndarray]] = Registry("spacing of timesteps", "aigc_edge.diffusion")
+
+
+@SIGMA_SPACINGS.register("karras")
+def karras(sigma_min: float, sigma_max: float, points: int, rho: float) -> np.ndarray:
+    """Equal steps of sigma^(1/rho) (Karras et al. 2022, equation 5)."""
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return (high + np.linspace(0, 1, points) * (low - high)) ** rho
+
+
+@SIGMA_SPACINGS.register("exponential")
+def exponential(sigma_min: float, sigma_max: float, points: int, rho: float) -> np.ndarray:
+    """Equal steps of ln(sigma), which are equal steps of the half-log-SNR (Lu et al. 2022); rho is not used."""
+    return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), points))
+
+
+@TIME_SPACINGS.register("linspace")
+def linspace(train_steps: int, steps: int, offset: int) -> np.ndarray:
+    """Evenly from the last training timestep down to 0, fractions kept (Lin et al. 2023, table 2)."""
+    return np.linspace(train_steps - 1, 0, steps)
+
+
+@TIME_SPACINGS.register("leading")
+def leading(train_steps: int, steps: int, offset: int) -> np.ndarray:
+    """Multiples of train_steps // steps, plus `offset` (Song et al. 2021; Lin et al. 2023, table 2)."""
+    return np.arange(steps - 1, -1, -1) * (train_steps // steps) + float(offset)
+
+
+@TIME_SPACINGS.register("trailing")
+def trailing(train_steps: int, steps: int, offset: int) -> np.ndarray:
+    """Every train_steps / steps down from the last training timestep, rounded (Lin et al. 2023, table 2)."""
+    return np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
