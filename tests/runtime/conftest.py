@@ -1,0 +1,124 @@
+"""Synthetic bundles whose networks are exact functions, evaluated by an engine made for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aigc_edge import pipeline
+from aigc_edge.diffusion import build
+from aigc_edge.engines.base import ENGINES, Engine
+from aigc_edge.export.bundle import write_bundle
+
+SHAPE = (2, 3, 5)  # odd, and not a multiple of any vector width
+CLASSES = 4
+SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+
+
+def denoiser(sample: np.ndarray, timestep: np.ndarray, class_labels: np.ndarray | None = None) -> np.ndarray:
+    """A smooth network that mixes neighbours and depends on the time and on the class (CLASSES: none)."""
+    labels = np.zeros(len(sample)) if class_labels is None else class_labels
+    each = (slice(None),) + (None,) * (sample.ndim - 1)
+    neighbours = np.roll(sample, 1, axis=-1)
+    return (np.tanh(sample + 0.3 * neighbours) * (0.2 + 0.1 * labels[each]) + 0.05 * np.cos(timestep)[each]).astype(sample.dtype)
+
+
+def decoder(sample: np.ndarray, class_labels: np.ndarray | None = None) -> np.ndarray:
+    """One-shot generator: [N, 6] → [N, *SHAPE]."""
+    labels = np.zeros(len(sample)) if class_labels is None else class_labels
+    grid = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    return np.sin(sample[:, :1, None, None] * 3 + grid + labels[:, None, None, None]).astype(sample.dtype)
+
+
+class AnalyticEngine(Engine):
+    """Evaluates the functions above in float32; `networks` may be replaced by a test, `calls` counts rows and batch sizes."""
+
+    name = "analytic"
+    networks: dict[str, Callable[..., np.ndarray]] = {}
+    calls: list[tuple[str, int]] = []
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None
+
+    @classmethod
+    def load(cls, source: Any, *, threads: int) -> Engine:
+        return cls(source.spec)
+
+    def bind(self, inputs: Any, outputs: Any) -> Callable[[], None]:
+        network, (output,) = self.networks[self.spec.name], outputs.values()
+
+        def call() -> None:
+            AnalyticEngine.calls.append((self.spec.name, len(output)))
+            output[...] = network(**inputs)
+
+        return call
+
+
+@pytest.fixture
+def toy() -> SimpleNamespace:
+    """What the synthetic bundles are made of."""
+    return SimpleNamespace(SHAPE=SHAPE, CLASSES=CLASSES, SCHEDULE=SCHEDULE, denoiser=denoiser, decoder=decoder, manifest=manifest)
+
+
+@pytest.fixture
+def engine() -> type[AnalyticEngine]:
+    """The analytic engine, fresh."""
+    if "analytic" not in ENGINES:
+        ENGINES.register("analytic")(AnalyticEngine)
+    AnalyticEngine.networks = {"denoiser": denoiser, "decoder": decoder}
+    AnalyticEngine.calls = []
+    return AnalyticEngine
+
+
+def _tensor(name: str, role: str, dtype: str, *shape: int) -> dict[str, Any]:
+    return {"name": name, "role": role, "dtype": dtype, "shape": ["N", *shape]}
+
+
+def manifest(kind: str = "diffusion", classes: int = CLASSES) -> dict[str, Any]:
+    """A manifest without its files; `kind` is "diffusion" or "gan"."""
+    label = [_tensor("class_labels", "class", "int64")] if classes else []
+    value: dict[str, Any] = {
+        "name": "toy", "family": kind, "output_shape": list(SHAPE), "output_range": [-1, 1], "default_format": "fp32",
+        "classes": {"count": classes, "names": [str(i) for i in range(classes)]} if classes else None,
+    }  # fmt: skip
+    if kind == "gan":
+        spec = {"inputs": [_tensor("sample", "sample", "float32", 6), *label], "outputs": [_tensor("output", "sample", "float32", *SHAPE)]}
+        program = {"version": 1, "name": "one-shot", "slots": 1, "init_scale": 0.5, "guidance_scale": 1.0, "rows": []}
+        return value | {"sample_shape": [6], "schedule": None, "default_program": "one-shot", "programs": {"one-shot": program},
+                        "components": {"decoder": spec | {"formats": {"fp32": {"file": "net.onnx"}}}}}  # fmt: skip
+    inputs = [_tensor("sample", "sample", "float32", *SHAPE), _tensor("timestep", "timestep", "float32"), *label]
+    spec = {"inputs": inputs, "outputs": [_tensor("output", "sample", "float32", *SHAPE)]}
+    programs = {p.name: p.to_json() for p in (build(SCHEDULE, s, 6, guidance_scale=2.0) for s in ("dpmpp_2m", "euler_ancestral", "heun"))}
+    return value | {"sample_shape": list(SHAPE), "schedule": SCHEDULE, "default_program": "dpmpp_2m-6", "programs": programs,
+                    "components": {"denoiser": spec | {"formats": {"fp32": {"file": "net.onnx"}}}}}  # fmt: skip
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """make_bundle(kind="diffusion", classes=…, **changes of the manifest) writes a bundle and returns its folder."""
+
+    def make(kind: str = "diffusion", classes: int = CLASSES, **changes: Any) -> Path:
+        path = tmp_path / f"bundle{len(list(tmp_path.iterdir()))}.aigc"
+        write_bundle(path, manifest(kind, classes) | changes, {"net.onnx": b"the analytic engine reads no file"})
+        return path
+
+    return make
+
+
+@pytest.fixture
+def open_toy(engine: type[AnalyticEngine], make_bundle: Callable[..., Path]) -> Callable[..., pipeline.Pipeline]:
+    """open_toy(kind, classes, threads=…) opens a fresh synthetic bundle with the analytic engine."""
+
+    def make(kind: str = "diffusion", classes: int = CLASSES, threads: int = 1, **changes: Any) -> pipeline.Pipeline:
+        return pipeline.open(make_bundle(kind, classes, **changes), engine="analytic", threads=threads)
+
+    return make

@@ -1,0 +1,250 @@
+"""The native executor against the NumPy one, and what it promises: independence of the batch, clear failures, no state left behind."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from aigc_edge import ops
+from aigc_edge.diffusion import Program, build, reference
+from aigc_edge.errors import AigcEdgeError
+
+SOLVERS = ("euler", "heun", "ddim", "euler_ancestral", "dpmpp_2m")
+
+
+def run_reference(toy, program, seeds, classes, guidance_scale, dtype):
+    seeds = np.asarray(seeds, dtype=np.uint64)
+    latents = np.empty((len(seeds), int(np.prod(toy.SHAPE))), dtype)
+    ops.randn.reference(seeds, 0, latents)
+    conditions = {"classes": classes, "null_class": toy.CLASSES, "guidance_scale": guidance_scale}
+    return reference.run(program, toy.denoiser, latents.reshape(-1, *toy.SHAPE), seeds=seeds, dtype=dtype, **conditions)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
+def test_native_rows_equal_the_numpy_executor(open_toy, toy, solver, guidance_scale):
+    rng = np.random.default_rng()
+    seeds = rng.integers(0, 2**64, 5, dtype=np.uint64)
+    classes = rng.integers(0, toy.CLASSES, 5)
+    program = build(toy.SCHEDULE, solver, 7)
+    exact = run_reference(toy, program, seeds, classes, guidance_scale, np.float64)
+    plain = run_reference(toy, program, seeds, classes, guidance_scale, np.float32)
+    native = open_toy().sample(5, seeds=seeds, classes=classes, solver=solver, steps=7, guidance_scale=guidance_scale, output="float32")
+    floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
+    assert np.abs(native - exact).max() <= 2 * np.abs(plain - exact).max() + floor
+
+
+def test_an_arbitrary_table_equals_the_numpy_executor(open_toy, toy):
+    # Every feature of a row at once: many slots, noise before and after, clipping, guidance in some rows only.
+    rng = np.random.default_rng()
+    rows = [
+        {
+            "sigma": 1.0, "timestep": float(rng.normal()), "c_in": 0.7, "c_skip": 0.4, "c_out": -0.8, "guidance": g,
+            "clip": [-0.6, 0.7] if g else None, "before": rng.normal(size=(5, 5)).tolist(), "before_noise": rng.normal(size=5).tolist(),
+            "after": (rng.normal(size=(5, 6)) / 3).tolist(), "after_noise": rng.normal(size=5).tolist(),
+        }
+        for g in (1.0, 0.0, 0.5)
+    ]  # fmt: skip
+    table = {"version": 1, "name": "wild", "slots": 5, "init_scale": 1.5, "guidance_scale": 3.0, "rows": rows}
+    program = Program.from_json(table)
+    pipeline = open_toy(programs={"wild": program.to_json()}, default_program="wild")
+    seeds, classes = [3, 2**63], [1, 2]
+    exact = run_reference(toy, program, seeds, classes, 3.0, np.float64)
+    plain = run_reference(toy, program, seeds, classes, 3.0, np.float32)
+    native = pipeline.sample(2, seeds=seeds, classes=classes, output="float32")
+    floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
+    assert np.abs(native - exact).max() <= 2 * np.abs(plain - exact).max() + floor
+
+
+@pytest.mark.parametrize("program", ["dpmpp_2m-6", "euler_ancestral-6"])
+def test_a_sample_is_the_same_in_any_batch_and_with_any_threads(open_toy, program):
+    whole = open_toy().sample(70, seed=11, program=program, output="float32")  # 70 > max_batch: several batches
+    assert np.isfinite(whole).all() and len(np.unique(whole.reshape(70, -1)[:, 0])) == 70
+    threaded = open_toy(threads=3)
+    for first, count in ((0, 1), (5, 2), (31, 3), (64, 6)):
+        part = threaded.sample(count, seed=11 + first, program=program, output="float32")
+        np.testing.assert_array_equal(part, whole[first : first + count])
+
+
+def test_the_batch_is_doubled_only_where_guidance_acts(open_toy, engine, toy):
+    rows = build(toy.SCHEDULE, "euler", 4).to_json()
+    for index, row in enumerate(rows["rows"]):
+        row["guidance"] = float(index % 2)
+    pipeline = open_toy(programs={"interval": rows | {"name": "interval"}}, default_program="interval")
+    pipeline.sample(3, guidance_scale=2.0)
+    assert [batch for _, batch in engine.calls] == [3, 6, 3, 6]
+    engine.calls.clear()
+    pipeline.sample(3, guidance_scale=1.0)
+    assert [batch for _, batch in engine.calls] == [3, 3, 3, 3]
+    assert pipeline.stats["evaluations"] == 4
+    assert 0 < pipeline.stats["network_seconds"] <= pipeline.stats["total_seconds"]
+
+
+def test_an_unconditional_bundle_is_never_doubled(open_toy, engine):
+    open_toy(classes=0).sample(2, guidance_scale=5.0)
+    assert {batch for _, batch in engine.calls} == {2}
+
+
+def test_a_generator_is_its_decoder_on_scaled_latents(open_toy, toy):
+    pipeline = open_toy("gan")
+    latents = np.random.default_rng().standard_normal((3, 6), dtype=np.float32)
+    images = pipeline.sample(3, latents=latents, classes=[0, 3, 1], output="float32")
+    np.testing.assert_array_equal(images, toy.decoder(np.float32(0.5) * latents, np.array([0, 3, 1])))
+    drawn = np.empty((1, 6))
+    ops.randn.reference(np.array([7], dtype=np.uint64), 0, drawn)
+    image = pipeline.sample(1, seed=7, classes=2, output="float32")
+    np.testing.assert_allclose(image, toy.decoder(0.5 * drawn, np.array([2])), atol=1e-5)
+
+
+def test_bytes_are_the_rounded_floats_channels_last(open_toy, toy):
+    pipeline = open_toy()
+    floats = pipeline.sample(4, seed=1, output="float32")
+    expected = np.rint(np.clip((floats.astype(np.float64) + 1) / 2 * 255, 0, 255)).transpose(0, 2, 3, 1)
+    given = pipeline.sample(4, seed=1)
+    assert given.dtype == np.uint8 and given.shape == (4, toy.SHAPE[1], toy.SHAPE[2], toy.SHAPE[0])
+    assert np.abs(given - expected).max() <= 1 and (given == expected).mean() > 0.95
+
+
+def test_classes_are_drawn_evenly_from_the_seeds(open_toy, engine, toy):
+    seen = []
+    engine.networks["denoiser"] = lambda sample, timestep, class_labels: seen.append(class_labels.copy()) or toy.denoiser(sample, timestep)
+    pipeline = open_toy()
+    pipeline.sample(400, seed=5, solver="euler", steps=1, guidance_scale=1.0)
+    drawn = np.concatenate(seen)
+    counts = np.bincount(drawn, minlength=toy.CLASSES)
+    assert len(counts) == toy.CLASSES and counts.min() > 60  # 100 each; 60 is 4.6 standard deviations away
+    seen.clear()
+    pipeline.sample(1, seed=105, solver="euler", steps=1, guidance_scale=1.0)
+    assert seen[0][0] == drawn[100]
+
+
+def test_class_minus_one_is_the_null_class(open_toy, engine, toy):
+    seen = []
+    engine.networks["denoiser"] = lambda sample, timestep, class_labels: seen.append(class_labels.tolist()) or toy.denoiser(sample, timestep)
+    open_toy().sample(2, classes=[-1, 3], solver="euler", steps=1)
+    assert seen == [[toy.CLASSES, 3, toy.CLASSES, toy.CLASSES]]
+
+
+def test_a_value_that_is_not_finite_stops_with_the_row_and_the_sample(open_toy, engine, toy):
+    def broken(sample, timestep, class_labels):
+        out = toy.denoiser(sample, timestep, class_labels)
+        if len(engine.calls) == 3:
+            out[1, 0, 0, 0] = np.nan
+        return out
+
+    engine.networks["denoiser"] = broken
+    pipeline = open_toy()
+    with pytest.raises(AigcEdgeError, match="denoiser.*not finite in row 2 of 6 for sample 1"):
+        pipeline.sample(3, seed=0)
+    engine.networks["denoiser"] = toy.denoiser
+    fresh = open_toy().sample(3, seed=0)
+    np.testing.assert_array_equal(open_toy().sample(3, seed=0), fresh)
+
+
+def test_a_decoder_that_is_not_finite_is_named(open_toy, engine, toy):
+    engine.networks["decoder"] = lambda sample, class_labels: np.where(class_labels[:, None, None, None] == 1, np.inf, toy.decoder(sample))
+    with pytest.raises(AigcEdgeError, match="decoder.*not finite.*sample 2"):
+        open_toy("gan").sample(3, classes=[0, 2, 1])
+
+
+def test_a_handle_can_be_used_after_a_failure(open_toy):
+    pipeline, broken = open_toy(), [False]
+    bound = pipeline._engines["denoiser"].bind
+
+    def bind(inputs, outputs):
+        run = bound(inputs, outputs)
+
+        def call():
+            if broken[0]:
+                raise KeyboardInterrupt
+            run()
+
+        return call
+
+    pipeline._engines["denoiser"].bind = bind
+    expected = pipeline.sample(2, seed=4)
+    broken[0] = True
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.sample(2)
+    broken[0] = False
+    np.testing.assert_array_equal(pipeline.sample(2, seed=4), expected)
+
+
+def test_progress_is_told_row_by_row_and_may_stop(open_toy):
+    rows = []
+    pipeline = open_toy()
+    pipeline.sample(1, progress=lambda row, count: rows.append((row, count)))
+    assert rows == [(i, 6) for i in range(6)]
+
+    def stop(row, count):
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        pipeline.sample(1, progress=stop)
+    assert pipeline.sample(1).shape[0] == 1
+
+
+def test_threads_may_share_a_pipeline(open_toy):
+    pipeline = open_toy()
+    expected = {seed: pipeline.sample(2, seed=seed) for seed in range(8)}
+    got = {}
+
+    def work(seed):
+        got[seed] = pipeline.sample(2, seed=seed)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in expected]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for seed, images in expected.items():
+        np.testing.assert_array_equal(got[seed], images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "n is 0.*from 1"),
+        ({"n": -3}, "n is -3"),
+        ({"n": 2.5}, "n is 2.5"),
+        ({"seed": -1}, "seed is -1.*from 0"),
+        ({"n": 2, "seeds": [1]}, "seeds holds 1 values.*2 samples"),
+        ({"classes": 4}, "classes holds 4.*from -1 to 3"),
+        ({"n": 2, "classes": [0, 9]}, "classes holds 9"),
+        ({"steps": 0}, "steps.*0"),
+        ({"solver": "magic"}, "magic.*euler"),
+        ({"program": "nothing"}, "no program nothing: choose one of dpmpp_2m-6"),
+        ({"program": "heun-6", "steps": 5}, "one or the other"),
+        ({"guidance_scale": float("nan")}, "guidance scale.*finite"),
+        ({"latents": np.zeros((1, 3))}, r"latents.*\[1, 2, 3, 5\]"),
+        ({"output": "jpeg"}, "output is 'jpeg'"),
+    ],
+)
+def test_what_is_not_allowed_is_said(open_toy, arguments, message):
+    with pytest.raises(AigcEdgeError, match=message):
+        open_toy().sample(**{"n": 1} | arguments)
+
+
+def test_what_a_bundle_cannot_do_is_said(open_toy):
+    with pytest.raises(AigcEdgeError, match="unconditional"):
+        open_toy(classes=0).sample(1, classes=1)
+    with pytest.raises(AigcEdgeError, match="one evaluation"):
+        open_toy("gan").sample(1, steps=5)
+    with pytest.raises(AigcEdgeError, match="class -1 is out of range.*0 to 3"):
+        open_toy("gan").sample(1, classes=-1)
+    closed = open_toy()
+    closed.close()
+    with pytest.raises(AigcEdgeError, match="closed"):
+        closed.sample(1)
+
+
+def test_ten_thousand_steps_end_in_a_result(open_toy):
+    assert np.isfinite(open_toy().sample(1, steps=10_000, solver="euler", output="float32")).all()
+
+
+def test_gigantic_guidance_ends_in_a_sentence(open_toy, engine, toy):
+    engine.networks["denoiser"] = lambda sample, timestep, class_labels: 100 * toy.denoiser(sample, timestep, class_labels)
+    with pytest.raises(AigcEdgeError, match="not finite in row"):
+        open_toy().sample(1, classes=1, guidance_scale=3e38)
