@@ -13,15 +13,15 @@ struct Isa {
   bool (*runs_here)();
 };
 
-// One function for each name that csrc/cmake/Ops.cmake may write into isa_list.inc.
+// One function for each name that csrc/cmake/Ops.cmake may write into isa_list.inc; a build may leave some out.
 namespace runs_here {
-bool baseline() { return true; }
+[[maybe_unused]] bool baseline() { return true; }
 #if defined(__x86_64__)
-bool v3() {
+[[maybe_unused]] bool v3() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
          __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
 }
-bool v4() {
+[[maybe_unused]] bool v4() {
   return v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
@@ -29,9 +29,9 @@ bool v4() {
 }  // namespace runs_here
 
 constexpr Isa kIsas[] = {
-#define AIGC_EDGE_ISA(name) {#name, runs_here::name},
+#define AIGC_EDGE_LISTED_ISA(name) {#name, runs_here::name},
 #include "isa_list.inc"
-#undef AIGC_EDGE_ISA
+#undef AIGC_EDGE_LISTED_ISA
 };
 constexpr int kCount = sizeof kIsas / sizeof kIsas[0];
 
