@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from aigc_edge.errors import AigcEdgeError
@@ -16,8 +16,9 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps a name to a thing of one kind.
 
-    Things register themselves with the decorator; the first look-up imports every module of `package` (a scan, so that nobody
-    edits a list) and the entry points of `group`, so that other distributions can add things.
+    Things register themselves with the decorator. Looking one up imports the module of its name in `package`; where that does not
+    bring it, every module of `package` (a scan, so that nobody edits a list) and the entry points of `group`, by which other
+    distributions add things.
     """
 
     def __init__(self, kind: str, package: str, group: str | None = None) -> None:
@@ -45,8 +46,11 @@ class Registry(Generic[T]):
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
             importlib.import_module(f"{self._package}.{module.name}")
-        for point in entry_points(group=self._group) if self._group else ():
-            self._things.setdefault(point.name, point.load())
+        if self._group:
+            from importlib.metadata import entry_points  # here, because it costs more than all of `import aigc_edge`
+
+            for point in entry_points(group=self._group):
+                self._things.setdefault(point.name, point.load())
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -56,13 +60,21 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
-    def __contains__(self, name: object) -> bool:
-        self._scan()
+    def _find(self, name: object) -> bool:
+        if name not in self._things and isinstance(name, str) and name.isidentifier():
+            module = f"{self._package}.{name}"
+            if importlib.util.find_spec(module) is not None:
+                importlib.import_module(module)
+        if name not in self._things:
+            self._scan()
         return name in self._things
+
+    def __contains__(self, name: object) -> bool:
+        return self._find(name)
 
     def __getitem__(self, name: str) -> T:
         """The thing called `name`; raises AigcEdgeError that lists the names there are."""
-        self._scan()
+        self._find(name)
         try:
             return self._things[name]
         except KeyError:

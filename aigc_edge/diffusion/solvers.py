@@ -83,9 +83,8 @@ def heun(
 def _ancestral(start: Level, end: Level, eta: float) -> tuple[float, float, float]:
     """(keep, pull, noise): of the noise at `end`, `noise` is fresh, the rest as predicted; eta = 1 samples q(x' | x, x0 = D)."""
     ratio = end.sigma / start.sigma * (start.alpha / end.alpha)
-    kept = max(
-        (1 - eta) * (1 + eta) + (eta * ratio) ** 2, 0.0
-    )  # share of the variance; written so that nothing cancels at eta = 1
+    # Shares of the new variance, written so that nothing cancels at eta = 1.
+    kept = max((1 - eta) * (1 + eta) + (eta * ratio) ** 2, 0.0)
     fresh = min(eta**2 * (1 - ratio) * (1 + ratio), 1.0)
     return *_straight(start, end, end.sigma * math.sqrt(kept)), end.sigma * math.sqrt(fresh)
 
@@ -116,8 +115,8 @@ def euler_ancestral(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float
 def dpmpp_2m(levels: Sequence[Level], *, lower_order_final: bool = False) -> Iterator[Step]:
     """DPM-Solver++(2M), order 2, one evaluation a step; slot 1 is the previous D (Lu et al. 2022, algorithm 2).
 
-    D is extrapolated along the half-log-SNR. In the step after one from alpha = 0 the extrapolation's limit is none; a step to
-    sigma 0 has no limit but the first-order one (x' = D) and is first order, as every last step is when `lower_order_final`.
+    D is extrapolated along the half-log-SNR. After a step from alpha = 0, where that is infinite, the limit is no extrapolation;
+    in a step to sigma 0 there is no limit, so it is first order (x' = D), as any last step is with `lower_order_final`.
     """
     before = math.inf  # the previous step's gain of half-log-SNR; there is no previous D in the first step
     for index, (start, end) in enumerate(pairwise(levels)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -108,3 +109,30 @@ def exact() -> SimpleNamespace:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng()  # fresh every time: nothing below may depend on a lucky draw
+
+
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """A valid program of two slots and two rows, as JSON."""
+    row = {
+        "sigma": 2.0,
+        "timestep": 0.25,
+        "c_in": 0.5,
+        "c_skip": 0.1,
+        "c_out": 0.9,
+        "guidance": 1.0,
+        "clip": [-1, 1],
+        "before": [[1, 0], [0, 1]],
+        "before_noise": [0.5, 0],
+        "after": [[0.5, 0, 0.5], [0, 0, 1]],
+        "after_noise": [0.1, 0],
+    }
+    return {
+        "version": 1,
+        "name": "small",
+        "slots": 2,
+        "init_scale": 2,
+        "guidance_scale": 1.5,
+        "rows": [row, copy.deepcopy(row)],
+        "meta": {"solver": "mine", "steps": 2},
+    }

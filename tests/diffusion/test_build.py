@@ -103,6 +103,22 @@ def test_refusals_say_what_is_allowed(solver: Any, steps: Any, given: dict[str, 
         build(EDM, solver, steps, **given)
 
 
+@pytest.mark.parametrize(
+    ("solver", "given", "words"),
+    [
+        ("ddim", {"eta": 1.5}, "eta must be within 0 … 1, not 1.5"),
+        ("ddim", {"eta": -0.1}, "eta must be within 0 … 1"),
+        ("euler_ancestral", {"eta": -1}, "eta must be at least 0"),
+        ("euler_ancestral", {"s_noise": -1}, "s_noise must be at least 0"),
+        ("heun", {"s_churn": -1}, "s_churn must be at least 0"),
+        ("euler", {"s_noise": -0.5}, "s_noise must be at least 0"),
+    ],
+)
+def test_options_out_of_range(solver: str, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ProgramError, match=words):
+        build(EDM, solver, 4, **given)
+
+
 def test_whole_numbers_of_numpy_are_steps() -> None:
     numpy = pytest.importorskip("numpy")
     assert build(EDM, "euler", numpy.int64(3)) == build(EDM, "euler", 3)

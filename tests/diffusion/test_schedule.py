@@ -98,11 +98,13 @@ def test_cosine_is_the_paper_s() -> None:
         ("leading", 0, [800, 600, 400, 200, 0]),
         ("leading", 1, [801, 601, 401, 201, 1]),
         ("trailing", 0, [999, 799, 599, 399, 199]),
+        ("trailing", 0, [999, 856, 713, 570, 428, 285, 142]),
+        ("leading", 2, [854, 712, 570, 428, 286, 144, 2]),
         ("linspace", 0, [999, 749.25, 499.5, 249.75, 0]),
     ],
 )
 def test_time_spacings(spacing: str, offset: int, times: list[float]) -> None:
-    program = build(SD | {"spacing": spacing, "steps_offset": offset}, "euler", 5)
+    program = build(SD | {"spacing": spacing, "steps_offset": offset}, "euler", len(times))
     assert np.allclose(timesteps(program), times, rtol=1e-12, atol=1e-9)
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from aigc_edge.diffusion import SOLVERS, Program, build
 from aigc_edge.diffusion.reference import run
-from aigc_edge.errors import ProgramError
 
 EDM = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 NARROW = {"prediction": "edm", "sigma_min": 0.02, "sigma_max": 20.0, "final_sigma": "sigma_min"}
@@ -64,7 +63,7 @@ def test_order_of_convergence(exact: SimpleNamespace, rng: np.random.Generator, 
     make, alpha = PATHS[path]
     latents = rng.normal(size=(40, 5))
     errors = [final_error(exact, known, build(make(n), solver, n), alpha, latents) for n in (200, 400)]
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDER[solver], abs=0.25)
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDER[solver], abs=0.15)
     assert errors[1] < (0.02 if ORDER[solver] == 1 else 2e-4)
 
 
@@ -79,7 +78,7 @@ def test_flow_from_pure_noise_to_the_clean_sample_converges(
     programs = [build({"prediction": "flow", "shift": shift}, solver, n) for n in (200, 800)]
     errors = [final_error(exact, data, program, lambda s: 1 - s, latents) for program in programs]
     order = math.log(errors[0] / errors[1]) / math.log(4)
-    assert order > ORDER[solver] - (0.5 if solver == "dpmpp_2m" else 0.1)
+    assert order > ORDER[solver] - (0.55 if solver == "dpmpp_2m" else 0.1)
     assert errors[1] < (0.02 if ORDER[solver] == 1 else 1e-3)
 
 
@@ -237,19 +236,3 @@ def test_euler_and_deterministic_ddim_are_one_method(schedule: dict[str, Any]) -
 @pytest.mark.parametrize(("solver", "slots"), [("euler", 1), ("ddim", 1), ("euler_ancestral", 1), ("heun", 2), ("dpmpp_2m", 2)])
 def test_slots_are_as_few_as_possible(solver: str, slots: int) -> None:
     assert build(EDM, solver, 5).slots == slots
-
-
-@pytest.mark.parametrize(
-    ("solver", "given", "words"),
-    [
-        ("ddim", {"eta": 1.5}, "eta must be within 0 … 1, not 1.5"),
-        ("ddim", {"eta": -0.1}, "eta must be within 0 … 1"),
-        ("euler_ancestral", {"eta": -1}, "eta must be at least 0"),
-        ("euler_ancestral", {"s_noise": -1}, "s_noise must be at least 0"),
-        ("heun", {"s_churn": -1}, "s_churn must be at least 0"),
-        ("euler", {"s_noise": -0.5}, "s_noise must be at least 0"),
-    ],
-)
-def test_options_out_of_range(solver: str, given: dict[str, Any], words: str) -> None:
-    with pytest.raises(ProgramError, match=words):
-        build(EDM, solver, 4, **given)

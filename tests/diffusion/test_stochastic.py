@@ -98,7 +98,7 @@ def test_variance_converges_to_the_marginal(exact: SimpleNamespace, rng: np.rand
         first = levels(program, name)[0]
         spread[0] *= math.hypot(first[0] * std, first[1]) / program.init_scale
         errors.append(abs(float((spread**2).sum()) / (alpha**2 * std**2 + sigma**2) - 1))
-    assert errors[1] < 0.05
+    assert errors[1] < 0.08
     if name != "vp":  # whole timesteps are uneven
         assert math.log(errors[0] / errors[1]) / math.log(4) == pytest.approx(1, abs=0.3)
 
