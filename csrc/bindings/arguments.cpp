@@ -4,8 +4,6 @@
 
 #include "core/error.hpp"
 
-namespace py = pybind11;
-
 namespace ae {
 namespace {
 
@@ -51,24 +49,45 @@ const dlpack::Exchange* exchange_of(PyTypeObject* type) {
 DType dtype_of(const dlpack::Tensor& tensor) {
   if (tensor.lanes != 1) return DType::kOther;
   switch (tensor.code << 8 | tensor.bits) {
-    case dlpack::kFloat << 8 | 32: return DType::kFloat32;
-    case dlpack::kFloat << 8 | 64: return DType::kFloat64;
-    case dlpack::kUint << 8 | 8: return DType::kUint8;
-    case dlpack::kUint << 8 | 32: return DType::kUint32;
-    case dlpack::kUint << 8 | 64: return DType::kUint64;
-    case dlpack::kInt << 8 | 32: return DType::kInt32;
-    case dlpack::kInt << 8 | 64: return DType::kInt64;
-    default: return DType::kOther;
+    case dlpack::kFloat << 8 | 32:
+      return DType::kFloat32;
+    case dlpack::kFloat << 8 | 64:
+      return DType::kFloat64;
+    case dlpack::kUint << 8 | 8:
+      return DType::kUint8;
+    case dlpack::kUint << 8 | 32:
+      return DType::kUint32;
+    case dlpack::kUint << 8 | 64:
+      return DType::kUint64;
+    case dlpack::kInt << 8 | 32:
+      return DType::kInt32;
+    case dlpack::kInt << 8 | 64:
+      return DType::kInt64;
+    case dlpack::kFloat << 8 | 16:
+      return DType::kFloat16;
+    case dlpack::kBfloat << 8 | 16:
+      return DType::kBfloat16;
+    case dlpack::kInt << 8 | 8:
+      return DType::kInt8;
+    case dlpack::kInt << 8 | 16:
+      return DType::kInt16;
+    case dlpack::kBool << 8 | 8:
+      return DType::kBool;
+    default:
+      return DType::kOther;
   }
 }
 
 Device device_of(const dlpack::Tensor& tensor) {
   switch (tensor.device_type) {
     case dlpack::kCpu:
-    case dlpack::kCudaHost: return {Device::kCpu, 0};
+    case dlpack::kCudaHost:
+      return {Device::kCpu, 0};
     case dlpack::kCuda:
-    case dlpack::kCudaManaged: return {Device::kCuda, tensor.device_id};
-    default: return {Device::kOther, tensor.device_id};
+    case dlpack::kCudaManaged:
+      return {Device::kCuda, tensor.device_id};
+    default:
+      return {Device::kOther, tensor.device_id};
   }
 }
 
@@ -97,9 +116,22 @@ void Arguments::refuse(Argument& argument, const std::string& problem) {
 }
 
 void Arguments::refuse_for_python_error(Argument& argument) {
-  const py::error_already_set error;  // takes it off Python
-  const std::string text = py::str(error.value());
-  refuse(argument, "cannot be used: " + text.substr(0, text.find('\n')));
+#if PY_VERSION_HEX >= 0x030C0000
+  PyObject* const value = PyErr_GetRaisedException();
+#else
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  PyErr_NormalizeException(&type, &value, &trace);
+  Py_XDECREF(type);
+  Py_XDECREF(trace);
+#endif
+  PyObject* const text = value ? PyObject_Str(value) : nullptr;
+  const char* const bytes = text ? PyUnicode_AsUTF8(text) : nullptr;
+  const std::string message = bytes ? bytes : "Python raised an error that cannot be printed";
+  PyErr_Clear();
+  Py_XDECREF(text);
+  Py_XDECREF(value);
+  refuse(argument, "cannot be used: " + message.substr(0, message.find('\n')));
 }
 
 void Arguments::add(PyObject* object, Argument& argument) {

@@ -12,9 +12,10 @@ std::string cuda_unavailable() {
   int count = 0;  // the call leaves it untouched when it fails
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaSuccess && count > 0) return "";
-  cudaGetLastError();  // so that it does not stick to the caller's next call
+  cudaGetLastError();                          // so that it does not stick to the caller's next call
   if (error == cudaErrorInsufficientDriver) {  // also what comes without any driver
-    return "there is no NVIDIA driver, or it is older than CUDA " + std::to_string(CUDART_VERSION / 1000) + " needs: install or update it";
+    return "there is no NVIDIA driver, or it is older than CUDA " + std::to_string(CUDART_VERSION / 1000) +
+           " needs: install or update it";
   }
   if (error == cudaErrorNoDevice || error == cudaSuccess) return "there is a driver and no CUDA device that it can use";
   return std::string("CUDA cannot be used: ") + cudaGetErrorString(error);

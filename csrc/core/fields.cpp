@@ -48,7 +48,8 @@ int64_t Binder::integer(const char* name, int64_t low, int64_t high) {
   const Argument& argument = next(name);
   if (argument.kind != Argument::kInteger) fail(name, "must be an integer");
   if (argument.integer < low || argument.integer > high) {
-    fail(name, "is " + std::to_string(argument.integer) + ": " + std::to_string(low) + " to " + std::to_string(high) + " is allowed");
+    fail(name,
+         "is " + std::to_string(argument.integer) + ": " + std::to_string(low) + " to " + std::to_string(high) + " is allowed");
   }
   return argument.integer;
 }
@@ -59,18 +60,22 @@ void* Binder::tensor(const char* name, DType dtype, Access access, bool optional
   const auto wanted = [&] { return name_of(dtype) + join(dims); };
   if (argument.kind != Argument::kTensor) fail(name, "must be a tensor, " + wanted() + (optional ? ", or None" : ""));
   const Tensor& tensor = argument.tensor;
-  if (tensor.dtype != dtype) fail(name, std::string("is ") + name_of(tensor.dtype) + ": " + wanted() + " is needed, convert it first");
+  if (tensor.dtype != dtype)
+    fail(name, std::string("is ") + name_of(tensor.dtype) + ": " + wanted() + " is needed, convert it first");
   match(name, tensor, dims);
-  if (!tensor.contiguous()) fail(name, "is not contiguous: pass a contiguous copy (numpy.ascontiguousarray, or .contiguous() in torch)");
+  if (!tensor.contiguous())
+    fail(name, "is not contiguous: pass a contiguous copy (numpy.ascontiguousarray, or .contiguous() in torch)");
   const bool written = access == Access::kOut || access == Access::kInout;
   if (written && tensor.read_only) fail(name, "is read-only and would be written: pass an array that can be written");
   if (access == Access::kHost) {
-    if (tensor.device.kind != Device::kCpu) fail(name, "is on " + name_of(tensor.device) + ": it must be in host memory, move it to the CPU");
+    if (tensor.device.kind != Device::kCpu)
+      fail(name, "is on " + name_of(tensor.device) + ": it must be in host memory, move it to the CPU");
   } else if (!device_from_) {
     device_ = tensor.device;
     device_from_ = name;
   } else if (tensor.device != device_) {
-    fail(name, "is on " + name_of(tensor.device) + " and " + device_from_ + " on " + name_of(device_) + ": move all to one device");
+    fail(name,
+         "is on " + name_of(tensor.device) + " and " + device_from_ + " on " + name_of(device_) + ": move all to one device");
   }
   return tensor.data;
 }
@@ -104,8 +109,8 @@ void Binder::match(const char* name, const Tensor& tensor, Dims dims) {
 
 Device Binder::finish(std::string (*signature)(const char* op)) const {
   if (used_ != count_) {
-    throw Error(kInvalidArgument, std::string(op_) + ": " + std::to_string(count_) + " arguments were given and " + std::to_string(used_) +
-                                      " are needed: " + signature(op_));
+    throw Error(kInvalidArgument, std::string(op_) + ": " + std::to_string(count_) + " arguments were given and " +
+                                      std::to_string(used_) + " are needed: " + signature(op_));
   }
   return device_;
 }

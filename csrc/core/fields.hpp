@@ -30,19 +30,33 @@ template <class Derived>
 class FieldVisitor {
  public:
   template <class T>
-  void in(const char* name, const T*& field, Dims dims) { field = input<T>(name, Access::kIn, false, dims); }
+  void in(const char* name, const T*& field, Dims dims) {
+    field = input<T>(name, Access::kIn, false, dims);
+  }
   template <class T>
-  void out(const char* name, T*& field, Dims dims) { field = output<T>(name, Access::kOut, false, dims); }
+  void out(const char* name, T*& field, Dims dims) {
+    field = output<T>(name, Access::kOut, false, dims);
+  }
   template <class T>
-  void inout(const char* name, T*& field, Dims dims) { field = output<T>(name, Access::kInout, false, dims); }
+  void inout(const char* name, T*& field, Dims dims) {
+    field = output<T>(name, Access::kInout, false, dims);
+  }
   template <class T>
-  void optional_in(const char* name, const T*& field, Dims dims) { field = input<T>(name, Access::kIn, true, dims); }
+  void optional_in(const char* name, const T*& field, Dims dims) {
+    field = input<T>(name, Access::kIn, true, dims);
+  }
   template <class T>
-  void optional_out(const char* name, T*& field, Dims dims) { field = output<T>(name, Access::kOut, true, dims); }
+  void optional_out(const char* name, T*& field, Dims dims) {
+    field = output<T>(name, Access::kOut, true, dims);
+  }
   template <class T>
-  void optional_inout(const char* name, T*& field, Dims dims) { field = output<T>(name, Access::kInout, true, dims); }
+  void optional_inout(const char* name, T*& field, Dims dims) {
+    field = output<T>(name, Access::kInout, true, dims);
+  }
   template <class T>
-  void optional_host(const char* name, const T*& field, Dims dims) { field = input<T>(name, Access::kHost, true, dims); }
+  void optional_host(const char* name, const T*& field, Dims dims) {
+    field = input<T>(name, Access::kHost, true, dims);
+  }
 
  private:
   template <class T>
@@ -63,7 +77,9 @@ class SignatureWriter : public FieldVisitor<SignatureWriter> {
 
   void* tensor(const char* name, DType dtype, Access access, bool optional, Dims dims);
   template <class T>
-  void scalar(const char* name, T&) { add(name, name_of(DTypeOf<T>::value)); }
+  void scalar(const char* name, T&) {
+    add(name, name_of(DTypeOf<T>::value));
+  }
   template <class T>
   void size(const char*, T&) {}
   std::string text() const { return text_ + ")"; }

@@ -11,10 +11,10 @@ using ChunkFunction = void (*)(void* context, int64_t chunk);
 void run_on_pool(int64_t chunks, int threads, ChunkFunction function, void* context);
 }  // namespace detail
 
-// Calls f(chunk) for chunk = 0 … chunks - 1, each once, on up to `threads` threads of which the caller is one; returns when all are
-// done. With one thread or one chunk it calls directly: no allocation, no lock. Threads are kept parked between calls and shared by
-// the process; a call that finds them busy (another handle, a nested call) runs alone instead of waiting. The first exception that
-// f throws is thrown here, after the other threads have stopped; chunks that nobody had begun are then left out.
+// Calls f(chunk) for chunk = 0 … chunks - 1, each once, on up to `threads` threads of which the caller is one; returns when all
+// are done. With one thread or one chunk it calls directly: no allocation, no lock. Threads are kept parked between calls and
+// shared by the process; a call that finds them busy (another handle, a nested call) runs alone instead of waiting. The first
+// exception that f throws is thrown here, after the other threads have stopped; chunks that nobody had begun are then left out.
 template <class F>
 void parallel_for(int64_t chunks, int threads, F&& f) {
   if (threads <= 1 || chunks <= 1) {

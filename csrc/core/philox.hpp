@@ -1,12 +1,13 @@
 // Philox4x32-10 and standard normals: one definition for a CPU's vectors, a CUDA thread and tests.
 //
-// Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. key = the sample's 64-bit seed, counter = (element / 4, draw,
-// 0, 0); the four words give four normals by Box and Muller, element % 4 picks one.
+// Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. key = the sample's 64-bit seed, counter = (element / 4,
+// draw, 0, 0); the four words give four normals by Box and Muller, element % 4 picks one.
 //
 // Everything is a template over Lanes: the types of one or many lanes and the few operations that operators do not cover.
 //   F float, U uint32_t, I int32_t (equally many lanes), W uint64_t;
-//   product(W a, uint32_t b): low 32 bits of a times b, all 64 bits; to_float(U), to_float(I), select(I mask, F, F), select(I mask, U, U),
-//   bits(F) → I, from_bits(I) → F, sqrt(F), less(F, F) → I mask, greater(U, U) → I mask, unsigned_of(I), signed_of(U).
+//   product(W a, uint32_t b): low 32 bits of a times b, all 64 bits; to_float(U), to_float(I), select(I mask, F, F), select(I
+//   mask, U, U), bits(F) → I, from_bits(I) → F, sqrt(F), less(F, F) → I mask, greater(U, U) → I mask, unsigned_of(I),
+//   signed_of(U).
 #pragma once
 
 #include <cstdint>

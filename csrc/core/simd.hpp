@@ -1,5 +1,5 @@
-// Vectors as wide as the instruction set that the including file is compiled for. Compiler vector types do most of it, so that one
-// source serves SSE2, AVX2, AVX-512 and NEON; intrinsics stand only where no operator does.
+// Vectors as wide as the instruction set that the including file is compiled for. Compiler vector types do most of it, so that
+// one source serves SSE2, AVX2, AVX-512 and NEON; intrinsics stand only where no operator does.
 //
 // Everything has internal linkage: the same name compiled for another instruction set must never be merged with it by the linker.
 #pragma once
@@ -125,7 +125,7 @@ struct Lanes {
 // Normals of the elements first … first + count - 1 of one sample; `first` must be a multiple of 4.
 inline void fill_normals(uint64_t seed, uint32_t draw, int64_t first, int64_t count, float* out) {
   const uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-  W quad;
+  W quad = {};
   for (int i = 0; i < kBytes / 8; ++i) quad[i] = static_cast<uint64_t>(first / 4 + i);
   for (int64_t i = 0; i < count; i += 2 * kLanes, quad += uint64_t{kBytes / 8}) {
     const philox::Words<W> words = philox::rounds<Lanes>(philox::Words<W>{quad, uint64_t{draw} + W{}, W{}, W{}}, key0, key1);

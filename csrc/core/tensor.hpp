@@ -6,22 +6,59 @@
 
 namespace ae {
 
-enum class DType : uint8_t { kFloat32, kFloat64, kUint8, kInt32, kInt64, kUint32, kUint64, kOther };
+// What ops may take, and from kFloat16 on what is known by name alone, for messages.
+enum class DType : uint8_t {
+  kFloat32,
+  kFloat64,
+  kUint8,
+  kInt32,
+  kInt64,
+  kUint32,
+  kUint64,
+  kFloat16,
+  kBfloat16,
+  kInt8,
+  kInt16,
+  kBool,
+  kOther
+};
 
 inline const char* name_of(DType dtype) {
-  constexpr const char* names[] = {"float32", "float64", "uint8", "int32", "int64", "uint32", "uint64", "another dtype"};
+  constexpr const char* names[] = {"float32", "float64",  "uint8", "int32", "int64", "uint32",          "uint64",
+                                   "float16", "bfloat16", "int8",  "int16", "bool",  "of another dtype"};
   return names[static_cast<int>(dtype)];
 }
 
 template <class T>
 struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::kFloat32; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::kFloat64; };
-template <> struct DTypeOf<uint8_t> { static constexpr DType value = DType::kUint8; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::kInt32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::kInt64; };
-template <> struct DTypeOf<uint32_t> { static constexpr DType value = DType::kUint32; };
-template <> struct DTypeOf<uint64_t> { static constexpr DType value = DType::kUint64; };
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kFloat32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kFloat64;
+};
+template <>
+struct DTypeOf<uint8_t> {
+  static constexpr DType value = DType::kUint8;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kInt32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::kInt64;
+};
+template <>
+struct DTypeOf<uint32_t> {
+  static constexpr DType value = DType::kUint32;
+};
+template <>
+struct DTypeOf<uint64_t> {
+  static constexpr DType value = DType::kUint64;
+};
 
 struct Device {
   enum Kind : uint8_t { kCpu, kCuda, kOther };
@@ -33,7 +70,9 @@ struct Device {
 };
 
 inline std::string name_of(Device device) {
-  return device.kind == Device::kCpu ? "cpu" : device.kind == Device::kCuda ? "cuda:" + std::to_string(device.index) : "another device";
+  return device.kind == Device::kCpu    ? "cpu"
+         : device.kind == Device::kCuda ? "cuda:" + std::to_string(device.index)
+                                        : "another device";
 }
 
 struct Tensor {

@@ -12,8 +12,8 @@ namespace ae::ops {
 struct Op {
   const char* name;
   std::string (*signature)();
-  // Binds and checks the arguments, and runs the kernel of the device that the tensors are on, with so many threads of a CPU or on
-  // that stream of a GPU. Throws Error.
+  // Binds and checks the arguments, and runs the kernel of the device that the tensors are on, with so many threads of a CPU or
+  // on that stream of a GPU. Throws Error.
   void (*call)(const Argument* arguments, size_t count, int threads, void* stream);
   bool has_cuda;
 };

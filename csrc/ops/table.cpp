@@ -1,4 +1,5 @@
-// Joins each op's kernels, which CMake compiled once an instruction set and listed in op_list.inc, to one function and one table row.
+// Joins each op's kernels, which CMake compiled once an instruction set and listed in op_list.inc, to one function and one table
+// row.
 #include <algorithm>
 #include <string>
 
@@ -29,18 +30,18 @@ void run_on_cpu(const Params& params, const Work& work, Kernel<Params> kernel) {
 
 }  // namespace
 
-#define AIGC_EDGE_KERNEL(isa, op, Params)         \
-  namespace isa {                                 \
+#define AIGC_EDGE_KERNEL(isa, op, Params)             \
+  namespace isa {                                     \
   void op(const Params&, int64_t begin, int64_t end); \
   }
 #include "kernel_list.inc"
 #undef AIGC_EDGE_KERNEL
 
-#define AIGC_EDGE_OP(op, Params, cuda, ...)                        \
-  Work check(const Params&);                                       \
-  void op(const Params& params) {                                  \
-    static constexpr Kernel<Params> kernels[] = {__VA_ARGS__};     \
-    run_on_cpu(params, check(params), kernels[current_isa()]);     \
+#define AIGC_EDGE_OP(op, Params, cuda, ...)                    \
+  Work check(const Params&);                                   \
+  void op(const Params& params) {                              \
+    static constexpr Kernel<Params> kernels[] = {__VA_ARGS__}; \
+    run_on_cpu(params, check(params), kernels[current_isa()]); \
   }
 #include "op_list.inc"
 #undef AIGC_EDGE_OP
@@ -65,8 +66,8 @@ std::string signature(const char* name) {
 }
 
 template <class Params>
-void call(const char* name, void (*cpu)(const Params&), void (*cuda)(const Params&), const Argument* arguments, size_t count, int threads,
-          void* stream) {
+void call(const char* name, void (*cpu)(const Params&), void (*cuda)(const Params&), const Argument* arguments, size_t count,
+          int threads, void* stream) {
   Params params;
   Binder binder(name, arguments, count);
   fields(binder, params);
@@ -74,10 +75,14 @@ void call(const char* name, void (*cpu)(const Params&), void (*cuda)(const Param
   params.launch.threads = threads;
   if (device.kind == Device::kCpu) return cpu(params);
   if (device.kind == Device::kOther) {
-    throw Error(kUnsupported, std::string(name) + ": there is no kernel for the device that the tensors are on: move them to the CPU or a CUDA device");
+    throw Error(
+        kUnsupported,
+        std::string(name) + ": there is no kernel for the device that the tensors are on: move them to the CPU or a CUDA device");
   }
   if (!cuda) {
-    throw Error(kUnsupported, std::string(name) + ": this build has no CUDA kernel: move the tensors to the CPU, or build with AIGC_EDGE_CUDA=ON");
+    throw Error(
+        kUnsupported,
+        std::string(name) + ": this build has no CUDA kernel: move the tensors to the CPU, or build with AIGC_EDGE_CUDA=ON");
   }
   params.launch.device = device.index;
   params.launch.stream = stream;
@@ -87,11 +92,11 @@ void call(const char* name, void (*cpu)(const Params&), void (*cuda)(const Param
 
 #define AIGC_EDGE_CUDA_0(op) nullptr
 #define AIGC_EDGE_CUDA_1(op) cuda::op
-#define AIGC_EDGE_OP(op, Params, cuda_flag, ...)                                                                     \
-  {#op, [] { return signature<Params>(#op); },                                                                       \
-   [](const Argument* arguments, size_t count, int threads, void* stream) {                               \
-     call<Params>(#op, op, AIGC_EDGE_CUDA_##cuda_flag(op), arguments, count, threads, stream);                    \
-   },                                                                                                                \
+#define AIGC_EDGE_OP(op, Params, cuda_flag, ...)                                               \
+  {#op, [] { return signature<Params>(#op); },                                                 \
+   [](const Argument* arguments, size_t count, int threads, void* stream) {                    \
+     call<Params>(#op, op, AIGC_EDGE_CUDA_##cuda_flag(op), arguments, count, threads, stream); \
+   },                                                                                          \
    cuda_flag != 0},
 constexpr Op kOps[] = {
 #include "op_list.inc"

@@ -20,8 +20,8 @@ AE_FN U to_byte(F x, float scale, float bias) {
 
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 
-// Writes `count` pixels of `Channels` bytes that stand in the low bytes of the lanes; one store a pixel, or one for four pixels of
-// three bytes. A store may spill into the next pixels: `room` is how many bytes from `out` on may be written.
+// Writes `count` pixels of `Channels` bytes that stand in the low bytes of the lanes; one store a pixel, or one for four pixels
+// of three bytes. A store may spill into the next pixels: `room` is how many bytes from `out` on may be written.
 template <int Channels>
 AE_FN void store_pixels(uint8_t* out, const U& pixels, int64_t count, int64_t room) {
   uint32_t lanes[kLanes];
@@ -79,10 +79,14 @@ void latent_to_rgb8(const LatentToRgb8Params& p, int64_t begin, int64_t end) {
     uint8_t* const out = p.out + (sample * pixels + first) * p.channels;
     const float* const planes[4] = {image, image + pixels, image + 2 * pixels, image + 3 * pixels};
     switch (p.channels) {
-      case 1: return convert<1>(planes, count, scale, bias, out);
-      case 2: return convert<2>(planes, count, scale, bias, out);
-      case 3: return convert<3>(planes, count, scale, bias, out);
-      case 4: return convert<4>(planes, count, scale, bias, out);
+      case 1:
+        return convert<1>(planes, count, scale, bias, out);
+      case 2:
+        return convert<2>(planes, count, scale, bias, out);
+      case 3:
+        return convert<3>(planes, count, scale, bias, out);
+      case 4:
+        return convert<4>(planes, count, scale, bias, out);
       default:
         for (int64_t channel = 0; channel < p.channels; ++channel) {
           convert_strided(image + channel * pixels, count, scale, bias, out + channel, p.channels);

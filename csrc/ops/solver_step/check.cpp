@@ -26,8 +26,10 @@ Work check(const SolverStepParams& p) {
   require(p.samples >= 0 && p.elements >= 0, "a size is negative");
   require(p.elements <= int64_t{1} << 34, "a sample has more than 2^34 elements, which is all that its noise can number");
   require(!p.output == !p.after, "output and after must both be given (after a row) or both be absent (before row 0)");
-  require(p.output_halves == 1 || p.output_halves == 2, "output has " + std::to_string(p.output_halves) + " halves: 1 or 2 are allowed");
-  require(p.input_halves == 1 || p.input_halves == 2, "net_input has " + std::to_string(p.input_halves) + " halves: 1 or 2 are allowed");
+  require(p.output_halves == 1 || p.output_halves == 2,
+          "output has " + std::to_string(p.output_halves) + " halves: 1 or 2 are allowed");
+  require(p.input_halves == 1 || p.input_halves == 2,
+          "net_input has " + std::to_string(p.input_halves) + " halves: 1 or 2 are allowed");
   require(p.clip_mode == kClipNone || p.clip_mode == kClipRange,
           "clip_mode is " + std::to_string(p.clip_mode) + ": 0 (none) and 1 (range) are allowed");
   require(p.clip_mode == kClipNone || p.clip_low <= p.clip_high, "clip_low is above clip_high");

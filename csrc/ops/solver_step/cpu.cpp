@@ -95,11 +95,16 @@ Step choose(const SolverStepPlan& plan) {
 
 Step choose_step(const SolverStepPlan& plan) {
   switch (plan.slots) {
-    case 1: return choose<1>(plan);
-    case 2: return choose<2>(plan);
-    case 3: return choose<3>(plan);
-    case 4: return choose<4>(plan);
-    default: return step<kMaxSlots, 0, 0>;
+    case 1:
+      return choose<1>(plan);
+    case 2:
+      return choose<2>(plan);
+    case 3:
+      return choose<3>(plan);
+    case 4:
+      return choose<4>(plan);
+    default:
+      return step<kMaxSlots, 0, 0>;
   }
 }
 

@@ -16,7 +16,7 @@ struct SolverStepPointers {
   int32_t input_halves;
 };
 
-// Slots is the plan's number, or kMaxSlots for the rare larger ones: `used` then masks the rest, and all stays in registers.
+// Slots is the plan's number, or kMaxSlots for any: `used` then masks the rest, and all stays in registers.
 template <int Slots, class Access>
 __global__ void __launch_bounds__(ae::cuda::kThreads) solver_step_kernel(SolverStepPlan plan, SolverStepPointers p) {
   const int64_t quad = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(ae::cuda::kThreads) solver_step_kernel(SolverS
   const auto used = [&plan](int slot) { return Slots < kMaxSlots || slot < plan.slots; };
   for (int64_t sample = blockIdx.y; sample < p.samples; sample += gridDim.y) {
     const int64_t offset = sample * p.elements + 4 * quad;
-    Quad x[Slots], y[Slots], d = {}, noise[2];
+    Quad x[Slots], y[Slots], d = {};
 #pragma unroll
     for (int slot = 0; slot < Slots; ++slot) {
       if (used(slot)) x[slot] = Access::load(p.slots + slot * batch + offset, left);
@@ -37,10 +37,7 @@ __global__ void __launch_bounds__(ae::cuda::kThreads) solver_step_kernel(SolverS
 #pragma unroll
       for (int i = 0; i < 4; ++i) d.v[i] = unconditional.v[i] + plan.guidance * (d.v[i] - unconditional.v[i]);
     }
-    if (plan.noises > 0) philox::normals4(p.seeds[sample], plan.draw[0], static_cast<uint32_t>(quad), noise[0].v);
-    if (plan.noises > 1) philox::normals4(p.seeds[sample], plan.draw[1], static_cast<uint32_t>(quad), noise[1].v);
     float bad = 0.0f;  // stays zero unless something was infinite or not a number
-    Quad input;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (plan.halves > 0) {
@@ -58,10 +55,27 @@ __global__ void __launch_bounds__(ae::cuda::kThreads) solver_step_kernel(SolverS
           if (used(from)) sum = plan.matrix[slot][from] * x[from].v[i] + sum;
         }
         if (plan.halves > 0) sum = plan.matrix[slot][Slots < kMaxSlots ? Slots : plan.slots] * d.v[i] + sum;
-        if (plan.noises > 0) sum = plan.noise[0][slot] * noise[0].v[i] + sum;
-        if (plan.noises > 1) sum = plan.noise[1][slot] * noise[1].v[i] + sum;
-        bad += sum * 0.0f;
         y[slot].v[i] = sum;
+      }
+    }
+#pragma unroll 1
+    for (int source = 0; source < plan.noises; ++source) {  // one copy of Philox in the code
+      Quad noise;
+      philox::normals4(p.seeds[sample], plan.draw[source], static_cast<uint32_t>(quad), noise.v);
+#pragma unroll
+      for (int slot = 0; slot < Slots; ++slot) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (used(slot)) y[slot].v[i] += plan.noise[source][slot] * noise.v[i];
+        }
+      }
+    }
+    Quad input;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int slot = 0; slot < Slots; ++slot) {
+        if (used(slot)) bad += y[slot].v[i] * 0.0f;
       }
       input.v[i] = plan.c_in * y[0].v[i];
     }
@@ -77,32 +91,32 @@ __global__ void __launch_bounds__(ae::cuda::kThreads) solver_step_kernel(SolverS
   }
 }
 
-template <class Access>
-void launch_solver_step(const SolverStepPlan& plan, const SolverStepPointers& p, void* stream) {
-  const dim3 grid = quad_grid(p.samples, p.elements);
-  constexpr int kThreads = ae::cuda::kThreads;
-  switch (plan.slots) {
-    case 1: AE_LAUNCH((solver_step_kernel<1, Access>), grid, kThreads, stream, plan, p); break;
-    case 2: AE_LAUNCH((solver_step_kernel<2, Access>), grid, kThreads, stream, plan, p); break;
-    case 3: AE_LAUNCH((solver_step_kernel<3, Access>), grid, kThreads, stream, plan, p); break;
-    case 4: AE_LAUNCH((solver_step_kernel<4, Access>), grid, kThreads, stream, plan, p); break;
-    default: AE_LAUNCH((solver_step_kernel<kMaxSlots, Access>), grid, kThreads, stream, plan, p);
-  }
-  ae::cuda::check(cudaGetLastError(), "launching solver_step");
-}
-
 void solver_step(const SolverStepParams& p) {
   if (p.samples == 0 || p.elements == 0) return;
   const ae::cuda::DeviceGuard guard(p.launch.device);
   const SolverStepPlan plan = plan_solver_step(p);
-  const SolverStepPointers pointers = {p.slots,     p.output,  p.net_input,  p.seeds,
-                                       p.nonfinite, p.samples, p.elements, static_cast<int32_t>(p.input_halves)};
+  const SolverStepPointers pointers = {p.slots,     p.output,  p.net_input, p.seeds,
+                                       p.nonfinite, p.samples, p.elements,  static_cast<int32_t>(p.input_halves)};
+  const dim3 grid = quad_grid(p.samples, p.elements);
+  constexpr int kThreads = ae::cuda::kThreads;
+  void* const stream = p.launch.stream;
   // One batch of aligned whole quads starts every following slot and half aligned too.
-  if (p.elements % 4 == 0 && ae::cuda::aligned16(p.slots) && ae::cuda::aligned16(p.output) && ae::cuda::aligned16(p.net_input)) {
-    launch_solver_step<WholeQuads>(plan, pointers, p.launch.stream);
+  const bool whole =
+      p.elements % 4 == 0 && ae::cuda::aligned16(p.slots) && ae::cuda::aligned16(p.output) && ae::cuda::aligned16(p.net_input);
+  if (!whole) {
+    AE_LAUNCH((solver_step_kernel<kMaxSlots, PartQuads>), grid, kThreads, stream, plan, pointers);
+  } else if (plan.slots == 1) {
+    AE_LAUNCH((solver_step_kernel<1, WholeQuads>), grid, kThreads, stream, plan, pointers);
+  } else if (plan.slots == 2) {
+    AE_LAUNCH((solver_step_kernel<2, WholeQuads>), grid, kThreads, stream, plan, pointers);
+  } else if (plan.slots == 3) {
+    AE_LAUNCH((solver_step_kernel<3, WholeQuads>), grid, kThreads, stream, plan, pointers);
+  } else if (plan.slots == 4) {
+    AE_LAUNCH((solver_step_kernel<4, WholeQuads>), grid, kThreads, stream, plan, pointers);
   } else {
-    launch_solver_step<PartQuads>(plan, pointers, p.launch.stream);
+    AE_LAUNCH((solver_step_kernel<kMaxSlots, WholeQuads>), grid, kThreads, stream, plan, pointers);
   }
+  ae::cuda::check(cudaGetLastError(), "launching solver_step");
 }
 
 }  // namespace ae::ops::cuda

@@ -18,8 +18,8 @@ enum ClipMode : int32_t { kClipNone = 0, kClipRange = 1 };
 //   slots <- before slots + before_noise eps(before_draw)
 //   net_input = c_in slots[0], `input_halves` times
 // Before row 0 `output` and `after` are null and the first three lines fall away; after the last row `net_input` is null.
-// Coefficients are double, as in the bundle; each is rounded to float once. Slots stand outermost, so that slot 0 is a batch of its
-// own: latents, decoder input and image without a copy.
+// Coefficients are double, as in the bundle; each is rounded to float once. Slots stand outermost, so that slot 0 is a batch of
+// its own: latents, decoder input and image without a copy.
 struct SolverStepParams {
   int64_t samples = 0;     // N
   int64_t elements = 0;    // E, of one sample

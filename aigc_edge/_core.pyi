@@ -1,0 +1,36 @@
+"""The native core: ops by name, and the runtime behind `aigc_edge.open`."""
+
+from collections.abc import Callable
+from typing import Any
+
+__version__: str
+
+def ops() -> dict[str, str]:
+    """Name of every native op → its signature."""
+
+def op(name: str) -> Callable[..., None]:
+    """The native op of that name, as a function of positional arguments."""
+
+def call(name: str, *args: Any) -> None:
+    """Run the native op of that name."""
+
+def has_cuda_kernel(name: str) -> bool: ...
+def cuda_unavailable() -> str:
+    """Empty when CUDA kernels can run here, else why not."""
+
+def cuda_architectures() -> str:
+    """What the CUDA kernels were compiled for, such as "75,80,86"; empty without CUDA."""
+
+def isas() -> list[str]:
+    """CPU instruction sets that can be used here, best last."""
+
+def isa() -> str:
+    """The CPU instruction set in use."""
+
+def set_isa(name: str) -> None:
+    """Use another CPU instruction set; for tests and measurements."""
+
+def threads() -> int:
+    """The most threads that an op called from Python uses."""
+
+def set_threads(count: int) -> None: ...

@@ -1,0 +1,32 @@
+"""The native ops: one module each, found by a scan. `ops.randn(...)` runs native code, `ops.randn.reference(...)` defines it.
+
+A module holds the reference (decorated with `op`), `samples(rng)`, which yields argument tuples that every kernel is tested on,
+and `workloads(rng)`, which yields (name, arguments) to be measured.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from aigc_edge.ops._op import Op, native_core
+
+if TYPE_CHECKING:  # for type checkers alone, which cannot scan
+    from aigc_edge.ops.latent_to_rgb8 import latent_to_rgb8 as latent_to_rgb8
+    from aigc_edge.ops.randn import randn as randn
+    from aigc_edge.ops.solver_step import solver_step as solver_step
+
+MODULES: dict[str, ModuleType] = {
+    found.name: importlib.import_module(f"{__name__}.{found.name}")
+    for found in pkgutil.iter_modules(__path__)
+    if not found.name.startswith("_")
+}
+"""Name of every op → the module that defines it."""
+
+OPS: dict[str, Op] = {name: getattr(module, name) for name, module in MODULES.items()}
+"""Name of every op → the op."""
+
+globals().update(OPS)  # over the modules of the same names
+__all__ = ["MODULES", "OPS", "Op", "native_core", *OPS]

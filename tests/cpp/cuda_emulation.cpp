@@ -1,0 +1,190 @@
+// Runs the CUDA kernels on the CPU, under AddressSanitizer, and compares them with the CPU kernels.
+//
+//   cuda_emulation CASES      ops with arguments from a file (test_cuda_emulation.py writes it); one line an op on success
+//   cuda_emulation --self     the emulation's own barriers, shuffles and shared memory
+//   cuda_emulation --planted  writes one element too far, to prove that the sanitizer sees it
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "core/cuda.cuh"
+#include "ops/ops.hpp"
+
+namespace {
+
+[[noreturn]] void fail(const std::string& what) {
+  std::fprintf(stderr, "%s\n", what.c_str());
+  std::exit(1);
+}
+
+template <class T>
+T read(std::istream& in) {
+  T value;
+  in.read(reinterpret_cast<char*>(&value), sizeof value);
+  if (!in) fail("the file of cases ends too early");
+  return value;
+}
+
+// One argument with memory of exactly its size, so that the sanitizer knows the bounds.
+struct Value {
+  ae::Argument argument;
+  std::vector<int64_t> shape;
+  std::unique_ptr<char[]> bytes;
+  size_t count = 0;  // bytes
+  bool host = false;
+
+  Value copy(ae::Device device) const {
+    Value other;
+    other.argument = argument;
+    other.shape = shape;
+    other.count = count;
+    if (argument.kind == ae::Argument::kTensor) {
+      other.bytes.reset(new char[count]);
+      std::memcpy(other.bytes.get(), bytes.get(), count);
+      other.argument.tensor.data = other.bytes.get();
+      other.argument.tensor.shape = other.shape.data();
+      if (!host) other.argument.tensor.device = device;
+    }
+    return other;
+  }
+};
+
+size_t size_of(ae::DType dtype) {
+  constexpr size_t sizes[] = {4, 8, 1, 4, 8, 4, 8};
+  return sizes[static_cast<int>(dtype)];
+}
+
+Value read_value(std::istream& in) {
+  Value value;
+  value.argument.kind = static_cast<ae::Argument::Kind>(read<uint8_t>(in));
+  if (value.argument.kind == ae::Argument::kInteger) value.argument.integer = read<int64_t>(in);
+  if (value.argument.kind == ae::Argument::kReal) value.argument.real = read<double>(in);
+  if (value.argument.kind != ae::Argument::kTensor) return value;
+  ae::Tensor& tensor = value.argument.tensor;
+  value.host = read<uint8_t>(in) != 0;
+  tensor.dtype = static_cast<ae::DType>(read<uint8_t>(in));
+  tensor.rank = read<uint8_t>(in);
+  value.count = size_of(tensor.dtype);
+  for (int i = 0; i < tensor.rank; ++i) {
+    value.shape.push_back(read<int64_t>(in));
+    value.count *= static_cast<size_t>(value.shape.back());
+  }
+  value.bytes.reset(new char[value.count]);
+  in.read(value.bytes.get(), static_cast<std::streamsize>(value.count));
+  return value;
+}
+
+std::vector<Value> run(const ae::ops::Op& op, const std::vector<Value>& values, ae::Device device) {
+  std::vector<Value> own;
+  std::vector<ae::Argument> arguments;
+  for (const Value& value : values) {
+    own.push_back(value.copy(device));
+    arguments.push_back(own.back().argument);
+    arguments.back().tensor.shape = own.back().shape.data();
+  }
+  op.call(arguments.data(), arguments.size(), 1, nullptr);
+  return own;
+}
+
+void compare(const std::string& op, const Value& cpu, const Value& cuda) {
+  if (cpu.argument.kind != ae::Argument::kTensor || cpu.count == 0) return;
+  if (cpu.argument.tensor.dtype != ae::DType::kFloat32) {
+    if (std::memcmp(cpu.bytes.get(), cuda.bytes.get(), cpu.count) != 0) fail(op + ": the kernels differ in an integer result");
+    return;
+  }
+  std::vector<float> a(cpu.count / 4), b(cpu.count / 4);
+  std::memcpy(a.data(), cpu.bytes.get(), cpu.count);
+  std::memcpy(b.data(), cuda.bytes.get(), cpu.count);
+  float largest = 0.0f;
+  for (const float x : a) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const bool same = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) || std::fabs(a[i] - b[i]) <= 1e-6f * largest;
+    if (!same)
+      fail(op + ": element " + std::to_string(i) + " is " + std::to_string(a[i]) + " on the CPU and " + std::to_string(b[i]) +
+           " in CUDA");
+  }
+}
+
+void run_cases(const char* path) {
+  std::ifstream in(path, std::ios::binary);
+  std::map<std::string, const ae::ops::Op*> ops;
+  const ae::ops::OpTable table = ae::ops::all();
+  for (size_t i = 0; i < table.count; ++i) ops[table.ops[i].name] = &table.ops[i];
+  std::map<std::string, int> done;
+  while (in.peek() != std::ifstream::traits_type::eof()) {
+    std::string name(read<uint8_t>(in), ' ');
+    in.read(&name[0], static_cast<std::streamsize>(name.size()));
+    std::vector<Value> values;
+    for (int count = read<uint8_t>(in); count > 0; --count) values.push_back(read_value(in));
+    const auto found = ops.find(name);
+    if (found == ops.end()) fail("there is no op " + name);
+    const std::vector<Value> cpu = run(*found->second, values, {ae::Device::kCpu, 0});
+    const std::vector<Value> cuda = run(*found->second, values, {ae::Device::kCuda, 0});
+    for (size_t i = 0; i < values.size(); ++i) compare(name, cpu[i], cuda[i]);
+    ++done[name];
+  }
+  for (const auto& [name, count] : done) std::printf("%s %d\n", name.c_str(), count);
+}
+
+// Sums a block's values: shuffles within warps, shared memory and barriers between them.
+void sum_kernel(const int* in, int* out, int count) {
+  __shared__ int partial[32];
+  const int index = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  int value = index < count ? in[index] : 0;
+  for (int mask = 16; mask > 0; mask /= 2) value += __shfl_xor_sync(~0u, value, mask);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int sum = 0;
+    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += partial[warp];
+    out[blockIdx.x] = sum;
+  }
+  __syncthreads();
+}
+
+void self_test() {
+  std::vector<int> in(1000), out(4);
+  std::iota(in.begin(), in.end(), 1);
+  const int* from = in.data();
+  int* to = out.data();
+  AE_LAUNCH(sum_kernel, 4, 256, nullptr, from, to, 1000);
+  for (int block = 0; block < 4; ++block) {
+    const auto first = in.begin() + 256 * block;
+    if (out[block] != std::accumulate(first, std::min(first + 256, in.end()), 0)) fail("a block's sum is wrong");
+  }
+  if (cudaGetLastError() != cudaSuccess) fail("a good launch left an error");
+  AE_LAUNCH(sum_kernel, 1, 2048, nullptr, from, to, 1000);
+  if (cudaGetLastError() == cudaSuccess) fail("a block of 2048 threads was accepted");
+}
+
+void planted_kernel(float* out) { out[threadIdx.x] = 1.0f; }
+
+void planted() {
+  const std::unique_ptr<float[]> memory(new float[31]);
+  float* const out = memory.get();
+  AE_LAUNCH(planted_kernel, 1, 32, nullptr, out);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const std::string mode = count == 2 ? arguments[1] : "";
+  if (mode.empty()) fail("one argument is needed: a file of cases, --self or --planted");
+  try {
+    if (mode == "--self") {
+      self_test();
+    } else if (mode == "--planted") {
+      planted();
+    } else {
+      run_cases(arguments[1]);
+    }
+  } catch (const ae::Error& error) {
+    fail(error.what());
+  }
+  std::printf("done\n");
+}

@@ -1,0 +1,225 @@
+// Enough of CUDA to run unchanged kernels on the CPU, where AddressSanitizer sees every access: device memory is host memory.
+//
+// Blocks run one after another. Within a block each CUDA thread is a fibre (ucontext); it runs until it waits at a barrier or a
+// shuffle, or ends. Warps go one at a time, lanes in order. So results are deterministic, and races, timing, tensor cores and
+// inline PTX are not covered. Wrong uses of barriers and shuffles end the program with a message.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+
+namespace emulation {
+
+enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
+
+struct Fibre {
+  static constexpr size_t kStackBytes = 256 << 10;  // AddressSanitizer makes frames large
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  void* sanitizer = nullptr;
+  State state = State::kDone;
+  dim3 thread;
+};
+
+struct Machine {
+  std::vector<Fibre> fibres;
+  ucontext_t scheduler;
+  void* scheduler_sanitizer = nullptr;
+  const void* scheduler_stack = nullptr;
+  size_t scheduler_stack_bytes = 0;
+  unsigned current = 0;
+  dim3 block, block_size, grid_size;
+  void (*body)(const void*) = nullptr;
+  const void* kernel = nullptr;
+  uint64_t exchange[32][32];  // [warp][lane], for shuffles
+  cudaError_t error = cudaSuccess;
+};
+
+inline Machine& machine() {
+  static Machine only;
+  return only;
+}
+
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "CUDA emulation: %s\n", what);
+  std::abort();
+}
+
+inline void start_switch([[maybe_unused]] void** keep, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(keep, stack, bytes);
+#endif
+}
+inline void finish_switch([[maybe_unused]] void* keep, [[maybe_unused]] const void** stack, [[maybe_unused]] size_t* bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(keep, stack, bytes);
+#endif
+}
+
+// Called on a fibre: gives the CPU back and returns when the fibre may go on.
+inline void pause(State state) {
+  Machine& m = machine();
+  Fibre& self = m.fibres[m.current];
+  self.state = state;
+  start_switch(state == State::kDone ? nullptr : &self.sanitizer, m.scheduler_stack, m.scheduler_stack_bytes);
+  swapcontext(&self.context, &m.scheduler);
+  finish_switch(self.sanitizer, nullptr, nullptr);
+}
+
+inline void fibre_main() {
+  Machine& m = machine();
+  finish_switch(nullptr, &m.scheduler_stack, &m.scheduler_stack_bytes);
+  m.body(m.kernel);
+  pause(State::kDone);
+}
+
+inline void resume(unsigned index) {
+  Machine& m = machine();
+  m.current = index;
+  start_switch(&m.scheduler_sanitizer, m.fibres[index].stack.get(), Fibre::kStackBytes);
+  swapcontext(&m.scheduler, &m.fibres[index].context);
+  finish_switch(m.scheduler_sanitizer, nullptr, nullptr);
+}
+
+// Runs the lanes first … last - 1 until each is done or waits for the block.
+inline void run_warp(unsigned first, unsigned last) {
+  Machine& m = machine();
+  for (;;) {
+    unsigned waiting = 0;
+    for (unsigned i = first; i < last; ++i) {
+      if (m.fibres[i].state == State::kReady) resume(i);
+      waiting += m.fibres[i].state == State::kAtWarpBarrier;
+    }
+    if (waiting == 0) return;
+    if (waiting != last - first) fail("a full-mask warp operation was not reached by every lane");
+    for (unsigned i = first; i < last; ++i) m.fibres[i].state = State::kReady;
+  }
+}
+
+inline void run_block(unsigned threads) {
+  Machine& m = machine();
+  for (unsigned i = 0; i < threads; ++i) {
+    Fibre& fibre = m.fibres[i];
+    fibre.thread = dim3(i % m.block_size.x, i / m.block_size.x % m.block_size.y, i / (m.block_size.x * m.block_size.y));
+    fibre.state = State::kReady;
+    getcontext(&fibre.context);
+    fibre.context.uc_stack.ss_sp = fibre.stack.get();
+    fibre.context.uc_stack.ss_size = Fibre::kStackBytes;
+    fibre.context.uc_link = nullptr;
+    makecontext(&fibre.context, fibre_main, 0);
+  }
+  for (;;) {
+    for (unsigned first = 0; first < threads; first += 32) run_warp(first, first + 32 < threads ? first + 32 : threads);
+    unsigned waiting = 0;
+    for (unsigned i = 0; i < threads; ++i) waiting += m.fibres[i].state == State::kAtBlockBarrier;
+    if (waiting == 0) return;
+    if (waiting != threads) fail("__syncthreads was not reached by every thread of the block");
+    for (unsigned i = 0; i < threads; ++i) m.fibres[i].state = State::kReady;
+  }
+}
+
+template <class Kernel>
+void launch(dim3 grid, dim3 block, const Kernel& kernel) {
+  Machine& m = machine();
+  const unsigned threads = block.x * block.y * block.z;
+  if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
+    m.error = cudaErrorInvalidConfiguration;
+    return;
+  }
+  if (m.fibres.size() < threads) m.fibres.resize(threads);
+  m.body = [](const void* given) { (*static_cast<const Kernel*>(given))(); };
+  m.kernel = &kernel;
+  m.block_size = block;
+  m.grid_size = grid;
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        m.block = dim3(x, y, z);
+        run_block(threads);
+      }
+    }
+  }
+}
+
+template <class T>
+T exchange(T value, unsigned from_lane) {
+  static_assert(sizeof(T) <= 8, "shuffles move 8 bytes at most");
+  Machine& m = machine();
+  const unsigned warp = m.current / 32, lane = m.current % 32;
+  std::memcpy(&m.exchange[warp][lane], &value, sizeof value);
+  pause(State::kAtWarpBarrier);
+  std::memcpy(&value, &m.exchange[warp][from_lane % 32], sizeof value);
+  pause(State::kAtWarpBarrier);
+  return value;
+}
+
+inline unsigned lane() { return machine().current % 32; }
+
+}  // namespace emulation
+
+#define threadIdx (emulation::machine().fibres[emulation::machine().current].thread)
+#define blockIdx (emulation::machine().block)
+#define blockDim (emulation::machine().block_size)
+#define gridDim (emulation::machine().grid_size)
+#define AE_LAUNCH(kernel, grid, block, stream, ...) \
+  (static_cast<void>(stream), emulation::launch(dim3(grid), dim3(block), [=] { (kernel)(__VA_ARGS__); }))
+
+inline void __syncthreads() { emulation::pause(emulation::State::kAtBlockBarrier); }
+inline void __syncwarp(unsigned = ~0u) { emulation::pause(emulation::State::kAtWarpBarrier); }
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulation::exchange(value, static_cast<unsigned>(lane));
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulation::exchange(value, emulation::lane() ^ static_cast<unsigned>(mask));
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned delta) {
+  const unsigned lane = emulation::lane();
+  return emulation::exchange(value, lane + delta < 32 ? lane + delta : lane);
+}
+
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaGetLastError() {
+  const cudaError_t error = emulation::machine().error;
+  emulation::machine().error = cudaSuccess;
+  return error;
+}
+inline const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidConfiguration";
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "invalid configuration argument";
+}

@@ -1,0 +1,149 @@
+"""The fused step: exact answers, and that sample i is bit for bit the same whatever the batch, the threads and the addresses."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aigc_edge import ops
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.ops import solver_step
+
+core = pytest.importorskip("aigc_edge._core")
+NAMES = list(solver_step.types)
+
+
+def named(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(NAMES, arguments, strict=True))
+
+
+def only_sample(arguments: dict[str, Any], sample: int) -> dict[str, Any]:
+    """The same call for one sample of the batch."""
+    own = copy.deepcopy(arguments)
+    for name in ("slots", "output", "net_input"):
+        if own[name] is not None:
+            own[name] = np.ascontiguousarray(own[name][:, sample : sample + 1])
+    for name in ("seeds", "nonfinite"):
+        if own[name] is not None:
+            own[name] = own[name][sample : sample + 1].copy()
+    return own
+
+
+def test_a_sample_is_the_same_alone_and_in_a_batch(fresh_seed: int) -> None:
+    for arguments in ops.MODULES["solver_step"].samples(np.random.default_rng(fresh_seed)):
+        batch = named(copy.deepcopy(arguments))
+        count = batch["slots"].shape[1]
+        alone = [only_sample(batch, sample) for sample in range(count)]
+        solver_step(**batch)
+        for sample, own in enumerate(alone):
+            solver_step(**own)
+            expected = only_sample(batch, sample)
+            for name in ("slots", "net_input", "nonfinite"):
+                np.testing.assert_array_equal(own[name], expected[name])
+
+
+@pytest.mark.parametrize("noises", [0, 2])
+def test_threads_and_addresses_change_nothing(noises: int, fresh_seed: int) -> None:
+    rng = np.random.default_rng(fresh_seed)
+    arguments = named(ops.MODULES["solver_step"]._arguments(rng, 2, 3, 150_001, 2, 2, noises, True, True))
+    expected = copy.deepcopy(arguments)
+    solver_step(**expected)
+    shifted = copy.deepcopy(arguments)
+    for name in ("slots", "output", "net_input"):  # one float beyond where the array would lie
+        room = np.empty(shifted[name].size + 1, np.float32)
+        room[1:] = shifted[name].ravel()
+        shifted[name] = room[1:].reshape(shifted[name].shape)
+    core.set_threads(3)
+    try:
+        solver_step(**shifted)
+    finally:
+        core.set_threads(1)
+    for name in ("slots", "net_input", "nonfinite"):
+        np.testing.assert_array_equal(shifted[name], expected[name])
+
+
+def test_euler_steps_of_a_linear_equation_have_their_closed_form() -> None:
+    # dx/dt = (x - D) / t with D = x / 2, the network giving F = x (c_skip 0, c_out 1/2); an Euler step from t to s multiplies by
+    # 1 + (s - t) / (2 t).
+    times = np.linspace(80.0, 1.0, 33)
+    slots = np.full((1, 2, 10), 3.0, np.float32)
+    expected = 3.0
+    for t, s in itertools.pairwise(times):
+        ratio = s / t
+        solver_step(slots, slots.copy(), c_out=0.5, after=np.array([[ratio, 1 - ratio]]))
+        expected *= 1 + (s - t) / (2 * t)
+    np.testing.assert_allclose(slots, expected, rtol=32 * 2**-23)
+
+
+def test_guidance_clip_and_input_on_numbers_that_floats_hold_exactly() -> None:
+    slots = np.array([[[8.0, -8.0, 0.5]], [[1.0, 1.0, 1.0]]], np.float32)
+    output = np.array([[[2.0, -2.0, 0.25]], [[1.0, -1.0, 0.25]]], np.float32)
+    net_input = np.zeros((2, 1, 3), np.float32)
+    flags = np.zeros(1, np.int32)
+    solver_step(
+        slots,
+        output,
+        guidance=3.0,  # F = 4, -4, 0.25
+        c_skip=0.5,
+        c_out=2.0,  # D = 12, -12, 0.75
+        clip_mode=1,
+        clip_low=-10.0,
+        clip_high=10.0,
+        after=np.array([[1.0, 2.0, 4.0], [0.0, 0.0, 1.0]]),
+        before=np.array([[0.0, 1.0], [1.0, 0.0]]),
+        c_in=0.25,
+        net_input=net_input,
+        nonfinite=flags,
+    )
+    np.testing.assert_array_equal(slots, [[[10.0, -10.0, 0.75]], [[50.0, -46.0, 5.5]]])
+    np.testing.assert_array_equal(net_input, np.broadcast_to([[2.5, -2.5, 0.1875]], (2, 1, 3)))
+    assert flags[0] == 0
+
+
+def test_only_the_sample_that_is_not_finite_is_flagged(fresh_seed: int) -> None:
+    rng = np.random.default_rng(fresh_seed)
+    for value in (np.nan, np.inf, -np.inf):
+        for place in range(37):  # every lane, whole vectors and the tail
+            output = rng.normal(size=(1, 3, 37)).astype(np.float32)
+            output[0, 1, place] = value
+            slots, flags = np.zeros((1, 3, 37), np.float32), np.array([0, 0, 7], np.int32)
+            solver_step(slots, output, clip_mode=1, after=np.array([[0.5, 0.5]]), nonfinite=flags)
+            assert flags.tolist() == [0, 1, 7]
+            assert np.isfinite(slots[0, [0, 2]]).all()
+
+
+def test_an_overflow_of_the_result_is_flagged() -> None:
+    flags = np.zeros(2, np.int32)
+    slots = np.array([[[3e38], [1.0]]], np.float32)
+    solver_step(slots, before=np.array([[4.0]]), nonfinite=flags)
+    assert flags.tolist() == [1, 0]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"slots": np.zeros((9, 1, 4), np.float32)}, "9 slots were given: 1 to 8 are allowed"),
+    ({"output": np.zeros((1, 1, 4), np.float32)}, "output and after must both be given"),
+    ({"output": np.zeros((3, 1, 4), np.float32), "after": np.eye(1, 2)}, "output has 3 halves: 1 or 2"),
+    ({"net_input": np.zeros((3, 1, 4), np.float32)}, "net_input has 3 halves: 1 or 2"),
+    (
+        {"net_input": np.zeros((1, 2, 4), np.float32)},
+        "net_input has the shape [1, 2, 4]: [K, N, E] with N = 1, as in slots, is needed",
+    ),
+    ({"clip_mode": 2}, "clip_mode is 2"),
+    ({"clip_mode": 1, "clip_low": 2.0}, "clip_low is above clip_high"),
+    ({"before_noise": np.ones(1)}, "noise is asked for and seeds is absent"),
+    ({"before": np.eye(2)}, "before has the shape [2, 2]: [S, S] with S = 1"),
+    ({"before": np.eye(1, dtype=np.float32)}, "before is float32: float64[S, S] is needed"),
+]
+
+
+@pytest.mark.parametrize(("given", "sentence"), WRONG)
+def test_what_is_not_allowed_is_said(given: dict[str, Any], sentence: str) -> None:
+    arguments = {"slots": np.zeros((1, 1, 4), np.float32)} | given
+    with pytest.raises(AigcEdgeError) as raised:
+        solver_step(**arguments)
+    assert str(raised.value).startswith("solver_step: ")
+    assert sentence in str(raised.value)
