@@ -1,0 +1,1 @@
+"""Model families: what can be trained, exported and compiled; one file each."""
