@@ -1,0 +1,1 @@
+"""Engines: what evaluates a network. One module an engine, found by the scan of `ENGINES`."""

@@ -1,0 +1,187 @@
+"""What every engine is: one loaded network (one component in one format) that is evaluated on buffers of the caller."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
+from aigc_edge.registry import Registry
+from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+Buffers = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """Where an engine finds its network: a component of a bundle (a folder or one packed file) in one format."""
+
+    bundle: Path
+    component: Mapping[str, Any]
+    spec: ComponentSpec
+    format: str
+    family: str
+
+    @property
+    def packed(self) -> bool:
+        """Whether the bundle is one file (an uncompressed zip)."""
+        return self.bundle.is_file()
+
+    def model_file(self, engine: str = "") -> str:
+        """The relative path of the ONNX file in this format, the one made for `engine` where there is one.
+
+        Raises BundleError that lists the formats there are.
+        """
+        formats = self.component.get("formats", {})
+        if self.format not in formats:
+            known = ", ".join(sorted(formats)) or "none"
+            raise BundleError(f"{self.bundle} has no format {self.format!r} of {self.spec.name!r}: it has {known}")
+        files = formats[self.format]
+        return str(files.get(engine, files["file"]))
+
+    def read(self, relative: str) -> bytes:
+        """The bytes of one file of the bundle, checked against the hash in its manifest.
+
+        Raises BundleError when it is missing, unreadable, not listed or changed. A bare folder without a manifest has no hashes.
+        """
+        data = self._bytes(relative)
+        try:
+            listed = json.loads(self._bytes("manifest.json"))["files"]
+        except BundleError:
+            return data
+        except (ValueError, KeyError) as error:
+            raise BundleError(f"the manifest of {self.bundle} is damaged ({error}): make or copy the bundle again") from error
+        if relative not in listed or hashlib.sha256(data).hexdigest() != listed[relative].get("sha256"):
+            raise BundleError(
+                f"{relative} of {self.bundle} does not match its hash in the manifest, it was changed or damaged: make or copy "
+                "the bundle again"
+            )
+        return data
+
+    def _bytes(self, relative: str) -> bytes:
+        try:
+            if not self.packed:
+                return (self.bundle / relative).read_bytes()
+            with zipfile.ZipFile(self.bundle) as archive:
+                return archive.read(relative)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise BundleError(f"cannot read {relative} of {self.bundle} ({error}): make or copy the bundle again") from error
+
+
+class Engine(ABC):
+    """One loaded network: `load` it, `bind` it to buffers once, call the binding as often as needed."""
+
+    name: ClassVar[str]
+    batch_invariant: ClassVar[bool] = False  # whether a sample's bits are the same in every batch, for any number of threads
+    spec: ComponentSpec
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls) -> str | None:
+        """None when this engine can run on this machine, else the sentence that says why not and what to do."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: EngineSource, *, threads: int) -> Engine:
+        """Load the network; raises EngineUnavailable (not here) or BundleError (not this file)."""
+
+    @abstractmethod
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
+        """Return a call that evaluates the network from `inputs` into `outputs`.
+
+        The buffers are C-contiguous, of the dtypes of the spec and of one batch size N; the binding keeps them alive and reads
+        them anew at each call. Raises AigcEdgeError when a buffer does not fit the spec.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most engines have nothing to give back
+        """Give back what the engine holds (device memory, threads)."""
+
+    def evaluate(self, inputs: Buffers) -> dict[str, NDArray[Any]]:
+        """Evaluate once and return fresh outputs; arrays are converted to the dtypes of the spec."""
+        ready = {t.name: np.ascontiguousarray(inputs[t.name], dtype=t.dtype) for t in self.spec.inputs if t.name in inputs}
+        unknown = set(inputs) - set(ready)
+        if unknown or len(ready) != len(self.spec.inputs):
+            raise AigcEdgeError(_names_message(self.spec.name, "inputs", inputs, self.spec.inputs))
+        batch = ready[self.spec.inputs[0].name].shape[0]
+        outputs = {t.name: np.empty(shape_of(t, batch), dtype=t.dtype) for t in self.spec.outputs}
+        self.bind(ready, outputs)()
+        return outputs
+
+
+ENGINES: Registry[type[Engine]] = Registry("engine", "aigc_edge.engines", "aigc_edge.engines")
+
+
+def require(name: str) -> type[Engine]:
+    """The engine class called `name`, or EngineUnavailable with the engine's own sentence."""
+    engine = ENGINES[name]
+    reason = engine.unavailable()
+    if reason is not None:
+        raise EngineUnavailable(reason)
+    return engine
+
+
+def shape_of(tensor: TensorSpec, batch: int) -> tuple[int, ...]:
+    """The shape of `tensor` for a batch of `batch` samples."""
+    return tuple(batch if size == BATCH else int(size) for size in tensor.shape)
+
+
+def check_buffers(spec: ComponentSpec, inputs: Buffers, outputs: Buffers) -> int:
+    """Return the batch size N that all buffers agree on; raises AigcEdgeError for a buffer that does not fit the spec."""
+    batch: int | None = None
+    for kind, buffers, tensors in (("inputs", inputs, spec.inputs), ("outputs", outputs, spec.outputs)):
+        if set(buffers) != {t.name for t in tensors}:
+            raise AigcEdgeError(_names_message(spec.name, kind, buffers, tensors))
+        for tensor in tensors:
+            array = buffers[tensor.name]
+            if batch is None and array.ndim:
+                batch = array.shape[0]
+            wanted = shape_of(tensor, batch or 0)
+            if not batch or array.shape != wanted or array.dtype != np.dtype(tensor.dtype) or not array.flags.c_contiguous:
+                layout = "" if array.flags.c_contiguous else " non-contiguous"
+                shape = ", ".join(str(s) for s in tensor.shape)
+                raise AigcEdgeError(
+                    f"{kind[:-1]} {tensor.name!r} of {spec.name!r} is{layout} {array.dtype} {list(array.shape)}: it must be "
+                    f"contiguous {tensor.dtype} [{shape}] with one batch size N >= 1 for all buffers"
+                )
+            if kind == "outputs" and not array.flags.writeable:
+                raise AigcEdgeError(f"output {tensor.name!r} of {spec.name!r} is read-only: give an array that can be written")
+    return batch or 0
+
+
+def _names_message(component: str, kind: str, given: Buffers, tensors: tuple[TensorSpec, ...]) -> str:
+    wanted = ", ".join(t.name for t in tensors)
+    return f"{kind} of {component!r} were given as {', '.join(sorted(given)) or 'nothing'}: they must be exactly {wanted}"
+
+
+def physical_cores() -> int:
+    """How many physical cores this process may use (affinity and cgroup quota counted in): the default number of threads."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+    siblings = set()
+    for cpu in allowed:
+        try:
+            siblings.add(Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text())
+        except OSError:
+            siblings.add(str(cpu))
+    return max(1, min(len(siblings), _quota()))
+
+
+def _quota() -> int:
+    # A container with half the machine would otherwise be throttled by threads that wait for each other.
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, int(limit) // int(period))
+    except (OSError, ValueError):
+        return 1 << 30

@@ -1,0 +1,163 @@
+"""The process that builds one plan: `python -m aigc_edge.engines.tensorrt_build JOB`, JOB being JSON (see tensorrt_plan).
+
+A process of its own, because a builder may take all memory, crash or hang, allows one logger a process, and can only be stopped
+from outside. It writes a report as JSON: what was built and which precision really runs, or the sentence why not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.engines.tensorrt import import_tensorrt
+from aigc_edge.engines.tensorrt_log import layers_of, summary
+from aigc_edge.errors import AigcEdgeError
+
+_STANDARD = ("", "ai.onnx")
+# "[pass.cpp:337: name] ", "IBuilder::x: Error Code 1: Myelin (" and ". In compileGraph at file" say nothing to a user.
+_NOISE = re.compile(r"\[?\w+\.cpp:\d+(?:: \w+)?\]?:? ?|[\w:]+: Error Code \d+: (?:\w+ \()?|\.? In \w+ at \S+\)?$")
+
+
+def check_model(path: Path) -> None:
+    """Raise AigcEdgeError unless `path` is an ONNX file of standard operators whose only dynamic size is the batch."""
+    if path.stat().st_size == 0:
+        raise AigcEdgeError(f"{path.name} is empty: export the network again")  # TensorRT parses nothing as a success
+    if importlib.util.find_spec("onnx") is None:
+        return  # on a device without it TensorRT's own parser has the last word
+    import onnx
+
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:  # DecodeError and ValidationError share no base below it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise AigcEdgeError(f"{path.name} is not a valid ONNX file ({reason}): export the network again") from error
+    foreign = sorted({f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in _STANDARD})
+    if foreign:
+        raise AigcEdgeError(f"{path.name} uses {', '.join(foreign)}: TensorRT runs operators of the standard ONNX domain only")
+    for tensor in model.graph.input:
+        sizes = tensor.type.tensor_type.shape.dim
+        if any(not size.HasField("dim_value") for size in list(sizes)[1:]):
+            raise AigcEdgeError(f"the input {tensor.name!r} of {path.name} has a dynamic size beside the batch: export it fixed")
+
+
+def _nodes(graph: Any) -> list[Any]:
+    found = list(graph.node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                found += _nodes(inner)
+    return found
+
+
+def build(job: dict[str, Any]) -> dict[str, Any]:
+    """Build the plan that `job` describes, write it to job["plan"] and return the report; raises AigcEdgeError."""
+    path = Path(job["onnx"])
+    check_model(path)
+    trt = import_tensorrt(job["module"])
+    what = f"{job['module']} {trt.__version__} cannot build {path.name} for {job['target']} (SM{job['sm']})"
+    log = _logger(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(path)) or network.num_layers == 0:
+        errors = [f"{e.desc()} ({e.node_operator()} {e.node_name()!r})" for e in map(parser.get_error, range(parser.num_errors))]
+        raise AigcEdgeError(f"{what}: {_clean(errors or log.errors) or 'it has no layers'}")
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    _set_capability(trt, config, job, what)
+    config.add_optimization_profile(_profile(builder, network, job["batches"]))
+    started = time.monotonic()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None or plan.nbytes == 0:
+        raise AigcEdgeError(f"{what}: {_clean(log.errors) or 'the builder gave no reason'}")
+    try:
+        Path(job["plan"]).write_bytes(plan)
+    except OSError as error:
+        place = "free some space, or let XDG_CACHE_HOME name another place"
+        raise AigcEdgeError(f"the plan of {plan.nbytes} bytes cannot be written ({error.strerror}): {place}") from error
+    return {
+        "module": job["module"],
+        "version": trt.__version__,
+        "sm": job["sm"],
+        "batches": job["batches"],
+        "plan_bytes": plan.nbytes,
+        "seconds": round(time.monotonic() - started, 2),
+        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
+        "precision": summary(layers_of(log.lines)),
+    }
+
+
+def _network_flags(trt: Any) -> int:
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # 11 has no other kind
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _set_capability(trt: Any, config: Any, job: dict[str, Any], what: str) -> None:
+    # Without this, graphs in FP8 or FP4 build without a warning for cards that cannot run them.
+    if not hasattr(config, "set_compute_capability"):
+        return  # the full TensorRT builds for the device it runs on
+    config.num_compute_capabilities = 1
+    wanted = getattr(trt.ComputeCapability, f"SM{job['sm']}", None)
+    if wanted is None or not config.set_compute_capability(wanted, 0):
+        raise AigcEdgeError(f"{what}: it does not serve SM{job['sm']}; build on the device itself with NVIDIA's full TensorRT")
+
+
+def _profile(builder: Any, network: Any, batches: list[int]) -> Any:
+    profile = builder.create_optimization_profile()
+    for tensor in map(network.get_input, range(network.num_inputs)):
+        if -1 in tuple(tensor.shape):
+            low, best, high = ([batch, *tuple(tensor.shape)[1:]] for batch in batches)
+            profile.set_shape(tensor.name, low, best, high)
+    return profile
+
+
+def _logger(trt: Any) -> Any:
+    class Log(trt.ILogger):
+        """Keeps everything: the layer table arrives as verbose messages."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.lines.append(message)
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+    return Log()
+
+
+def _clean(messages: list[str]) -> str:
+    return "; ".join(dict.fromkeys(_NOISE.sub("", message).strip().rstrip(")") for message in messages[:3]))
+
+
+def _limit_memory(limit: int) -> None:
+    try:
+        import resource  # not on Windows
+
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    except (ImportError, OSError, ValueError):
+        print("the memory limit could not be set", file=sys.stderr)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one job; 0 when the plan and the report stand, 3 when the report holds an error."""
+    job = json.loads(arguments[0])
+    _limit_memory(job["memory"])
+    try:
+        report, status = build(job), 0
+    except (AigcEdgeError, OSError, MemoryError) as error:
+        report, status = {"error": str(error) or type(error).__name__}, 3
+    Path(job["report"]).write_text(json.dumps(report))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

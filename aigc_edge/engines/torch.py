@@ -1,0 +1,83 @@
+"""The reference: the family's own network, rebuilt from the weights in the bundle and run by torch on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
+from aigc_edge.errors import BundleError, EngineUnavailable
+from aigc_edge.spec import ComponentSpec
+
+
+@ENGINES.register("torch")
+class TorchEngine(Engine):
+    """The component's module in eval mode without gradients; it runs the format fp32 only (the others live in ONNX files)."""
+
+    name = "torch"
+
+    def __init__(self, spec: ComponentSpec, module: Any, threads: int) -> None:
+        self.spec = spec
+        self._module = module
+        self._threads = threads
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+        if missing:
+            return f"the engine 'torch' needs {' and '.join(missing)}: pip install 'aigc-edge[train]', or choose another engine"
+        return None
+
+    @classmethod
+    def load(cls, source: EngineSource, *, threads: int) -> Engine:
+        reason = cls.unavailable()
+        if reason is not None:
+            raise EngineUnavailable(reason)
+        if source.format != "fp32":
+            raise EngineUnavailable(
+                f"the engine 'torch' runs fp32 only, not {source.format!r}: choose --format fp32 or --engine onnxruntime"
+            )
+        weights = source.component.get("weights")
+        if not weights:
+            raise BundleError(f"{source.bundle} carries no torch weights of {source.spec.name!r}: use --engine onnxruntime")
+        return cls(source.spec, _rebuild(source, weights), threads)
+
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
+        import torch
+
+        check_buffers(self.spec, inputs, outputs)
+        # from_numpy shares memory: the module reads the caller's buffers, only its result is copied.
+        arguments = [torch.from_numpy(inputs[t.name]) for t in self.spec.inputs]
+        results = [torch.from_numpy(outputs[t.name]) for t in self.spec.outputs]
+        module, threads = self._module, self._threads
+
+        def call() -> None:
+            if torch.get_num_threads() != threads:  # a setting of the whole process
+                torch.set_num_threads(threads)
+            with torch.inference_mode():
+                value = module(*arguments)
+                for result, found in zip(results, value if isinstance(value, tuple) else (value,), strict=True):
+                    result.copy_(found)
+
+        return call
+
+
+def _rebuild(source: EngineSource, weights: dict[str, Any]) -> Any:
+    import safetensors.torch
+
+    from aigc_edge.models.base import FAMILIES
+
+    data = source.read(str(weights["file"]))
+    try:
+        state = safetensors.torch.load(data)
+        family = FAMILIES[source.family].from_config(weights["model"])
+        module = next(c.module for c in family.components() if c.spec.name == source.spec.name)
+        module.load_state_dict(state)
+    except StopIteration:
+        message = f"the family {source.family!r} has no component {source.spec.name!r}: compile the bundle again"
+        raise BundleError(message) from None
+    except (safetensors.SafetensorError, RuntimeError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise BundleError(f"{weights['file']} of {source.bundle} does not fit the model in its manifest: {reason}") from error
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,46 @@
+"""What a bundle says of where it came from: tools and their versions, data and licence, the moment."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import aigc_edge
+
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "tensorrt-rtx-cu13", "tensorrt")
+
+
+def tools() -> dict[str, str]:
+    """Name → version of what takes part in a compilation and is installed here."""
+    found = {"aigc-edge": aigc_edge.__version__}
+    for name in TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance(config: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """The manifest's "provenance" from a run's config.json; of a data folder only its name is told, not its place."""
+    data, train = config["data"], config["train"]
+    return {
+        "data": Path(data["source"]).name,
+        "licence": data.get("licence"),
+        "count": data.get("count"),
+        "fingerprint": data.get("fingerprint"),
+        "seed": train.get("seed"),
+        "trained_steps": train.get("steps"),
+        "command": command,
+    }
+
+
+def created() -> str:
+    """Now in UTC as ISO 8601, or the moment that SOURCE_DATE_EPOCH names, which makes a bundle reproducible."""
+    moment, zone = os.environ.get("SOURCE_DATE_EPOCH"), datetime.timezone.utc
+    time = datetime.datetime.fromtimestamp(int(moment), zone) if moment else datetime.datetime.now(zone)
+    return time.isoformat(timespec="seconds")

@@ -1,0 +1,44 @@
+"""What every test may use: fresh random numbers that can be repeated, and the small trained bundle of the repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = Path(os.environ.get("AIGC_EDGE_TEST_BUNDLE", ROOT / "tests" / "data" / "digits-tiny.aigc"))
+
+
+def pytest_report_header() -> str:
+    where = __import__("aigc_edge").__file__
+    return f"aigc_edge: {where}; repeat random inputs with AIGC_EDGE_TEST_SEED={_seed()}"
+
+
+def _seed() -> int:
+    if "AIGC_EDGE_TEST_SEED" not in os.environ:
+        os.environ["AIGC_EDGE_TEST_SEED"] = str(int.from_bytes(os.urandom(4), "little"))
+    return int(os.environ["AIGC_EDGE_TEST_SEED"])
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Fresh random numbers: another seed each run, the same for the same test under the seed that the header of the run names."""
+    return np.random.default_rng([_seed(), *request.node.nodeid.encode()])
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle() -> Path:
+    """The small trained bundle of the repository, or the one that AIGC_EDGE_TEST_BUNDLE names (never written to)."""
+    if not TINY.exists():
+        pytest.skip(f"{TINY} is not there")
+    return TINY
+
+
+@pytest.fixture
+def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the small bundle that a test may damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "digits.aigc"))

@@ -1,0 +1,161 @@
+"""Bundles are whole or not there, and what was changed is noticed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.export import bundle
+from aigc_edge.export.bundle import pack, read_manifest, write_bundle
+
+MANIFEST = {"name": "small", "components": {}, "programs": {}, "note": "größe"}
+
+
+@pytest.fixture
+def files(tmp_path, rng) -> dict[str, Path | bytes]:
+    (tmp_path / "source.onnx").write_bytes(rng.bytes(3 * 2**20 + 17))  # more than one chunk
+    return {"net.onnx": tmp_path / "source.onnx", "engines/a.plan": b"plan", "judge/card.json": b"{}", "empty": b""}
+
+
+def _left(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name not in ("source.onnx",))
+
+
+def test_what_is_written_is_read_back(tmp_path, files):
+    written = write_bundle(tmp_path / "a.aigc", MANIFEST, files)
+    assert read_manifest(tmp_path / "a.aigc", verify=True) == written
+    assert (written["format"], written["version"], written["note"]) == ("aigc-edge-bundle", 1, "größe")
+    assert set(written["files"]) == set(files)
+    for name, source in files.items():
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        assert (tmp_path / "a.aigc" / name).read_bytes() == data
+        assert written["files"][name] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    text = (tmp_path / "a.aigc" / "manifest.json").read_bytes()
+    assert (tmp_path / "a.aigc" / "manifest.sha256").read_text().strip() == hashlib.sha256(text).hexdigest()
+    assert _left(tmp_path) == ["a.aigc"]
+
+
+def test_an_existing_bundle_is_replaced_only_when_asked(tmp_path, files):
+    write_bundle(tmp_path / "a.aigc", MANIFEST, files)
+    with pytest.raises(AigcEdgeError, match="already exists"):
+        write_bundle(tmp_path / "a.aigc", MANIFEST | {"name": "new"}, {})
+    assert read_manifest(tmp_path / "a.aigc", verify=True)["name"] == "small"
+    write_bundle(tmp_path / "a.aigc", MANIFEST | {"name": "new"}, {"b": b"1"}, overwrite=True)
+    assert read_manifest(tmp_path / "a.aigc", verify=True)["files"].keys() == {"b"}
+    assert _left(tmp_path) == ["a.aigc"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a//b", "a/./b", "", "a\\b", "manifest.json"])
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    with pytest.raises(AigcEdgeError, match="stays inside"):
+        write_bundle(tmp_path / "a.aigc", MANIFEST, {name: b""})
+    assert _left(tmp_path) == []
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_an_interrupt_leaves_nothing(tmp_path, files, monkeypatch, failure, existing):
+    if existing:
+        write_bundle(tmp_path / "a.aigc", MANIFEST, files)
+    store = bundle._store
+
+    def failing(source, target):
+        if target.name == "net.onnx":
+            target.write_bytes(b"half")
+            raise failure
+        return store(source, target)
+
+    monkeypatch.setattr(bundle, "_store", failing)
+    expected = AigcEdgeError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as error:
+        write_bundle(tmp_path / "a.aigc", MANIFEST | {"name": "new"}, files, overwrite=existing)
+    if expected is AigcEdgeError:
+        assert "no space left" in str(error.value)
+    assert _left(tmp_path) == (["a.aigc"] if existing else [])
+    if existing:
+        assert read_manifest(tmp_path / "a.aigc", verify=True)["name"] == "small"
+
+
+def test_numbers_that_are_no_json_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_bundle(tmp_path / "a.aigc", MANIFEST | {"x": float("nan")}, {})
+    assert _left(tmp_path) == []
+
+
+def test_a_packed_bundle_is_the_same_and_packs_to_the_same_bytes(tmp_path, files):
+    written = write_bundle(tmp_path / "a.aigc", MANIFEST, files)
+    pack(tmp_path / "a.aigc", tmp_path / "a.zip")
+    pack(tmp_path / "a.aigc", tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert read_manifest(tmp_path / "a.zip", verify=True) == written
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        names = archive.namelist()
+        assert names == sorted([*files, "manifest.json", "manifest.sha256"])
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert archive.read("net.onnx") == files["net.onnx"].read_bytes()
+    with pytest.raises(AigcEdgeError, match="already exists"):
+        pack(tmp_path / "a.aigc", tmp_path / "a.zip")
+    with pytest.raises(AigcEdgeError, match="is a folder"):
+        pack(tmp_path / "a.aigc", tmp_path / "a.aigc", overwrite=True)
+    (tmp_path / "a.aigc" / "empty").write_bytes(b"!")
+    with pytest.raises(BundleError, match="empty has 1 bytes"):
+        pack(tmp_path / "a.aigc", tmp_path / "c.zip")
+    assert _left(tmp_path) == ["a.aigc", "a.zip", "b.zip"]
+
+
+def _rewrite(folder, change):
+    """Change the manifest and its digest, as somebody would who means to."""
+    value = json.loads((folder / "manifest.json").read_text())
+    change(value)
+    text = json.dumps(value).encode()
+    (folder / "manifest.json").write_bytes(text)
+    (folder / "manifest.sha256").write_text(hashlib.sha256(text).hexdigest())
+
+
+DAMAGE = {
+    "missing manifest": (lambda b: (b / "manifest.json").unlink(), "lacks manifest.json"),
+    "missing digest": (lambda b: (b / "manifest.sha256").unlink(), "lacks manifest.sha256"),
+    "missing file": (lambda b: (b / "net.onnx").unlink(), "lacks net.onnx"),
+    "truncated file": (lambda b: (b / "net.onnx").write_bytes(b"x"), "has 1 bytes"),
+    "tampered file": (lambda b: (b / "engines/a.plan").write_bytes(b"plaN"), "does not match its hash"),
+    "truncated manifest": (lambda b: (b / "manifest.json").write_text('{"format"'), "does not match manifest.sha256"),
+    "newer": (lambda b: _rewrite(b, lambda m: m.update(version=2)), "install a newer one"),
+    "foreign": (lambda b: _rewrite(b, lambda m: m.update(format="zip")), "not an aigc-edge bundle"),
+    "no components": (lambda b: _rewrite(b, lambda m: m.pop("components")), "lacks components"),
+    "leading out": (lambda b: _rewrite(b, lambda m: m["files"].update({"../x": {}})), "leads out"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_found_and_named(tmp_path, files, case, packed):
+    write_bundle(tmp_path / "a.aigc", MANIFEST, files)
+    damage, words = DAMAGE[case]
+    damage(tmp_path / "a.aigc")
+    path = tmp_path / "a.aigc"
+    if packed:
+        path = tmp_path / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(p for p in (tmp_path / "a.aigc").rglob("*") if p.is_file()):
+                archive.write(file, file.relative_to(tmp_path / "a.aigc"))
+    with pytest.raises(BundleError) as error:
+        read_manifest(path, verify=True)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_bundle_at_all(tmp_path):
+    (tmp_path / "file").write_text("text")
+    for path, words in (
+        (tmp_path / "none", "no bundle at"),
+        (tmp_path / "file", "not a bundle"),
+        (tmp_path, "lacks manifest.json"),
+    ):
+        with pytest.raises(BundleError, match=words):
+            read_manifest(path)

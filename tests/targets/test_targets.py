@@ -1,0 +1,85 @@
+"""Every target file follows the schema; names and groups are resolved."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from aigc_edge import targets
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.targets import Target
+
+FILES = sorted(Path(targets.__file__).parent.glob("*.json"))
+PRECISIONS = {"fp32", "fp16", "bf16", "int8", "int4", "fp8", "nvfp4"}
+# Compute capability → precisions that arrive with it (and stay), from NVIDIA's documentation and from builds.
+FIRST = {"fp32": 80, "bf16": 80, "int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100, "fp16": 75}
+RTX_BUILDS = {75, 80, 86, 89, 120, 121}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_target_file_follows_the_schema(path):
+    value = json.loads(path.read_text("utf-8"))
+    assert value["name"] == path.stem
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value["name"])
+    target = Target.from_json(value)
+    assert target.title
+    assert targets.get(target.name) == target
+    if target.kind == "group":
+        assert {"name", "title", "kind", "members"} == set(value)
+        assert all(targets.get(name).kind != "group" for name in target.members)
+        return
+    assert {"name", "title", "kind", "sm", "memory_gb", "bandwidth_gbs", "precisions", "tensorrt"} == set(value)
+    assert set(target.precisions) <= PRECISIONS
+    if target.kind == "gpu":
+        assert target.memory_gb > 0
+        assert target.bandwidth_gbs > 0
+        assert set(target.precisions) == {p for p, sm in FIRST.items() if target.sm >= sm}
+        assert (target.flavour == "tensorrt_rtx") == (target.sm in RTX_BUILDS)
+
+
+def test_the_devices_that_users_name_are_there():
+    names = "x86-cpu arm-cpu rtx-20 rtx-30 rtx-40 rtx-50 jetson-orin-nano jetson-orin-nx jetson-orin-agx jetson-thor a100 l4 l40s"
+    assert set(names.split()) | {"rtx", "h100", "h200", "b200"} <= set(targets.all_targets())
+    expected = {
+        "rtx-20": 75,
+        "rtx-30": 86,
+        "rtx-40": 89,
+        "rtx-50": 120,
+        "jetson-orin-nano": 87,
+        "jetson-thor": 110,
+        "a100": 80,
+        "h200": 90,
+    }
+    assert {name: targets.get(name).sm for name in expected} == expected
+
+
+def test_groups_are_expanded_once_in_order():
+    found = [t.name for t in targets.expand(["rtx-40", "x86-cpu", "rtx", "x86-cpu"])]
+    assert found == ["rtx-40", "x86-cpu", "rtx-30", "rtx-50"]
+    assert targets.expand([]) == []
+
+
+def test_an_unknown_target_lists_what_there_is():
+    with pytest.raises(AigcEdgeError, match=r"unknown target 'rtx-99'.*rtx-30.*x86-cpu"):
+        targets.expand(["x86-cpu", "rtx-99"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "tpu"}, "kind"),
+        ({"sm": None}, "sm"),
+        ({"tensorrt": {"flavour": "other"}}, "flavour"),
+        ({"precisions": []}, "precisions"),
+        ({"members": ["a100"]}, "members"),
+        ({"speed": 3}, "speed"),
+        ({"kind": "cpu"}, "only a gpu"),
+    ],
+)
+def test_a_malformed_target_is_named(change, words):
+    good = json.loads((Path(targets.__file__).parent / "rtx-30.json").read_text())
+    with pytest.raises(AigcEdgeError, match=f"'rtx-30' is malformed.*{words}"):
+        Target.from_json(good | change)
