@@ -1,0 +1,127 @@
+"""Calibration along the denoising trajectory: the inputs that a network really meets, and the samples it ends in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aigc_edge.diffusion import Program, reference
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.spec import ComponentSpec
+
+Inputs = dict[str, npt.NDArray[Any]]
+Evaluate = Callable[[Inputs], list[npt.NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The inputs of one network evaluation and the row of the program that made them."""
+
+    row: int
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A sampling program with the noise to run it on: fixes what a network is calibrated with and measured on.
+
+    `latents` are unit normal [n, ...] float32, `classes` [n] int64 or None, `null_class` the index that stands for no class. A
+    program without rows calibrates a decoder: its inputs are the latents themselves. `limits` is the range that results are
+    clamped to before they are compared: errors outside it are in no image.
+    """
+
+    spec: ComponentSpec
+    program: Program
+    latents: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int64] | None = None
+    null_class: int | None = None
+    seeds: npt.NDArray[np.uint64] | None = None
+    limits: tuple[float, float] = (-1.0, 1.0)
+
+    @staticmethod
+    def draw(spec: ComponentSpec, program: Program, n: int, *, num_classes: int = 0, seed: int = 1 << 32) -> Calibration:
+        """`n` random latents with the classes 0, 1, … in turn; the default seed is none that a user samples with by chance."""
+        if n < 1:
+            raise AigcEdgeError(f"{n} calibration samples asked for: give at least 1 (16 is usual)")
+        shape = next((tensor.shape[1:] for tensor in spec.inputs if tensor.role == "sample"), None)
+        if shape is None:
+            raise AigcEdgeError(f"component {spec.name!r} has no input of role sample: it cannot be calibrated")
+        sizes = tuple(int(size) for size in shape)
+        latents = np.random.default_rng(seed).standard_normal((n, *sizes), dtype=np.float32)
+        classes = np.arange(n, dtype=np.int64) % num_classes if num_classes else None
+        seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
+        return Calibration(spec, program, latents, classes, num_classes or None, seeds)
+
+    def split(self, n: int) -> tuple[Calibration, Calibration]:
+        """The first `n` samples and the others: ranges come from the one part, errors are measured on the other."""
+
+        def part(chosen: slice) -> Calibration:
+            classes = None if self.classes is None else self.classes[chosen]
+            seeds = None if self.seeds is None else self.seeds[chosen]
+            return Calibration(self.spec, self.program, self.latents[chosen], classes, self.null_class, seeds, self.limits)
+
+        return part(slice(None, n)), part(slice(n, None))
+
+    def run(self, evaluate: Evaluate, records: list[Record] | None = None) -> npt.NDArray[np.float32]:
+        """The final samples [n, C, H, W] of the network `evaluate`, clamped; every evaluation's inputs are put into `records`."""
+        calls = 0
+
+        def network(sample: Any, timestep: Any, classes: Any) -> npt.NDArray[Any]:
+            nonlocal calls
+            by_role = {"sample": (sample, np.float32), "timestep": (timestep, np.float32), "class": (classes, np.int64)}
+            inputs: Inputs = {}
+            for tensor in self.spec.inputs:
+                value, dtype = by_role[tensor.role]
+                if value is None:
+                    raise AigcEdgeError(
+                        f"input {tensor.name!r} of {self.spec.name!r} needs classes: give them to the calibration"
+                    )
+                inputs[tensor.name] = np.ascontiguousarray(value, dtype=dtype)
+            if records is not None:
+                records.append(Record(calls, inputs))
+            calls += 1
+            return evaluate(inputs)[0]
+
+        made = reference.run(
+            self.program,
+            network if self.program.rows else None,
+            self.latents,
+            seeds=self.seeds,
+            classes=self.classes,
+            null_class=self.null_class,
+            decoder=None if self.program.rows else lambda z, classes: network(z, None, classes),
+            dtype=np.float32,
+        )
+        return np.clip(made, *self.limits).astype(np.float32)
+
+
+def mean_square(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Mean squared difference, infinite when `a` is not finite: a broken network must lose every comparison."""
+    error = float(np.mean(np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
+    return error if math.isfinite(error) else math.inf
+
+
+def psnr(mean_squared: float, limits: tuple[float, float] = (-1.0, 1.0)) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error; infinite for 0."""
+    return math.inf if mean_squared == 0 else 20 * math.log10(limits[1] - limits[0]) - 10 * math.log10(mean_squared)
+
+
+def row_errors(candidate: Evaluate, original: Evaluate, records: list[Record], program: Program) -> list[dict[str, Any]]:
+    """Relative L2 error of the network's output in every row of the program, both networks given the same input."""
+    squares: dict[int, list[float]] = {}
+    for record in records:
+        wanted = original(record.inputs)[0].astype(np.float64)
+        made = candidate(record.inputs)[0].astype(np.float64)
+        sums = squares.setdefault(record.row, [0.0, 0.0])
+        sums[0] += float(np.square(made - wanted).sum())
+        sums[1] += float(np.square(wanted).sum())
+    sigmas = [row.sigma for row in program.rows] or [0.0]
+    return [
+        {"row": row, "sigma": sigmas[row], "relative_l2": math.sqrt(error / size) if size else float(error > 0)}
+        for row, (error, size) in sorted(squares.items())
+    ]

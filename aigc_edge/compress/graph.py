@@ -1,0 +1,189 @@
+"""What compression needs to know of an ONNX graph: its layers with weights, their cost, and a session to run it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import atomic_file
+
+EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
+_LAYERS = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node with constant weights: what can be quantised, and what that would save.
+
+    `output` is the tensor to quantise behind the node: its output, or that of a Relu which is its only reader (engines fuse it).
+    `macs` are multiply-adds for one sample, `bytes` the size of the float32 weight.
+    """
+
+    name: str
+    op: str
+    node: str  # first output of the node, which names it: node names are optional in ONNX, outputs are not
+    input: str
+    weight: str
+    bias: str | None
+    axis: int  # of the weight: one scale for each index, an output channel
+    output: str
+    macs: int
+    bytes: int
+
+
+def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Read an ONNX file (with its external data); raises AigcEdgeError when it is missing or damaged."""
+    try:
+        return onnx.load(os.fspath(path))
+    except FileNotFoundError as error:
+        raise AigcEdgeError(f"there is no ONNX file {path}: export the network first") from error
+    except Exception as error:  # protobuf's own errors have no useful base class
+        raise AigcEdgeError(f"{path} is no readable ONNX file ({type(error).__name__}): export the network again") from error
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
+def _save_external(model: onnx.ModelProto, path: Path, data: Path) -> None:
+    data.unlink(missing_ok=True)  # onnx appends to what is there
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # saving moves the weights out of the message
+    onnx.save(copy, os.fspath(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data.name)
+
+
+def write(model: onnx.ModelProto, path: Path, *, external_above: int = EXTERNAL_ABOVE) -> None:
+    """Write `model` to `path` atomically; weights of more than `external_above` bytes go to `path`.data beside it."""
+    data = path.with_name(path.name + ".data")
+    if _weight_bytes(model) <= external_above:
+        with atomic_file(path) as part:
+            onnx.save(model, os.fspath(part))
+        data.unlink(missing_ok=True)
+        return
+    path.unlink(missing_ok=True)  # its data is about to change: a reader must not find the one without the other
+    try:
+        with atomic_file(path) as part:
+            _save_external(model, part, data)
+    finally:
+        if not path.exists():
+            data.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk, external data included."""
+    data = path.with_name(path.name + ".data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+
+
+def initialisers(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
+    """All constants by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def types_and_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]:
+    """Element type and shape (a dynamic size is 0) of every value, by shape inference."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except ValueError:  # beyond 2 GB: what the exporter recorded has to do
+        inferred = model
+    graph = inferred.graph
+    known = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in graph.initializer}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        tensor = value.type.tensor_type
+        known.setdefault(value.name, (tensor.elem_type, [size.dim_value for size in tensor.shape.dim]))
+    return known
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The value of an attribute of `node`, or `default`."""
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def layers(model: onnx.ModelProto) -> list[Layer]:
+    """The convolutions and matrix products with constant float32 weights, in order of execution."""
+    known = types_and_shapes(model)
+    constants = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    outputs = {value.name for value in model.graph.output}
+    relu = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
+    found: list[Layer] = []
+    for node in model.graph.node:
+        if node.op_type not in _LAYERS or node.input[1] not in constants or node.input[0] in constants:
+            continue
+        shape, out = known[node.input[1]][1], node.output[0]
+        if len(shape) < 2 or (node.op_type != "Conv" and len(shape) != 2) or attribute(node, "transA", 0):
+            continue
+        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+        places = [size or 1 for size in known[out][1]] if out in known else shape[axis : axis + 1]
+        single = readers[out] == 1 and out in relu and out not in outputs
+        name = node.input[1].removesuffix(".weight")
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else None
+        found.append(
+            Layer(
+                name=name if all(layer.name != name for layer in found) else f"{name} ({out})",
+                op=node.op_type,
+                node=out,
+                input=node.input[0],
+                weight=node.input[1],
+                bias=bias,
+                axis=axis,
+                output=relu[out] if single else out,
+                macs=int(np.prod(places) * np.prod(shape) // shape[axis]),
+                bytes=4 * int(np.prod(shape)),
+            )
+        )
+    return found
+
+
+@functools.cache
+def _has_vnni() -> bool:
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+class Network:
+    """An ONNX model that runs here, on onnxruntime's CPU provider.
+
+    `exact` computes Q/DQ nodes as they are written instead of fusing them into int8 kernels: what an engine does that quantises
+    the input of a layer only, and slower.
+    """
+
+    def __init__(self, model: onnx.ModelProto | Path, *, threads: int = 1, exact: bool = False) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        if exact:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        elif not _has_vnni():  # the fast kernels of older CPUs saturate silently: take those that do not
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        providers = ["CPUExecutionProvider"]
+        if isinstance(model, Path):
+            self._session = onnxruntime.InferenceSession(os.fspath(model), options, providers=providers)
+        elif _weight_bytes(model) <= EXTERNAL_ABOVE:
+            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.onnx"
+                _save_external(model, path, path.with_suffix(".data"))
+                self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+        self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
+
+    def __call__(self, inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """All outputs for `inputs`."""
+        result: list[npt.NDArray[Any]] = self._session.run(None, inputs)
+        return result

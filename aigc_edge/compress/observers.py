@@ -1,0 +1,102 @@
+"""What is kept of an activation while calibrating, and how its scale follows from it.
+
+An observer sees values in parts of any size and keeps a histogram, so calibration needs the same memory for ten samples as for a
+million. Estimators turn it into a scale and a zero point for 8 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from aigc_edge.errors import AigcEdgeError
+
+BINS = 4096  # on either side of zero: 16 and more bins a step of the quantiser, also after the range has doubled
+
+
+class Observer:
+    """Range, range per row of the sampling program, and histogram of one float tensor."""
+
+    def __init__(self) -> None:
+        self.low = 0.0  # zero always belongs to the range: padding and masks must stay exact
+        self.high = 0.0
+        self.rows: dict[int, tuple[float, float]] = {}
+        self.limit = 0.0
+        self.counts: npt.NDArray[np.int64] = np.zeros(2 * BINS, np.int64)
+
+    def see(self, values: npt.NDArray[np.float32], row: int = 0) -> None:
+        """Take in the values of one evaluation, made in `row` of the program."""
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        seen = self.rows.get(row, (low, high))
+        self.rows[row] = (min(low, seen[0]), max(high, seen[1]))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        largest = max(-low, high)
+        if not math.isfinite(largest) or math.isnan(low):
+            raise AigcEdgeError("an activation is NaN or infinite while calibrating: the float32 network itself is broken")
+        if largest > 0 and self.limit == 0:
+            self.limit = 2.0 ** math.ceil(math.log2(largest))
+        while largest > self.limit:  # exact: two neighbouring bins become one
+            pairs = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.zeros(2 * BINS, np.int64)
+            self.counts[BINS // 2 : BINS // 2 + BINS] = pairs
+            self.limit *= 2
+        scaled = (values.ravel() * (BINS / (self.limit or 1.0)) + BINS).astype(np.int64)
+        self.counts += np.bincount(np.clip(scaled, 0, 2 * BINS - 1), minlength=2 * BINS)
+
+    def centres(self) -> npt.NDArray[np.float64]:
+        """The value that each bin stands for."""
+        return (np.arange(2 * BINS, dtype=np.float64) + 0.5 - BINS) * float(self.limit / BINS)
+
+
+Scale = tuple[np.float32, int]  # real = scale · (integer − zero point)
+
+
+def scale_of(low: float, high: float, symmetric: bool) -> Scale:
+    """Scale and zero point that represent [low, high]: int8 with zero point 0 when symmetric, else uint8."""
+    if symmetric:
+        return np.float32(max(-low, high) / 127 or 1.0), 0
+    scale = np.float32((high - low) / 255 or 1.0)
+    return scale, int(np.clip(np.rint(-low / scale), 0, 255))
+
+
+def minmax(observer: Observer) -> tuple[float, float]:
+    """Everything that was seen."""
+    return observer.low, observer.high
+
+
+def percentile(observer: Observer, tail: float = 1e-4) -> tuple[float, float]:
+    """All but the share `tail` at either end."""
+    total = np.cumsum(observer.counts)
+    edges = np.array([tail, 1 - tail]) * total[-1]
+    low, high = observer.centres()[np.minimum(np.searchsorted(total, edges), 2 * BINS - 1)]
+    return min(max(float(low), observer.low), 0.0), max(min(float(high), observer.high), 0.0)
+
+
+def least_squares(observer: Observer, symmetric: bool) -> tuple[float, float]:
+    """The range whose quantisation errs least in the mean square, over shrunken versions of what was seen."""
+    used = observer.counts > 0
+    values, weights = observer.centres()[used], observer.counts[used].astype(np.float64)
+    best = (math.inf, observer.low, observer.high)
+    shrink = np.linspace(1, 0.3, 36)
+    pairs = [(f, f) for f in shrink] if symmetric else [p for f in shrink for p in ((f, f), (1.0, f), (f, 1.0))]
+    for below, above in pairs:
+        low, high = observer.low * below, observer.high * above
+        scale, zero = scale_of(low, high, symmetric)
+        edges = (-127, 127) if symmetric else (0, 255)
+        made = (np.clip(np.rint(values / scale) + zero, *edges) - zero) * scale
+        error = float(weights @ np.square(made - values))
+        if error < best[0]:
+            best = (error, low, high)
+    return best[1], best[2]
+
+
+ESTIMATORS: dict[str, Callable[[Observer, bool], tuple[float, float]]] = {
+    "minmax": lambda observer, symmetric: minmax(observer),
+    "percentile": lambda observer, symmetric: percentile(observer),
+    "mse": least_squares,
+}

@@ -1,0 +1,159 @@
+"""Writes Q/DQ nodes into an ONNX graph: 8-bit weights with one scale a channel, 8-bit activations with one scale a tensor.
+
+onnxruntime.quantization writes such nodes too, but one graph for all engines, and it loads, copies and quantises the whole model
+again for every choice of layers; the search tries dozens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from aigc_edge.compress.graph import Layer, attribute, initialisers
+from aigc_edge.compress.observers import Scale
+
+# Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
+_MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth", "MaxPool")
+
+
+def quantise_weight(
+    weight: npt.NDArray[np.float32], axis: int, least: npt.ArrayLike = 0.0
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 with one float32 scale a channel of `axis`: scale = max |w| / 127, at least `least`.
+
+    A channel of zeros takes the largest scale of the others: any would do for the weight, but engines round the bias to multiples
+    of (weight scale · input scale), in int32.
+    """
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    scale = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
+    scale = np.where(scale > 0, scale, scale.max() or np.float32(1))
+    scale = np.maximum(scale, np.asarray(least, np.float32)).astype(np.float32)
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    return integers, scale
+
+
+def source_of(model: onnx.ModelProto) -> dict[str, str]:
+    """For every tensor that an operator merely moved: the tensor it came from."""
+    moved: dict[str, str] = {}
+    for node in model.graph.node:
+        nearest = node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest"
+        if node.op_type in _MOVES or nearest:
+            moved[node.output[0]] = moved.get(node.input[0], node.input[0])
+    return moved
+
+
+def observed(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
+    """The tensors whose range must be known to quantise `layers`, inputs and outputs both."""
+    moved = source_of(model)
+    return {moved.get(name, name) for layer in layers for name in (layer.input, layer.output)}
+
+
+class Writer:
+    """Builds quantised versions of one model; weights are quantised once and shared by all versions.
+
+    `symmetric` activations are int8 with zero point 0 (all that TensorRT takes); the others uint8 with a zero point (twice the
+    resolution behind a ReLU or SiLU, and what x86 multiplies). With `fused` the results of convolutions and the biases of Gemm
+    are quantised too: only then onnxruntime has int8 kernels for them. TensorRT wants neither, and refuses int32 biases.
+    """
+
+    def __init__(self, model: onnx.ModelProto, scales: Mapping[str, Scale], *, symmetric: bool, fused: bool) -> None:
+        self.model = model
+        self.scales = scales
+        self.symmetric = symmetric
+        self.fused = fused
+        self._constants = initialisers(model)
+        self._moved = source_of(model)
+        self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
+
+    def _scale(self, tensor: str) -> Scale:
+        return self.scales[self._moved.get(tensor, tensor)]
+
+    def _weight(self, layer: Layer) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+        if layer.name not in self._weights:
+            # A bias must fit int32 in units of (weight scale · input scale).
+            bias = np.abs(self._constants[layer.bias]).ravel() if layer.bias is not None else np.zeros(1, np.float32)
+            least = bias / (float(self._scale(layer.input)[0]) * 2.0**30)
+            self._weights[layer.name] = quantise_weight(self._constants[layer.weight], layer.axis, least)
+        return self._weights[layer.name]
+
+    def write(self, layers: Collection[Layer]) -> onnx.ModelProto:
+        """The model with exactly `layers` in 8 bits."""
+        chosen = {layer.node: layer for layer in layers}
+        behind = {layer.output for layer in layers if self.fused and layer.op == "Conv"}
+        nodes: list[onnx.NodeProto] = []
+        constants: dict[str, npt.NDArray[Any]] = {}
+        ready: dict[str, str] = {name: name for name in behind}  # tensor: the name of its dequantised form
+
+        def quantise(tensor: str, source: str, result: str) -> None:
+            scale, zero = self._scale(tensor)
+            names = [f"{tensor}_scale", f"{tensor}_zero"]
+            constants[names[0]] = np.asarray(scale, np.float32)
+            constants[names[1]] = np.asarray(zero, np.int8 if self.symmetric else np.uint8)
+            nodes.append(helper.make_node("QuantizeLinear", [source, *names], [f"{tensor}_q"], name=f"{tensor}_quantize"))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{tensor}_q", *names], [result], name=f"{tensor}_dequantize"))
+
+        for node in self.model.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            layer = chosen.get(node.output[0])
+            if layer is not None:
+                if layer.input not in ready:
+                    ready[layer.input] = f"{layer.input}_dq"
+                    quantise(layer.input, layer.input, ready[layer.input])
+                if layer.weight not in ready:
+                    ready[layer.weight] = f"{layer.weight}_dq"
+                    names = [f"{layer.weight}_{part}" for part in ("int8", "scale", "zero")]
+                    integers, scale = self._weight(layer)
+                    constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int8)), strict=True)
+                    result = ready[layer.weight]
+                    nodes.append(helper.make_node("DequantizeLinear", names, [result], name=result, axis=layer.axis))
+                copy.input[0], copy.input[1] = ready[layer.input], ready[layer.weight]
+                if self.fused and layer.op == "Gemm" and layer.bias is not None:
+                    self._quantise_bias(layer, copy, nodes, constants)
+            nodes.append(copy)
+            if node.output[0] in behind:
+                copy.output[0] = f"{node.output[0]}_float"
+                quantise(node.output[0], copy.output[0], node.output[0])
+        read = {name for node in nodes for name in node.input}
+        replaced = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None}
+        model = self._shell(replaced - read)
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+        return model
+
+    def _quantise_bias(
+        self, layer: Layer, node: onnx.NodeProto, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]
+    ) -> None:
+        scale = self._weight(layer)[1] * self._scale(layer.input)[0]
+        bias = self._constants[layer.bias or ""]
+        if bias.shape != scale.shape or attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1:
+            return  # stays float: right, only slower
+        names = [f"{node.output[0]}_bias_{part}" for part in ("int32", "scale", "zero")]
+        integers = np.rint(bias.astype(np.float64) / scale).astype(np.int32)
+        constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int32)), strict=True)
+        node.input[2] = f"{node.output[0]}_bias_dq"
+        nodes.append(helper.make_node("DequantizeLinear", names, [node.input[2]], name=node.input[2], axis=0))
+
+    def _shell(self, replaced: Collection[str]) -> onnx.ModelProto:
+        """The model without its nodes and without the constants `replaced`."""
+        shell = onnx.ModelProto(
+            ir_version=self.model.ir_version,
+            opset_import=self.model.opset_import,
+            producer_name=self.model.producer_name,
+            producer_version=self.model.producer_version,
+            metadata_props=self.model.metadata_props,
+        )
+        graph = self.model.graph
+        shell.graph.name = graph.name
+        shell.graph.input.extend(graph.input)
+        shell.graph.output.extend(graph.output)
+        shell.graph.value_info.extend(graph.value_info)
+        shell.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name not in replaced)
+        return shell

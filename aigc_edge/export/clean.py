@@ -1,0 +1,151 @@
+"""Graph cleaning: what the exporter leaves behind and no engine needs, removed with standard ONNX operators only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+BATCHES = (2, 3)  # two sizes tell a dimension that follows the batch from one that happens to be equal
+SMALL = 1024  # elements: what holds shapes, axes and the like is small; weights need not be copied to infer shapes
+
+
+class Known(NamedTuple):
+    """What inference says of a value: its element type and its shape at either batch size."""
+
+    type: int
+    first: list[int]
+    second: list[int]
+
+
+Shapes = dict[str, Known]
+
+
+def _shapes(model: ir.Model) -> Shapes:
+    """Concrete shape of every value at both batch sizes, by ONNX shape inference; values it cannot infer are absent."""
+    skeleton = ir.from_proto(ir.to_proto(_without_weights(model)))
+    inferred: list[dict[str, list[int]]] = []
+    types: dict[str, int] = {}
+    for batch in BATCHES:
+        for value in skeleton.graph.inputs[: len(model.graph.inputs)]:
+            assert value.shape is not None
+            value.shape = ir.Shape([batch, *value.shape[1:]])
+        for node in skeleton.graph:
+            for value in node.outputs:
+                value.shape = None
+        proto = onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), strict_mode=True, data_prop=True)
+        values = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+        types |= {v.name: v.type.tensor_type.elem_type for v in values}
+        inferred.append({v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values})
+    first, second = inferred
+    return {name: Known(types[name], first[name], second[name]) for name in first if 0 not in first[name] and name in second}
+
+
+def _without_weights(model: ir.Model) -> ir.Model:
+    """A copy whose large initialisers are inputs: a protobuf message cannot exceed 2 GB, and inference needs no weights."""
+    copy = model.clone()
+    for name, value in list(copy.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.size > SMALL:
+            value.const_value = None
+            del copy.graph.initializers[name]
+            copy.graph.inputs.append(value)
+    return copy
+
+
+def _record_shapes(model: ir.Model, shapes: Shapes) -> None:
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in shapes:
+                kind, first, second = shapes[value.name]
+                value.dtype = ir.DataType(kind)
+                known = [a if a == b else "N" if (a, b) == BATCHES else None for a, b in zip(first, second, strict=True)]
+                value.shape = ir.Shape(known)
+
+
+def _array(value: ir.Value | None) -> np.ndarray | None:
+    return value.const_value.numpy() if value is not None and value.const_value is not None and value.is_initializer() else None
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def _fix_reshapes(model: ir.Model, shapes: Shapes) -> None:
+    """A Reshape to a computed shape becomes a Reshape to a constant one when at most one size follows the batch."""
+    for node in model.graph:
+        name = node.outputs[0].name
+        if node.op_type != "Reshape" or _array(node.inputs[1]) is not None or name not in shapes:
+            continue
+        _, first, second = shapes[name]
+        target = [a if a == b else -1 for a, b in zip(first, second, strict=True)]
+        if target.count(-1) <= 1:
+            node.replace_input_with(1, _constant(model.graph, f"{name}_shape", np.array(target, np.int64)))
+
+
+def _replace(model: ir.Model, old: ir.Value, new: ir.Value) -> bool:
+    if old.is_graph_output():
+        return False
+    ir.convenience.replace_all_uses_with(old, new)
+    return True
+
+
+def _drop_neutral(model: ir.Model, shapes: Shapes) -> None:
+    """x · 1 and x + 0 (the scale and shift of a normalisation without any) become x, where they do not broadcast it."""
+    neutral: dict[str, Callable[[np.ndarray], np.ndarray]] = {"Mul": lambda a: a == 1, "Add": lambda a: a == 0}
+    for node in model.graph:
+        if node.op_type not in neutral:
+            continue
+        for kept, other in ((0, 1), (1, 0)):
+            constant, value, out = _array(node.inputs[other]), node.inputs[kept], node.outputs[0]
+            if constant is None or value is None or not neutral[node.op_type](constant).all():
+                continue
+            same = out.name in shapes and value.name in shapes and shapes[out.name] == shapes[value.name]
+            if same and _replace(model, out, value):
+                break
+
+
+def _merge_transposes(model: ir.Model, shapes: Shapes) -> None:
+    """Reshape [n, h, a, b] → [n·h, a, b], Transpose (0, 2, 1), Reshape → [n, h, b, a] is one Transpose (0, 1, 3, 2)."""
+    for node in list(model.graph):
+        if node.op_type != "Reshape" or (turn := node.inputs[0].producer() if node.inputs[0] else None) is None:
+            continue
+        start = turn.inputs[0].producer() if turn.op_type == "Transpose" and turn.inputs[0] else None
+        if start is None or start.op_type != "Reshape" or list(turn.attributes.get_ints("perm", [])) != [0, 2, 1]:
+            continue
+        source, flat, out = start.inputs[0], start.outputs[0], node.outputs[0]
+        if source is None or any(v.name not in shapes for v in (source, flat, out)):
+            continue
+        sides = zip(*(shapes[v.name or ""][1:] for v in (source, flat, out)), strict=True)
+        if all(len(s) == 4 and f == [s[0] * s[1], *s[2:]] and o == [s[0], s[1], s[3], s[2]] for s, f, o in sides):
+            merged = ir.node("Transpose", [source], {"perm": [0, 1, 3, 2]}, name=f"{node.name}_merged")
+            merged.outputs[0].name, merged.outputs[0].shape = f"{out.name}_merged", out.shape
+            merged.outputs[0].type = out.type
+            model.graph.insert_before(node, merged)
+            if not _replace(model, out, merged.outputs[0]):
+                model.graph.remove(merged, safe=True)
+
+
+def clean(model: ir.Model) -> None:
+    """Simplify `model` (batch = first dimension "N" of every input) in place; its results stay the same to the last bit.
+
+    Shapes that the exporter computes at run time become constants, neutral arithmetic and doubled transposes go, unused parts go,
+    and so do names of source files and lines, which would tell of the machine and change the bytes.
+    """
+    shapes = _shapes(model)
+    _fix_reshapes(model, shapes)
+    _drop_neutral(model, shapes)
+    _merge_transposes(model, shapes)
+    _record_shapes(model, shapes)
+    for simplify in (
+        common.RemoveUnusedNodesPass(),
+        common.DeduplicateInitializersPass(),
+        common.ClearMetadataAndDocStringPass(),
+    ):
+        simplify(model)

@@ -1,0 +1,183 @@
+"""Export of a component to ONNX, checked against torch before it is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import aigc_edge
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.export.clean import clean
+from aigc_edge.files import atomic_file
+from aigc_edge.spec import BATCH, ComponentSpec
+
+OPSET = 20  # opset 21 and later break quantisers and bring operators that TensorRT-RTX has no kernel for
+EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
+CHECK_BATCHES = (1, 4)  # not the batch of the export: 1 and another catch sizes that were baked in
+ULPS = 4 * float(np.finfo(np.float32).eps)
+
+
+class Exportable(Protocol):
+    """What is exported: a spec, its module, and example inputs of a batch size in the order of the spec."""
+
+    @property
+    def spec(self) -> ComponentSpec: ...
+    @property
+    def module(self) -> nn.Module: ...
+    @property
+    def example(self) -> Callable[[int, torch.Generator], tuple[Tensor, ...]]: ...
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of its own affairs through warnings and a logger; neither is the user's concern."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
+    """The component as a cleaned ONNX model in memory, inputs and outputs named by its spec, dynamic in the batch."""
+    spec = component.spec
+    example = component.example(3, torch.Generator().manual_seed(0))
+    names = [t.name for t in spec.inputs]
+    if len(example) != len(names):
+        raise AigcEdgeError(f"component {spec.name!r} has {len(names)} inputs in its spec but its example gives {len(example)}")
+    batch = torch.export.Dim(BATCH)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                component.module.eval(),
+                example,
+                input_names=names,
+                output_names=[t.name for t in spec.outputs],
+                dynamic_shapes=tuple({0: batch} for _ in example),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps whatever the module raised
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX: {reason[0]}") from error
+    assert program is not None
+    model = program.model
+    clean(model)
+    for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
+        value.shape = ir.Shape(tensor.shape)
+    model.producer_name, model.producer_version, model.graph.name = "aigc-edge", aigc_edge.__version__, spec.name
+    model.metadata_props.update({"component": spec.name, "format": "fp32", "aigc_edge": aigc_edge.__version__})
+    return model
+
+
+class _Double(TorchFunctionMode):
+    """Lets a module compute in float64 although its code names float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def swap(value: Any) -> Any:
+            return torch.float64 if value is torch.float32 else value
+
+        func = torch.Tensor.double if func is torch.Tensor.float else func
+        return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
+
+
+def _evaluate(module: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> list[npt.NDArray[np.float64]]:
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.no_grad(), _Double() if dtype == torch.float64 else contextlib.nullcontext():
+            outputs = module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
+    finally:
+        torch.set_default_dtype(before)
+    return [y.double().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
+
+
+def _error(value: npt.NDArray[Any], exact: npt.NDArray[np.float64]) -> float:
+    size = float(np.linalg.norm(exact))
+    return float(np.linalg.norm(value - exact)) / (size or 1.0)
+
+
+def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0) -> list[dict[str, Any]]:
+    """Compare the ONNX file with torch on random inputs at two batch sizes; returns the figures of each.
+
+    The yardstick is the module in float64: the file may err at most twice as much as torch in float32 does, plus 4 units in the
+    last place. Raises AigcEdgeError when it errs more, or gives values that are not finite.
+    """
+    import onnxruntime
+
+    spec, module = component.spec, component.module.eval()
+    double = copy.deepcopy(module).double()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(seed)
+    figures = []
+    for batch in CHECK_BATCHES:
+        inputs = component.example(batch, generator)
+        made = session.run(None, {t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)})
+        exact, single = _evaluate(double, inputs, torch.float64), _evaluate(module, inputs, torch.float32)
+        for tensor, value, wanted, torch_value in zip(spec.outputs, made, exact, single, strict=True):
+            if value.shape != wanted.shape:
+                raise AigcEdgeError(
+                    f"{spec.name} in ONNX gives {tensor.name} of shape {value.shape}, torch {wanted.shape}: not kept"
+                )
+            error, allowed = _error(value, wanted), 2 * _error(torch_value, wanted) + ULPS
+            if not error <= allowed:  # written so that NaN fails
+                message = (
+                    f"{spec.name} in ONNX is off by {error:.2g} (relative L2 of {tensor.name}, batch {batch}); {allowed:.2g} is"
+                )
+                raise AigcEdgeError(
+                    f"{message} what rounding explains: the exporter got an operation wrong, the file was not kept"
+                )
+            absolute = float(np.abs(value - wanted).max())
+            figures.append({"output": tensor.name, "batch": batch, "max_abs": absolute, "relative_l2": error, "allowed": allowed})
+    return figures
+
+
+def export_component(
+    component: Exportable,
+    path: str | os.PathLike[str],
+    *,
+    opset: int = OPSET,
+    seed: int = 0,
+    external_above: int = EXTERNAL_ABOVE,
+) -> dict[str, Any]:
+    """Write the component as ONNX (float32, dynamic batch) to `path` and return the figures of its check against torch.
+
+    Same weights, same bytes. Weights beyond `external_above` bytes go to `path`.data beside it. Nothing is left at `path` when
+    the export or the check fails; raises AigcEdgeError with the reason.
+    """
+    path = Path(path)
+    model = to_ir(component, opset=opset)
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    data = path.with_name(path.name + ".data")
+    external = size > external_above
+    if external:
+        path.unlink(missing_ok=True)  # its data is about to change: a reader must not find the one without the other
+    try:
+        with atomic_file(path) as part:
+            ir.save(model, part, external_data=data.name if external else None)
+            figures = check(component, part, seed=seed)
+    finally:
+        if not (external and path.exists()):
+            data.unlink(missing_ok=True)
+    bytes_ = path.stat().st_size + (data.stat().st_size if external else 0)
+    return {"component": component.spec.name, "opset": opset, "nodes": len(list(model.graph)), "bytes": bytes_, "checks": figures}

@@ -1,0 +1,92 @@
+"""Observers against NumPy's own histogram and percentiles; estimators against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aigc_edge.compress.observers import BINS, Observer, least_squares, minmax, percentile, scale_of
+from aigc_edge.errors import AigcEdgeError
+
+
+def _seen(values: np.ndarray, parts: int = 1) -> Observer:
+    observer = Observer()
+    for index, part in enumerate(np.array_split(values.astype(np.float32), parts)):
+        observer.see(part, row=index)
+    return observer
+
+
+def test_histogram_is_numpys_also_after_doubling(rng: np.random.Generator) -> None:
+    values = (rng.standard_normal(4000) * np.linspace(0.01, 9, 4000)).astype(np.float32)  # the range grows as it is seen
+    observer = _seen(values, parts=13)
+    assert observer.limit / 2 < np.abs(values).max() <= observer.limit
+    wanted, _ = np.histogram(values.astype(np.float64), bins=2 * BINS, range=(-observer.limit, observer.limit))
+    assert observer.counts.sum() == 4000
+    assert np.abs(np.cumsum(observer.counts) - np.cumsum(wanted)).max() <= 2  # a value on an edge may go either way
+
+
+def test_ranges_by_row(rng: np.random.Generator) -> None:
+    values = rng.uniform(2, 3, 300).astype(np.float32)
+    observer = _seen(values, parts=3)
+    parts = np.array_split(values, 3)
+    assert observer.rows == {row: (float(part.min()), float(part.max())) for row, part in enumerate(parts)}
+    assert minmax(observer) == (0.0, float(values.max()))  # zero always belongs to the range
+    observer.see(np.float32([-7]), row=1)
+    assert observer.rows[1] == (-7.0, float(parts[1].max()))
+
+
+def test_percentile_is_numpys_to_a_bin(rng: np.random.Generator) -> None:
+    values = rng.standard_normal(50_000).astype(np.float32)
+    values[:3] = [40, -30, 35]
+    observer = _seen(values, parts=5)
+    low, high = percentile(observer, tail=1e-3)
+    wanted = np.percentile(values, [0.1, 99.9])
+    assert (
+        np.abs(np.array([low, high]) - wanted).max() <= 2 * observer.limit / BINS + 0.05
+    )  # and the gap between two values there
+    low, high = percentile(_seen(rng.uniform(1, 2, 1000)))
+    assert low == 0
+    assert 1.9 < high <= 2
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_least_squares_beats_all_other_ranges(rng: np.random.Generator, symmetric: bool) -> None:
+    """Its range is (nearly) as good as the best of a fine search on the values themselves, and better than all that was seen."""
+    values = np.concatenate([rng.standard_normal(20_000), [25.0]])
+    values = np.where(values < 0, values * 0.1, values).astype(np.float32)
+    observer = _seen(values)
+
+    def error(low: float, high: float) -> float:
+        scale, zero = scale_of(low, high, symmetric)
+        edges = (-127, 127) if symmetric else (0, 255)
+        made = (np.clip(np.rint(values / scale) + zero, *edges) - zero) * scale
+        return float(np.mean((made - values) ** 2))
+
+    chosen = error(*least_squares(observer, symmetric))
+    best = min(error(observer.low, high) for high in np.linspace(7.5, 25, 300))
+    assert chosen <= 1.05 * best
+    assert chosen < error(*minmax(observer))
+
+
+def test_scales_hold_the_range(rng: np.random.Generator) -> None:
+    low, high = -float(rng.uniform(0, 3)), float(rng.uniform(0, 9))
+    scale, zero = scale_of(low, high, False)
+    assert 0 <= zero <= 255
+    assert (0 - zero) * scale <= low + scale / 2
+    assert (255 - zero) * scale >= high - scale / 2
+    assert scale_of(low, high, True) == (np.float32(max(-low, high) / 127), 0)
+    for symmetric in (True, False):
+        assert scale_of(0, 0, symmetric) == (1, 0)  # a tensor of zeros stays one of zeros
+
+
+def test_only_zeros() -> None:
+    observer = _seen(np.zeros(10))
+    assert (minmax(observer), percentile(observer), least_squares(observer, True)) == ((0, 0), (0, 0), (0, 0))
+    observer.see(np.float32([0.5]))
+    assert observer.counts.sum() == 11
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_broken_activations_are_refused(bad: float) -> None:
+    with pytest.raises(AigcEdgeError, match="NaN or infinite"):
+        _seen(np.array([1.0, bad, 2.0]))
