@@ -1,0 +1,254 @@
+"""The report's page: figures and pictures in, one HTML text out that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from aigc_edge.bench import cells, charts
+from aigc_edge.text import digits, milliseconds, size
+
+Figures = Mapping[str, Any]
+esc = html.escape
+
+
+def build(figures: Figures, pictures: Mapping[str, str]) -> str:
+    """The page; `pictures` maps a format to a PNG in base64."""
+    style = files("aigc_edge.bench").joinpath("report.css").read_text(encoding="utf-8")
+    title = f"aigc-edge benchmark: {figures['bundle']['name']}"
+    sections = [_head(figures, title), _cards(figures), _table(figures), _speed(figures), _cost(figures)]
+    sections += [_quality(figures), _samples(pictures), _method(figures), _machine(figures)]
+    body = "\n".join(section for section in sections if section)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{esc(title)}</title><style>{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _head(figures: Figures, title: str) -> str:
+    settings, bundle, machine = figures["settings"], figures["bundle"], figures["machine"]
+    solver = f"{settings['solver']}, {settings['steps']} steps" if settings["solver"] else "one evaluation"
+    guided = f", guidance {settings['guidance_scale']:g}" if settings["guidance_scale"] != 1 else ""
+    threads = f"{settings['threads']} thread{'s' if settings['threads'] != 1 else ''}"
+    shape = "×".join(str(s) for s in bundle["output_shape"])
+    parts = [f"{bundle['family']}, images {shape}", f"{solver}{guided}", f"{threads} on {machine['cpu']}"]
+    about = "; ".join([*parts, figures["created"][:10], figures["tool"]])
+    return f'<h1>{esc(title)}</h1><p class="soft">{esc(about)}</p>'
+
+
+def _card(what: str, big: str, note: str) -> str:
+    return f'<div class="card"><div class="what">{what}</div><div class="big">{big}</div><div class="note">{note}</div></div>'
+
+
+def _cards(figures: Figures) -> str:
+    natives = cells.natives(figures)
+    first, last = natives[0], natives[-1]
+    both = len(natives) > 1
+    out = []
+
+    def pair(of: Any) -> str:
+        rows = (first, last) if both else (first,)
+        return "".join(f"<div>{of(row)} <small>{esc(row['format'])}</small></div>" for row in rows)
+
+    comparison = next(
+        (c for c in figures["comparisons"] if (c["ours"], c["theirs"], c["batch"]) == (last["key"], first["key"], 1)), None
+    )
+    faster = f"{digits(comparison['ratio'])}× as fast, batch 1" if comparison else "one image"
+    out.append(_card("time for one image", pair(lambda r: f"{digits(r['latency']['1']['median'] * 1e3)} ms"), faster))
+    smaller = first["bytes"]["networks"] / last["bytes"]["networks"]
+    out.append(
+        _card(
+            "network file",
+            pair(lambda r: size(r["bytes"]["networks"])),
+            f"{digits(smaller)}× smaller" if both else "in the bundle",
+        )
+    )
+    if first.get("quality") and first["quality"].get("frechet") is not None:
+        n = first["quality"]["n"]
+        out.append(
+            _card("Fréchet distance (lower: better)", pair(lambda r: digits(r["quality"]["frechet"])), f"{n} images a format")
+        )
+        if first["quality"].get("class_accuracy") is not None:
+            judge = f"by a classifier of {first['quality']['judge_accuracy']:.1%}"
+            out.append(_card("recognised as their class", pair(lambda r: cells.accuracy(r["quality"])), judge))
+    peers = [
+        c
+        for c in figures["comparisons"]
+        if c["ours"] == first["key"] and c["batch"] == 1 and not c["theirs"].startswith(("native", "network"))
+    ]
+    if peers:
+        names = cells.by_key(figures)
+        text = ", ".join(f"{digits(c['ratio'])}× {esc(names[c['theirs']]['title'])}" for c in peers)
+        out.append(
+            _card(f"{first['format']} against peers", f"{digits(min(c['ratio'] for c in peers))}× <small>at least</small>", text)
+        )
+    return f'<div class="cards">{"".join(out)}</div>'
+
+
+def _small(value: str, note: str) -> str:
+    return value + (f"<small>{note}</small>" if note else "")
+
+
+def _ratio(figures: Figures, row: Figures) -> str:
+    """How many times as fast native is, in this row's format; the network alone is a floor and gets no verdict."""
+    comparison = cells.against(figures, row)
+    if not comparison:
+        return cells.NONE
+    interval = f"{digits(comparison['interval'][0])} … {digits(comparison['interval'][1])}" if comparison["interval"] else ""
+    if row["way"] == "network":
+        return _small(f"{digits(comparison['ratio'])}×", interval)
+    tone = {"FASTER": "faster", "SLOWER": "slower"}.get(comparison["verdict"], "")
+    return _small(f'<span class="{tone}">{cells.verdict(comparison)}</span>', interval)
+
+
+def _row(figures: Figures, row: Figures) -> str:
+    large, one = cells.large(figures), row["latency"]["1"]
+    memory = f"{cells.memory(row, large)} at {large}" if "peak_bytes" in row else ""
+    values = [
+        esc(cells.name(row)),
+        _small(milliseconds(one["median"]), f"{cells.spread(one)}, p90 {cells.p90(one)}"),
+        _small(cells.rate(one), f"{cells.rate(row['latency'][large])} at {large}"),
+        _ratio(figures, row),
+        cells.outside(row) if row["way"] == "native" else cells.NONE,
+        _small(*cells.frechet(row.get("quality"))),
+        cells.accuracy(row.get("quality")),
+        cells.likeness(row),
+        size(row["bytes"]["networks"]),
+        _small(cells.memory(row), memory),
+        cells.cold(row),
+    ]
+    return f'<tr class="{"ours" if row["way"] == "native" else "peer"}">{"".join(f"<td>{value}</td>" for value in values)}</tr>'
+
+
+def _table(figures: Figures) -> str:
+    heads = ["configuration", "one image, median<br>quartiles, p90", "images/s<br>batch 1, larger", "aigc-edge<br>is as fast"]
+    heads += ["outside the<br>network", "Fréchet<br>distance", "class<br>accuracy", "PSNR from<br>same noise", "network<br>file"]
+    heads += ["peak memory<br>batch 1, larger", "cold<br>start"]
+    head = "".join(f"<th>{text}</th>" for text in heads)
+    lines = "".join(_row(figures, row) for row in figures["configurations"])
+    note = (
+        "Peers sample the same networks with the same solver: as their PSNR shows, their images and their quality are the same."
+    )
+    left = "".join(f"<li>{esc(way)} was left out: {esc(reason)}</li>" for way, reason in figures["left_out"].items())
+    return (
+        f'<h2>Speed, memory and quality on one row</h2><div class="panel"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div><p class='soft'>{note}</p>" + (f"<ul class='soft'>{left}</ul>" if left else "")
+    )
+
+
+def _speed(figures: Figures) -> str:
+    rows = [
+        charts.Row(cells.name(row), row["way"] == "native", [s * 1e3 for s in row["latency"]["1"]["samples"]])
+        for row in figures["configurations"]
+    ]
+    names = cells.by_key(figures)
+    ratios = []
+    for c in figures["comparisons"]:
+        if c["batch"] == 1 and c["interval"] and not c["theirs"].startswith("network"):
+            name = f"{c['ours'].partition('-')[2]} against {cells.name(names[c['theirs']])}"
+            ratios.append(charts.Ratio(name, c["ratio"], c["interval"], c["quartiles"], c["verdict"]))
+    n = figures["settings"]["rounds"]["1"]
+    parts = [
+        f'<div class="panel"><h3>Time for one image, {n} interleaved rounds</h3>',
+        charts.distributions(rows, "ms", "time for one image"),
+        "</div>",
+    ]
+    if ratios:
+        parts += [
+            '<div class="panel"><h3>aigc-edge against peers, round by round</h3>',
+            charts.ratios(ratios, "ratios to peers"),
+            "</div>",
+        ]
+    return "<h2>Speed</h2>" + "".join(parts)
+
+
+def _cost(figures: Figures) -> str:
+    started = [row for row in figures["configurations"] if "cold_start" in row]
+    if not started:
+        return ""
+    stages = ["interpreter", "import", "open", "first_image"]
+    cold = [
+        charts.Row(cells.name(row), row["way"] == "native", [row["cold_start"][stage]["median"] for stage in stages])
+        for row in started
+    ]
+    memory = [charts.Row(cells.name(row), row["way"] == "native", [row["peak_bytes"]["1"] / 1e6]) for row in started]
+    left = charts.stacked(cold, [stage.replace("_", " ") for stage in stages], "s", "cold start")
+    right = charts.stacked(memory, ["peak resident memory at batch 1"], "MB", "peak memory")
+    return (
+        '<h2>What it costs to start and to hold</h2><div class="two">'
+        f'<div class="panel"><h3>Cold start: from a new process to the first image</h3>{left}</div>'
+        f'<div class="panel"><h3>Peak memory of a process of its own</h3>{right}</div></div>'
+    )
+
+
+def _quality(figures: Figures) -> str:
+    points = []
+    for row in cells.natives(figures):
+        quality = row.get("quality")
+        if quality and quality.get("frechet") is not None:
+            bounds = quality["frechet_low"], quality["frechet_high"]
+            points.append(charts.Point(str(row["format"]), row["latency"]["1"]["median"] * 1e3, quality["frechet"], *bounds))
+    if not points:
+        return ""
+    real = next((r["quality"].get("real_split") for r in cells.natives(figures) if r.get("quality")), None)
+    floor, floor_name = (real["frechet"], f"two halves of the real images (n {real['n']})") if real else (None, "")
+    plot = charts.plane(points, "time for one image, ms", "Fréchet distance", "quality and latency", floor, floor_name)
+    return (
+        f'<h2>Quality against latency</h2><div class="panel"><h3>Lower left is better; bars are 95 % intervals</h3>{plot}</div>'
+    )
+
+
+def _samples(pictures: Mapping[str, str]) -> str:
+    figures = []
+    for name, png in pictures.items():
+        image = f'<img alt="samples of the format {esc(name)}" src="data:image/png;base64,{png}">'
+        figures.append(f"<figure>{image}<figcaption>{esc(name)}</figcaption></figure>")
+    return (
+        f'<h2>Samples from the same seeds, one row a class</h2><div class="samples">{"".join(figures)}</div>' if figures else ""
+    )
+
+
+def _method(figures: Figures) -> str:
+    settings = figures["settings"]
+    rounds = ", ".join(f"{n} at batch {batch}" for batch, n in settings["rounds"].items())
+    notes = [
+        f"""Every round runs every configuration once, in an order that rotates and turns round. {settings["warmup_rounds"]}
+        rounds before the timed ones are not kept. Timed rounds: {rounds}. Nothing is dropped as an outlier. Garbage is
+        collected between rounds only.""",
+        "A call is timed from the seeds to the finished 8-bit images, as an application sees it.",
+        """A ratio is taken within each round, so that what slows a whole round cancels. Its interval is that of the median
+        at 95 %, by order statistics. Faster, slower and same (within 1 %) are said only when the whole interval says
+        so. p90 needs 64 samples.""",
+        """network alone: as many evaluations of the same session on bound buffers, with nothing between them. No loop
+        around this engine can be faster.""",
+        """Peers get the same network, engine settings and threads, and draw their noise with their own generators. From
+        equal latents their images are compared with those of aigc-edge in that format: that is their PSNR.""",
+        f"""Peak memory (VmHWM) and cold start are taken in processes of their own, {settings["cold_starts"]} a
+        configuration; the median is shown. The files were in the page cache.""",
+        """The Fréchet distance is taken over features of a classifier that was trained on the same real images. It is
+        biased upwards for small n: compare it between equal n only. Its intervals are bootstrap intervals at 95 %.""",
+    ]
+    return "<h2>How it was measured</h2><ul>" + "".join(f"<li>{esc(' '.join(note.split()))}</li>" for note in notes) + "</ul>"
+
+
+def _machine(figures: Figures) -> str:
+    machine, bundle = figures["machine"], figures["bundle"]
+    before, after = machine["busy"]["before"], machine["busy"]["after"]
+    rows = {
+        "processor": f"{machine['cpu']} ({machine['family']}), {machine['cores']} cores to use",
+        "instruction sets": ", ".join(machine["flags"]),
+        "memory": f"{machine['memory_gib']} GiB",
+        "system": f"{machine['system']}, {machine['architecture']}",
+        "versions": ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
+        "load average": f"{before.get('load', 0):.2f} before, {after.get('load', 0):.2f} after",
+        "bundle": f"{bundle['name']}, compiled {bundle['created']}",
+    }
+    provenance = bundle.get("provenance") or {}
+    for name in ("data", "licence"):
+        if provenance.get(name):
+            rows[name] = str(provenance[name])
+    lines = "".join(f"<tr><th>{esc(name)}</th><td>{esc(value)}</td></tr>" for name, value in rows.items())
+    return f'<h2>On what</h2><div class="panel plain"><table>{lines}</table></div>'

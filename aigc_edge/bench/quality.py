@@ -1,0 +1,86 @@
+"""What the images are worth, on the same row as the speed: scored by the bundle's judge, and compared from the same noise."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_edge.bench.way import Recipe, Way
+from aigc_edge.metrics.judge import Judge
+from aigc_edge.metrics.paired import psnr, relative_l2
+
+BATCH = 32
+
+
+@contextlib.contextmanager
+def judge_of(recipe: Recipe) -> Iterator[Judge | None]:
+    """The judge in the bundle (a folder or a packed file); None when it has none."""
+    card = recipe.manifest.get("judge")
+    if not card:
+        yield None
+        return
+    bundle, folder = Path(recipe.bundle), Path(card["classifier"]).parent
+    if bundle.is_dir():
+        yield Judge.load(bundle / folder, threads=recipe.threads)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        with zipfile.ZipFile(bundle) as archive:
+            for name in recipe.manifest["files"]:
+                if Path(name).parent == folder:
+                    (Path(place) / Path(name).name).write_bytes(archive.read(name))
+        yield Judge.load(place, threads=recipe.threads)
+
+
+def draw(way: Way, recipe: Recipe, n: int, progress: Callable[[int], None]) -> NDArray[np.uint8]:
+    """`n` images, classes in turn, seeds 0 … n - 1."""
+    labels, parts = recipe.labels(n), []
+    for first in range(0, n, BATCH):
+        size = min(BATCH, n - first)
+        parts.append(way.generate(size, first, None if labels is None else labels[first : first + size]))
+        progress(size)
+    return np.concatenate(parts)
+
+
+def score(
+    native: Mapping[str, Way], recipe: Recipe, n: int, progress: Callable[[int], None] = lambda size: None
+) -> dict[str, dict[str, Any]]:
+    """Format → quality of `n` native images of it; the reference of psnr and relative_l2 is fp32 with the same seeds."""
+    images = {format: draw(way, recipe, n, progress) for format, way in native.items()}
+    reference, found = images.get("fp32"), {}
+    with judge_of(recipe) as judge:
+        for format, drawn in images.items():
+            against = None if format == "fp32" else reference
+            figures: dict[str, Any] = {"n": n}
+            if judge is not None:
+                figures |= judge.score(drawn, recipe.labels(n), against) | {"real_split": judge.card.get("real_split")}
+            elif against is not None:
+                figures |= paired(drawn, against)
+            found[format] = figures
+    return found
+
+
+def paired(images: NDArray[np.uint8], reference: NDArray[np.uint8]) -> dict[str, float | None]:
+    """psnr in dB (None when equal) and relative L2 of uint8 images against others of the same noise."""
+    made, wished = (a.astype(np.float32) / 127.5 - 1 for a in (images, reference))
+    ratio = psnr(made, wished)
+    return {"psnr": float(ratio) if np.isfinite(ratio) else None, "relative_l2": float(relative_l2(made, wished))}
+
+
+def agreement(ways: Mapping[str, Way], recipe: Recipe, n: int, seed: int) -> dict[str, dict[str, Any]]:
+    """How well each peer reproduces native of its format from the same latents; the network alone draws no images."""
+    latents = np.random.default_rng(seed).standard_normal((n, *recipe.manifest["sample_shape"]), dtype=np.float32)
+    drawn = {key: way.generate(n, 0, recipe.labels(n), latents) for key, way in ways.items() if way.name != "network"}
+    compared: dict[str, dict[str, Any]] = {}
+    for key, images in drawn.items():
+        base = f"native-{key.partition('-')[2]}"
+        if key != base and base in drawn:
+            apart = int(np.abs(images.astype(np.int16) - drawn[base].astype(np.int16)).max())
+            compared[key] = paired(images, drawn[base]) | {"against": base, "largest_difference": apart, "n": n}
+    return compared

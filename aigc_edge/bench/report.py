@@ -1,0 +1,99 @@
+"""The benchmark as text for a terminal and as one self-contained HTML page with plots and samples."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_edge.bench import cells, page
+from aigc_edge.bench.way import Recipe, key, opened
+from aigc_edge.bench.ways.native import Native
+from aigc_edge.files import atomic_file
+from aigc_edge.images import grid, write_png
+from aigc_edge.text import size, table
+
+Figures = Mapping[str, Any]
+ROWS, COLUMNS = 10, 8  # of the sample grids
+AMPLIFY = 4
+
+
+def text(figures: Figures) -> str:
+    """The main figures as a table for a terminal."""
+    large = cells.large(figures)
+    header = [
+        "",
+        "median",
+        "p90",
+        "quartiles ms",
+        "img/s",
+        f"img/s b{large}",
+        "memory",
+        "size",
+        "cold",
+        "Fréchet",
+        "class acc.",
+        "PSNR",
+    ]
+    rows = []
+    for row in figures["configurations"]:
+        one = row["latency"]["1"]
+        rows.append(
+            [
+                cells.name(row),
+                cells.milliseconds(one["median"]),
+                cells.p90(one),
+                cells.spread(one),
+                cells.rate(one),
+                cells.rate(row["latency"][large]),
+                cells.memory(row),
+                size(row["bytes"]["networks"]),
+                cells.cold(row),
+                cells.frechet(row.get("quality"))[0],
+                cells.accuracy(row.get("quality")),
+                cells.likeness(row),
+            ]
+        )
+    lines = [table(header, rows, indent=0, right=range(1, len(header))), ""]
+    for row in figures["configurations"]:
+        comparison = cells.against(figures, row)
+        if comparison:
+            lines.append(f"native {row['format']} against {cells.name(row)}: {cells.verdict(comparison)}")
+    for row in cells.natives(figures):
+        lines.append(f"native {row['format']}: {cells.outside(row)} of a call at batch 1 is spent outside the network")
+    lines += [f"{way} was left out: {reason}" for way, reason in figures["left_out"].items()]
+    return "\n".join(lines)
+
+
+def sample_grids(recipe: Recipe, formats: list[str]) -> dict[str, bytes]:
+    """Caption → PNG of native samples, one row a class, the same seeds in every format; and how far apart the ends are."""
+    rows = min(recipe.classes or ROWS, ROWS)
+    labels = np.repeat(np.arange(rows), COLUMNS) if recipe.classes else None
+    with opened(recipe, [key(Native, format) for format in formats]) as ways:
+        drawn = [way.generate(rows * COLUMNS, 0, labels) for way in ways.values()]
+    pictures = dict(zip(formats, drawn, strict=True))
+    if len(formats) > 1:
+        apart = AMPLIFY * np.abs(drawn[0].astype(np.int16) - drawn[-1].astype(np.int16))
+        pictures[f"{formats[0]} and {formats[-1]} apart, {AMPLIFY} times as strong"] = np.clip(apart, 0, 255).astype(np.uint8)
+    return {caption: _png(grid(images, columns=COLUMNS)) for caption, images in pictures.items()}
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "grid.png"
+        write_png(file, picture)
+        return file.read_bytes()
+
+
+def write_html(path: str | os.PathLike[str], figures: Figures, recipe: Recipe) -> None:
+    """Write the report, whole or not at all; the samples in it are drawn anew from the bundle."""
+    formats = [str(row["format"]) for row in cells.natives(figures)]
+    pictures = {name: base64.b64encode(png).decode("ascii") for name, png in sample_grids(recipe, formats).items()}
+    with atomic_file(path) as part:
+        part.write_text(page.build(figures, pictures), encoding="utf-8")

@@ -1,0 +1,189 @@
+"""The whole benchmark of one bundle, in one run, as one JSON value: speed, memory, size and quality of every configuration."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_edge import __version__
+from aigc_edge.bench import child, machine, quality
+from aigc_edge.bench.measure import interleaved
+from aigc_edge.bench.statistics import compare, summary
+from aigc_edge.bench.way import WAYS, Recipe, Way, key, opened
+from aigc_edge.errors import AigcEdgeError
+
+VERSION = 1
+AGREE_ON = 16  # images from the same latents, compared between ways
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured. `runs` timed rounds at batch 1, a quarter of it at `batch`."""
+
+    runs: int = 100
+    batch: int = 16
+    warmup: int = 5
+    cold_starts: int = 3
+    quality_images: int = 1000
+    seed: int = 0
+    formats: tuple[str, ...] = ()
+
+    def rounds(self, batch: int) -> int:
+        """Timed rounds at a batch size: larger batches take longer and vary less."""
+        return self.runs if batch == 1 else max(self.runs // 4, 1)
+
+
+def choose(recipe: Recipe, wanted: Sequence[str]) -> tuple[list[tuple[type[Way], str]], dict[str, str]]:
+    """The configurations that can run here, and why each other way cannot; raises AigcEdgeError for a format the bundle lacks."""
+    there = list(recipe.manifest["components"][recipe.component]["formats"])
+    lacking = [format for format in wanted if format not in there]
+    if lacking:
+        raise AigcEdgeError(f"{recipe.bundle} has no format {lacking[0]!r}: choose of {', '.join(there)}")
+    formats = [format for format in there if not wanted or format in wanted]
+    chosen: list[tuple[type[Way], str]] = []
+    left_out: dict[str, str] = {}
+    for way in sorted((WAYS[name] for name in WAYS), key=lambda way: way.order):
+        reason = way.unavailable(recipe)
+        if reason:
+            left_out[way.name] = reason
+            continue
+        chosen += [(way, format) for format in formats if way.formats is None or format in way.formats]
+    return chosen, left_out
+
+
+def timed(
+    ways: Mapping[str, Way], recipe: Recipe, batch: int, settings: Settings, say: Say
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Seconds of every round, and where a way can tell the seconds of it that were spent in the network."""
+    labels = recipe.labels(batch)
+    inside: dict[str, list[float]] = {
+        name: [] for name, way in ways.items() if way.network_seconds() is not None or way.name == "native"
+    }
+
+    def call(way: Way) -> Callable[[int], NDArray[np.uint8]]:
+        return lambda turn: way.generate(batch, (settings.seed + turn * batch) % 2**63, labels)
+
+    def after(name: str) -> None:
+        spent = ways[name].network_seconds() if name in inside else None
+        if spent is not None:
+            inside[name].append(spent)
+
+    def progress(done: int, total: int) -> None:
+        say(f"batch {batch}: round {done} of {total}")
+
+    calls = {name: call(way) for name, way in ways.items()}
+    seconds = interleaved(calls, settings.rounds(batch), warmup=settings.warmup, after=after, progress=progress)
+    return seconds, inside
+
+
+def latency(seconds: Sequence[float], inside: Sequence[float] | None, batch: int) -> dict[str, Any]:
+    """The figures of one configuration at one batch size; `samples` are the raw seconds in the order of the rounds."""
+    figures: dict[str, Any] = summary(seconds) | {"samples": list(seconds)}
+    figures["images_per_second"] = batch / figures["median"]
+    if inside:
+        figures["network_samples"] = list(inside)
+        outside = [1 - spent / whole for spent, whole in zip(inside, seconds, strict=True)]
+        figures["outside_network"] = summary(outside) | {"unit": "share of the call"}
+    return figures
+
+
+def comparisons(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
+    """Native against every peer of its format, and against fp32 of its own, round by round."""
+    found = []
+    for batch, rows in seconds.items():
+        for ours in (name for name in rows if name.startswith("native-")):
+            format = ours.partition("-")[2]
+            peers = [name for name in rows if name != ours and (name.endswith(f"-{format}") or name == "native-fp32")]
+            found += [{"batch": int(batch), "ours": ours, "theirs": peer} | compare(rows[ours], rows[peer]) for peer in peers]
+    return found
+
+
+def sizes(recipe: Recipe, format: str) -> dict[str, int]:
+    """Bytes of the networks in this format, and of the whole bundle."""
+    files = recipe.manifest["files"]
+    networks = [c["formats"][format]["file"] for c in recipe.manifest["components"].values() if format in c["formats"]]
+    return {"networks": sum(files[name]["bytes"] for name in networks), "bundle": sum(entry["bytes"] for entry in files.values())}
+
+
+def isolated(recipe: Recipe, name: str, settings: Settings) -> dict[str, Any]:
+    """Cold start (median of several processes, each part by itself) and peak memory of one configuration."""
+    starts = [child.measure(recipe, name, settings.batch) for _ in range(settings.cold_starts)]
+    parts = {part: [start["seconds"][part] for start in starts] for part in starts[0]["seconds"]}
+    cold = {part: {"median": float(np.median(values)), "samples": values} for part, values in parts.items()}
+    peaks = {batch: int(np.median([start["peak_bytes"][batch] for start in starts])) for batch in starts[0]["peak_bytes"]}
+    return {"cold_start": cold, "peak_bytes": peaks}
+
+
+def bench(recipe: Recipe, settings: Settings, say: Say = lambda message: None) -> dict[str, Any]:
+    """Measure everything; returns the JSON value that `aigc-edge bench --json` writes. `say` hears what is going on."""
+    chosen, left_out = choose(recipe, settings.formats)
+    names = [key(way, format) for way, format in chosen]
+    before = machine.busy()
+    batches = sorted({1, settings.batch})
+    with opened(recipe, names) as ways:
+        agrees = quality.agreement(ways, recipe, AGREE_ON, settings.seed)
+        runs = {str(batch): timed(ways, recipe, batch, settings, say) for batch in batches}
+        native = {name.partition("-")[2]: way for name, way in ways.items() if way.name == "native"}
+        scores: dict[str, dict[str, Any]] = {}
+        if settings.quality_images:
+            drawn = [0]
+
+            def progress(size: int) -> None:
+                drawn[0] += size
+                say(f"quality: {drawn[0]} of {settings.quality_images * len(native)} images")
+
+            scores = quality.score(native, recipe, settings.quality_images, progress)
+    rows = []
+    for (way, format), name in zip(chosen, names, strict=True):
+        row: dict[str, Any] = {"key": name, "way": way.name, "title": way.title, "engine": way.engine, "format": format}
+        row["latency"] = {
+            batch: latency(seconds[name], inside.get(name), int(batch)) for batch, (seconds, inside) in runs.items()
+        }
+        row["bytes"] = sizes(recipe, format)
+        if way.name != "network" and settings.cold_starts:
+            say(f"cold start and memory: {name}")
+            row |= isolated(recipe, name, settings)
+        if way.name == "native":
+            row["quality"] = scores.get(format)
+        row["agreement"] = agrees.get(name)
+        rows.append(row)
+    return {
+        "version": VERSION,
+        "tool": f"aigc-edge {__version__}",
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine.fingerprint() | {"busy": {"before": before, "after": machine.busy()}},
+        "bundle": about(recipe),
+        "settings": settings_json(recipe, settings, batches),
+        "configurations": rows,
+        "comparisons": comparisons({batch: seconds for batch, (seconds, _) in runs.items()}),
+        "left_out": left_out,
+    }
+
+
+def about(recipe: Recipe) -> dict[str, Any]:
+    """What was measured, without a path."""
+    manifest = recipe.manifest
+    names = ("name", "family", "sample_shape", "output_shape", "classes", "default_format", "provenance", "created")
+    return {name: manifest.get(name) for name in names}
+
+
+def settings_json(recipe: Recipe, settings: Settings, batches: Sequence[int]) -> dict[str, Any]:
+    """How it was measured."""
+    return {
+        "solver": recipe.solver,
+        "steps": recipe.steps,
+        "guidance_scale": recipe.guidance,
+        "threads": recipe.threads,
+        "batches": list(batches),
+        "rounds": {str(batch): settings.rounds(batch) for batch in batches},
+        "warmup_rounds": settings.warmup,
+        "cold_starts": settings.cold_starts,
+        "quality_images": settings.quality_images,
+        "seed": settings.seed,
+    }

@@ -1,0 +1,161 @@
+"""A way to sample a bundle's network: the native runtime, or a peer that evaluates the same network in another loop."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_edge.diffusion import build
+from aigc_edge.engines.base import EngineSource
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.export.bundle import read_manifest
+from aigc_edge.registry import Registry
+from aigc_edge.spec import ComponentSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is sampled: every way gets the same. `custom` tells whether the program was asked for or is the bundle's default."""
+
+    bundle: str
+    manifest: dict[str, Any]
+    program: dict[str, Any]
+    guidance: float
+    custom: bool
+    threads: int
+
+    @property
+    def solver(self) -> str | None:
+        """The solver's name; None for a generator of one evaluation."""
+        return str(self.program["meta"]["solver"]) if self.program["rows"] else None
+
+    @property
+    def steps(self) -> int:
+        """Solver steps; 1 for a generator of one evaluation."""
+        return int(self.program["meta"]["steps"]) if self.program["rows"] else 1
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated; a guided row is one evaluation of a doubled batch."""
+        return len(self.program["rows"]) or 1
+
+    @property
+    def clip(self) -> list[float] | None:
+        """What the denoised sample is clipped to, if it is."""
+        clip: list[float] | None = self.program["rows"][0]["clip"] if self.program["rows"] else None
+        return clip
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; 0 when unconditional."""
+        return int((self.manifest.get("classes") or {"count": 0})["count"])
+
+    @property
+    def guided(self) -> bool:
+        """Whether each step evaluates both halves."""
+        return self.classes > 0 and self.guidance != 1.0 and self.solver is not None
+
+    @property
+    def component(self) -> str:
+        """The network that is evaluated: the denoiser, or the decoder of a generator of one evaluation."""
+        return "denoiser" if self.solver else "decoder"
+
+    @property
+    def spec(self) -> ComponentSpec:
+        """What that network takes and gives."""
+        return ComponentSpec.from_json(self.component, self.manifest["components"][self.component])
+
+    def source(self, format: str) -> EngineSource:
+        """That network in a format, as an engine loads it."""
+        component = self.manifest["components"][self.component]
+        return EngineSource(Path(self.bundle), component, self.spec, format, self.manifest["family"])
+
+    def labels(self, n: int) -> NDArray[np.int64] | None:
+        """Classes for `n` images: each in turn; None when unconditional."""
+        return np.arange(n, dtype=np.int64) % self.classes if self.classes else None
+
+
+def open_recipe(bundle: str, solver: str | None, steps: int | None, guidance: float | None, threads: int) -> Recipe:
+    """The recipe for a bundle and what the user chose; raises BundleError for one that is no bundle."""
+    return resolve(bundle, read_manifest(bundle), solver, steps, guidance, threads)
+
+
+def resolve(
+    bundle: str, manifest: dict[str, Any], solver: str | None, steps: int | None, guidance: float | None, threads: int
+) -> Recipe:
+    """The recipe for what the user chose; what is None comes from the bundle's default program."""
+    program = manifest["programs"][manifest["default_program"]]
+    scale = float(program["guidance_scale"] if guidance is None else guidance)
+    custom = bool(solver or steps)
+    if custom:
+        if manifest.get("schedule") is None:
+            raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no solver and no steps to choose")
+        solver, steps = solver or program["meta"]["solver"], steps or program["meta"]["steps"]
+        program = build(manifest["schedule"], str(solver), int(steps), guidance_scale=scale).to_json()
+    return Recipe(bundle, manifest, program, scale, custom, threads)
+
+
+class Way(ABC):
+    """One way to sample, opened for one format. `name` and the format are its key: native-fp32."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    order: ClassVar[int]
+    engine: ClassVar[str] = "onnxruntime"
+    formats: ClassVar[tuple[str, ...] | None] = None  # None: every format of the bundle
+
+    @classmethod
+    def unavailable(cls, recipe: Recipe) -> str | None:
+        """None when this way can sample the recipe here, else why not."""
+        return None
+
+    @abstractmethod
+    def __init__(self, recipe: Recipe, format: str) -> None: ...
+
+    @abstractmethod
+    def generate(
+        self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        """Images uint8 [N, H, W, C] from seeds or, to compare ways, from given unit normal latents [N, ...]."""
+
+    def network_seconds(self) -> float | None:
+        """Seconds that the last `generate` spent in the network, where this way can tell."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most ways have nothing to give back
+        """Give back what is held."""
+
+
+WAYS: Registry[type[Way]] = Registry("way to sample", "aigc_edge.bench.ways")
+
+
+def key(way: type[Way], format: str) -> str:
+    """The key of a configuration: the way's name and the format."""
+    return f"{way.name}-{format}"
+
+
+@contextlib.contextmanager
+def opened(recipe: Recipe, keys: Sequence[str]) -> Iterator[dict[str, Way]]:
+    """The ways of these keys, open at once."""
+    ways: dict[str, Way] = {}
+    try:
+        for each in keys:
+            name, _, format = each.partition("-")
+            ways[each] = WAYS[name](recipe, format)
+        yield ways
+    finally:
+        for way in ways.values():
+            way.close()
+
+
+def to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """float32 [N, C, H, W] in [-1, 1] → uint8 [N, H, W, C], as one would write it."""
+    levels = np.rint(np.clip((images + 1) * 127.5, 0, 255)).astype(np.uint8)
+    return np.ascontiguousarray(levels.transpose(0, 2, 3, 1))

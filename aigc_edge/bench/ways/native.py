@@ -1,0 +1,40 @@
+"""The library itself: exactly the public calls that an application makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_edge.bench.way import WAYS, Recipe, Way
+
+
+@WAYS.register("native")
+class Native(Way):
+    """`aigc_edge.open(...).sample(...)`."""
+
+    name, title, order = "native", "aigc-edge", 0
+
+    def __init__(self, recipe: Recipe, format: str) -> None:
+        import aigc_edge
+
+        self._recipe = recipe
+        self._pipeline = aigc_edge.open(recipe.bundle, format=format, threads=recipe.threads)
+
+    def generate(
+        self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
+        recipe = self._recipe
+        program: dict[str, Any] = {"solver": recipe.solver, "steps": recipe.steps} if recipe.custom else {}
+        images: NDArray[np.uint8] = self._pipeline.sample(
+            n, seed=seed, classes=classes, guidance_scale=recipe.guidance, latents=latents, **program
+        )
+        return images
+
+    def network_seconds(self) -> float | None:
+        return float(self._pipeline.stats["network_seconds"])
+
+    def close(self) -> None:
+        self._pipeline.close()

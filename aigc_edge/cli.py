@@ -1,0 +1,89 @@
+"""`aigc-edge`: the command line. What a user can cause is one sentence on stderr and exit code 2, never a stack trace.
+
+AIGC_EDGE_DEBUG=1 shows the stack trace all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from aigc_edge import __version__
+from aigc_edge.commands import commands
+from aigc_edge.commands.parser import FAILED, Parser
+from aigc_edge.errors import AigcEdgeError
+
+INTERRUPTED = 130
+# Which extra brings a module that is not there (the rest comes with the package itself).
+EXTRAS = {"torch": "train", "onnx": "train", "onnxscript": "train", "sklearn": "train", "safetensors": "train", "PIL": "train"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = Parser("aigc-edge", description="Compile, run and measure generative models on edge devices.")
+    parser.epilog = "aigc-edge COMMAND --help explains a command. AIGC_EDGE_DEBUG=1 shows a stack trace with an error."
+    parser.add_argument("--version", action="version", version=f"aigc-edge {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, command in commands().items():
+        sub = subparsers.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
+        command.configure(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def explain(error: BaseException) -> str | None:
+    """The sentence for an error that a user can cause and mend; None for any other error (a bug, which shows its stack trace)."""
+    if isinstance(error, AigcEdgeError):
+        return str(error)
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" to write {error.filename}" if error.filename else ""
+            return f"no space left{where}: free some disk space or choose another place; nothing half-written was kept"
+        if error.filename is not None and error.strerror:
+            return f"{error.filename}: {error.strerror}: check the path and its permissions"
+    if isinstance(error, MemoryError):
+        return "not enough memory: ask for fewer or smaller samples at a time"
+    if isinstance(error, ImportError) and "'_core'" in str(error):
+        return "the native core of aigc-edge is missing: a checkout shadows the installed package here, or it was never installed"
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").split(".")[0]
+        if module in EXTRAS:
+            return f"this command needs {module}, which is not installed: pip install 'aigc-edge[{EXTRAS[module]}]'"
+    return None
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)  # unwinds, so that nothing half-written stays
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0, 2 after a failure that was explained, 130 after Ctrl-C."""
+    with contextlib.suppress(ValueError):  # not the main thread: the caller's own business
+        signal.signal(signal.SIGTERM, _terminate)
+    debug = os.environ.get("AIGC_EDGE_DEBUG", "") not in ("", "0")
+    try:
+        arguments = build_parser().parse_args(argv)
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("\naigc-edge: interrupted; nothing half-written was kept", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader (head, less) went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None or debug:
+            raise
+        print(f"aigc-edge: {' '.join(sentence.split())}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

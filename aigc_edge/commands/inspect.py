@@ -1,0 +1,39 @@
+"""`aigc-edge inspect`: what a bundle holds, after every file of it was verified."""
+
+from __future__ import annotations
+
+import argparse
+
+from aigc_edge.commands.parser import Parser
+
+ORDER = 40
+HELP = "verify a bundle and say what it holds"
+DESCRIPTION = """\
+Verify every file of a bundle (version, bounds, SHA-256) and say what it holds: networks and formats, engines and the precision
+that was proven for them, programs, quality, where the data came from and on what terms.
+
+  aigc-edge inspect digits.aigc
+  aigc-edge inspect digits.aigc --program dpmpp_2m-10      the rows of a sampling program
+  aigc-edge inspect digits.aigc --json                     the manifest, for programs"""
+
+
+def configure(parser: Parser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
+    parser.add_argument(
+        "--program", metavar="NAME", help="print the table of one sampling program ('default' for the default one)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import json
+
+    from aigc_edge import inspect
+
+    manifest = inspect.describe(arguments.bundle)
+    if arguments.program:
+        program = inspect.program_of(manifest, arguments.program)
+        print(json.dumps(program.to_json(), indent=1) if arguments.json else str(program))
+    else:
+        print(json.dumps(manifest, indent=1, ensure_ascii=False) if arguments.json else inspect.render(manifest))
+    return 0

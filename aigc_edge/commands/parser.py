@@ -1,0 +1,40 @@
+"""argparse as `aigc-edge` uses it: one sentence for a wrong option, help that keeps its examples, options that are added late."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+FAILED = 2
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps examples as they are written and leaves room for the options."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose failures have the form of every other failure of the command line.
+
+    `late(self)` is called when the command line really chose this parser: it adds options that are costly to know.
+    """
+
+    late: Callable[[Parser], None] | None = None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        chosen: dict[str, Any] = {"formatter_class": Formatter, "allow_abbrev": False}
+        super().__init__(*arguments, **(chosen | keywords))
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        late, self.late = self.late, None
+        if late is not None:
+            late(self)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(FAILED, f"aigc-edge: {message}; see '{self.prog} --help'\n")

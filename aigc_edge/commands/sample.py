@@ -1,0 +1,158 @@
+"""`aigc-edge sample`: images from a bundle, as a PNG grid or as arrays."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aigc_edge.commands import values
+from aigc_edge.commands.parser import Parser
+from aigc_edge.errors import AigcEdgeError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+AT_ONCE = 128  # images between two reports of progress
+ORDER = 30
+HELP = "generate images from a bundle"
+DESCRIPTION = """\
+Generate images from a bundle.
+
+Image i of a call has the seed SEED + i: it is the same whatever -n and --threads are.
+
+  aigc-edge sample digits.aigc -n 64 --seed 0 --class 7 --steps 10 --solver dpmpp_2m --guidance 2 -o sevens.png
+  aigc-edge sample digits.aigc -n 120 --class all -o grid.png      one row a class
+  aigc-edge sample digits.aigc -n 1000 --npz samples.npz           images uint8 [N, H, W, C], classes, seeds"""
+
+
+def configure(parser: Parser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
+    what = parser.add_argument_group("what to generate")
+    what.add_argument(
+        "-n", "--count", type=values.count, metavar="N", help="number of images (default: 16, or 8 for each --class)"
+    )
+    what.add_argument(
+        "--seed", type=values.seed, default=0, metavar="S", help="seed of the first image, 0 to 2^64-1 (default: 0)"
+    )
+    what.add_argument(
+        "--class",
+        dest="classes",
+        type=values.listed,
+        action="append",
+        metavar="C",
+        help="class index or name, a comma-separated list, 'all', or 'none' (unconditional); may be repeated; -n is shared out "
+        "evenly, in this order (default: classes drawn from the seeds)",
+    )
+    how = parser.add_argument_group("how to generate it")
+    how.add_argument("--steps", type=values.whole(1, 10_000), metavar="N", help="solver steps (default: the bundle's)")
+    how.add_argument("--solver", metavar="NAME", help="dpmpp_2m, euler, heun, ddim, euler_ancestral (default: the bundle's)")
+    how.add_argument(
+        "--guidance", type=values.real(0, 1000), metavar="X", help="guidance scale, 1 is off (default: the program's)"
+    )
+    how.add_argument(
+        "--program", metavar="NAME", help="a program of the bundle instead of --solver and --steps (default: the bundle's)"
+    )
+    how.add_argument("--format", metavar="NAME", help="precision of the networks: fp32, int8 … (default: the bundle's)")
+    how.add_argument(
+        "--engine", default="onnxruntime", metavar="NAME", help="onnxruntime, tensorrt, torch (default: %(default)s)"
+    )
+    how.add_argument("--threads", type=values.threads, metavar="N", help="threads of the engine (default: all physical cores)")
+    out = parser.add_argument_group("where to")
+    out.add_argument("-o", "--output", metavar="FILE", help="a .png grid or a .npz file (default: samples.png)")
+    out.add_argument("--png", metavar="FILE", help="also write a PNG grid")
+    out.add_argument(
+        "--npz", metavar="FILE", help="also write a NumPy archive: images uint8 [N, H, W, C], classes [N], seeds [N]"
+    )
+    out.add_argument(
+        "--columns", type=values.count, metavar="N", help="columns of the grid (default: one row a class, else near square)"
+    )
+
+
+def outputs(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
+    """The PNG and the NPZ files to write; raises AigcEdgeError for another kind of file."""
+    files = {"png": [arguments.png] if arguments.png else [], "npz": [arguments.npz] if arguments.npz else []}
+    main = arguments.output or (None if arguments.png or arguments.npz else "samples.png")
+    if main:
+        kind = Path(main).suffix.lower().lstrip(".")
+        if kind not in files:
+            raise AigcEdgeError(f"the output {main} has no known kind: let its name end in .png (a grid) or .npz (arrays)")
+        files[kind].append(main)
+    return [Path(p) for p in files["png"]], [Path(p) for p in files["npz"]]
+
+
+def shared_out(count: int, indices: list[int]) -> list[int]:
+    """`count` classes: each of `indices` in turn, in runs of equal length (the first ones one longer when it does not divide)."""
+    each, more = divmod(count, len(indices))
+    return [index for place, index in enumerate(indices) for _ in range(each + (place < more))]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    pngs, npzs = outputs(arguments)
+    if arguments.program and (arguments.solver or arguments.steps):
+        raise AigcEdgeError("--program was given with --solver or --steps: a program fixes both, give one or the other")
+    import numpy as np
+
+    from aigc_edge import pipeline
+
+    opened = pipeline.open(arguments.bundle, engine=arguments.engine, format=arguments.format, threads=arguments.threads)
+    with opened as pipe:
+        known: dict[str, Any] = pipe.manifest.get("classes") or {"count": 0}
+        indices: list[int] = []
+        if arguments.classes:
+            indices = values.class_indices(arguments.classes, known.get("names", []), known["count"], arguments.bundle)
+        count = arguments.count or (8 * len(indices) if indices else 16)
+        classes = shared_out(count, indices) if indices else None
+        started = time.perf_counter()
+        parts = []
+        for first in range(0, count, AT_ONCE):
+            size = min(AT_ONCE, count - first)
+            part = pipe.sample(
+                size,
+                seed=(arguments.seed + first) % values.SEEDS,
+                classes=classes[first : first + size] if classes else None,
+                steps=arguments.steps,
+                solver=arguments.solver,
+                program=arguments.program,
+                guidance_scale=arguments.guidance,
+            )
+            parts.append(part)
+            progress(first + size, count)
+        seconds = time.perf_counter() - started
+    images = np.concatenate(parts)
+    write(images, classes, arguments, pngs, npzs, rows=len(indices))
+    print(f"{count} images in {seconds:.2f} s ({count / seconds:.1f} images/s): {', '.join(str(p) for p in pngs + npzs)}")
+    return 0
+
+
+def progress(done: int, total: int) -> None:
+    """One line on a terminal that counts up; nothing in a log."""
+    if sys.stderr.isatty():
+        print(f"\r{done}/{total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def write(
+    images: np.ndarray[Any, Any],
+    classes: list[int] | None,
+    arguments: argparse.Namespace,
+    pngs: list[Path],
+    npzs: list[Path],
+    *,
+    rows: int,
+) -> None:
+    """Write uint8 images [N, H, W, C] as grids and archives, each whole or not at all."""
+    import numpy as np
+
+    from aigc_edge.files import atomic_file
+    from aigc_edge.images import grid, write_png
+
+    columns = arguments.columns or (-(-len(images) // rows) if rows > 1 else None)
+    for path in pngs:
+        write_png(path, grid(images, columns=columns))
+    seeds = np.uint64(arguments.seed) + np.arange(len(images), dtype=np.uint64)  # wraps around 2^64 as the seeds do
+    extra: dict[str, Any] = {} if classes is None else {"classes": np.asarray(classes, dtype=np.int64)}
+    for path in npzs:
+        with atomic_file(path) as part, open(part, "wb") as file:
+            np.savez_compressed(file, images=images, seeds=seeds, **extra)
