@@ -91,13 +91,18 @@ def manifest(kind: str = "diffusion", classes: int = CLASSES) -> dict[str, Any]:
         "classes": {"count": classes, "names": [str(i) for i in range(classes)]} if classes else None,
     }  # fmt: skip
     if kind == "gan":
-        spec = {"inputs": [_tensor("sample", "sample", "float32", 6), *label], "outputs": [_tensor("output", "sample", "float32", *SHAPE)]}
+        spec = {
+            "inputs": [_tensor("sample", "sample", "float32", 6), *label],
+            "outputs": [_tensor("output", "sample", "float32", *SHAPE)],
+        }
         program = {"version": 1, "name": "one-shot", "slots": 1, "init_scale": 0.5, "guidance_scale": 1.0, "rows": []}
         return value | {"sample_shape": [6], "schedule": None, "default_program": "one-shot", "programs": {"one-shot": program},
                         "components": {"decoder": spec | {"formats": {"fp32": {"file": "net.onnx"}}}}}  # fmt: skip
     inputs = [_tensor("sample", "sample", "float32", *SHAPE), _tensor("timestep", "timestep", "float32"), *label]
     spec = {"inputs": inputs, "outputs": [_tensor("output", "sample", "float32", *SHAPE)]}
-    programs = {p.name: p.to_json() for p in (build(SCHEDULE, s, 6, guidance_scale=2.0) for s in ("dpmpp_2m", "euler_ancestral", "heun"))}
+    programs = {
+        p.name: p.to_json() for p in (build(SCHEDULE, s, 6, guidance_scale=2.0) for s in ("dpmpp_2m", "euler_ancestral", "heun"))
+    }
     return value | {"sample_shape": list(SHAPE), "schedule": SCHEDULE, "default_program": "dpmpp_2m-6", "programs": programs,
                     "components": {"denoiser": spec | {"formats": {"fp32": {"file": "net.onnx"}}}}}  # fmt: skip
 

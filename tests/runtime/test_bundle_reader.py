@@ -188,7 +188,9 @@ def test_mangled_manifests_end_in_a_sentence(bundle, tmp_path):
         data = bytearray(text)
         for _ in range(rng.integers(1, 3)):
             at = int(rng.integers(0, len(data)))
-            data[at : at + int(rng.integers(0, 6))] = pieces[rng.integers(len(pieces))] if trial % 2 else bytes([rng.integers(256)])
+            data[at : at + int(rng.integers(0, 6))] = (
+                pieces[rng.integers(len(pieces))] if trial % 2 else bytes([rng.integers(256)])
+            )
         (bundle / "manifest.json").write_bytes(bytes(data))
         (bundle / "manifest.sha256").write_text(hashlib.sha256(data).hexdigest())
         try:

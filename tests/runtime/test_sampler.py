@@ -31,7 +31,9 @@ def test_native_rows_equal_the_numpy_executor(open_toy, toy, solver, guidance_sc
     program = build(toy.SCHEDULE, solver, 7)
     exact = run_reference(toy, program, seeds, classes, guidance_scale, np.float64)
     plain = run_reference(toy, program, seeds, classes, guidance_scale, np.float32)
-    native = open_toy().sample(5, seeds=seeds, classes=classes, solver=solver, steps=7, guidance_scale=guidance_scale, output="float32")
+    native = open_toy().sample(
+        5, seeds=seeds, classes=classes, solver=solver, steps=7, guidance_scale=guidance_scale, output="float32"
+    )
     floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
     assert np.abs(native - exact).max() <= 2 * np.abs(plain - exact).max() + floor
 
@@ -109,7 +111,9 @@ def test_bytes_are_the_rounded_floats_channels_last(open_toy, toy):
 
 def test_classes_are_drawn_evenly_from_the_seeds(open_toy, engine, toy):
     seen = []
-    engine.networks["denoiser"] = lambda sample, timestep, class_labels: seen.append(class_labels.copy()) or toy.denoiser(sample, timestep)
+    engine.networks["denoiser"] = lambda sample, timestep, class_labels: (
+        seen.append(class_labels.copy()) or toy.denoiser(sample, timestep)
+    )
     pipeline = open_toy()
     pipeline.sample(400, seed=5, solver="euler", steps=1, guidance_scale=1.0)
     drawn = np.concatenate(seen)
@@ -122,7 +126,9 @@ def test_classes_are_drawn_evenly_from_the_seeds(open_toy, engine, toy):
 
 def test_class_minus_one_is_the_null_class(open_toy, engine, toy):
     seen = []
-    engine.networks["denoiser"] = lambda sample, timestep, class_labels: seen.append(class_labels.tolist()) or toy.denoiser(sample, timestep)
+    engine.networks["denoiser"] = lambda sample, timestep, class_labels: (
+        seen.append(class_labels.tolist()) or toy.denoiser(sample, timestep)
+    )
     open_toy().sample(2, classes=[-1, 3], solver="euler", steps=1)
     assert seen == [[toy.CLASSES, 3, toy.CLASSES, toy.CLASSES]]
 
@@ -144,7 +150,9 @@ def test_a_value_that_is_not_finite_stops_with_the_row_and_the_sample(open_toy, 
 
 
 def test_a_decoder_that_is_not_finite_is_named(open_toy, engine, toy):
-    engine.networks["decoder"] = lambda sample, class_labels: np.where(class_labels[:, None, None, None] == 1, np.inf, toy.decoder(sample))
+    engine.networks["decoder"] = lambda sample, class_labels: np.where(
+        class_labels[:, None, None, None] == 1, np.inf, toy.decoder(sample)
+    )
     with pytest.raises(AigcEdgeError, match="decoder.*not finite.*sample 2"):
         open_toy("gan").sample(3, classes=[0, 2, 1])
 

@@ -22,7 +22,15 @@ def open_all(tmp_path_factory):
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
     folder = tmp_path_factory.mktemp("sanitized")
-    configure = ["cmake", "-S", ROOT / "tests/runtime/sanitized", "-B", folder, f"-DAIGC_EDGE_SOURCE={ROOT}", "-DCMAKE_BUILD_TYPE=Debug"]
+    configure = [
+        "cmake",
+        "-S",
+        ROOT / "tests/runtime/sanitized",
+        "-B",
+        folder,
+        f"-DAIGC_EDGE_SOURCE={ROOT}",
+        "-DCMAKE_BUILD_TYPE=Debug",
+    ]
     for command in (configure, ["cmake", "--build", folder, "--parallel", "2", "--target", "open_all"]):
         result = subprocess.run([str(c) for c in command], capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
