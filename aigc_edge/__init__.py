@@ -1,7 +1,7 @@
 """aigc-edge: a sampling compiler and runtime for generative models.
 
-    import aigc_edge
-    images = aigc_edge.open("digits.aigc").sample(16, seed=0)   # uint8 [16, H, W, C]
+import aigc_edge
+images = aigc_edge.open("digits.aigc").sample(16, seed=0)   # uint8 [16, H, W, C]
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The native core: ops by name, and the runtime behind `aigc_edge.open`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 __version__: str
 
@@ -34,3 +36,37 @@ def threads() -> int:
     """The most threads that an op called from Python uses."""
 
 def set_threads(count: int) -> None: ...
+
+class Handle:
+    """One open bundle: the C API's ae_handle. `bind(component, inputs, outputs)` returns what evaluates the network on those."""
+
+    def __init__(
+        self,
+        path: str,
+        bind: Callable[[str, dict[str, np.ndarray], dict[str, np.ndarray]], Callable[[int, int], object]] | None,
+        *,
+        format: str = "",
+        threads: int = 1,
+        max_batch: int = 0,
+        verify: int = 0,
+    ) -> None: ...
+    @property
+    def manifest(self) -> str: ...
+    @property
+    def statistics(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+    def file(self, name: str) -> bytes: ...
+    def add_program(self, json: str) -> None: ...
+    def sample(
+        self,
+        *,
+        count: int,
+        seed: int,
+        seeds: np.ndarray | Sequence[int] | None,
+        classes: np.ndarray | Sequence[int] | None,
+        program: str,
+        guidance_scale: float | None,
+        latents: np.ndarray | None,
+        latent_elements: int,
+        output: int,
+    ) -> np.ndarray: ...

@@ -48,6 +48,7 @@ def compile_run(
     guidance_scale: float = 2.0,
     budget: float | None = None,
     samples: int = 1000,
+    weights: bool = True,
     overwrite: bool = False,
     seed: int = 0,
     threads: int | None = None,
@@ -57,10 +58,10 @@ def compile_run(
 
     `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format is measured against fp32 on
     `samples` images from the same noise; with `budget` a bundle is refused whose Fréchet distance exceeds that many times fp32's.
-    Engines are built for the GPU targets that can be built for here; for the others the bundle carries the ONNX files, from which
-    the device builds its own. `progress(what, done, seconds_left)` is called as the work goes on, `done` in 0 … 1. Raises
-    AigcEdgeError (BudgetError for quality) for whatever a user can mend, before the long work where it can be known; nothing
-    half-written is left.
+    Without `weights` the bundle lacks the copy that the torch engine loads, and is smaller. Engines are built for the GPU targets
+    that can be built for here; for the others the bundle carries the ONNX files, from which the device builds its own.
+    `progress(what, done, seconds_left)` is called as the work goes on, `done` in 0 … 1. Raises AigcEdgeError (BudgetError for
+    quality) for whatever a user can mend, before the long work where it can be known; nothing half-written is left.
     """
     from aigc_edge.models.base import load_run
 
@@ -76,7 +77,7 @@ def compile_run(
     with tempfile.TemporaryDirectory(prefix="aigc-edge-") as folder:
         work = Compilation(loaded, Path(folder), wanted, devices, threads or physical_cores(), seed, command, progress)
         work.make_programs(solver, steps, guidance_scale)
-        work.export()
+        work.export(weights)
         work.make_judge()
         work.compress()
         work.build_engines()
@@ -172,8 +173,8 @@ class Compilation:
         self.programs = {program.name: program for program in made}
         self.default_program = made[0].name
 
-    def export(self) -> None:
-        """Every component as ONNX, checked against torch, and its weights for the torch engine."""
+    def export(self, weights: bool) -> None:
+        """Every component as ONNX, checked against torch, and with `weights` what the torch engine loads."""
         from safetensors.torch import save
 
         from aigc_edge.export.onnx import export_component
@@ -184,12 +185,11 @@ class Compilation:
             name = component.spec.name
             file = f"{name}.{REFERENCE}.onnx"
             export_component(component, self.folder / file)
-            self.files[f"{name}.safetensors"] = save({k: v.contiguous() for k, v in component.module.state_dict().items()})
-            self.components[name] = component.spec.to_json() | {
-                "formats": {REFERENCE: {"file": file}},
-                "weights": {"file": f"{name}.safetensors", "model": self.run.family.model_config()},
-                "engines": [],
-            }
+            self.components[name] = component.spec.to_json() | {"formats": {REFERENCE: {"file": file}}, "engines": []}
+            if weights:
+                copy = f"{name}.safetensors"
+                self.files[copy] = save({k: v.contiguous() for k, v in component.module.state_dict().items()})
+                self.components[name]["weights"] = {"file": copy, "model": self.run.family.model_config()}
             self._tell(index + 1, len(parts))
 
     def make_judge(self) -> None:

@@ -28,7 +28,9 @@ _OUTPUT = {"uint8": 0, "float32": 1}
 class Pipeline:
     """An open bundle; see `aigc_edge.open`. Safe to share between threads: calls of `sample` run one after the other."""
 
-    def __init__(self, path: str | os.PathLike[str], *, engine: str, format: str | None, threads: int | None, verify: Verify) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, engine: str, format: str | None, threads: int | None, verify: Verify
+    ) -> None:
         if verify not in _VERIFY:
             raise AigcEdgeError(f"verify is {verify!r}: it must be one of {', '.join(_VERIFY)}")
         if threads is not None and threads < 1:
@@ -39,7 +41,9 @@ class Pipeline:
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
-        self._handle = _core.Handle(os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify])
+        self._handle = _core.Handle(
+            os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
+        )
         self.manifest: dict[str, Any] = json.loads(self._handle.manifest)
         self.engine = engine
         self.format = format or str(self.manifest["default_format"])
@@ -86,10 +90,10 @@ class Pipeline:
     ) -> NDArray[Any]:
         """Draw `n` samples: uint8 [N, H, W, C], or float32 [N, C, H, W] in the bundle's output range (not clamped).
 
-        Sample i is drawn from `seed` + i, or from `seeds`[i] (whole numbers from 0 to 2^64 - 1), and does not depend on the others.
-        `classes` are class indices, one for all or one each; -1 is unconditional; None draws them from the seeds. `program` names one
-        of `programs`; `solver` and `steps` build another one from the bundle's schedule. `guidance_scale` is the CFG scale (1: no
-        guidance). `latents`, float32 [N, *sample_shape] of unit normals, take the place of the noise drawn from the seeds.
+        Sample i is drawn from `seed` + i, or from `seeds`[i] (whole numbers from 0 to 2^64 - 1), and does not depend on the
+        others. `classes` are class indices, one for all or one each; -1 is unconditional; None draws them from the seeds.
+        `program` names one of `programs`; `solver` and `steps` build another one from the bundle's schedule. `guidance_scale` is
+        the CFG scale (1: no guidance). `latents`, float32 [N, *sample_shape] of unit normals, replace the noise of the seeds.
         `progress(row, rows)` is called after each network evaluation. Raises AigcEdgeError for what is not allowed.
         """
         if output not in _OUTPUT:
@@ -162,9 +166,9 @@ def open(
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
-    `engine` evaluates the networks; `format` chooses among the bundle's formats (None: its default); `threads` is the number of CPU
-    threads (None: the physical cores); `verify` says which files are hashed: those "used", "all" or "none". Raises BundleError when
-    the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here.
+    `engine` evaluates the networks; `format` chooses among the bundle's formats (None: its default); `threads` is the number of
+    CPU threads (None: the physical cores); `verify` says which files are hashed: those "used", "all" or "none". Raises
+    BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here.
     """
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")

@@ -13,8 +13,9 @@ BATCH = "N"
 class TensorSpec:
     """One input or output of a component.
 
-    `shape` begins with "N" (the batch, dynamic); the other sizes are numbers. `role` tells the executor what to feed: "sample" the
-    scaled noisy sample (or the latents of a decoder), "timestep" the row's timestep float32 [N], "class" the class index int64 [N].
+    `shape` begins with "N" (the batch, dynamic); the other sizes are numbers. `role` tells the executor what to feed: "sample"
+    the scaled noisy sample (or the latents of a decoder), "timestep" the row's timestep float32 [N], "class" the class index
+    int64 [N].
     """
 
     name: str

@@ -157,7 +157,7 @@ def make(kind: str) -> Path:
         known["code"] = digest([Path(target)])
         if done == known:
             return python
-        run([str(python), "-m", "pip", "uninstall", "-q", "-y", "aigc-edge"])
+        run([str(python), "-m", "pip", "uninstall", "-q", "-y", "aigc-edge"], quiet=True)
     stamp.unlink(missing_ok=True)
     if not run([str(python), "-m", "pip", "install", "-q", *target_with(target, EXTRAS[kind])]):
         raise SetupError("the project could not be installed; the compiler's or pip's message stands above")

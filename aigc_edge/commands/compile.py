@@ -52,6 +52,12 @@ def configure(parser: Parser) -> None:
         metavar="X",
         help="guidance scale of the programs, 1 is off (default: %(default)s)",
     )
+    what.add_argument(
+        "--no-weights",
+        dest="weights",
+        action="store_false",
+        help="leave out the copy of the weights that --engine torch loads: a smaller bundle",
+    )
     proof = parser.add_argument_group("how to prove it")
     proof.add_argument(
         "--samples",
@@ -91,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         guidance_scale=arguments.guidance,
         samples=arguments.samples,
         budget=arguments.budget,
+        weights=arguments.weights,
         overwrite=arguments.overwrite,
         seed=arguments.seed,
         threads=arguments.threads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import tempfile
 from collections import Counter
@@ -17,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file
+from aigc_edge.hardware import has_vnni
 
 EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
 _LAYERS = ("Conv", "Gemm", "MatMul")
@@ -146,14 +146,6 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
     return found
 
 
-@functools.cache
-def _has_vnni() -> bool:
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-
-
 class Network:
     """An ONNX model that runs here, on onnxruntime's CPU provider.
 
@@ -169,7 +161,7 @@ class Network:
         options.log_severity_level = 4
         if exact:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        elif not _has_vnni():  # the fast kernels of older CPUs saturate silently: take those that do not
+        elif not has_vnni():  # the fast kernels of older CPUs saturate silently: take those that do not
             options.add_session_config_entry("session.x64quantprecision", "1")
         providers = ["CPUExecutionProvider"]
         if isinstance(model, Path):

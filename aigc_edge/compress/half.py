@@ -88,7 +88,8 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
     outputs = {value.name for value in model.graph.output}
     for index, node in enumerate(model.graph.node):
-        half = index not in kept and any(name in is_float for name in (*node.input, *node.output))
+        # What makes floats of other things (ConstantOfShape, Range) makes them in the type that its attributes say.
+        half = index not in kept and (node.op_type == "Cast" or any(name in is_float for name in node.input))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for place, name in enumerate(node.input):

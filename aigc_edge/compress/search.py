@@ -27,8 +27,10 @@ class Ranking:
 
     def predicted(self, layers: Sequence[Layer]) -> float:
         """The error with `layers` in 8 bits: their share of what all of them cause together."""
-        total = sum(self.alone.values())
-        return self.everything * sum(self.alone[layer.name] for layer in layers) / total if total else 0.0
+        total, part = sum(self.alone.values()), sum(self.alone[layer.name] for layer in layers)
+        if not math.isfinite(self.everything):  # all together overflow: fewer may not
+            return part
+        return self.everything * part / total if total else 0.0
 
 
 def rank(layers: Sequence[Layer], measure: Measure, everything: float, trials: int, tell: Tell) -> Ranking:

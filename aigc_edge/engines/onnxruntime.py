@@ -10,6 +10,7 @@ import numpy as np
 
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, shape_of
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
+from aigc_edge.hardware import has_vnni
 from aigc_edge.spec import ComponentSpec, TensorSpec
 
 _TYPES = {
@@ -88,8 +89,8 @@ def open_session(model: str | bytes, threads: int, *, what: str) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # what fails is raised; nothing belongs on a library user's stderr
-    # Without VNNI the fast u8 x s8 kernels saturate silently: an int8 network must be the one whose quality was measured.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not has_vnni():  # the fast int8 kernels would saturate silently: the network must be the one whose quality was measured
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if threads == 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

@@ -74,7 +74,8 @@ class Judge:
         except (BundleError, EngineUnavailable):
             raise
         except Exception as error:  # onnxruntime has no narrower class for a damaged file
-            raise BundleError(f"no usable judge in {path} ({type(error).__name__}: {error}): train it again") from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BundleError(f"no usable judge in {path} ({reason}): train it again") from error
         return Judge(session, real, card)
 
     def look(self, images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

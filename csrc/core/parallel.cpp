@@ -47,8 +47,7 @@ class Pool {
   }
 
   void run(Job& job, int helpers) {
-    if (!busy_.try_lock()) return job.work();
-    const std::lock_guard<std::mutex> only_job(busy_, std::adopt_lock);
+    if (busy_.exchange(true, std::memory_order_acquire)) return job.work();
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       grow(helpers);
@@ -61,6 +60,7 @@ class Pool {
     wanted_ = 0;  // who has not begun yet need not
     done_.wait(lock, [this] { return running_ == 0; });
     job_ = nullptr;
+    busy_.store(false, std::memory_order_release);
   }
 
  private:
@@ -86,7 +86,8 @@ class Pool {
     }
   }
 
-  std::mutex busy_, mutex_;
+  std::atomic<bool> busy_{false};  // with one job; no mutex, because a nested call comes from the thread that holds it
+  std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::vector<std::thread> workers_;
   Job* job_ = nullptr;

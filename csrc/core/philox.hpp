@@ -5,9 +5,8 @@
 //
 // Everything is a template over Lanes: the types of one or many lanes and the few operations that operators do not cover.
 //   F float, U uint32_t, I int32_t (equally many lanes), W uint64_t;
-//   product(W a, uint32_t b): low 32 bits of a times b, all 64 bits; to_float(U), to_float(I), select(I mask, F, F), select(I
-//   mask, U, U), bits(F) → I, from_bits(I) → F, sqrt(F), less(F, F) → I mask, greater(U, U) → I mask, unsigned_of(I),
-//   signed_of(U).
+//   product(W a, uint32_t b): low 32 bits of a times b, all 64 bits; sqrt(F), to_float(U), to_float(I), signed_of(U) → I;
+//   bits(F) → I, from_bits(I) → F; greater(U, U) → I mask; select(I mask, F, F), select(I mask, U, U).
 #pragma once
 
 #include <cstdint>
@@ -58,7 +57,7 @@ AE_FN typename Lanes::F radius(typename Lanes::U x) {
   const I shifted = Lanes::bits(u) + (0x3F800000 - 0x3F3504F3);
   const F mantissa = Lanes::from_bits((shifted & 0x007FFFFF) + 0x3F3504F3);
   const F f = Lanes::select(high, -u, mantissa - 1.0f);
-  const F exponent = Lanes::select(high, F{} + 0.0f, Lanes::to_float((shifted >> 23) - 127));
+  const F exponent = Lanes::select(high, F{}, Lanes::to_float((shifted >> 23) - 127));
   // Minimax over that interval: ln(1 + f) = f - f^2 / 2 + f^3 p(f) to a tenth of a unit in the last place.
   F p = -7.634497e-2f * f + 1.2761578e-1f;
   p = p * f - 1.3160183e-1f;

@@ -51,6 +51,22 @@ def test_constants_beyond_half_stay(rng: np.random.Generator, make: dict, value:
     np.testing.assert_allclose(made, x, rtol=2e-3)
 
 
+def test_floats_that_are_made_of_other_things(rng: np.random.Generator, make: dict) -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ConstantOfShape", ["s"], ["c"], value=helper.make_tensor("v", TensorProto.FLOAT, [1], [0.5])),
+        helper.make_node("Cast", ["s"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["f"], ["m"]),
+        helper.make_node("Add", ["x", "c"], ["a"]),
+        helper.make_node("Mul", ["a", "m"], ["y"]),
+    ]
+    net = make["decoder"]("made", nodes, {}, [5], [5])
+    model = to_half(net.model)
+    onnx.checker.check_model(model, full_check=True)
+    x = rng.standard_normal((2, 5)).astype(np.float32)
+    np.testing.assert_allclose(Network(model)({"x": x})[0], (x + 0.5) * 5, rtol=4e-3, atol=4e-3)
+
+
 def test_tiny_scales_stay_in_float32(rng: np.random.Generator, make: dict) -> None:
     """Half precision has few digits below 6e-5: a scale there would be off by percents."""
     nodes = [

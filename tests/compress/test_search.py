@@ -80,6 +80,15 @@ def test_a_budget_out_of_reach_names_the_layers() -> None:
         _search([0.05, 0.15, 0.8], [10, 10, 100], 0.004)
 
 
+def test_what_overflows_together_may_not_alone() -> None:
+    layers = _layers([1, 1, 1, 1])
+    measure = _Additive({"l0": 0.5, "l1": 0.1, "l2": 0.1, "l3": 0.1})
+    ranking = rank(layers, measure, np.inf, 9, lambda done, total: None)
+    kept, error = choose(layers, ranking, measure, 0.4, 0.5, LIMITS)
+    assert [layer.name for layer in kept] == ["l1", "l2", "l3"]
+    assert error == pytest.approx(0.3)
+
+
 def test_overflow_is_blamed() -> None:
     assert blame({"a": 1.0, "b": np.inf}) == "b"
     assert blame({"a": 1.0, "b": 3.0}) == "b (75 % of the error), a (25 % of the error)"

@@ -16,7 +16,7 @@ CSRC = ROOT / "csrc"
 # Lowest first. Names of one line are siblings and do not import each other.
 LAYERS = [
     ["errors"],
-    ["_core", "text"],
+    ["_core", "text", "clock", "hardware"],
     ["registry", "files", "config"],
     ["spec", "images"],
     ["ops"],
@@ -25,13 +25,14 @@ LAYERS = [
     ["train", "metrics", "compress", "export", "targets"],
     ["engines"],
     ["pipeline"],
-    ["bench", "inspect", "compile"],
+    ["bench", "inspect", "prove"],
+    ["compile"],
     ["commands"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Base helpers that may use each other.
-BASE = {"errors", "registry", "files", "config", "spec", "images", "text"}
+BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "clock", "hardware"}
 
 TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "engines/torch.py"]
 TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py"]
@@ -158,7 +159,7 @@ FOREIGN = {
     "torch/": [],
     "ATen/": [],
     "c10/": [],
-    "Python.h": [],
+    "Python.h": ["bindings"],
     "pybind11/": ["bindings"],
     "NvInfer": ["engine"],
     "onnxruntime_c": ["engine"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -39,8 +39,8 @@ class AnalyticEngine(Engine):
     """Evaluates the functions above in float32; `networks` may be replaced by a test, `calls` counts rows and batch sizes."""
 
     name = "analytic"
-    networks: dict[str, Callable[..., np.ndarray]] = {}
-    calls: list[tuple[str, int]] = []
+    networks: ClassVar[dict[str, Callable[..., np.ndarray]]] = {}
+    calls: ClassVar[list[tuple[str, int]]] = []
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec

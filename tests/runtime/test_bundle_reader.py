@@ -43,7 +43,7 @@ def test_a_packed_bundle_gives_the_same_samples(bundle, tmp_path):
 def test_files_come_checked(bundle):
     opened = open_toy_at(bundle)
     assert opened._handle.file("net.onnx") == (bundle / "net.onnx").read_bytes()
-    with pytest.raises(AigcEdgeError, match="no file ghost"):
+    with pytest.raises(AigcEdgeError, match=r"no file ghost"):
         opened._handle.file("ghost")
 
 
@@ -55,40 +55,40 @@ def test_a_changed_file_is_refused_unless_trusted(bundle, verify):
     if verify == "none":
         assert open_toy_at(bundle, verify=verify).sample(1).shape[0] == 1
     else:
-        with pytest.raises(BundleError, match="net.onnx does not match its hash"):
+        with pytest.raises(BundleError, match=r"net.onnx does not match its hash"):
             open_toy_at(bundle, verify=verify)
 
 
 def test_a_truncated_or_missing_file_is_refused_even_when_trusted(bundle):
     whole = (bundle / "net.onnx").read_bytes()
     (bundle / "net.onnx").write_bytes(whole[:-1])
-    with pytest.raises(BundleError, match=f"{len(whole) - 1} bytes, the manifest says {len(whole)}"):
+    with pytest.raises(BundleError, match=rf"{len(whole) - 1} bytes, the manifest says {len(whole)}"):
         open_toy_at(bundle, verify="none")
     (bundle / "net.onnx").unlink()
-    with pytest.raises(BundleError, match="cannot read .*net.onnx"):
+    with pytest.raises(BundleError, match=r"cannot read .*net.onnx"):
         open_toy_at(bundle)
 
 
 def test_what_is_no_bundle_is_said(engine, tmp_path):
-    with pytest.raises(BundleError, match="there is no bundle at"):
+    with pytest.raises(BundleError, match=r"there is no bundle at"):
         open_toy_at(tmp_path / "nothing")
     with pytest.raises(BundleError, match=r"holds no manifest.json"):
         open_toy_at(tmp_path)
     (tmp_path / "picture.aigc").write_bytes(b"\x89PNG and so on")
-    with pytest.raises(BundleError, match="is not a bundle"):
+    with pytest.raises(BundleError, match=r"is not a bundle"):
         open_toy_at(tmp_path / "picture.aigc")
     (tmp_path / "empty.aigc").write_bytes(b"")
-    with pytest.raises(BundleError, match="is not a bundle"):
+    with pytest.raises(BundleError, match=r"is not a bundle"):
         open_toy_at(tmp_path / "empty.aigc")
 
 
 def test_a_manifest_that_was_cut_off_or_changed_is_refused(bundle):
     text = (bundle / "manifest.json").read_text()
     (bundle / "manifest.json").write_text(text[: len(text) // 2])
-    with pytest.raises(BundleError, match="does not match manifest.sha256"):
+    with pytest.raises(BundleError, match=r"does not match manifest.sha256"):
         open_toy_at(bundle)
     (bundle / "manifest.json").write_text(text.replace("80.0", "81.0"))
-    with pytest.raises(BundleError, match="does not match manifest.sha256"):
+    with pytest.raises(BundleError, match=r"does not match manifest.sha256"):
         open_toy_at(bundle)
 
 
@@ -144,7 +144,7 @@ def test_a_manifest_that_cannot_be_right_is_refused(bundle, change, message):
 
 
 def test_an_unknown_format_lists_what_there_is(bundle):
-    with pytest.raises(AigcEdgeError, match="no format int8: choose one of fp32"):
+    with pytest.raises(AigcEdgeError, match=r"no format int8: choose one of fp32"):
         open_toy_at(bundle, format="int8")
 
 
@@ -153,7 +153,7 @@ def test_a_compressed_zip_is_refused(bundle, tmp_path):
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in bundle.iterdir():
             archive.write(file, file.name)
-    with pytest.raises(BundleError, match="compressed"):
+    with pytest.raises(BundleError, match=r"compressed"):
         open_toy_at(packed)
 
 
@@ -183,7 +183,7 @@ def test_mangled_manifests_end_in_a_sentence(bundle, tmp_path):
     rng = np.random.default_rng()
     text = (bundle / "manifest.json").read_bytes()
     pieces = [b"null", b"-1", b"1e999", b"{}", b"[]", b'"', b"\\u0000", b"\xff", b"[[[[", b"1e308", b"true", b"-", b"\\ud800"]
-    opened = 0
+    refused = []
     for trial in range(600):
         data = bytearray(text)
         for _ in range(rng.integers(1, 3)):
@@ -195,17 +195,17 @@ def test_mangled_manifests_end_in_a_sentence(bundle, tmp_path):
         (bundle / "manifest.sha256").write_text(hashlib.sha256(data).hexdigest())
         try:
             json.loads(pipeline._core.Handle(str(bundle), None).manifest)
-            opened += 1
         except AigcEdgeError as error:
-            assert str(bundle) in str(error)
-    assert opened < 600
+            refused.append(str(error))
+    assert refused
+    assert all(str(bundle) in message for message in refused)
 
 
 def test_a_deep_manifest_does_not_exhaust_the_stack(bundle):
     data = b'{"format":' + b"[" * 200_000
     (bundle / "manifest.json").write_bytes(data)
     (bundle / "manifest.sha256").write_text(hashlib.sha256(data).hexdigest())
-    with pytest.raises(BundleError, match="nested too deep"):
+    with pytest.raises(BundleError, match=r"nested too deep"):
         open_toy_at(bundle)
 
 

@@ -1,4 +1,4 @@
-"""The native executor against the NumPy one, and what it promises: independence of the batch, clear failures, no state left behind."""
+"""The native executor against the NumPy one, and what it promises: independence of the batch, clear failures, no state left."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def test_an_arbitrary_table_equals_the_numpy_executor(open_toy, toy):
     rows = [
         {
             "sigma": 1.0, "timestep": float(rng.normal()), "c_in": 0.7, "c_skip": 0.4, "c_out": -0.8, "guidance": g,
-            "clip": [-0.6, 0.7] if g else None, "before": rng.normal(size=(5, 5)).tolist(), "before_noise": rng.normal(size=5).tolist(),
+            "clip": [-0.6, 0.7] if g else None,
+            "before": rng.normal(size=(5, 5)).tolist(), "before_noise": rng.normal(size=5).tolist(),
             "after": (rng.normal(size=(5, 6)) / 3).tolist(), "after_noise": rng.normal(size=5).tolist(),
         }
         for g in (1.0, 0.0, 0.5)
@@ -63,7 +64,8 @@ def test_an_arbitrary_table_equals_the_numpy_executor(open_toy, toy):
 @pytest.mark.parametrize("program", ["dpmpp_2m-6", "euler_ancestral-6"])
 def test_a_sample_is_the_same_in_any_batch_and_with_any_threads(open_toy, program):
     whole = open_toy().sample(70, seed=11, program=program, output="float32")  # 70 > max_batch: several batches
-    assert np.isfinite(whole).all() and len(np.unique(whole.reshape(70, -1)[:, 0])) == 70
+    assert np.isfinite(whole).all()
+    assert len(np.unique(whole.reshape(70, -1)[:, 0])) == 70
     threaded = open_toy(threads=3)
     for first, count in ((0, 1), (5, 2), (31, 3), (64, 6)):
         part = threaded.sample(count, seed=11 + first, program=program, output="float32")
@@ -105,8 +107,10 @@ def test_bytes_are_the_rounded_floats_channels_last(open_toy, toy):
     floats = pipeline.sample(4, seed=1, output="float32")
     expected = np.rint(np.clip((floats.astype(np.float64) + 1) / 2 * 255, 0, 255)).transpose(0, 2, 3, 1)
     given = pipeline.sample(4, seed=1)
-    assert given.dtype == np.uint8 and given.shape == (4, toy.SHAPE[1], toy.SHAPE[2], toy.SHAPE[0])
-    assert np.abs(given - expected).max() <= 1 and (given == expected).mean() > 0.95
+    assert given.dtype == np.uint8
+    assert given.shape == (4, toy.SHAPE[1], toy.SHAPE[2], toy.SHAPE[0])
+    assert np.abs(given - expected).max() <= 1
+    assert (given == expected).mean() > 0.95
 
 
 def test_classes_are_drawn_evenly_from_the_seeds(open_toy, engine, toy):
@@ -118,7 +122,8 @@ def test_classes_are_drawn_evenly_from_the_seeds(open_toy, engine, toy):
     pipeline.sample(400, seed=5, solver="euler", steps=1, guidance_scale=1.0)
     drawn = np.concatenate(seen)
     counts = np.bincount(drawn, minlength=toy.CLASSES)
-    assert len(counts) == toy.CLASSES and counts.min() > 60  # 100 each; 60 is 4.6 standard deviations away
+    assert len(counts) == toy.CLASSES
+    assert counts.min() > 60
     seen.clear()
     pipeline.sample(1, seed=105, solver="euler", steps=1, guidance_scale=1.0)
     assert seen[0][0] == drawn[100]
@@ -142,7 +147,7 @@ def test_a_value_that_is_not_finite_stops_with_the_row_and_the_sample(open_toy, 
 
     engine.networks["denoiser"] = broken
     pipeline = open_toy()
-    with pytest.raises(AigcEdgeError, match="denoiser.*not finite in row 2 of 6 for sample 1"):
+    with pytest.raises(AigcEdgeError, match=r"denoiser.*not finite in row 2 of 6 for sample 1"):
         pipeline.sample(3, seed=0)
     engine.networks["denoiser"] = toy.denoiser
     fresh = open_toy().sample(3, seed=0)
@@ -153,7 +158,7 @@ def test_a_decoder_that_is_not_finite_is_named(open_toy, engine, toy):
     engine.networks["decoder"] = lambda sample, class_labels: np.where(
         class_labels[:, None, None, None] == 1, np.inf, toy.decoder(sample)
     )
-    with pytest.raises(AigcEdgeError, match="decoder.*not finite.*sample 2"):
+    with pytest.raises(AigcEdgeError, match=r"decoder.*not finite.*sample 2"):
         open_toy("gan").sample(3, classes=[0, 2, 1])
 
 
@@ -189,7 +194,7 @@ def test_progress_is_told_row_by_row_and_may_stop(open_toy):
     def stop(row, count):
         raise RuntimeError("enough")
 
-    with pytest.raises(RuntimeError, match="enough"):
+    with pytest.raises(RuntimeError, match=r"enough"):
         pipeline.sample(1, progress=stop)
     assert pipeline.sample(1).shape[0] == 1
 
@@ -236,15 +241,15 @@ def test_what_is_not_allowed_is_said(open_toy, arguments, message):
 
 
 def test_what_a_bundle_cannot_do_is_said(open_toy):
-    with pytest.raises(AigcEdgeError, match="unconditional"):
+    with pytest.raises(AigcEdgeError, match=r"unconditional"):
         open_toy(classes=0).sample(1, classes=1)
-    with pytest.raises(AigcEdgeError, match="one evaluation"):
+    with pytest.raises(AigcEdgeError, match=r"one evaluation"):
         open_toy("gan").sample(1, steps=5)
-    with pytest.raises(AigcEdgeError, match="class -1 is out of range.*0 to 3"):
+    with pytest.raises(AigcEdgeError, match=r"class -1 is out of range.*0 to 3"):
         open_toy("gan").sample(1, classes=-1)
     closed = open_toy()
     closed.close()
-    with pytest.raises(AigcEdgeError, match="closed"):
+    with pytest.raises(AigcEdgeError, match=r"closed"):
         closed.sample(1)
 
 
@@ -254,5 +259,5 @@ def test_ten_thousand_steps_end_in_a_result(open_toy):
 
 def test_gigantic_guidance_ends_in_a_sentence(open_toy, engine, toy):
     engine.networks["denoiser"] = lambda sample, timestep, class_labels: 100 * toy.denoiser(sample, timestep, class_labels)
-    with pytest.raises(AigcEdgeError, match="not finite in row"):
+    with pytest.raises(AigcEdgeError, match=r"not finite in row"):
         open_toy().sample(1, classes=1, guidance_scale=3e38)

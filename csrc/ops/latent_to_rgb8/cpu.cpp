@@ -47,13 +47,13 @@ AE_FN void store_pixels(uint8_t* out, const U& pixels, int64_t count, int64_t ro
 }
 
 template <int Channels>
-void convert(const float* const* planes, int64_t count, float scale, float bias, uint8_t* out) {
+void convert(const float* image, int64_t plane, int64_t count, float scale, float bias, uint8_t* out) {
   for (int64_t i = 0; i < count; i += kLanes) {
     const int64_t now = count - i < kLanes ? count - i : kLanes;
     U pixels = {};
     AE_UNROLL
     for (int channel = 0; channel < Channels; ++channel) {
-      const float* const from = planes[channel] + i;
+      const float* const from = image + channel * plane + i;
       pixels |= to_byte(now == kLanes ? simd::load(from) : simd::load_part(from, now), scale, bias) << (8 * channel);
     }
     store_pixels<Channels>(out + Channels * i, pixels, now, Channels * (count - i));
@@ -77,16 +77,15 @@ void latent_to_rgb8(const LatentToRgb8Params& p, int64_t begin, int64_t end) {
   for_each_block(begin, end, pixels, [&](int64_t sample, int64_t first, int64_t count) {
     const float* const image = p.images + sample * p.channels * pixels + first;
     uint8_t* const out = p.out + (sample * pixels + first) * p.channels;
-    const float* const planes[4] = {image, image + pixels, image + 2 * pixels, image + 3 * pixels};
     switch (p.channels) {
       case 1:
-        return convert<1>(planes, count, scale, bias, out);
+        return convert<1>(image, pixels, count, scale, bias, out);
       case 2:
-        return convert<2>(planes, count, scale, bias, out);
+        return convert<2>(image, pixels, count, scale, bias, out);
       case 3:
-        return convert<3>(planes, count, scale, bias, out);
+        return convert<3>(image, pixels, count, scale, bias, out);
       case 4:
-        return convert<4>(planes, count, scale, bias, out);
+        return convert<4>(image, pixels, count, scale, bias, out);
       default:
         for (int64_t channel = 0; channel < p.channels; ++channel) {
           convert_strided(image + channel * pixels, count, scale, bias, out + channel, p.channels);

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "core/simd.hpp"
 #include "ops/blocks.hpp"
 #include "ops/solver_step/plan.hpp"
@@ -65,8 +67,10 @@ AE_FN void step_vector(const SolverStepPlan& plan, const Streams& s, int64_t i, 
 
 // `count` elements of one sample; returns whether anything was not finite.
 template <int Slots, int Halves, int Noises>
-bool step(const SolverStepPlan& plan, const Streams& given, int64_t count) {
-  const Streams s = given;  // a copy that nothing stored can alias
+bool step(const SolverStepPlan& given_plan, const Streams& given_streams, int64_t count) {
+  // Copies that no store can reach stay in registers; what kMaxSlots needs would not fit there.
+  std::conditional_t<(Slots < kMaxSlots), const SolverStepPlan, const SolverStepPlan&> plan = given_plan;
+  const Streams s = given_streams;
   F bad[Slots] = {};
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
