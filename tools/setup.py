@@ -59,7 +59,7 @@ def has_nvidia_gpu() -> bool:
 
 def torch_attempts(python: str, gpu: bool, index: str) -> list[tuple[list[list[str]], str]]:
     """Ways to install torch, best first: each the commands that do it and a warning to print when it is the one that worked."""
-    pip = [python, "-m", "pip", "install", "-q"]
+    pip = [python, "-m", "pip", "install", "-q", "--no-compile"]
     if gpu or sys.platform == "darwin":
         return [([[*pip, f"torch=={TORCH}"]], "")]
     ways: list[tuple[list[list[str]], str]] = [([[*pip, f"torch=={TORCH}+cpu"]], "")]

@@ -15,7 +15,6 @@
 #include <string>
 
 #include "core/error.hpp"
-#include "ops/launch.hpp"
 
 namespace ae::cuda {
 
