@@ -180,10 +180,18 @@ def test_loose_images_beside_subfolders_are_refused(tmp_path: Path, rng: np.rand
         load(str(tmp_path))
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whose permissions count")
-def test_unreadable_folder(tmp_path: Path) -> None:
-    (tmp_path / "secret").mkdir(mode=0)
-    with pytest.raises(DataError, match=r"cannot read the folder .*secret"):
+def test_unreadable_folder(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "open" / "1.png", grey(rng))
+    (tmp_path / "secret").mkdir()
+    scan = os.scandir
+
+    def guarded(path: str) -> object:  # permissions mean nothing to root, who may run this
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(DataError, match=r"cannot read the folder .*secret: Permission denied; allow reading or give another"):
         load(str(tmp_path))
 
 
