@@ -10,7 +10,7 @@ help:
 	@echo "make test    build the wheel, install it into a fresh environment, run all tests there"
 	@echo "make lint    ruff, mypy, clang-format"
 	@echo "make bench   measure the demo's bundle: out/demo/bench.json and report.html"
-	@echo "make clean   remove what make made, but for out/ and runs/"
+	@echo "make clean   remove what make made, but for .venv, out/ and runs/"
 
 setup:
 	@$(PYTHON) tools/setup.py dev

@@ -14,7 +14,7 @@ import numpy as np
 
 from aigc_edge import targets as known_targets
 from aigc_edge.clock import Clock, Progress
-from aigc_edge.diffusion import SOLVERS, Program, build
+from aigc_edge.diffusion import Program, build
 from aigc_edge.engines.base import physical_cores
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from aigc_edge.models.base import Run
 
 REFERENCE = "fp32"  # what every other format is made from and compared with
-STEPS = (10, 20)  # every solver is compiled at these numbers of steps; the runtime builds others when asked
+# Compiled into every bundle at these numbers of steps; the runtime builds others when asked, an app adds its own.
+SOLVERS = ("dpmpp_2m", "euler", "heun", "ddim", "euler_ancestral")
+STEPS = (10, 20)
 CALIBRATION = 64  # samples whose trajectories calibrate and test a format
 PREVIEW_COLUMNS, PREVIEW_ROWS = 8, 16
 # Rough seconds of each stage for a small network on two cores; only their ratios matter, for the time left.
@@ -162,7 +164,7 @@ class Compilation:
         self.clock.advance(done / max(total, 1))
 
     def make_programs(self, solver: str, steps: int, guidance_scale: float) -> None:
-        """The default program, and every solver at the usual numbers of steps; a one-shot generator has one without rows."""
+        """The default program, and the usual solvers at the usual numbers of steps; a one-shot generator has one without rows."""
         family = self.run.family
         if family.schedule is None:
             made = [Program("one-shot", slots=1, init_scale=1.0, rows=())]

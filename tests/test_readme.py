@@ -48,10 +48,9 @@ def test_all_five_commands_are_shown() -> None:
 
 def test_every_option_exists() -> None:
     # In a process of its own: other tests register families for themselves.
-    code = """import json, sys
-from aigc_edge.cli import build_parser
-for line in json.load(sys.stdin):
-    build_parser().parse_args(line)"""
+    code = (
+        "import json, sys; from aigc_edge.cli import build_parser as p; [p().parse_args(line) for line in json.load(sys.stdin)]"
+    )
     lines = json.dumps([shlex.split(line)[1:] for line in commands()])
     done = subprocess.run([sys.executable, "-c", code], input=lines, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -95,3 +95,11 @@ def outside(row: Figures, batch: str = "1") -> str:
 def verdict(comparison: Figures | None) -> str:
     """The ratio and what it says."""
     return NONE if not comparison else f"{digits(comparison['ratio'])}× {comparison['verdict'].lower()}"
+
+
+def warning(figures: Figures) -> str | None:
+    """That the machine had other work when the benchmark began, which widens every spread; None when it had not."""
+    load, cores = figures["machine"]["busy"]["before"].get("load", 0.0), figures["machine"]["cores"]
+    if load < max(0.5, 0.25 * cores):
+        return None
+    return f"the machine was busy with other things (load average {load:.1f} on {cores} cores): measure again when it is idle"

@@ -36,7 +36,9 @@ def _head(figures: Figures, title: str) -> str:
     shape = "×".join(str(s) for s in bundle["output_shape"])
     parts = [f"{bundle['family']}, images {shape}", f"{solver}{guided}", f"{threads} on {machine['cpu']}"]
     about = "; ".join([*parts, figures["created"][:10], figures["tool"]])
-    return f'<h1>{esc(title)}</h1><p class="soft">{esc(about)}</p>'
+    warning = cells.warning(figures)
+    busy = f'<p class="slower">{esc(warning[0].upper() + warning[1:])}.</p>' if warning else ""
+    return f'<h1>{esc(title)}</h1><p class="soft">{esc(about)}</p>{busy}'
 
 
 def _card(what: str, big: str, note: str) -> str:

@@ -68,7 +68,8 @@ def text(figures: Figures) -> str:
     for row in cells.natives(figures):
         lines.append(f"native {row['format']}: {cells.outside(row)} of a call at batch 1 is spent outside the network")
     lines += [f"{way} was left out: {reason}" for way, reason in figures["left_out"].items()]
-    return "\n".join(lines)
+    warning = cells.warning(figures)
+    return "\n".join(lines + ([f"warning: {warning}"] if warning else []))
 
 
 def sample_grids(recipe: Recipe, formats: list[str]) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ import sys
 
 from aigc_edge.commands import values
 from aigc_edge.commands.parser import Parser
+from aigc_edge.hardware import let_threads_sleep
 
 ORDER = 20
 HELP = "make a bundle from a trained run"
@@ -80,6 +81,7 @@ def configure(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    let_threads_sleep()
     from pathlib import Path
 
     from aigc_edge import inspect

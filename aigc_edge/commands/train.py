@@ -11,6 +11,7 @@ from typing import Any
 
 from aigc_edge.commands import values
 from aigc_edge.commands.parser import Parser
+from aigc_edge.hardware import let_threads_sleep
 
 ORDER = 10
 HELP = "train a generator on real images"
@@ -90,6 +91,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    let_threads_sleep()
     import torch
 
     from aigc_edge.models.base import FAMILIES

@@ -6,6 +6,8 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+import pytest
+
 from aigc_edge.bench import cells, page, report
 
 VOID = {"meta", "img", "br"}
@@ -93,6 +95,14 @@ def test_terminal_table_holds_the_same_figures(figures: dict[str, Any]) -> None:
         assert cells.milliseconds(row["latency"]["1"]["median"]) in line
         assert cells.likeness(row) in line
     assert "example was left out" in shown
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.2, False), (3.7, True)])
+def test_a_busy_machine_is_named(figures: dict[str, Any], load: float, said: bool) -> None:
+    figures["machine"]["busy"]["before"]["load"] = load
+    reader, _ = read(figures)
+    assert any("busy with other things (load average 3.7 on 2 cores)" in part for part in reader.text) == said
+    assert ("warning: the machine was busy" in report.text(figures)) == said
 
 
 def test_a_result_without_judge_memory_and_peers_is_shown_too(figures: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ def test_the_first_way_that_works_is_the_last_that_is_tried(
 ) -> None:
     ran: list[str] = []
     ways = setup.torch_attempts("python", False, "file:///some/index")
-    good = {tuple(command) for command in ways[works][0]} | {("python", "-m", "pip", "install", "-q", "uv")}
+    good = {tuple(command) for command in ways[works][0]} | {("python", *setup.INSTALL, "uv")}
 
     def run(command: Any, *, quiet: bool = False) -> bool:
         ran.append(" ".join(command))
