@@ -182,6 +182,23 @@ class Program:
         del given["version"]
         return Program(rows=tuple([_row(index, row) for index, row in enumerate(rows)]), **given)
 
+    @classmethod
+    def from_diffusers(
+        cls, scheduler: Any, num_steps: int | None, *, name: str | None = None, guidance_scale: float = 1.0, **options: Any
+    ) -> Program:
+        """The program of a configured diffusers scheduler, found by running it on unit vectors (needs diffusers and torch).
+
+        `options` go to the scheduler's `set_timesteps` (sigmas, timesteps, mu …; `num_steps` may then be None) and `step` (eta,
+        s_churn, use_clipped_model_output …); `timestep_scale` multiplies the network's time inputs, for networks that are told
+        thousandths. The scheduler itself is left as it is. The state is the smallest one that reproduces it; `meta["residual"]`
+        is the largest relative difference on a random nonlinear network. Raises ProgramError that says why where it cannot be a
+        table: discrete or adaptive steps, dynamic thresholding, learned variance, clipping that a row cannot do, or a residual
+        above 1e-5.
+        """
+        from aigc_edge.diffusion.importing import import_scheduler
+
+        return import_scheduler(scheduler, num_steps, name=name, guidance_scale=guidance_scale, **options).program
+
     def __str__(self) -> str:
         from aigc_edge.diffusion.table import render
 
