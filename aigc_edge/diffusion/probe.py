@@ -95,7 +95,7 @@ def shares(edges: np.ndarray, start: float, end: float) -> np.ndarray:
     """Weights of the unit increments between `edges` in the normalised increment from `start` to `end`."""
     low, high = np.abs(edges - min(start, end)).argmin(), np.abs(edges - max(start, end)).argmin()
     widths = np.diff(edges) * ((np.arange(len(edges) - 1) >= low) & (np.arange(len(edges) - 1) < high))
-    return np.sqrt(widths / widths.sum()) * (1.0 if start < end else -1.0)
+    return np.sqrt(widths / widths.sum()) * (1.0 if start > end else -1.0)
 
 
 def _edges(queries: list[tuple[float, float]]) -> np.ndarray:

@@ -190,7 +190,7 @@ class Path:
     def __call__(self, sigma: Any, following: Any) -> Any:
         low, high = (int(np.abs(self.edges - float(s)).argmin()) for s in (sigma, following))
         width = abs(self.edges[high] - self.edges[low])
-        return torch.from_numpy((self.values[high] - self.values[low]) / np.sqrt(width))
+        return torch.from_numpy((self.values[low] - self.values[high]) / np.sqrt(width))
 
 
 def toy(rng: np.random.Generator, linear: bool) -> Callable[..., np.ndarray]:
