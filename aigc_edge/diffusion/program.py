@@ -169,7 +169,7 @@ class Program:
         return build(*given, guidance_scale=self.guidance_scale, **options)
 
     def noised(self, image: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The latents of a program that starts in the middle: `image` [N, C, H, W] in the network's range and unit normal `noise`.
+        """Latents for a program that starts in the middle, of `image` [N, C, H, W] in the output range and unit normal `noise`.
 
         Raises ProgramError for a program that starts with noise alone, and for shapes that differ.
         """

@@ -75,7 +75,7 @@ def test_zero_terminal_snr_samples(exact: SimpleNamespace, rng: np.random.Genera
     """From pure noise with the perfect network the mean of Gaussian data comes out exactly: x = mean's own path."""
     data = exact.GaussianData(rng)
     program = build(ZERO | {"spacing": "trailing"}, solver, 200)
-    levels = {row.timestep: (math.sqrt(max(1 - row.sigma**2, 0.0)), row.sigma) for row in program.rows}
+    levels = {row.timestep: (row.c_skip / row.c_in**2, row.sigma) for row in program.rows}  # of v, wherever
     network = exact.ideal_network("v", data, levels)
     out = run(program, network, np.zeros((1, 5)), draw=lambda seeds, index, shape: np.zeros(shape))
     assert np.allclose(out[0], data.mean, atol=1e-6)

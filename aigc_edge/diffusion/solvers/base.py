@@ -6,6 +6,7 @@ s = sigma / alpha it is d(x / alpha) = eps ds, for every schedule; lambda = ln q
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -69,6 +70,12 @@ def log_snr(level: Level) -> float:
     return math.log(level.alpha) - math.log(level.sigma)
 
 
+@functools.cache
+def quadrature(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and weights of Gauss-Legendre quadrature over -1 … 1."""
+    return np.polynomial.legendre.leggauss(points)
+
+
 def lagrange(nodes: Sequence[float]) -> np.ndarray:
     """Coefficients, constant first, of the polynomials that are 1 at one node and 0 at the others; [nodes, nodes]."""
     return np.linalg.inv(np.vander(nodes, increasing=True)).T
@@ -81,7 +88,7 @@ def exponential_weights(nodes: Sequence[float], start: float, end: float, rate: 
     """
     pieces = max(1, math.ceil(abs(end - start) * abs(rate) / 2))
     edges = np.linspace(start, end, pieces + 1)
-    points, weights = np.polynomial.legendre.leggauss(16)
+    points, weights = quadrature(16)
     half = np.diff(edges)[:, None] / 2
     u = (edges[:-1, None] + half * (1 + points)).ravel()
     density = (half * weights).ravel() * rate * np.exp(rate * (u - end))

@@ -10,7 +10,7 @@ import numpy as np
 
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.schedule import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Step, step, straight, symbols
+from aigc_edge.diffusion.solvers.base import SOLVERS, Step, quadrature, step, straight, symbols
 from aigc_edge.errors import ProgramError
 
 
@@ -60,7 +60,7 @@ def er_sde(levels: Sequence[Level], *, order: int = 3, noise: str = "sde", s_noi
         raise ProgramError(f"noise must be 'sde' or 'ode', not {checks.show(noise)}")
     marks = symbols(order)
     x, past, d, fresh = marks[0], marks[1:order], marks[-2], marks[-1]
-    points, weights = np.polynomial.legendre.leggauss(40)
+    points, weights = quadrature(40)
     ratios: list[float] = []  # sigma / alpha of the D at hand, the latest first
     for start, end in pairwise(levels):
         older = [d, *past][: order - 1]
