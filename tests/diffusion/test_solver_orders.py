@@ -233,7 +233,7 @@ def test_limits() -> None:
         ("lms", {}, 4),
         ("deis", {}, 3),
         ("ipndm", {}, 4),
-        ("pndm", {}, 6),
+        ("pndm", {}, 5),
         ("unipc", {}, 3),
         ("unipc", {"order": 3}, 4),
         ("sa_solver", {}, 3),

@@ -97,27 +97,29 @@ def pndm(levels: Sequence[Level]) -> Iterator[Step]:
     The half-way evaluations are in the middle of sigma / alpha. A first step from alpha = 0 is Euler's, as is a Runge-Kutta step
     to sigma 0, where eps cannot be evaluated.
     """
-    x, kept, total, e1, e2, e3, d, _ = symbols(6)  # e1 … e3: eps at the start of earlier steps, the latest first
+    x, kept, e1, e2, e3, d, _ = symbols(5)  # e1 … e3: eps at the start of earlier steps, the latest first
     none, warm = 0 * x, 0
     for start, end in pairwise(levels):
         eps = (x - start.alpha * d) / start.sigma
         if start.alpha == 0 or (warm < 3 and end.sigma == 0):
             keep, pull = straight(start, end, end.sigma)
-            yield step(start, keep * x + pull * d, none, none, e1, e2, e3)
+            yield step(start, keep * x + pull * d, none, e1, e2, e3)
             continue
         carry, h = end.alpha / start.alpha, end.alpha * (_ratio(end) - _ratio(start))
         if warm == 3:
             mixed = (55 * eps - 59 * e1 + 37 * e2 - 9 * e3) / 24
-            yield step(start, carry * x + h * mixed, none, none, eps, e1, e2)
+            yield step(start, carry * x + h * mixed, none, eps, e1, e2)
             continue
         middle = between(start, end, (_ratio(start) + _ratio(end)) / 2)
         to_middle, half = middle.alpha / start.alpha, middle.alpha * (_ratio(end) - _ratio(start)) / 2
         slope = (x - middle.alpha * d) / middle.sigma
-        yield step(start, to_middle * x + half * eps, x, eps / 6, eps, e1, e2)
-        yield step(middle, to_middle * kept + half * slope, kept, total + slope / 3, e1, e2, e3)
-        yield step(middle, carry * kept + h * slope, kept, total + slope / 3, e1, e2, e3)
+        before = (x - to_middle * kept) / half  # the slope that led to the second evaluation in the middle
+        yield step(start, to_middle * x + half * eps, x, eps, e1, e2)
+        yield step(middle, to_middle * kept + half * slope, kept, e1, e2, e3)
+        gathered = carry * kept + h * (e1 / 6 + before / 3 + slope / 3)
+        yield step(middle, carry * kept + h * slope, gathered, e1, e2, e3)
         slope = (x - end.alpha * d) / end.sigma
-        yield step(end, carry * kept + h * (total + slope / 6), none, none, e1, e2, e3)
+        yield step(end, kept + h * slope / 6, none, e1, e2, e3)
         warm += 1
 
 
