@@ -131,7 +131,7 @@ def _programs(manifest: Manifest) -> str:
     for name, value in sorted(manifest["programs"].items(), key=lambda item: item[0] != manifest["default_program"]):
         program = Program.from_json(value)
         mark = "default" if name == manifest["default_program"] else ""
-        rows.append([name, f"{program.nfe}", f"{program.slots}", f"{program.guidance_scale:g}", mark])
+        rows.append([name, f"{program.nfe or 1}", f"{program.slots}", f"{program.guidance_scale:g}", mark])
     return "Programs (--program NAME prints one)\n" + text.table(
         ["name", "evaluations", "slots", "guidance", ""], rows, right=[1, 2, 3]
     )

@@ -62,9 +62,7 @@ def timed(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Seconds of every round, and where a way can tell the seconds of it that were spent in the network."""
     labels = recipe.labels(batch)
-    inside: dict[str, list[float]] = {
-        name: [] for name, way in ways.items() if way.network_seconds() is not None or way.name == "native"
-    }
+    inside: dict[str, list[float]] = {name: [] for name, way in ways.items() if way.network_seconds() is not None}
 
     def call(way: Way) -> Callable[[int], NDArray[np.uint8]]:
         return lambda turn: way.generate(batch, (settings.seed + turn * batch) % 2**63, labels)

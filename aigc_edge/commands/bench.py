@@ -21,8 +21,8 @@ loop, a plain torch loop and a diffusers scheduler where these are installed. Qu
 def configure(parser: Parser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
     out = parser.add_argument_group("where to")
-    out.add_argument("--json", metavar="FILE", help="write every figure and all raw samples")
-    out.add_argument("--html", metavar="FILE", help="write a self-contained report with plots and samples")
+    out.add_argument("--json", type=values.place_for, metavar="FILE", help="write every figure and all raw samples")
+    out.add_argument("--html", type=values.place_for, metavar="FILE", help="write a self-contained report with plots and samples")
     what = parser.add_argument_group("what to measure")
     what.add_argument(
         "--formats", type=values.listed, default=[], metavar="LIST", help="formats to measure (default: all of the bundle)"

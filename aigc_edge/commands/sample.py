@@ -61,10 +61,15 @@ def configure(parser: Parser) -> None:
     )
     how.add_argument("--threads", type=values.threads, metavar="N", help="threads of the engine (default: all physical cores)")
     out = parser.add_argument_group("where to")
-    out.add_argument("-o", "--output", metavar="FILE", help="a .png grid or a .npz file (default: samples.png)")
-    out.add_argument("--png", metavar="FILE", help="also write a PNG grid")
     out.add_argument(
-        "--npz", metavar="FILE", help="also write a NumPy archive: images uint8 [N, H, W, C], classes [N], seeds [N]"
+        "-o", "--output", type=values.place_for, metavar="FILE", help="a .png grid or a .npz file (default: samples.png)"
+    )
+    out.add_argument("--png", type=values.place_for, metavar="FILE", help="also write a PNG grid")
+    out.add_argument(
+        "--npz",
+        type=values.place_for,
+        metavar="FILE",
+        help="also write a NumPy archive: images uint8 [N, H, W, C], classes [N], seeds [N]",
     )
     out.add_argument(
         "--columns", type=values.count, metavar="N", help="columns of the grid (default: one row a class, else near square)"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from aigc_edge.errors import AigcEdgeError
@@ -49,6 +51,15 @@ def listed(text: str) -> list[str]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"{text!r} was given, names separated by commas are allowed")
     return names
+
+
+def place_for(path: str) -> str:
+    """The path of a file to write, if it can be written: known before the long work, not after it."""
+    file = Path(path)
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path} cannot be written: give the name of a file in a folder that can")
+    return path
 
 
 def class_indices(given: list[list[str]], names: list[str], total: int, bundle: str) -> list[int]:

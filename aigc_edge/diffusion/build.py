@@ -14,7 +14,7 @@ from aigc_edge.diffusion.solvers import SOLVERS, Step
 from aigc_edge.errors import ProgramError
 
 MAX_STEPS = 10_000
-_COMMON = ("clip", "guidance_interval")  # options of every solver
+_COMMON = ("clip", "guidance_interval", "strength")  # options of every solver
 _USUAL_KIND = {"edm": "edm", "flow": "flow"}  # others were trained on timesteps, "vp"
 
 
@@ -49,14 +49,17 @@ def build(
     guidance_scale: float = 1.0,
     clip: Sequence[float] | None = None,
     guidance_interval: Sequence[float] | None = None,
+    strength: float = 1.0,
     **solver_options: Any,
 ) -> Program:
     """Compile `steps` solver steps over the noise levels of `schedule` into a program.
 
     `schedule` is the bundle's dict (see `resolve`), `solver` an entry of SOLVERS, `steps` 1 … 10,000; `program.nfe` says how
-    many network evaluations that makes. `guidance_scale` is the classifier-free guidance scale, 1 = off (Ho and Salimans 2022),
-    applied where low < sigma <= high when `guidance_interval` = (low, high) is given (Kynkäänniemi et al. 2024). `clip` =
-    (low, high) clips the denoised sample. Raises ProgramError that lists what is allowed.
+    many network evaluations that makes. `guidance_scale` is the classifier-free guidance scale, 1 = off (Ho and Salimans
+    2022), applied where low < sigma <= high when `guidance_interval` = (low, high) is given (Kynkäänniemi et al. 2024).
+    `clip` = (low, high) clips the denoised sample. With `strength` below 1 only the last int(strength · steps) steps are
+    taken, from an image that `Program.noised` brings to their first noise level (image to image; Meng et al. 2022). Raises
+    ProgramError that lists what is allowed.
     """
     steps = checks.integer(steps, "steps", 1, MAX_STEPS)
     found, predict = resolve(schedule)
@@ -84,9 +87,15 @@ def build(
             after_noise=step.after_noise,
         )
 
-    levels = found.levels(steps)
+    taken = int(steps * checks.number(strength, "strength", 0.0, 1.0))
+    if taken == 0:
+        raise ProgramError(f"strength {strength:g} of {steps} steps leaves none: take more steps or a higher strength")
+    levels = found.levels(steps)[steps - taken :]
     rows = tuple([row(step) for step in generate(levels, **chosen)])
     meta: dict[str, Any] = {"solver": solver, "steps": steps, "schedule": dict(schedule)}
+    if taken < steps:
+        meta["start"] = {"alpha": levels[0].alpha, "sigma": levels[0].sigma}
+        chosen = chosen | {"strength": strength}
     all_options = chosen | ({"clip": limits} if limits else {}) | ({"guidance_interval": interval} if interval else {})
     return Program(
         name=f"{solver}-{steps}",

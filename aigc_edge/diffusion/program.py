@@ -154,6 +154,38 @@ class Program:
         """The same program with another default guidance scale."""
         return dataclasses.replace(self, guidance_scale=scale)
 
+    def start_at(self, strength: float) -> Program:
+        """The program of the last int(strength · steps) steps of this one, for image to image; see `noised`.
+
+        It is built anew, so that no step relies on a history that was skipped. Raises ProgramError for a program that `build` did
+        not make, and where no step is left.
+        """
+        from aigc_edge.diffusion.build import build
+
+        if "source" in self.meta or not {"schedule", "solver", "steps"} <= set(self.meta):
+            raise ProgramError(f"program {self.name!r} does not say what it was built from: build one with strength={strength}")
+        options = {**self.meta.get("options", {}), "strength": strength}
+        given = self.meta["schedule"], self.meta["solver"], self.meta["steps"]
+        return build(*given, guidance_scale=self.guidance_scale, **options)
+
+    def noised(self, image: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Latents for a program that starts in the middle, of `image` [N, C, H, W] in the output range and unit normal `noise`.
+
+        Raises ProgramError for a program that starts with noise alone, and for shapes that differ.
+        """
+        start = self.meta.get("start")
+        if start is None:
+            raise ProgramError(f"program {self.name!r} starts with noise alone: make one by start_at(strength)")
+        if np.shape(image) != np.shape(noise):
+            raise ProgramError(f"noise must be of the image's shape {np.shape(image)}, not {np.shape(noise)}")
+        return (start["alpha"] * np.asarray(image) + start["sigma"] * np.asarray(noise)) / self.init_scale
+
+    def plot(self) -> str:
+        """An SVG picture: noise level and size of the coefficients against the row."""
+        from aigc_edge.diffusion.plot import svg
+
+        return svg(self)
+
     def to_json(self) -> dict[str, Any]:
         """The program as JSON, which `from_json` reads back bit for bit."""
         return {
@@ -181,6 +213,23 @@ class Program:
             raise ProgramError(f"a program may have at most {MAX_ROWS} rows, not {len(rows)}: take fewer steps")
         del given["version"]
         return Program(rows=tuple([_row(index, row) for index, row in enumerate(rows)]), **given)
+
+    @classmethod
+    def from_diffusers(
+        cls, scheduler: Any, num_steps: int | None, *, name: str | None = None, guidance_scale: float = 1.0, **options: Any
+    ) -> Program:
+        """The program of a configured diffusers scheduler, found by running it on unit vectors (needs diffusers and torch).
+
+        `options` go to the scheduler's `set_timesteps` (sigmas, timesteps, mu …; `num_steps` may then be None) and `step` (eta,
+        s_churn, use_clipped_model_output …); `timestep_scale` multiplies the network's time inputs, for networks that are told
+        thousandths. The scheduler itself is left as it is. The state is the smallest one that reproduces it; `meta["residual"]`
+        is the largest relative difference on a random nonlinear network. Raises ProgramError that says why where it cannot be a
+        table: discrete or adaptive steps, dynamic thresholding, learned variance, clipping that a row cannot do, or a residual
+        above 1e-5.
+        """
+        from aigc_edge.diffusion.importing import import_scheduler
+
+        return import_scheduler(scheduler, num_steps, name=name, guidance_scale=guidance_scale, **options).program
 
     def __str__(self) -> str:
         from aigc_edge.diffusion.table import render

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.spacing import SIGMA_SPACINGS, TIME_SPACINGS, linspace
+from aigc_edge.diffusion.spacing import SIGMA_SPACINGS
 from aigc_edge.errors import ProgramError
 from aigc_edge.registry import Registry
 
@@ -63,18 +63,20 @@ def falling(levels: Sequence[Level]) -> list[Level]:
     return list(levels)
 
 
-def _to_clean(sigmas: np.ndarray) -> list[Level]:
+def to_clean(sigmas: np.ndarray) -> list[Level]:
+    """Levels of x = x0 + sigma eps."""
     return falling([Level(1.0, sigma) for sigma in sigmas.tolist()])
 
 
-def _ends_at_zero(final_sigma: str) -> bool:
+def ends_at_zero(final_sigma: str) -> bool:
+    """Whether the last level is the clean sample; raises ProgramError for an unknown word."""
     if final_sigma not in ("zero", "sigma_min"):
         raise ProgramError(f"final_sigma must be 'zero' or 'sigma_min', not {checks.show(final_sigma)}")
     return final_sigma == "zero"
 
 
-def _sigmas(spacing: str, sigma_min: float, sigma_max: float, steps: int, rho: float, zero: bool) -> np.ndarray:
-    # `steps` noisy levels and then 0, or the same interval without it in `steps` steps.
+def spaced_sigmas(spacing: str, sigma_min: float, sigma_max: float, steps: int, rho: float, zero: bool) -> np.ndarray:
+    """`steps` noisy levels and then 0, or the same interval without it in `steps` steps; [steps + 1] falling."""
     space = checks.look_up(SIGMA_SPACINGS, spacing)
     sigmas = space(sigma_min, sigma_max, steps if zero else steps + 1, checks.number(rho, "rho", 0.1, 1000.0))
     return np.append(sigmas, 0.0) if zero else sigmas
@@ -94,90 +96,14 @@ class Edm(Schedule):
     def levels(self, steps: int) -> list[Level]:
         if not 0 < self.sigma_min < self.sigma_max:
             raise ProgramError(f"a schedule needs 0 < sigma_min < sigma_max, not {self.sigma_min:g} and {self.sigma_max:g}")
-        zero = _ends_at_zero(self.final_sigma)
-        return _to_clean(_sigmas(self.spacing, self.sigma_min, self.sigma_max, steps, self.rho, zero))
+        zero = ends_at_zero(self.final_sigma)
+        return to_clean(spaced_sigmas(self.spacing, self.sigma_min, self.sigma_max, steps, self.rho, zero))
 
     def timestep(self, level: Level) -> float:
         return log_noise(level) / 4
 
     def initial_scale(self, first: Level) -> float:
         return first.sigma
-
-
-@functools.lru_cache(maxsize=16)
-def vp_log_sigmas(betas: str, beta_start: float, beta_end: float, train_steps: int) -> np.ndarray:
-    """ln sqrt((1 − ᾱ) / ᾱ) at each training timestep, [train_steps] float64 rising; ᾱ is alphas_cumprod (Ho et al. 2020)."""
-    if betas == "linear":
-        beta = np.linspace(beta_start, beta_end, train_steps)
-    elif betas == "scaled_linear":  # latent diffusion
-        beta = np.linspace(beta_start**0.5, beta_end**0.5, train_steps) ** 2
-    elif betas == "cosine":  # Nichol and Dhariwal 2021, equation 17
-        signal = np.cos((np.arange(train_steps + 1) / train_steps + 0.008) / 1.008 * np.pi / 2) ** 2
-        beta = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
-    else:
-        raise ProgramError(f"betas must be one of linear, scaled_linear, cosine, not {checks.show(betas)}")
-    product = np.cumprod(1 - beta)
-    with np.errstate(all="ignore"):
-        log_sigmas = np.log((1 - product) / product) / 2
-    if not (np.isfinite(log_sigmas).all() and (np.diff(log_sigmas) > 0).all()):
-        raise ProgramError(
-            f"betas from {beta_start:g} to {beta_end:g} over {train_steps} timesteps leave no signal or add no noise"
-        )
-    log_sigmas.flags.writeable = False  # cached
-    return log_sigmas
-
-
-@SCHEDULES.register("vp")
-@dataclass(frozen=True, kw_only=True)
-class Vp(Schedule):
-    """A variance-preserving network of `train_steps` timesteps, sampled as x = x0 + sigma eps (k-diffusion's coordinates).
-
-    `betas` is linear, scaled_linear or cosine (which ignores beta_start, beta_end). `spacing` is linspace, leading or trailing
-    over timesteps, or karras or exponential over sigmas; the time input is the timestep, between two of them by ln(sigma).
-    `final_sigma` "zero" ends at the clean sample, "sigma_min" at the first training timestep.
-    """
-
-    betas: str
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    train_steps: int = 1000
-    spacing: str = "leading"
-    steps_offset: int = 0
-    final_sigma: str = "zero"
-    rho: float = 7.0
-
-    @functools.cached_property
-    def _log_sigmas(self) -> np.ndarray:
-        checks.integer(self.train_steps, "train_steps", 2, 1_000_000)
-        if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ProgramError(f"betas must fulfil 0 < beta_start <= beta_end < 1, not {self.beta_start:g} and {self.beta_end:g}")
-        return vp_log_sigmas(self.betas, self.beta_start, self.beta_end, self.train_steps)
-
-    def levels(self, steps: int) -> list[Level]:
-        zero = _ends_at_zero(self.final_sigma)
-        low, high = np.exp(self._log_sigmas[[0, -1]]).tolist()
-        if self.spacing in SIGMA_SPACINGS:
-            return _to_clean(_sigmas(self.spacing, low, high, steps, self.rho, zero))
-        if self.spacing not in TIME_SPACINGS:
-            known = ", ".join([*TIME_SPACINGS, *SIGMA_SPACINGS])
-            raise ProgramError(f"unknown spacing {checks.show(self.spacing)}: choose one of {known}")
-        if self.spacing == "linspace" and not zero:  # it ends at the first timestep itself
-            return _to_clean(self._at(linspace(self.train_steps, steps + 1, 0)))
-        times = TIME_SPACINGS[self.spacing](self.train_steps, steps, self.steps_offset)
-        if times[0] > self.train_steps - 1 or times[-1] < 0:
-            reach = f"timesteps {times[-1]:g} … {times[0]:g}, the network knows 0 … {self.train_steps - 1}"
-            visit = f"{steps} steps with spacing {self.spacing} and steps_offset {self.steps_offset} visit {reach}"
-            raise ProgramError(f"{visit}: take fewer steps, another spacing or another steps_offset")
-        return _to_clean(np.append(self._at(times), 0.0 if zero else low))
-
-    def _at(self, times: np.ndarray) -> np.ndarray:
-        return np.exp(np.interp(times, np.arange(self.train_steps), self._log_sigmas))
-
-    def timestep(self, level: Level) -> float:
-        return float(np.interp(log_noise(level), self._log_sigmas, np.arange(self.train_steps)))
-
-    def initial_scale(self, first: Level) -> float:
-        return math.hypot(first.alpha, first.sigma)  # such a network was trained on data of about unit variance
 
 
 @SCHEDULES.register("flow")
@@ -212,15 +138,19 @@ class Table(Schedule):
 
     `timesteps` are the network's time inputs there (the last may be left out where the network is not evaluated), interpolated
     over sigma / (alpha + sigma) elsewhere; ln(sigma / alpha) / 4 unless given. The sample starts with standard deviation
-    `init_scale`, sigmas[0] unless given.
+    `init_scale`, sigmas[0] unless given. With `resample` the sigmas (alphas and timesteps not given) may be of any number: the
+    positive ones are interpolated in ln(sigma) to the number of steps (Sabour et al. 2024, align your steps).
     """
 
     sigmas: tuple[float, ...]
     alphas: tuple[float, ...] | None = None
     timesteps: tuple[float, ...] | None = None
     init_scale: float | None = None
+    resample: bool = False
 
     def levels(self, steps: int) -> list[Level]:
+        if self.resample:
+            return self._resampled(steps)
         if len(self.sigmas) != steps + 1:
             raise ProgramError(f"a schedule of {len(self.sigmas)} sigmas has {max(len(self.sigmas) - 1, 0)} steps, not {steps}")
         if self.alphas is not None and len(self.alphas) != steps + 1:
@@ -228,6 +158,17 @@ class Table(Schedule):
         if self.timesteps is not None and len(self.timesteps) not in (steps, steps + 1):
             raise ProgramError(f"timesteps must be {steps} or {steps + 1}, one for each noise level, not {len(self.timesteps)}")
         return falling([Level(a, s) for a, s in zip(self.alphas or (1.0,) * (steps + 1), self.sigmas, strict=True)])
+
+    def _resampled(self, steps: int) -> list[Level]:
+        if self.alphas is not None or self.timesteps is not None:
+            raise ProgramError("resample works on sigmas alone: leave alphas and timesteps out")
+        zero = self.sigmas[-1:] == (0.0,)
+        noisy = np.array(self.sigmas[:-1] if zero else self.sigmas)
+        if len(noisy) < 2 or not ((noisy > 0).all() and (np.diff(noisy) < 0).all()):
+            raise ProgramError("resample needs two or more falling positive sigmas, and 0 after them to end at the clean sample")
+        places = np.linspace(0, len(noisy) - 1, steps if zero else steps + 1)
+        found = np.exp(np.interp(places, np.arange(len(noisy)), np.log(noisy)))
+        return to_clean(np.append(found, 0.0) if zero else found)
 
     def timestep(self, level: Level) -> float:
         if self.timesteps is None:

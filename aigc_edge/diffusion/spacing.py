@@ -44,3 +44,36 @@ def leading(train_steps: int, steps: int, offset: int) -> np.ndarray:
 def trailing(train_steps: int, steps: int, offset: int) -> np.ndarray:
     """Every train_steps / steps down from the last training timestep, rounded (Lin et al. 2023, table 2)."""
     return np.round(train_steps - np.arange(steps) * (train_steps / steps)) - 1
+
+
+@SIGMA_SPACINGS.register("polynomial")
+def polynomial(sigma_min: float, sigma_max: float, points: int, rho: float) -> np.ndarray:
+    """Equal steps of ln(sigma) to the power of `rho`, 1 being exponential (k-diffusion's polyexponential)."""
+    ramp = np.linspace(1, 0, points) ** rho
+    return np.exp(math.log(sigma_min) + ramp * (math.log(sigma_max) - math.log(sigma_min)))
+
+
+@TIME_SPACINGS.register("beta")
+def beta(train_steps: int, steps: int, offset: int) -> np.ndarray:
+    """Quantiles of the Beta(0.6, 0.6) distribution, dense at both ends, rounded (Lee et al. 2024, beta sampling)."""
+    share = 1 - np.arange(steps) / steps
+    return np.round(np.round(_beta_quantile(share, 0.6) * (train_steps - 1), 6))  # the median is a tie, whatever its rounding
+
+
+def _beta_quantile(share: np.ndarray, shape: float) -> np.ndarray:
+    """Quantiles of the symmetric Beta distribution by bisection; with u = x^shape its density has no pole at 0."""
+    points, weights = np.polynomial.legendre.leggauss(60)
+
+    def below(u: np.ndarray) -> np.ndarray:  # proportional to the distribution function at x = u^(1 / shape), x <= 1/2
+        inner = u[:, None] * (1 + points) / 2
+        return u / 2 * ((1 - inner ** (1 / shape)) ** (shape - 1) @ weights)
+
+    half = 0.5**shape
+    goal = np.minimum(share, 1 - share) * 2 * below(np.array([half]))
+    low, high = np.zeros(len(share)), np.full(len(share), half)
+    for _ in range(60):
+        middle = (low + high) / 2
+        less = below(middle) < goal
+        low, high = np.where(less, middle, low), np.where(less, high, middle)
+    x = ((low + high) / 2) ** (1 / shape)
+    return np.where(share <= 0.5, x, 1 - x)

@@ -67,8 +67,8 @@ def test_schedule_dict_is_not_shared() -> None:
 
 
 REFUSED: list[tuple[Any, Any, dict[str, Any], str]] = [
-    ("dpmpp", 4, {}, "unknown solver 'dpmpp': choose one of ddim, dpmpp_2m, euler, euler_ancestral, heun"),
-    (None, 4, {}, "the name of a solver must be text, not None: choose one of ddim"),
+    ("dpmpp", 4, {}, "unknown solver 'dpmpp': choose one of consistency, ddim, ddpm"),
+    (None, 4, {}, "the name of a solver must be text, not None: choose one of consistency"),
     ("euler", 0, {}, "steps must be a whole number within 1 … 10000, not 0"),
     ("euler", -3, {}, "steps must be a whole number"),
     ("euler", 10_001, {}, "steps must be a whole number"),

@@ -184,7 +184,7 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"prediction": "v", "betas": "linear", "beta_start": 1e-30, "beta_end": 1e-30}, 4, "add no noise"),
     ({"prediction": "v", "betas": "linear", "train_steps": 1.5}, 4, "train_steps must be a whole number"),
     ({"prediction": "v", "betas": "linear", "train_steps": 0}, 4, "train_steps must be a whole number within 2"),
-    ({"prediction": "v", "betas": "linear", "spacing": "odd"}, 4, "unknown spacing 'odd': choose one of leading, linspace"),
+    ({"prediction": "v", "betas": "linear", "spacing": "odd"}, 4, "unknown spacing 'odd': choose one of beta, leading, linspace"),
     (SD | {"spacing": "leading", "steps_offset": 300}, 4, "visit timesteps 300 … 1050, the network knows 0 … 999"),
     (SD | {"spacing": "leading"}, 2000, "noise must fall at every step.*take fewer steps"),
     (SD | {"spacing": "trailing"}, 2000, "visit timesteps -1 … 999.*take fewer steps"),

@@ -94,11 +94,11 @@ def test_constant_denoiser_is_reached_exactly(
     goal = rng.normal(size=(3, 4))
 
     def network(sample: np.ndarray, timestep: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
-        row = rows[float(timestep[0])]
+        row = next(rows)
         return (goal - row.c_skip * sample / row.c_in) / row.c_out
 
     program = build(schedule, solver, steps)
-    rows = {row.timestep: row for row in program.rows}
+    rows = iter(program.rows)
     out = run(program, network, rng.normal(size=(3, 4)), draw=lambda seeds, index, shape: rng.normal(size=shape))
     assert np.abs(out - goal).max() < 1e-9
 

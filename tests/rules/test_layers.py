@@ -35,7 +35,8 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "clock", "hardware"}
 
 TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "engines/torch.py"]
-TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py"]
+# diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
+TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py", "diffusion/"]
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
     "tensorrt_rtx": ["engines/tensorrt"],

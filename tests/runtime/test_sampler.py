@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from aigc_edge import ops
-from aigc_edge.diffusion import Program, build, reference
+from aigc_edge.diffusion import SOLVERS, Program, build, reference
 from aigc_edge.errors import AigcEdgeError
-
-SOLVERS = ("euler", "heun", "ddim", "euler_ancestral", "dpmpp_2m")
 
 
 def run_reference(toy, program, seeds, classes, guidance_scale, dtype):
@@ -22,7 +20,7 @@ def run_reference(toy, program, seeds, classes, guidance_scale, dtype):
     return reference.run(program, toy.denoiser, latents.reshape(-1, *toy.SHAPE), seeds=seeds, dtype=dtype, **conditions)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS.names())
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
 def test_native_rows_equal_the_numpy_executor(open_toy, toy, solver, guidance_scale):
     rng = np.random.default_rng()

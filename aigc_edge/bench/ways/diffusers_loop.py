@@ -28,7 +28,7 @@ class DiffusersLoop(Way):
         if missing:
             return f"{' and '.join(missing)} not installed (pip install 'aigc-edge[diffusers]')"
         if recipe.solver not in SCHEDULERS:
-            return f"written for the solvers {', '.join(SCHEDULERS)} only, not for {recipe.solver}"
+            return f"written for the solvers {', '.join(SCHEDULERS)} only, not for {recipe.solver or 'a single evaluation'}"
         if recipe.program["meta"].get("options"):
             return "the scheduler knows no clipping and no other options of this program"
         return None

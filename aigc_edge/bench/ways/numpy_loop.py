@@ -58,7 +58,7 @@ class NumpyLoop(Way):
         x = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) if latents is None else latents
         labels = None if classes is None else np.asarray(classes, dtype=np.int64)
         if recipe.solver is None:
-            return to_uint8(self.evaluate(x, None, labels))
+            return to_uint8(self.evaluate(x * np.float32(recipe.program["init_scale"]), None, labels))
         if recipe.guided and labels is not None:
             labels = np.concatenate([labels, np.full_like(labels, recipe.classes)])
         return to_uint8(

@@ -71,7 +71,7 @@ class TorchLoop(Way):
                 tensors["class"][:n] = torch.as_tensor(np.asarray(classes, dtype=np.int64))
                 tensors["class"][n:] = recipe.classes
             if recipe.solver is None:
-                tensors["sample"].copy_(drawn)
+                tensors["sample"].copy_(drawn * recipe.program["init_scale"])
                 call()
                 images = output
             else:

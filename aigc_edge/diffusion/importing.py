@@ -1,0 +1,171 @@
+"""Imports any diffusers scheduler as a program: probed, realised in the fewest slots, checked against the scheduler itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aigc_edge.diffusion import calls, checks
+from aigc_edge.diffusion.probe import Trace, probe
+from aigc_edge.diffusion.program import MAX_SLOTS, Matrix, Program, Row
+from aigc_edge.diffusion.realise import draws, ranks, realise, tidy
+from aigc_edge.diffusion.recheck import residual
+from aigc_edge.errors import ProgramError
+
+LIMIT = 1e-5  # relative; above it a scheduler is refused
+_GOAL = 1e-8  # the smallest state that is this close is taken
+
+_TOKENS = "it samples discrete tokens, a table holds sums of real numbers"
+_REFUSED = {
+    "AmusedScheduler": _TOKENS,
+    "BlockRefinementScheduler": _TOKENS,
+    "DiscreteDDIMScheduler": _TOKENS,
+    "EntropyBoundScheduler": _TOKENS,
+    "VQDiffusionScheduler": _TOKENS,
+    "ScoreSdeVeScheduler": "the step size of its corrector depends on what the network says",
+    "FlowMapEulerDiscreteScheduler": "its network is told two times, a row has one",
+    "PiflowScheduler": "its network returns a policy that is integrated in substeps, not an image-shaped output",
+    "HeliosScheduler": "its stages change the size of the sample between rows",
+    "HeliosDMDScheduler": "its stages change the size of the sample between rows",
+}
+
+
+class Draw(NamedTuple):
+    """A program's draw as a sum of the scheduler's own unit normal draws."""
+
+    number: int
+    weights: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A program, its largest relative difference to the scheduler on a random nonlinear network, and whose noise is whose."""
+
+    program: Program
+    residual: float
+    draws: tuple[Draw, ...]
+    trace: Trace
+
+
+def import_scheduler(
+    scheduler: Any, num_steps: int | None, *, name: str | None = None, guidance_scale: float = 1.0, **options: Any
+) -> Imported:
+    """What `Program.from_diffusers` does, with the residual and the draws."""
+    kind = type(scheduler).__name__
+    _refuse_by_name(scheduler, kind)
+    steps = None if num_steps is None else checks.integer(num_steps, "num_steps", 1, 10_000)
+    time_scale = checks.number(options.pop("timestep_scale", 1.0), "timestep_scale")
+    plan = calls.Plan.of(scheduler, steps, options)
+    try:
+        ready = plan.prepare(scheduler)
+        trace = probe(ready)
+        best: Imported | None = None
+        first = max(ranks(trace, _GOAL))
+        for slots in range(first, MAX_SLOTS + 1):
+            found = _table(trace, slots, name or f"{kind}-{steps or len(trace.evaluations)}", guidance_scale)
+            off = residual(found[0], ready, trace, found[1])
+            if best is None or off < best.residual:
+                best = Imported(found[0], off, found[1], trace)
+            if off <= _GOAL:
+                break
+    except ProgramError as error:
+        raise ProgramError(f"{kind} cannot be a table: {error}") from None
+    if best is None:
+        raise ProgramError(f"{kind} cannot be a table: it needs {first} slots, a program has at most {MAX_SLOTS}")
+    if not best.residual <= LIMIT:
+        raise ProgramError(
+            f"{kind} cannot be a table: the best one of {best.program.slots} slots is {best.residual:.1e} off, "
+            f"at most {LIMIT:g} is allowed; it may adapt to what the network says"
+        )
+    return _described(best, scheduler, steps, options, time_scale)
+
+
+def _refuse_by_name(scheduler: Any, kind: str) -> None:
+    for base in type(scheduler).__mro__:
+        if base.__name__ in _REFUSED:
+            raise ProgramError(f"{kind} cannot be a table: {_REFUSED[base.__name__]}")
+    for method in ("set_timesteps", "step"):
+        if not callable(getattr(scheduler, method, None)):
+            raise ProgramError(f"{checks.show(scheduler)} is not a diffusers scheduler: it has no {method}")
+    config = getattr(scheduler, "config", {})
+    if config.get("thresholding"):
+        raise ProgramError(f"{kind} has dynamic thresholding, which no row can do yet: set thresholding=False")
+    if str(config.get("variance_type", "")).startswith("learned"):
+        raise ProgramError(
+            f"{kind} has variance_type={config['variance_type']!r}: a network that predicts its variance is no table"
+        )
+
+
+def _table(trace: Trace, slots: int, name: str, guidance_scale: float) -> tuple[Program, tuple[Draw, ...]]:
+    states, updates = realise(trace, slots)
+    size = max(len(state.slots) for state in states)
+    rows: list[dict[str, Any]] = []
+    taken: list[Draw] = []
+    for k, (evaluation, update) in enumerate(zip(trace.evaluations, updates, strict=True)):
+        known, following = update.keep.shape[1], update.keep.shape[0]
+        c_skip, c_out = trace.denoised[k] or evaluation.denoise or (0.0, 1.0)
+        after = np.zeros((size, size + 1))
+        after[:following, :known] = update.keep
+        after[:following, size] = update.pull
+        if trace.clips[k] is None:  # the update is of F = (D - c_skip slot_0) / c_out
+            after[:following, 0] -= update.pull * (c_skip / c_out)
+            after[:following, size] /= c_out
+        last = k + 1 == len(updates)
+        row = rows[k] if k < len(rows) else {}
+        rows[k:] = [row | _network(trace, k, c_skip, c_out) | {"after": _lists(tidy(after))}]
+        for place, (scale, weights) in enumerate(draws(update.noise, last)):
+            noise = tuple(np.pad(scale, (0, size - len(scale))).tolist())
+            if place == 0:
+                rows[k]["after_noise"] = noise
+            else:
+                rows.append({"before": _lists(np.eye(size)), "before_noise": noise})
+            own = [(update.columns[j] - 1 - len(updates), float(w)) for j, w in enumerate(weights) if w]
+            taken.append(Draw(2 * k + 2 + place, tuple(own)))
+    program = Program(name, size, trace.init_scale, tuple(Row(**row) for row in rows), guidance_scale)
+    return program, tuple(taken)
+
+
+def _network(trace: Trace, k: int, c_skip: float, c_out: float) -> dict[str, Any]:
+    sample, given = trace.samples[k], trace.inputs[k]
+    c_in = float(given @ sample / (sample @ sample))
+    if np.abs(given - c_in * sample).max() > 1e-9 * np.abs(given).max():
+        raise ProgramError("the network's input is not a multiple of the sample")
+    evaluation = trace.evaluations[k]
+    return {
+        "sigma": evaluation.level[1] if evaluation.level else 0.0,
+        "timestep": evaluation.timestep,
+        "c_in": 1.0 if abs(c_in - 1.0) < 1e-13 else c_in,
+        "c_skip": c_skip,
+        "c_out": c_out,
+        "clip": trace.clips[k],
+    }
+
+
+def _lists(matrix: np.ndarray) -> Matrix:
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+def _described(found: Imported, scheduler: Any, steps: int | None, options: Mapping[str, Any], time_scale: float) -> Imported:
+    rows = found.program.rows
+    if time_scale != 1.0:
+        rows = tuple(replace(row, timestep=row.timestep * time_scale) for row in rows)
+    meta = {
+        "solver": type(scheduler).__name__,
+        "steps": steps,
+        "source": "diffusers",
+        "residual": found.residual,
+        "config": {k: v for k, v in dict(getattr(scheduler, "config", {})).items() if _is_plain(v)},
+        "options": {k: v for k, v in options.items() if _is_plain(v)},
+    }
+    return replace(found, program=replace(found.program, rows=rows, meta=meta))
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        checks.plain(value, "meta")
+    except ProgramError:
+        return False
+    return not (isinstance(value, (list, tuple)) and len(value) > 100)  # whole beta tables

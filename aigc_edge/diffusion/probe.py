@@ -1,0 +1,146 @@
+"""Runs a diffusers scheduler on unit vectors, so that each sample comes out as its coefficients of everything that went in.
+
+A scheduler without clipping is linear in the first sample, the network's outputs and its noise draws; the arithmetic around them
+only depends on its configuration. One run of its loop on a basis of these tells its whole table. torch is imported when used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from aigc_edge.diffusion import calls
+from aigc_edge.errors import ProgramError
+
+NOISES = 3  # draws a step that there is room for; diffusers' greediest scheduler draws two
+
+
+@dataclass
+class Trace:
+    """What a scheduler's loop of E evaluations does, as coefficients over `width` = 1 + E + draws inputs.
+
+    The inputs are the first sample, what evaluation k brings (F, or D where the scheduler clips it), and the noise draws.
+    """
+
+    evaluations: list[calls.Evaluation]
+    samples: np.ndarray  # [E + 1, width], the sample that goes into each evaluation and what comes out at last
+    inputs: np.ndarray  # [E, width], what the network is given
+    drawn: list[int]  # of each noise draw: the evaluation that it follows
+    edges: np.ndarray | None  # edges of the Brownian path's increments, where the noise comes from one
+    init_scale: float
+    clips: list[tuple[float, float] | None] = field(default_factory=list)
+    denoised: list[tuple[float, float] | None] = field(default_factory=list)  # D = c_skip · sample + c_out · F, where known
+
+    def noises(self, evaluation: int) -> list[int]:
+        """Columns of the draws that follow an evaluation."""
+        return [1 + len(self.evaluations) + j for j, e in enumerate(self.drawn) if e == evaluation]
+
+
+class Basis:
+    """Hands out one unit vector a network output, clipped sample and noise draw; torch tensors [1, width, 1, 1] float64."""
+
+    def __init__(self, evaluations: int, edges: np.ndarray | None = None) -> None:
+        self.evaluations, self.edges = evaluations, edges
+        self.first_noise = 1 + 2 * evaluations
+        self.width = self.first_noise + (len(edges) if edges is not None else 0) + NOISES * evaluations + 8
+        self.now = 0  # the evaluation whose step is running
+        self.drawn: list[int] = []
+        self.queries: list[tuple[float, float]] = []
+        self.clips: list[tuple[float, float] | None] = [None] * evaluations
+        self.clipped: dict[int, np.ndarray] = {}
+        if edges is not None:
+            self.drawn = [-1] * (len(edges) - 1)
+
+    def unit(self, column: int) -> Any:
+        import torch
+
+        if column >= self.width:
+            raise ProgramError(f"the scheduler draws more than {NOISES} noises a step, which no table can hold")
+        vector = torch.zeros(1, self.width, 1, 1, dtype=torch.float64)
+        vector[0, column] = 1.0
+        return vector
+
+    def output(self, evaluation: int, given: Any) -> Any:
+        return self.unit(1 + evaluation)
+
+    def normal(self) -> Any:
+        self.drawn.append(self.now)
+        return self.unit(self.first_noise + len(self.drawn) - 1)
+
+    def interval(self, start: float, end: float) -> Any:
+        """The normalised increment of a Brownian path between two times, of increments between the edges."""
+        import torch
+
+        self.queries.append((start, end))
+        if self.edges is None:
+            return torch.zeros(1, self.width, 1, 1, dtype=torch.float64)
+        share = shares(self.edges, start, end)
+        for j in np.flatnonzero(share):
+            self.drawn[j] = self.now if self.drawn[j] < 0 else self.drawn[j]
+        vector = np.zeros((1, self.width, 1, 1))
+        vector[0, self.first_noise : self.first_noise + len(share), 0, 0] = share
+        return torch.from_numpy(vector)
+
+    def clamp(self, value: Any, low: float | None, high: float | None) -> Any:
+        if self.clips[self.now] is not None or low is None or high is None:
+            raise ProgramError("the scheduler clips more than once, or on one side only, in a step: a row clips D once, on both")
+        self.clips[self.now] = (low, high)
+        self.clipped[self.now] = value.numpy().ravel().copy()
+        return self.unit(1 + self.evaluations + self.now)
+
+
+def shares(edges: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Weights of the unit increments between `edges` in the normalised increment from `start` to `end`."""
+    low, high = np.abs(edges - min(start, end)).argmin(), np.abs(edges - max(start, end)).argmin()
+    widths = np.diff(edges) * ((np.arange(len(edges) - 1) >= low) & (np.arange(len(edges) - 1) < high))
+    return np.sqrt(widths / widths.sum()) * (1.0 if start > end else -1.0)
+
+
+def _edges(queries: list[tuple[float, float]]) -> np.ndarray:
+    # The same noise level computed in two ways in float32 is one edge.
+    times = np.unique(queries)
+    return times[np.append(True, np.diff(times) > 1e-5 * np.maximum(np.abs(times[1:]), 1e-6))]
+
+
+def probe(ready: calls.Ready) -> Trace:
+    """The trace of a scheduler's loop; raises ProgramError where no table can say what the scheduler does."""
+    edges = None
+    while True:
+        basis = Basis(len(ready.times), edges)
+        run = calls.drive(ready, basis.output, basis.unit(0) * ready.init_scale, basis)
+        if not basis.queries or edges is not None:
+            return _trace(run, basis, ready.init_scale)
+        edges = _edges(basis.queries)
+
+
+def _trace(run: calls.Run, basis: Basis, scale: float) -> Trace:
+    count, used = basis.evaluations, basis.first_noise + len(basis.drawn)
+    outputs, clipped = slice(1, 1 + count), slice(1 + count, 1 + 2 * count)
+    samples, inputs = (np.stack([v.numpy().ravel() for v in vs]) for vs in (run.samples, run.inputs))
+    if not (np.isfinite(samples).all() and np.isfinite(inputs).all()):
+        raise ProgramError("the scheduler computes numbers that are not finite with this configuration")
+    denoised = [None if v is None else _split(v.numpy().ravel(), samples[k], 1 + k) for k, v in enumerate(run.denoised)]
+    for k, value in basis.clipped.items():
+        denoised[k] = _split(value, samples[k], 1 + k)
+        if denoised[k] is None or np.abs(samples[:, 1 + k]).max() > 0:
+            raise ProgramError(
+                "the scheduler goes on with what the network said before clipping, which a row no longer knows: "
+                "switch its clipping off, or let it use the clipped output (use_clipped_model_output=True)"
+            )
+
+    def fold(table: np.ndarray) -> np.ndarray:  # of F and D of an evaluation only one occurs
+        return np.hstack([table[:, :1], table[:, outputs] + table[:, clipped], table[:, basis.first_noise : used]])
+
+    return Trace(run.evaluations, fold(samples), fold(inputs), basis.drawn, basis.edges, scale, basis.clips, denoised)
+
+
+def _split(value: np.ndarray, sample: np.ndarray, column: int) -> tuple[float, float] | None:
+    """(c_skip, c_out) of value = c_skip · sample + c_out · unit[column], None when it is no such sum."""
+    c_out = float(value[column])
+    rest = value.copy()
+    rest[column] = 0.0
+    c_skip = float(rest @ sample / (sample @ sample))
+    fits = np.abs(rest - c_skip * sample).max() <= 1e-9 * np.abs(value).max()
+    return (c_skip, c_out) if fits and abs(c_out) > 1e-6 else None
