@@ -242,7 +242,7 @@ def test_an_existing_bundle_or_an_impossible_place_is_refused_before_the_work(tm
 def _shortcut(monkeypatch, quality):
     """Everything but the measurement is skipped."""
     for name in ("export", "make_judge", "compress", "build_engines"):
-        monkeypatch.setattr(compilation.Compilation, name, lambda self: None)
+        monkeypatch.setattr(compilation.Compilation, name, lambda self, *_: None)
 
     def measure(self, samples, budget):
         (self.folder / "half-written").write_text("x")
@@ -283,7 +283,7 @@ def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):
     config = json.loads((run / "config.json").read_text())
     config["data"]["fingerprint"] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(compilation.Compilation, "export", lambda self: None)
+    monkeypatch.setattr(compilation.Compilation, "export", lambda self, weights: None)
     with pytest.raises(AigcEdgeError, match="not those that"):
         compile_run(run, tmp_path / "out.aigc")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]

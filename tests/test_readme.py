@@ -77,7 +77,7 @@ def test_python_blocks_do_what_they_say(folder: Path, monkeypatch: pytest.Monkey
         (folder / f"block{index}.py").write_text(block, encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()) as said:
             found.append((runpy.run_path(str(folder / f"block{index}.py")), said.getvalue()))
-    (sampling, _), (solver, printed) = found
+    (sampling, _), (solver, printed), (_, imported) = found
     with aigc_edge.open(folder / "digits.aigc") as pipeline:
         channels, height, width = pipeline.manifest["output_shape"]
     assert sampling["images"].shape == (16, height, width, channels)
@@ -87,6 +87,7 @@ def test_python_blocks_do_what_they_say(folder: Path, monkeypatch: pytest.Monkey
     for a, b in zip(mine, theirs, strict=True):
         assert a["after"][0] == pytest.approx(b["after"][0], rel=1e-12)
     assert "my_euler" in printed
+    assert "UniPCMultistepScheduler-8: 8 evaluations" in imported
     assert solver["my_euler"].__doc__
 
 

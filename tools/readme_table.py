@@ -59,7 +59,7 @@ def note(figures: Mapping[str, Any]) -> str:
     """On what and how it was measured."""
     settings, machine = figures["settings"], figures["machine"]
     native = cells.natives(figures)
-    outside = ", ".join(f"{cells.outside(row)} of a call of {row['format']}" for row in native)
+    outside = " and ".join(f"{cells.outside(row)} ({row['format']})" for row in native)
     judge = next((row["quality"]["judge_accuracy"] for row in native if row.get("quality")), None)
     scored = (
         f" {settings['quality_images']} images a format, judged by a classifier of {judge:.1%} held-out accuracy."
@@ -71,7 +71,8 @@ def note(figures: Mapping[str, Any]) -> str:
         f"{settings['solver']}, {settings['steps']} steps, guidance {settings['guidance_scale']:g}, {threads} "
         f"on {machine['cpu']} ({machine['cores']} cores, {machine['system']}), "
         f"onnxruntime {machine['versions'].get('onnxruntime', '?')}; medians of "
-        f"{settings['rounds']['1']} interleaved rounds.{scored} {outside} is spent outside the network."
+        f"{settings['rounds']['1']} interleaved rounds.{scored} "
+        f"Of the native loop's time {outside} is spent outside the network."
     )
 
 

@@ -86,9 +86,9 @@ def likeness(row: Figures) -> str:
     return "equal" if figures["psnr"] is None else f"{figures['psnr']:.1f} dB"
 
 
-def outside(row: Figures, batch: str = "1") -> str:
-    """Share of a call that is not spent in the network."""
-    share = row["latency"][batch].get("outside_network")
+def outside(row: Figures, of: str = "loop", batch: str = "1") -> str:
+    """Share of the loop's time, or of the whole call's, that is not spent in the network."""
+    share = row["latency"][batch].get("outside_network" if of == "loop" else "outside_network_call")
     return NONE if not share else f"{share['median']:.2%}"
 
 

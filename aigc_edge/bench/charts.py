@@ -124,7 +124,7 @@ def plane(
     )
     if floor is not None:
         parts.append(element("line", x1=across.start, x2=across.end, y1=up(floor), y2=up(floor), class_="floor"))
-        parts.append(label(across.end, up(floor) - 6, floor_name, "note", "end"))
+        parts.append(label(across.start + 8, up(floor) - 6, floor_name, "note"))
     for point in points:
         x = across(point.x)
         parts.append(element("line", x1=x, x2=x, y1=up(point.low), y2=up(point.high), class_="thick"))

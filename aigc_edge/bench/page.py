@@ -114,7 +114,7 @@ def _row(figures: Figures, row: Figures) -> str:
         _small(milliseconds(one["median"]), f"{cells.spread(one)}, p90 {cells.p90(one)}"),
         _small(cells.rate(one), f"{cells.rate(row['latency'][large])} at {large}"),
         _ratio(figures, row),
-        cells.outside(row) if row["way"] == "native" else cells.NONE,
+        _small(cells.outside(row), f"{cells.outside(row, 'call')} of call") if row["way"] == "native" else cells.NONE,
         _small(*cells.frechet(row.get("quality"))),
         cells.accuracy(row.get("quality")),
         cells.likeness(row),
@@ -220,7 +220,8 @@ def _method(figures: Figures) -> str:
         f"""Every round runs every configuration once, in an order that rotates and turns round. {settings["warmup_rounds"]}
         rounds before the timed ones are not kept. Timed rounds: {rounds}. Nothing is dropped as an outlier. Garbage is
         collected between rounds only.""",
-        "A call is timed from the seeds to the finished 8-bit images, as an application sees it.",
+        """A call is timed from the seeds to the finished 8-bit images, as an application sees it. Outside the network: the share
+        of the native loop's time that is not the network's, and below it that share of the whole call from Python.""",
         """A ratio is taken within each round, so that what slows a whole round cancels. Its interval is that of the median
         at 95 %, by order statistics. Faster, slower and same (within 1 %) are said only when the whole interval says
         so. p90 needs 64 samples.""",

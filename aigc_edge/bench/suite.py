@@ -57,37 +57,46 @@ def choose(recipe: Recipe, wanted: Sequence[str]) -> tuple[list[tuple[type[Way],
     return chosen, left_out
 
 
+Clocks = dict[str, list[tuple[float, float]]]
+
+
 def timed(
     ways: Mapping[str, Way], recipe: Recipe, batch: int, settings: Settings, say: Say
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Seconds of every round, and where a way can tell the seconds of it that were spent in the network."""
+) -> tuple[dict[str, list[float]], Clocks]:
+    """Seconds of every call in every round, and what a way's own clock said of it where it has one (`Way.seconds`)."""
     labels = recipe.labels(batch)
-    inside: dict[str, list[float]] = {name: [] for name, way in ways.items() if way.network_seconds() is not None}
+    clocks: Clocks = {name: [] for name in ways}
 
     def call(way: Way) -> Callable[[int], NDArray[np.uint8]]:
         return lambda turn: way.generate(batch, (settings.seed + turn * batch) % 2**63, labels)
 
     def after(name: str) -> None:
-        spent = ways[name].network_seconds() if name in inside else None
-        if spent is not None:
-            inside[name].append(spent)
+        said = ways[name].seconds()
+        if said is not None:
+            clocks[name].append(said)
 
     def progress(done: int, total: int) -> None:
         say(f"batch {batch}: round {done} of {total}")
 
     calls = {name: call(way) for name, way in ways.items()}
     seconds = interleaved(calls, settings.rounds(batch), warmup=settings.warmup, after=after, progress=progress)
-    return seconds, inside
+    return seconds, clocks
 
 
-def latency(seconds: Sequence[float], inside: Sequence[float] | None, batch: int) -> dict[str, Any]:
-    """The figures of one configuration at one batch size; `samples` are the raw seconds in the order of the rounds."""
+def latency(seconds: Sequence[float], clock: Sequence[tuple[float, float]], batch: int) -> dict[str, Any]:
+    """The figures of one configuration at one batch size; `samples` are the raw seconds in the order of the rounds.
+
+    Where the way has a clock of its own, "outside_network" is the share of its loop that is not the network's, and
+    "outside_network_call" that share of the whole call as the application sees it.
+    """
     figures: dict[str, Any] = summary(seconds) | {"samples": list(seconds)}
     figures["images_per_second"] = batch / figures["median"]
-    if inside:
-        figures["network_samples"] = list(inside)
-        outside = [1 - spent / whole for spent, whole in zip(inside, seconds, strict=True)]
-        figures["outside_network"] = summary(outside) | {"unit": "share of the call"}
+    if clock:
+        figures["loop_samples"] = [loop for loop, _ in clock]
+        figures["network_samples"] = [network for _, network in clock]
+        figures["outside_network"] = summary([1 - network / loop for loop, network in clock])
+        shares = [1 - network / whole for whole, (_, network) in zip(seconds, clock, strict=True)]
+        figures["outside_network_call"] = summary(shares)
     return figures
 
 
@@ -140,9 +149,7 @@ def bench(recipe: Recipe, settings: Settings, say: Say = lambda message: None) -
     rows = []
     for (way, format), name in zip(chosen, names, strict=True):
         row: dict[str, Any] = {"key": name, "way": way.name, "title": way.title, "engine": way.engine, "format": format}
-        row["latency"] = {
-            batch: latency(seconds[name], inside.get(name), int(batch)) for batch, (seconds, inside) in runs.items()
-        }
+        row["latency"] = {batch: latency(seconds[name], clocks[name], int(batch)) for batch, (seconds, clocks) in runs.items()}
         row["bytes"] = sizes(recipe, format)
         if way.name != "network" and settings.cold_starts:
             say(f"cold start and memory: {name}")

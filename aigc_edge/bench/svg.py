@@ -53,6 +53,14 @@ def label(x: float, y: float, content: str, class_: str = "label", anchor: str =
 
 
 def picture(width: int, height: int, title: str, *content: str) -> str:
-    """An inline picture that scales with the page; `title` is what a screen reader says."""
+    """An inline picture that scales with the page, as far as its text stays readable; `title` is what a screen reader says."""
     head = element("title", html.escape(title))
-    return element("svg", head + "".join(content), viewBox=f"0 0 {width} {height}", role="img", class_="plot", width="100%")
+    return element(
+        "svg",
+        head + "".join(content),
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        class_="plot",
+        width="100%",
+        style=f"min-width: {width * 7 // 10}px",
+    )

@@ -125,8 +125,8 @@ class Way(ABC):
     ) -> NDArray[np.uint8]:
         """Images uint8 [N, H, W, C] from seeds or, to compare ways, from given unit normal latents [N, ...]."""
 
-    def network_seconds(self) -> float | None:
-        """Seconds that the last `generate` spent in the network, where this way can tell."""
+    def seconds(self) -> tuple[float, float] | None:
+        """Seconds of the last `generate` by its own clock: of its loop, and in the network; None where it cannot tell."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most ways have nothing to give back

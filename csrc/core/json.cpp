@@ -130,15 +130,27 @@ class Parser {
     return Json(std::move(items));
   }
 
+  size_t digits_from(size_t at) const {  // the end of the digits that begin there; at least one
+    const size_t begin = at;
+    while (at < text_.size() && text_[at] >= '0' && text_[at] <= '9') ++at;
+    if (at == begin) fail(at == at_ || (at == at_ + 1 && text_[at_] == '-') ? "expected a value" : "bad number");
+    return at;
+  }
+
   double parse_number() {
-    // from_chars takes what JSON forbids (inf, nan, a leading point), so the first characters are checked here.
-    const size_t digit = at_ + (text_[at_] == '-' ? 1 : 0);
-    if (digit >= text_.size() || text_[digit] < '0' || text_[digit] > '9') fail("expected a value");
+    // from_chars takes what JSON forbids (01, 1., inf), so the extent of the number is found first.
+    const size_t first = at_ + (text_[at_] == '-' ? 1 : 0);
+    size_t end = digits_from(first);
+    if (text_[first] == '0' && end > first + 1) fail("a number begins with 0");
+    if (end < text_.size() && text_[end] == '.') end = digits_from(end + 1);
+    if (end < text_.size() && (text_[end] == 'e' || text_[end] == 'E')) {
+      const bool sign = end + 1 < text_.size() && (text_[end + 1] == '+' || text_[end + 1] == '-');
+      end = digits_from(end + (sign ? 2 : 1));
+    }
     double number = 0;
-    const char* begin = text_.data() + at_;
-    const auto result = std::from_chars(begin, text_.data() + text_.size(), number);
-    if (result.ec != std::errc() || !std::isfinite(number)) fail("a number is out of range");
-    at_ += static_cast<size_t>(result.ptr - begin);
+    const auto result = std::from_chars(text_.data() + at_, text_.data() + end, number);
+    if (result.ec != std::errc() || result.ptr != text_.data() + end || !std::isfinite(number)) fail("a number is out of range");
+    at_ = end;
     return number;
   }
 

@@ -201,6 +201,26 @@ def test_mangled_manifests_end_in_a_sentence(bundle, tmp_path):
     assert all(str(bundle) in message for message in refused)
 
 
+@pytest.mark.parametrize(
+    "number", ["01", "1.", ".5", "-", "1e", "1e+", "+1", "0x10", "NaN", "Infinity", "1_000", "--1", "1.e3", "1e400"]
+)
+def test_numbers_that_json_forbids_are_refused(bundle, number):
+    text = (bundle / "manifest.json").read_text().replace('"init_scale": 80.0', f'"init_scale": {number}').encode()
+    assert number.encode() in text
+    (bundle / "manifest.json").write_bytes(text)
+    (bundle / "manifest.sha256").write_text(hashlib.sha256(text).hexdigest())
+    with pytest.raises(BundleError, match="not valid JSON"):
+        open_toy_at(bundle)
+
+
+@pytest.mark.parametrize("number", ["0", "-0.0", "8e1", "8.0E+1", "0.8e-2", "123456789012345678901234567890"])
+def test_numbers_that_json_allows_are_read(bundle, number):
+    text = (bundle / "manifest.json").read_text().replace('"init_scale": 80.0', f'"init_scale": {number}').encode()
+    (bundle / "manifest.json").write_bytes(text)
+    (bundle / "manifest.sha256").write_text(hashlib.sha256(text).hexdigest())
+    open_toy_at(bundle)
+
+
 def test_a_deep_manifest_does_not_exhaust_the_stack(bundle):
     data = b'{"format":' + b"[" * 200_000
     (bundle / "manifest.json").write_bytes(data)

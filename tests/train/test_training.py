@@ -199,7 +199,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(settings: dict[st
 
 
 def test_a_family_that_there_is_not(tmp_path: Path) -> None:
-    with pytest.raises(AigcEdgeError, match=r"unknown family 'vae': choose one of diffusion, gan"):
+    with pytest.raises(AigcEdgeError, match=r"unknown family 'vae': choose one of diffusion, .*gan"):
         train("vae", "digits", tmp_path / "run")
 
 

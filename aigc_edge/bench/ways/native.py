@@ -33,8 +33,9 @@ class Native(Way):
         )
         return images
 
-    def network_seconds(self) -> float | None:
-        return float(self._pipeline.stats["network_seconds"])
+    def seconds(self) -> tuple[float, float] | None:
+        stats = self._pipeline.stats
+        return float(stats["total_seconds"]), float(stats["network_seconds"])
 
     def close(self) -> None:
         self._pipeline.close()

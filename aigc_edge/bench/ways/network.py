@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,7 +19,6 @@ class NetworkAlone(Way):
 
     def __init__(self, recipe: Recipe, format: str) -> None:
         self._recipe = recipe
-        self._seconds = 0.0
         self._bound: dict[int, Callable[[], None]] = {}
         self._engine = ENGINES["onnxruntime"].load(recipe.source(format), threads=recipe.threads)
 
@@ -41,11 +39,6 @@ class NetworkAlone(Way):
         self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
         run = self._binding(2 * n if self._recipe.guided else n)
-        started = time.perf_counter()
         for _ in range(self._recipe.evaluations):
             run()
-        self._seconds = time.perf_counter() - started
         return np.zeros((0, 0, 0, 0), dtype=np.uint8)
-
-    def network_seconds(self) -> float | None:
-        return self._seconds
