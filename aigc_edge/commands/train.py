@@ -31,6 +31,7 @@ def configure(parser: Parser) -> None:
 
 def add_families(parser: Parser) -> None:
     """One sub-command a registered family, with its settings as options."""
+    let_threads_sleep()  # here: the families' settings, which become options, bring torch
     from aigc_edge.models.base import FAMILIES
 
     families = parser.add_subparsers(dest="family", metavar="FAMILY", required=True, parser_class=Parser)
@@ -91,7 +92,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    let_threads_sleep()
     import torch
 
     from aigc_edge.models.base import FAMILIES
