@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ Progress = Callable[[int, int], None]
 Verify = Literal["used", "all", "none"]
 _VERIFY: dict[str, int] = {"used": 0, "all": 1, "none": 2}
 _OUTPUT = {"uint8": 0, "float32": 1}
+FLOAT32_MAX = 3.4028234e38
 
 
 class Pipeline:
@@ -41,10 +43,12 @@ class Pipeline:
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
+        self._built: set[str] = set()  # programs that the handle has beside the bundle's own
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
         )
         self.manifest: dict[str, Any] = json.loads(self._handle.manifest)
+        self._shape = tuple(int(size) for size in self.manifest["sample_shape"])
         self.engine = engine
         self.format = format or str(self.manifest["default_format"])
         for name, component in self.manifest["components"].items():
@@ -98,10 +102,9 @@ class Pipeline:
         """
         if output not in _OUTPUT:
             raise AigcEdgeError(f"output is {output!r}: it must be one of {', '.join(_OUTPUT)}")
-        shape = tuple(self.manifest["sample_shape"])
-        if latents is not None and np.shape(latents) != (n, *shape):
-            raise AigcEdgeError(f"latents have the shape {list(np.shape(latents))}: they must have {[n, *shape]}")
-        if guidance_scale is not None and not np.isfinite(np.float32(guidance_scale)):
+        if latents is not None and np.shape(latents) != (n, *self._shape):
+            raise AigcEdgeError(f"latents have the shape {list(np.shape(latents))}: they must have {[n, *self._shape]}")
+        if guidance_scale is not None and not abs(guidance_scale) <= FLOAT32_MAX:
             raise AigcEdgeError(f"the guidance scale is {guidance_scale}: it must be a finite number; 1 means no guidance")
         with self._lock:
             self._progress = progress
@@ -113,7 +116,7 @@ class Pipeline:
                 program=self._program(program, solver, steps),
                 guidance_scale=guidance_scale,
                 latents=None if latents is None else np.ascontiguousarray(latents, dtype=np.float32),
-                latent_elements=int(np.prod(shape)),
+                latent_elements=math.prod(self._shape),
                 output=_OUTPUT[output],
             )
         return np.asarray(images)
@@ -136,10 +139,12 @@ class Pipeline:
         default = self.manifest["programs"][self.manifest["default_program"]]
         solver = solver or str(default["meta"]["solver"])
         steps = int(default["meta"]["steps"]) if steps is None else steps
-        built = build(schedule, solver, steps, guidance_scale=float(default["guidance_scale"])).to_json()
-        built["name"] = f"custom {solver}-{steps}"  # a name that no bundle uses: a program of the bundle must not be replaced
-        self._handle.add_program(json.dumps(built))
-        return str(built["name"])
+        name = f"custom {solver}-{steps}"  # a name that no bundle uses: a program of the bundle must not be replaced
+        if name not in self._built:
+            built = build(schedule, solver, steps, guidance_scale=float(default["guidance_scale"])).to_json()
+            self._handle.add_program(json.dumps(built | {"name": name}))
+            self._built.add(name)
+        return name
 
     def close(self) -> None:
         """Give back the networks and buffers; further calls say that the bundle was closed."""

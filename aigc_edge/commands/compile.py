@@ -70,7 +70,7 @@ def configure(parser: Parser) -> None:
     proof.add_argument(
         "--budget",
         type=values.real(1),
-        default=1.25,
+        default=1.1,
         metavar="X",
         help="refuse a format whose Fréchet distance exceeds X times that of fp32 (default: %(default)s)",
     )
