@@ -22,7 +22,6 @@ def has_vnni() -> bool:
 def let_threads_sleep() -> None:
     """Have OpenMP's threads sleep while they wait, not spin; to be called before torch is imported.
 
-    On cores that other processes use too, spinning made a training step seven times slower; on free cores it costs nothing
-    that could be measured.
+    On cores that other processes use too, spinning made a training step seven times slower.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
