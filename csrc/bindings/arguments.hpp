@@ -15,7 +15,7 @@ namespace ae {
 // it is. Python's plain C API: it costs less, per call and to compile, than pybind11's.
 class Arguments {
  public:
-  static constexpr Py_ssize_t kMax = 32;
+  static constexpr Py_ssize_t kMax = 40;
 
   Arguments(PyObject* const* objects, Py_ssize_t count);
   ~Arguments();

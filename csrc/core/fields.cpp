@@ -20,7 +20,7 @@ void SignatureWriter::add(const char* name, const std::string& type) {
   first_ = false;
 }
 
-void* SignatureWriter::tensor(const char* name, DType dtype, Access access, bool optional, Dims dims) {
+void* SignatureWriter::tensor(const char* name, DType dtype, Access access, bool optional, Dims dims, DType*) {
   constexpr const char* accesses[] = {"in ", "out ", "inout ", "host "};
   add(name, (optional ? "optional " : "") + std::string(accesses[static_cast<int>(access)]) + name_of(dtype) + join(dims));
   return nullptr;
@@ -54,14 +54,16 @@ int64_t Binder::integer(const char* name, int64_t low, int64_t high) {
   return argument.integer;
 }
 
-void* Binder::tensor(const char* name, DType dtype, Access access, bool optional, Dims dims) {
+void* Binder::tensor(const char* name, DType dtype, Access access, bool optional, Dims dims, DType* found) {
   const Argument& argument = next(name);
   if (argument.kind == Argument::kNone && optional) return nullptr;
-  const auto wanted = [&] { return name_of(dtype) + join(dims); };
+  const bool any = dtype == DType::kFloating;
+  const auto wanted = [&] { return (any ? "float32, float16 or bfloat16 " : name_of(dtype)) + join(dims); };
   if (argument.kind != Argument::kTensor) fail(name, "must be a tensor, " + wanted() + (optional ? ", or None" : ""));
   const Tensor& tensor = argument.tensor;
-  if (tensor.dtype != dtype)
+  if (any ? !is_floating(tensor.dtype) : tensor.dtype != dtype)
     fail(name, std::string("is ") + name_of(tensor.dtype) + ": " + wanted() + " is needed, convert it first");
+  if (found) *found = tensor.dtype;
   match(name, tensor, dims);
   if (!tensor.contiguous())
     fail(name, "is not contiguous: pass a contiguous copy (numpy.ascontiguousarray, or .contiguous() in torch)");

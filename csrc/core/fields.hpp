@@ -53,6 +53,13 @@ class FieldVisitor {
   void optional_inout(const char* name, T*& field, Dims dims) {
     field = output<T>(name, Access::kInout, true, dims);
   }
+  // In any floating dtype: a network's own.
+  void optional_in(const char* name, const void*& field, DType& dtype, Dims dims) {
+    field = self().tensor(name, DType::kFloating, Access::kIn, true, dims, &dtype);
+  }
+  void optional_out(const char* name, void*& field, DType& dtype, Dims dims) {
+    field = self().tensor(name, DType::kFloating, Access::kOut, true, dims, &dtype);
+  }
   template <class T>
   void optional_host(const char* name, const T*& field, Dims dims) {
     field = input<T>(name, Access::kHost, true, dims);
@@ -75,7 +82,7 @@ class SignatureWriter : public FieldVisitor<SignatureWriter> {
  public:
   explicit SignatureWriter(const char* op) : text_(std::string(op) + "(") {}
 
-  void* tensor(const char* name, DType dtype, Access access, bool optional, Dims dims);
+  void* tensor(const char* name, DType dtype, Access access, bool optional, Dims dims, DType* found = nullptr);
   template <class T>
   void scalar(const char* name, T&) {
     add(name, name_of(DTypeOf<T>::value));
@@ -96,7 +103,7 @@ class Binder : public FieldVisitor<Binder> {
  public:
   Binder(const char* op, const Argument* arguments, size_t count) : op_(op), arguments_(arguments), count_(count) {}
 
-  void* tensor(const char* name, DType dtype, Access access, bool optional, Dims dims);
+  void* tensor(const char* name, DType dtype, Access access, bool optional, Dims dims, DType* found = nullptr);
   template <class T>
   void scalar(const char* name, T& field) {
     if constexpr (std::is_floating_point_v<T>) {

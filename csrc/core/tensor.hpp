@@ -6,7 +6,7 @@
 
 namespace ae {
 
-// What ops may take, and from kFloat16 on what is known by name alone, for messages.
+// What ops may take, and from kInt8 on what is known by name alone, for messages.
 enum class DType : uint8_t {
   kFloat32,
   kFloat64,
@@ -20,13 +20,18 @@ enum class DType : uint8_t {
   kInt8,
   kInt16,
   kBool,
-  kOther
+  kOther,
+  kFloating  // in signatures alone: float32, float16 or bfloat16
 };
 
 inline const char* name_of(DType dtype) {
   constexpr const char* names[] = {"float32", "float64",  "uint8", "int32", "int64", "uint32",          "uint64",
-                                   "float16", "bfloat16", "int8",  "int16", "bool",  "of another dtype"};
+                                   "float16", "bfloat16", "int8",  "int16", "bool",  "of another dtype", "floating"};
   return names[static_cast<int>(dtype)];
+}
+
+inline bool is_floating(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBfloat16;
 }
 
 template <class T>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/cuda.cuh"
+#include "core/half.hpp"
 
 namespace ae::ops {
 
@@ -18,6 +19,35 @@ struct WholeQuads {
   static __device__ __forceinline__ void store(float* p, const Quad& q, int64_t) {
     *reinterpret_cast<float4*>(p) = make_float4(q.v[0], q.v[1], q.v[2], q.v[3]);
   }
+  // Elements of a floating dtype, of which `first` is the first.
+  template <DType kDType>
+  static __device__ __forceinline__ Quad load_as(const void* p, int64_t first, int64_t left) {
+    if constexpr (kDType == DType::kFloat32) {
+      return load(static_cast<const float*>(p) + first, left);
+    } else {
+      const Bits x = *reinterpret_cast<const Bits*>(static_cast<const uint16_t*>(p) + first);
+      Quad q;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) q.v[i] = kDType == DType::kFloat16 ? from_float16(x.v[i]) : from_bfloat16(x.v[i]);
+      return q;
+    }
+  }
+  template <DType kDType>
+  static __device__ __forceinline__ void store_as(void* p, int64_t first, const Quad& q, int64_t left) {
+    if constexpr (kDType == DType::kFloat32) {
+      store(static_cast<float*>(p) + first, q, left);
+    } else {
+      Bits x;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x.v[i] = kDType == DType::kFloat16 ? to_float16(q.v[i]) : to_bfloat16(q.v[i]);
+      *reinterpret_cast<Bits*>(static_cast<uint16_t*>(p) + first) = x;
+    }
+  }
+
+ private:
+  struct alignas(8) Bits {
+    uint16_t v[4];
+  };
 };
 struct PartQuads {
   static __device__ __forceinline__ Quad load(const float* p, int64_t left) {

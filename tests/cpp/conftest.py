@@ -16,7 +16,7 @@ import pytest
 
 from aigc_edge import ops
 
-DTYPES = ["float32", "float64", "uint8", "int32", "int64", "uint32", "uint64"]  # as in csrc/core/tensor.hpp
+DTYPES = ["float32", "float64", "uint8", "int32", "int64", "uint32", "uint64", "float16"]  # as in csrc/core/tensor.hpp
 
 
 class Native:

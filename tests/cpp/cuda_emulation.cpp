@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/cuda.cuh"
+#include "core/half.hpp"
 #include "ops/ops.hpp"
 
 namespace {
@@ -55,7 +56,7 @@ struct Value {
 };
 
 size_t size_of(ae::DType dtype) {
-  constexpr size_t sizes[] = {4, 8, 1, 4, 8, 4, 8};
+  constexpr size_t sizes[] = {4, 8, 1, 4, 8, 4, 8, 2};
   return sizes[static_cast<int>(dtype)];
 }
 
@@ -93,17 +94,21 @@ std::vector<Value> run(const ae::ops::Op& op, const std::vector<Value>& values, 
 
 void compare(const std::string& op, const Value& cpu, const Value& cuda) {
   if (cpu.argument.kind != ae::Argument::kTensor || cpu.count == 0) return;
-  if (cpu.argument.tensor.dtype != ae::DType::kFloat32) {
+  const ae::DType dtype = cpu.argument.tensor.dtype;
+  if (!ae::is_floating(dtype)) {
     if (std::memcmp(cpu.bytes.get(), cuda.bytes.get(), cpu.count) != 0) fail(op + ": the kernels differ in an integer result");
     return;
   }
-  std::vector<float> a(cpu.count / 4), b(cpu.count / 4);
-  std::memcpy(a.data(), cpu.bytes.get(), cpu.count);
-  std::memcpy(b.data(), cuda.bytes.get(), cpu.count);
+  std::vector<float> a(cpu.count / size_of(dtype)), b(a.size());
+  for (size_t i = 0; i < a.size(); ++i) {
+    a[i] = ae::read_as(cpu.bytes.get(), dtype, static_cast<int64_t>(i));
+    b[i] = ae::read_as(cuda.bytes.get(), dtype, static_cast<int64_t>(i));
+  }
+  const float rounding = dtype == ae::DType::kFloat32 ? 0.0f : 0x1p-10f;  // a difference of 1e-6 may fall either way
   float largest = 0.0f;
   for (const float x : a) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
   for (size_t i = 0; i < a.size(); ++i) {
-    const bool same = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) || std::fabs(a[i] - b[i]) <= 1e-6f * largest;
+    const bool same = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) || std::fabs(a[i] - b[i]) <= 1e-6f * largest + rounding * std::fabs(a[i]);
     if (!same)
       fail(op + ": element " + std::to_string(i) + " is " + std::to_string(a[i]) + " on the CPU and " + std::to_string(b[i]) +
            " in CUDA");

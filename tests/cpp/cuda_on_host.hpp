@@ -35,6 +35,20 @@ struct alignas(16) float4 {
 };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
+// Fibres run one after another, so nothing needs to be atomic.
+template <class T>
+inline T atomicAdd(T* where, T value) {
+  const T before = *where;
+  *where = before + value;
+  return before;
+}
+template <class T>
+inline T atomicMin(T* where, T value) {
+  const T before = *where;
+  if (value < before) *where = value;
+  return before;
+}
+
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
 

@@ -35,8 +35,8 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def widened(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A copy of the arguments with every float32 array in float64: on these the reference computes the truth."""
-    is_float = [isinstance(a, np.ndarray) and a.dtype == np.float32 for a in arguments]
+    """A copy of the arguments with every floating array in float64: on these the reference computes the truth."""
+    is_float = [isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in arguments]
     return tuple(a.astype(np.float64) if f else copy.deepcopy(a) for a, f in zip(arguments, is_float, strict=True))
 
 
@@ -71,11 +71,11 @@ def error(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(found[finite].astype(np.float64) - truth[finite]).max(initial=0.0))
 
 
-def floor(truth: np.ndarray) -> float:
+def floor(found: np.ndarray, truth: np.ndarray) -> float:
     """One unit in the last place of the largest result; for rounded bytes two ties, which may fall either way."""
     if truth.dtype.kind != "f":
         return 2.0 if truth.dtype == np.uint8 else 0.0
-    return float(np.finfo(np.float32).eps * np.abs(truth[np.isfinite(truth)]).max(initial=0.0))
+    return float(np.finfo(found.dtype).eps * np.abs(truth[np.isfinite(truth)]).max(initial=0.0))
 
 
 def errors(name: str, kernel: str, variants: Sequence[tuple[Any, ...]]) -> list[tuple[float, float, float]]:
@@ -87,7 +87,7 @@ def errors(name: str, kernel: str, variants: Sequence[tuple[Any, ...]]) -> list[
         ops.OPS[name].reference(*plain)
         native = run_kernel(name, kernel, arguments)
         triples = zip(*(results(name, a) for a in (native, plain, truth)), strict=True)
-        found.append([(error(n, t), error(p, t), floor(t)) for n, p, t in triples])
+        found.append([(error(n, t), error(p, t), floor(n, t)) for n, p, t in triples])
     return [tuple(max(values) for values in zip(*draws, strict=True)) for draws in zip(*found, strict=True)]
 
 

@@ -27,7 +27,7 @@ def only_sample(arguments: dict[str, Any], sample: int) -> dict[str, Any]:
     for name in ("slots", "output", "net_input"):
         if own[name] is not None:
             own[name] = np.ascontiguousarray(own[name][:, sample : sample + 1])
-    for name in ("seeds", "nonfinite"):
+    for name in ("seeds", "nonfinite", "after_eps", "before_eps", "mask", "known", "known_eps"):
         if own[name] is not None:
             own[name] = own[name][sample : sample + 1].copy()
     return own
@@ -104,6 +104,60 @@ def test_guidance_clip_and_input_on_numbers_that_floats_hold_exactly() -> None:
     assert flags[0] == 0
 
 
+def test_every_float16_is_read_and_every_float_is_rounded_to_the_nearest(fresh_seed: int) -> None:
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16)
+    slots = np.empty((1, 1, 65536), np.float32)
+    solver_step(slots, halves.reshape(1, 1, -1), after=np.array([[0.0, 1.0]]))
+    finite = np.isfinite(halves)
+    np.testing.assert_array_equal(slots[0, 0][finite], halves[finite].astype(np.float32))
+
+    bits = np.random.default_rng(fresh_seed).integers(0, 2**32, 1 << 20, dtype=np.uint32)
+    ties = (np.arange(1 << 16, dtype=np.uint32) << 16 | 0x1000) - np.arange(1 << 16, dtype=np.uint32) % 3  # between two halves
+    slots = np.concatenate([bits, ties]).view(np.float32).reshape(1, 1, -1).copy()
+    net_input = np.empty(slots.shape, np.float16)
+    with np.errstate(all="ignore"):
+        expected = slots.astype(np.float16)
+    solver_step(slots.copy(), net_input=net_input)
+    np.testing.assert_array_equal(net_input, expected)
+
+
+def test_bfloat16_is_torchs(fresh_seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(fresh_seed)
+    slots = torch.randn(1, 2, 6001, generator=generator) * 10.0 ** torch.randint(-30, 30, (1, 2, 6001), generator=generator)
+    output = torch.randn(2, 2, 6001, generator=generator).bfloat16()
+    net_input = torch.empty(1, 2, 6001, dtype=torch.bfloat16)
+    solver_step(slots, net_input=net_input)
+    assert torch.equal(net_input, slots.bfloat16())
+    solver_step(slots, output, guidance=0.0, after=np.array([[0.0, 1.0]]))
+    assert torch.equal(slots[0], output[1].float())
+
+
+def test_dynamic_clipping_is_torchs_quantile_and_rescale_its_standard_deviations(fresh_seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(fresh_seed)
+    raw = 3 * torch.randn(1, 3, 4099, generator=generator)
+    for quantile, largest in ((0.995, 100.0), (0.5, 1.5), (0.0, 9.0), (1.0, 1e9)):
+        slots = torch.zeros_like(raw)
+        solver_step(slots, raw, clip_mode=2, clip_low=quantile, clip_high=largest, after=np.array([[0.0, 1.0]]))
+        bound = torch.quantile(raw[0].abs().double(), quantile, dim=1, keepdim=True).clamp(1, largest)
+        torch.testing.assert_close(slots[0].double(), raw[0].double().clamp(-bound, bound) / bound, rtol=1e-6, atol=1e-7)
+    both = torch.randn(2, 3, 4099, generator=generator)
+    slots = torch.zeros_like(raw)
+    solver_step(slots, both, guidance=4.0, rescale=0.7, after=np.array([[0.0, 1.0]]))
+    joined = (both[1] + 4 * (both[0] - both[1])).double()
+    rescaled = joined * both[0].double().std(1, keepdim=True) / joined.std(1, keepdim=True)
+    torch.testing.assert_close(slots[0].double(), 0.7 * rescaled + 0.3 * joined, rtol=2e-6, atol=1e-6)
+
+
+def test_a_mark_stays_the_first_one() -> None:
+    flags, slots = np.zeros(1, np.int32), np.ones((1, 1, 8), np.float32)
+    broken = np.full((1, 1, 8), np.nan, np.float32)
+    for mark in (3, 4):
+        solver_step(slots, broken, after=np.array([[1.0, 1.0]]), nonfinite=flags, mark=mark)
+    assert flags.tolist() == [3]
+
+
 def test_only_the_sample_that_is_not_finite_is_flagged(fresh_seed: int) -> None:
     rng = np.random.default_rng(fresh_seed)
     for value in (np.nan, np.inf, -np.inf):
@@ -132,7 +186,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"net_input": np.zeros((1, 2, 4), np.float32)},
         "net_input has the shape [1, 2, 4]: [K, N, E] with N = 1, as in slots, is needed",
     ),
-    ({"clip_mode": 2}, "clip_mode is 2"),
+    ({"clip_mode": 3}, "clip_mode is 3: 0 (none), 1 (range) and 2 (dynamic) are allowed"),
+    ({"clip_mode": 2}, "dynamic clipping takes a quantile of 0 to 1 in clip_low"),
+    ({"rescale": 1.5}, "rescale is 1.5"),
+    ({"channels": 3}, "3 channels do not divide 4 elements"),
+    ({"mask": np.ones((1, 4), np.float32)}, "mask and known must both be given"),
+    (
+        {"mask": np.ones((1, 4), np.float32), "known": np.ones((1, 4), np.float32), "known_noise": 1.0},
+        "known_noise is not 0 and known_eps is absent",
+    ),
+    ({"after_raw": np.ones(1)}, "after_raw needs after"),
+    ({"net_input": np.zeros((1, 1, 4))}, "net_input is float64: float32, float16 or bfloat16 [K, N, E] is needed"),
     ({"clip_mode": 1, "clip_low": 2.0}, "clip_low is above clip_high"),
     ({"before_noise": np.ones(1)}, "noise is asked for and seeds is absent"),
     ({"before": np.eye(2)}, "before has the shape [2, 2]: [S, S] with S = 1"),

@@ -2,7 +2,7 @@
 
 #include "core/error.hpp"
 #include "ops/blocks.hpp"
-#include "ops/solver_step/params.hpp"
+#include "ops/solver_step/plan.hpp"
 
 namespace ae::ops {
 namespace {
@@ -30,13 +30,23 @@ Work check(const SolverStepParams& p) {
           "output has " + std::to_string(p.output_halves) + " halves: 1 or 2 are allowed");
   require(p.input_halves == 1 || p.input_halves == 2,
           "net_input has " + std::to_string(p.input_halves) + " halves: 1 or 2 are allowed");
-  require(p.clip_mode == kClipNone || p.clip_mode == kClipRange,
-          "clip_mode is " + std::to_string(p.clip_mode) + ": 0 (none) and 1 (range) are allowed");
-  require(p.clip_mode == kClipNone || p.clip_low <= p.clip_high, "clip_low is above clip_high");
-  const bool noisy = any_nonzero(p.after_noise, p.slot_count) || any_nonzero(p.before_noise, p.slot_count);
+  require(p.clip_mode >= kClipNone && p.clip_mode <= kClipDynamic,
+          "clip_mode is " + std::to_string(p.clip_mode) + ": 0 (none), 1 (range) and 2 (dynamic) are allowed");
+  require(p.clip_mode != kClipRange || p.clip_low <= p.clip_high, "clip_low is above clip_high");
+  require(p.clip_mode != kClipDynamic || (p.clip_low >= 0 && p.clip_low <= 1 && p.clip_high >= 1),
+          "dynamic clipping takes a quantile of 0 to 1 in clip_low and a bound of at least 1 in clip_high");
+  require(p.rescale >= 0 && p.rescale <= 1, "rescale is " + std::to_string(p.rescale) + ": 0 to 1 is allowed");
+  require(p.after || !p.after_raw, "after_raw needs after");
+  require(!p.mask == !p.known, "mask and known must both be given or both be absent");
+  require(!p.mask || p.known_noise == 0.0 || p.known_eps, "known_noise is not 0 and known_eps is absent");
+  require(p.channels >= 0 && (p.channels <= 1 || p.elements % p.channels == 0),
+          std::to_string(p.channels) + " channels do not divide " + std::to_string(p.elements) + " elements");
+  const bool noisy = (any_nonzero(p.after_noise, p.slot_count) && !p.after_eps) ||
+                     (any_nonzero(p.before_noise, p.slot_count) && !p.before_eps);
   require(p.seeds || !noisy || p.samples == 0, "noise is asked for and seeds is absent: give one uint64 a sample");
   const int64_t streams = 2 * p.slot_count + (p.output ? p.output_halves : 0) + (p.net_input ? p.input_halves : 0);
-  return {p.samples * blocks_per_sample(p.elements), streams * p.samples * p.elements * 4};
+  const bool whole = needs_statistics(p);  // statistics are of a whole sample
+  return {whole ? p.samples : p.samples * blocks_per_sample(p.elements), streams * p.samples * p.elements * 4};
 }
 
 }  // namespace ae::ops

@@ -2,7 +2,9 @@
 
 #include "core/simd.hpp"
 #include "ops/blocks.hpp"
+#include "ops/solver_step/network.hpp"
 #include "ops/solver_step/plan.hpp"
+#include "ops/solver_step/quantile.hpp"
 
 namespace ae::ops::AIGC_EDGE_ISA {
 namespace {
@@ -10,13 +12,16 @@ namespace {
 using simd::F;
 using simd::kLanes;
 
-constexpr int64_t kNoiseTile = 1024;  // elements whose noise is made ahead; two of them fit every first-level cache
+constexpr int64_t kTile = 1024;  // elements whose noise is made, or whose dtype changed, ahead; several fit a first-level cache
 
 struct Streams {
   float* slots[kMaxSlots];
   const float* output[2];
   const float* noise[2];
   float* input[2];
+  const float* mask;
+  const float* known;
+  const float* known_eps;
 };
 
 // One vector of elements. Slots, Halves and Noises are the plan's numbers; with Slots = kMaxSlots, which serves the rare larger
@@ -27,7 +32,7 @@ AE_FN void step_vector(const SolverStepPlan& plan, const Streams& s, int64_t i, 
   const int halves = kFixed ? Halves : plan.halves;
   const int noises = kFixed ? Noises : plan.noises;
   const auto used = [&plan](int slot) { return kFixed || slot < plan.slots; };
-  F x[Slots], y[Slots], d = {};
+  F x[Slots], y[Slots], d = {}, raw = {};
   AE_UNROLL
   for (int slot = 0; slot < Slots; ++slot) {
     if (used(slot)) x[slot] = load(s.slots[slot] + i);
@@ -38,9 +43,9 @@ AE_FN void step_vector(const SolverStepPlan& plan, const Streams& s, int64_t i, 
       const F unconditional = load(s.output[1] + i);
       f = unconditional + plan.guidance * (f - unconditional);
     }
-    d = plan.c_skip * x[0] + plan.c_out * f;
-    bad[0] = bad[0] + d * 0.0f;  // stays zero unless something was infinite or not a number
-    d = simd::at_most(simd::at_least(d, simd::splat(plan.clip_low)), simd::splat(plan.clip_high));
+    raw = plan.c_skip * x[0] + plan.c_out * f;
+    bad[0] = bad[0] + raw * 0.0f;  // stays zero unless something was infinite or not a number
+    d = simd::at_most(simd::at_least(raw, simd::splat(plan.clip_low)), simd::splat(plan.clip_high));
   }
   AE_UNROLL
   for (int slot = 0; slot < Slots; ++slot) {
@@ -51,10 +56,16 @@ AE_FN void step_vector(const SolverStepPlan& plan, const Streams& s, int64_t i, 
       if (used(from)) sum = plan.matrix[slot][from] * x[from] + sum;
     }
     if (halves > 0) sum = plan.matrix[slot][kFixed ? Slots : plan.slots] * d + sum;
+    if (!kFixed && plan.has_raw) sum = plan.raw[slot] * raw + sum;
     if (noises > 0) sum = plan.noise[0][slot] * load(s.noise[0] + i) + sum;
     if (noises > 1) sum = plan.noise[1][slot] * load(s.noise[1] + i) + sum;
     bad[slot] = bad[slot] + sum * 0.0f;
     y[slot] = sum;
+  }
+  if (s.mask) {
+    F known = plan.known_scale * load(s.known + i);
+    if (s.known_eps) known += plan.known_noise * load(s.known_eps + i);
+    y[0] = known + load(s.mask + i) * (y[0] - known);
   }
   AE_UNROLL
   for (int slot = 0; slot < Slots; ++slot) {
@@ -98,7 +109,7 @@ Step choose(const SolverStepPlan& plan) {
 }
 
 Step choose_step(const SolverStepPlan& plan) {
-  switch (plan.slots) {
+  switch (plan.has_raw ? kMaxSlots : plan.slots) {
     case 1:
       return choose<1>(plan);
     case 2:
@@ -112,31 +123,83 @@ Step choose_step(const SolverStepPlan& plan) {
   }
 }
 
+// The plan of one sample whose own statistics count.
+SolverStepPlan plan_of_sample(const SolverStepParams& p, SolverStepPlan plan, int64_t sample) {
+  const NetworkOutput output(p);
+  if (plan.halves == 2 && p.rescale != 0.0) {
+    double sums[4] = {};
+    for (int64_t e = 0; e < p.elements; ++e) {
+      const float conditional = output.read(0, sample, e), f = guided(plan, conditional, output.read(1, sample, e));
+      sums[0] += f;
+      sums[1] += double{f} * f;
+      sums[2] += conditional;
+      sums[3] += double{conditional} * conditional;
+    }
+    rescale_guidance(plan, p.rescale, static_cast<double>(p.elements), sums);
+  }
+  if (p.clip_mode != kClipDynamic) return plan;
+  Quantile quantile = Quantile::of(p.elements, p.clip_low);
+  while (quantile.pass < Quantile::kPasses - 1) {
+    uint32_t bins[Quantile::kBins] = {};
+    for (int64_t e = 0; e < p.elements; ++e) {
+      const uint32_t bits = output.bits_of_denoised(plan, sample, e);
+      if (Quantile::counts(quantile, bits)) ++bins[Quantile::bin(quantile, bits)];
+    }
+    Quantile::narrow(quantile, bins);
+  }
+  uint32_t successor = ~0u;
+  for (int64_t e = 0; e < p.elements; ++e) {
+    const uint32_t bits = output.bits_of_denoised(plan, sample, e);
+    if (bits > quantile.prefix && bits < successor) successor = bits;
+  }
+  clip_dynamically(plan, Quantile::value(quantile, successor), p.clip_high);
+  return plan;
+}
+
 }  // namespace
 
 void solver_step(const SolverStepParams& p, int64_t begin, int64_t end) {
-  const SolverStepPlan plan = plan_solver_step(p);
+  SolverStepPlan plan = plan_solver_step(p);
   const Step step = choose_step(plan);
   const int64_t batch = p.samples * p.elements;
-  alignas(64) float noise[2][kNoiseTile];
-  for_each_block(begin, end, p.elements, [&](int64_t sample, int64_t first, int64_t count) {
+  const NetworkOutput output(p);
+  const NetworkInput input(p);
+  alignas(64) float noise[2][kTile], given[2][kTile], wanted[kTile];
+  const auto work = [&](int64_t sample, int64_t first, int64_t count) {
     bool bad = false;
-    const int64_t tile = plan.noises ? kNoiseTile : count;
+    const bool tiled = plan.noises || output.converted() || input.converted();
+    const int64_t tile = tiled ? kTile : count;
     for (int64_t at = first; at < first + count; at += tile) {
       const int64_t size = first + count - at < tile ? first + count - at : tile;
       const int64_t offset = sample * p.elements + at;
       Streams s = {};
       for (int slot = 0; slot < plan.slots; ++slot) s.slots[slot] = p.slots + slot * batch + offset;
-      for (int half = 0; half < plan.halves; ++half) s.output[half] = p.output + half * batch + offset;
-      for (int half = 0; p.net_input && half < p.input_halves; ++half) s.input[half] = p.net_input + half * batch + offset;
+      for (int half = 0; half < plan.halves; ++half) s.output[half] = output.tile(half, sample, at, size, given[half]);
+      for (int half = 0; p.net_input && half < p.input_halves; ++half) {
+        s.input[half] = input.converted() ? (half == 0 ? wanted : nullptr) : input.plain(half) + offset;
+      }
       for (int i = 0; i < plan.noises; ++i) {
-        simd::fill_normals(p.seeds[sample], plan.draw[i], at, size, noise[i]);
-        s.noise[i] = noise[i];
+        s.noise[i] = plan.eps[i] ? plan.eps[i] + offset : noise[i];
+        if (!plan.eps[i]) simd::fill_normals(p.seeds[sample], plan.draw[i], at, size, noise[i]);
+      }
+      if (p.mask) {
+        s.mask = p.mask + offset;
+        s.known = p.known + offset;
+        s.known_eps = p.known_noise != 0.0 ? p.known_eps + offset : nullptr;
       }
       bad = step(plan, s, size) || bad;
+      if (input.converted()) input.store(wanted, sample, at, size);
     }
-    if (bad && p.nonfinite) __atomic_store_n(p.nonfinite + sample, 1, __ATOMIC_RELAXED);  // other threads may say the same
-  });
+    if (!bad || !p.nonfinite) return;
+    int32_t none = 0;  // other threads may say the same
+    __atomic_compare_exchange_n(p.nonfinite + sample, &none, p.mark, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  };
+  if (!needs_statistics(p)) return for_each_block(begin, end, p.elements, work);
+  const SolverStepPlan common = plan;
+  for (int64_t sample = begin; sample < end; ++sample) {
+    plan = plan_of_sample(p, common, sample);
+    work(sample, 0, p.elements);
+  }
 }
 
 }  // namespace ae::ops::AIGC_EDGE_ISA

@@ -3,19 +3,21 @@
 
 #include <cstdint>
 
+#include "core/tensor.hpp"
 #include "ops/launch.hpp"
 
 namespace ae::ops {
 
 constexpr int kMaxSlots = 8;
 
-enum ClipMode : int32_t { kClipNone = 0, kClipRange = 1 };
+enum ClipMode : int32_t { kClipNone = 0, kClipRange = 1, kClipDynamic = 2 };
 
 // The end of row r, the beginning of row r + 1 and the network input of row r + 1, in one pass over memory:
-//   F = output[1] + w (output[0] - output[1])  or  output[0]
-//   D = clip(c_skip slots[0] + c_out F)
-//   slots <- after [slots, D] + after_noise eps(after_draw)
+//   F = output[1] + w (output[0] - output[1])  or  output[0]; F *= rescale std(output[0]) / std(F) + 1 - rescale
+//   R = c_skip slots[0] + c_out F, D = clip(R)
+//   slots <- after [slots, D] + after_raw R + after_noise eps(after_draw)
 //   slots <- before slots + before_noise eps(before_draw)
+//   slots[0] <- mask slots[0] + (1 - mask) (known_scale known + known_noise known_eps)
 //   net_input = c_in slots[0], `input_halves` times
 // Before row 0 `output` and `after` are null and the first three lines fall away; after the last row `net_input` is null.
 // Coefficients are double, as in the bundle; each is rounded to float once. Slots stand outermost, so that slot 0 is a batch of
@@ -26,34 +28,50 @@ struct SolverStepParams {
   int64_t slot_count = 0;  // S, 1 … kMaxSlots
   float* slots = nullptr;  // [S, N, E] inout
 
-  const float* output = nullptr;  // [output_halves, N, E] the network's, conditional half first; or null
-  int64_t output_halves = 1;      // 1 or 2
-  double guidance = 1.0;          // w; used with two halves
+  // The network's own tensors: in its dtype, elements in the order of the slots, or with `channels` > 1 its channels last.
+  const void* output = nullptr;  // [output_halves, N, E] the network's, conditional half first; or null
+  DType output_dtype = DType::kFloat32;
+  int64_t output_halves = 1;  // 1 or 2
+  int32_t channels = 0;       // of a network with channels last: element c P + p of a slot is element p C + c, P = E / C
+  double guidance = 1.0;      // w; used with two halves
+  double rescale = 0.0;       // 0 … 1; used with two halves
   double c_skip = 0.0;
   double c_out = 1.0;
   int32_t clip_mode = kClipNone;
-  double clip_low = -1.0;
-  double clip_high = 1.0;
+  double clip_low = -1.0;               // kClipDynamic: the quantile, 0 … 1, of the sample's |R| that bounds D …
+  double clip_high = 1.0;               // … within 1 … clip_high; D is then divided by the bound
   const double* after = nullptr;        // [S, S + 1]; null exactly when output is
+  const double* after_raw = nullptr;    // [S], or null: zeros
   const double* after_noise = nullptr;  // [S], or null: none
   uint32_t after_draw = 0;
+  const float* after_eps = nullptr;  // [N, E] the noise itself, or null: drawn from the seeds
 
   const double* before = nullptr;        // [S, S], or null: identity
   const double* before_noise = nullptr;  // [S], or null: none
   uint32_t before_draw = 0;
+  const float* before_eps = nullptr;  // [N, E], or null: drawn from the seeds
+
+  const float* mask = nullptr;       // [N, E] 1 where the sample is generated, 0 where it is known; or null
+  const float* known = nullptr;      // [N, E]; null exactly when mask is
+  const float* known_eps = nullptr;  // [N, E]; read when known_noise is not 0
+  double known_scale = 1.0;
+  double known_noise = 0.0;
+
   double c_in = 1.0;
-  float* net_input = nullptr;  // [input_halves, N, E], or null
-  int64_t input_halves = 1;    // 1 or 2
+  void* net_input = nullptr;  // [input_halves, N, E], or null
+  DType input_dtype = DType::kFloat32;
+  int64_t input_halves = 1;  // 1 or 2
 
   const uint64_t* seeds = nullptr;  // [N]; may be null when nothing draws noise
-  int32_t* nonfinite = nullptr;     // [N] inout: set to 1 where F, D before the clip or a new slot is not finite; or null
+  int32_t* nonfinite = nullptr;     // [N] inout: 0 becomes `mark` where F, R or a new slot is not finite; or null
+  int32_t mark = 1;
   Launch launch;
 };
 
 template <class Visitor>
 void fields(Visitor& v, SolverStepParams& p) {
   v.inout("slots", p.slots, {"S", "N", "E"});
-  v.optional_in("output", p.output, {"G", "N", "E"});
+  v.optional_in("output", p.output, p.output_dtype, {"G", "N", "E"});
   v.scalar("guidance", p.guidance);
   v.scalar("c_skip", p.c_skip);
   v.scalar("c_out", p.c_out);
@@ -67,9 +85,20 @@ void fields(Visitor& v, SolverStepParams& p) {
   v.optional_host("before_noise", p.before_noise, {"S"});
   v.scalar("before_draw", p.before_draw);
   v.scalar("c_in", p.c_in);
-  v.optional_out("net_input", p.net_input, {"K", "N", "E"});
+  v.optional_out("net_input", p.net_input, p.input_dtype, {"K", "N", "E"});
   v.optional_in("seeds", p.seeds, {"N"});
   v.optional_inout("nonfinite", p.nonfinite, {"N"});
+  v.scalar("mark", p.mark);
+  v.scalar("channels", p.channels);
+  v.scalar("rescale", p.rescale);
+  v.optional_host("after_raw", p.after_raw, {"S"});
+  v.optional_in("after_eps", p.after_eps, {"N", "E"});
+  v.optional_in("before_eps", p.before_eps, {"N", "E"});
+  v.optional_in("mask", p.mask, {"N", "E"});
+  v.optional_in("known", p.known, {"N", "E"});
+  v.optional_in("known_eps", p.known_eps, {"N", "E"});
+  v.scalar("known_scale", p.known_scale);
+  v.scalar("known_noise", p.known_noise);
   v.size("N", p.samples);
   v.size("E", p.elements);
   v.size("S", p.slot_count);
