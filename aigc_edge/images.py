@@ -19,6 +19,14 @@ def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(levels.transpose(0, 2, 3, 1)).astype(np.uint8)
 
 
+def to_float(images: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    """uint8 [N, H, W, C] → float32 [N, C, H, W] in [low, high]; floating images [N, C, H, W] stay as they are."""
+    given = np.asarray(images)
+    if given.dtype != np.uint8 or given.ndim != 4:
+        return np.ascontiguousarray(given, np.float32)
+    return np.ascontiguousarray(given.transpose(0, 3, 1, 2) * np.float32((high - low) / 255) + np.float32(low), np.float32)
+
+
 def grid(images: NDArray[np.uint8], *, columns: int | None = None, border: int = 1, smallest: int = 48) -> NDArray[np.uint8]:
     """Lay out uint8 images [N, H, W, C] row by row as one picture [height, width, C].
 

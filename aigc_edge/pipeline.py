@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge import _core
-from aigc_edge.diffusion import build
+from aigc_edge import _core, inputs
+from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.spec import ComponentSpec
@@ -43,7 +44,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
-        self._built: set[str] = set()  # programs that the handle has beside the bundle's own
+        self._programs: dict[str, Program] = {}  # what was asked for so far
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
         )
@@ -77,6 +78,15 @@ class Pipeline:
         """Of the last `sample`: evaluations (count), total_seconds (wall clock) and network_seconds (inside the engine)."""
         return dict(self._handle.statistics)
 
+    def program(
+        self, name: str | None = None, *, solver: str | None = None, steps: int | None = None, strength: float = 1.0
+    ) -> Program:
+        """A program of the bundle (None: its default), or one that is built for its network from `solver` and `steps`.
+
+        With `strength` below 1 it is the last part of it, for image to image. Raises AigcEdgeError for what is not there.
+        """
+        return self._programs[self._program_name(name, solver, steps, strength)]
+
     def sample(
         self,
         n: int = 1,
@@ -84,11 +94,17 @@ class Pipeline:
         seed: int = 0,
         seeds: Sequence[int] | NDArray[np.uint64] | None = None,
         classes: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        negative_classes: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
         program: str | None = None,
         solver: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
         latents: NDArray[np.float32] | None = None,
+        noise: str | NDArray[np.float32] = PHILOX,
+        image: NDArray[Any] | None = None,
+        strength: float = 1.0,
+        mask: NDArray[Any] | None = None,
         output: Literal["uint8", "float32"] = "uint8",
         progress: Progress | None = None,
     ) -> NDArray[Any]:
@@ -96,41 +112,83 @@ class Pipeline:
 
         Sample i is drawn from `seed` + i, or from `seeds`[i] (whole numbers from 0 to 2^64 - 1), and does not depend on the
         others. `classes` are class indices, one for all or one each; -1 is unconditional; None draws them from the seeds.
-        `program` names one of `programs`; `solver` and `steps` build another one from the bundle's schedule. `guidance_scale` is
-        the CFG scale (1: no guidance). `latents`, float32 [N, *sample_shape] of unit normals, replace the noise of the seeds.
-        `progress(row, rows)` is called after each network evaluation. Raises AigcEdgeError for what is not allowed.
+        `negative_classes` are what guidance leads away from (None: no class). `program` names one of `programs`; `solver` and
+        `steps` build another one from the bundle's schedule. `guidance_scale` is the CFG scale (1: no guidance),
+        `guidance_rescale` 0 … 1 draws its contrast back (Lin et al. 2024). `latents`, float32 [N, *sample_shape] of unit normals,
+        replace the noise of the seeds. `noise` is where noise comes from: "philox" (our own), "numpy", "torch-cpu", "torch-cuda"
+        (as those draw it for the seeds), or what the rows add, float32 [draws, N, *sample_shape] in the order of
+        `program(…).draws`.
+
+        Image to image: `image`, uint8 [N, H, W, C] or float32 [N, C, H, W] in the output range, and a `strength` below 1, the
+        share of the steps that is taken. Inpainting: `image` and `mask` [N, H, W] or [H, W], true (1) where it is to be generated;
+        the rest stays. `progress(row, rows)` is called after each network evaluation; what it raises stops the call. Raises
+        AigcEdgeError for what is not allowed.
         """
         if output not in _OUTPUT:
             raise AigcEdgeError(f"output is {output!r}: it must be one of {', '.join(_OUTPUT)}")
         if latents is not None and np.shape(latents) != (n, *self._shape):
             raise AigcEdgeError(f"latents have the shape {list(np.shape(latents))}: they must have {[n, *self._shape]}")
-        if guidance_scale is not None and not abs(guidance_scale) <= FLOAT32_MAX:
-            raise AigcEdgeError(f"the guidance scale is {guidance_scale}: it must be a finite number; 1 means no guidance")
+        for name, value in (("scale", guidance_scale), ("rescale", guidance_rescale)):
+            if value is not None and not abs(value) <= FLOAT32_MAX:
+                raise AigcEdgeError(f"the guidance {name} is {value}: it must be a finite number; 1 means no guidance")
+        count = inputs.integer("n", n, 1, 2**31 - 1)
+        first = inputs.integer("seed", seed, 0, 2**64 - 1)
+        each = None if seeds is None else inputs.integers("seeds", seeds, n, 0, 2**64 - 1).astype(np.uint64)
         with self._lock:
+            name = self._program_name(program, solver, steps, strength)
+            start = inputs.Start(self.manifest, self._programs[name], n, each, first)
+            latents, draws = start.noise(noise, latents)
+            known = start.known(image, mask, strength)
+            known_noise = None
+            if known is not None and strength < 1:
+                known_noise = start.latents() if latents is None else latents
+                latents = self._programs[name].noised(known, known_noise)
+            chosen = None if mask is None else start.mask(mask)
             self._progress = progress
             images = self._handle.sample(
-                count=_integer("n", n, 1, 2**31 - 1),
-                seed=_integer("seed", seed, 0, 2**64 - 1),
-                seeds=None if seeds is None else _integers("seeds", seeds, n, 0, 2**64 - 1).astype(np.uint64),
-                classes=None if classes is None else self._classes(classes, n),
-                program=self._program(program, solver, steps),
+                count=count,
+                seed=first,
+                seeds=each,
+                classes=None if classes is None else self._classes("classes", classes, n),
+                negative_classes=None if negative_classes is None else self._classes("negative_classes", negative_classes, n),
+                program=name,
                 guidance_scale=guidance_scale,
+                guidance_rescale=guidance_rescale,
+                elements=math.prod(self._shape),
                 latents=None if latents is None else np.ascontiguousarray(latents, dtype=np.float32),
-                latent_elements=math.prod(self._shape),
+                noise=draws,
+                mask=chosen,
+                known=None if chosen is None else known,
+                known_noise=None if chosen is None else known_noise,
                 output=_OUTPUT[output],
             )
         return np.asarray(images)
 
-    def _classes(self, classes: int | Sequence[int] | NDArray[np.integer[Any]], n: int) -> NDArray[np.int32]:
+    def _classes(self, name: str, classes: int | Sequence[int] | NDArray[np.integer[Any]], n: int) -> NDArray[np.int32]:
         if not self.manifest.get("classes"):
             raise AigcEdgeError(f"{self.path} is unconditional: leave the class out")
         last = int(self.manifest["classes"]["count"]) - 1
         each = [classes] * n if isinstance(classes, int) else classes
-        return _integers("classes", each, n, -1, last).astype(np.int32)
+        return inputs.integers(name, each, n, -1, last).astype(np.int32)
 
-    def _program(self, program: str | None, solver: str | None, steps: int | None) -> str:
+    def _program_name(self, name: str | None, solver: str | None, steps: int | None, strength: float) -> str:
+        """The name under which the handle has the program that is asked for; it is built when it is new."""
         if solver is None and steps is None:
-            return program or ""
+            found = name or str(self.manifest["default_program"])
+            if found not in self._programs:
+                if found not in self.manifest["programs"]:
+                    raise AigcEdgeError(f"{self.path} has no program {found}: choose one of {', '.join(self.programs)}")
+                self._programs[found] = Program.from_json(self.manifest["programs"][found])
+        else:
+            found = self._build(name, solver, steps)
+        if strength >= 1:
+            return found
+        part = f"{found} strength {strength:g}"
+        if part not in self._programs:
+            self._add(part, self._programs[found].start_at(strength))
+        return part
+
+    def _build(self, program: str | None, solver: str | None, steps: int | None) -> str:
         if program is not None:
             raise AigcEdgeError(f"program {program!r} was given together with a solver or steps: give one or the other")
         schedule = self.manifest.get("schedule")
@@ -140,11 +198,13 @@ class Pipeline:
         solver = solver or str(default["meta"]["solver"])
         steps = int(default["meta"]["steps"]) if steps is None else steps
         name = f"custom {solver}-{steps}"  # a name that no bundle uses: a program of the bundle must not be replaced
-        if name not in self._built:
-            built = build(schedule, solver, steps, guidance_scale=float(default["guidance_scale"])).to_json()
-            self._handle.add_program(json.dumps(built | {"name": name}))
-            self._built.add(name)
+        if name not in self._programs:
+            self._add(name, build(schedule, solver, steps, guidance_scale=float(default["guidance_scale"])))
         return name
+
+    def _add(self, name: str, program: Program) -> None:
+        self._handle.add_program(json.dumps(program.to_json() | {"name": name}))
+        self._programs[name] = program
 
     def close(self) -> None:
         """Give back the networks and buffers; further calls say that the bundle was closed."""
@@ -178,19 +238,3 @@ def open(
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
     return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify)
-
-
-def _integer(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise AigcEdgeError(f"{name} is {value!r}: it must be a whole number from {low} to {high}")
-    return int(value)
-
-
-def _integers(name: str, values: Any, n: int, low: int, high: int) -> NDArray[np.object_]:
-    array = np.asarray(values, dtype=object).reshape(-1)
-    if array.size != n:
-        raise AigcEdgeError(f"{name} holds {array.size} values: it must hold one for each of the {n} samples")
-    for value in array:
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-            raise AigcEdgeError(f"{name} holds {value!r}: each must be a whole number from {low} to {high}")
-    return array

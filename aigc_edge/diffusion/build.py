@@ -14,7 +14,7 @@ from aigc_edge.diffusion.solvers import SOLVERS, Step
 from aigc_edge.errors import ProgramError
 
 MAX_STEPS = 10_000
-_COMMON = ("clip", "guidance_interval", "strength")  # options of every solver
+_COMMON = ("clip", "threshold", "guidance_interval", "guidance_rescale", "strength")  # options of every solver
 _USUAL_KIND = {"edm": "edm", "flow": "flow"}  # others were trained on timesteps, "vp"
 
 
@@ -47,7 +47,9 @@ def build(
     steps: int,
     *,
     guidance_scale: float = 1.0,
+    guidance_rescale: float = 0.0,
     clip: Sequence[float] | None = None,
+    threshold: Sequence[float] | None = None,
     guidance_interval: Sequence[float] | None = None,
     strength: float = 1.0,
     **solver_options: Any,
@@ -57,7 +59,8 @@ def build(
     `schedule` is the bundle's dict (see `resolve`), `solver` an entry of SOLVERS, `steps` 1 … 10,000; `program.nfe` says how
     many network evaluations that makes. `guidance_scale` is the classifier-free guidance scale, 1 = off (Ho and Salimans
     2022), applied where low < sigma <= high when `guidance_interval` = (low, high) is given (Kynkäänniemi et al. 2024).
-    `clip` = (low, high) clips the denoised sample. With `strength` below 1 only the last int(strength · steps) steps are
+    `guidance_rescale` 0 … 1 is Lin et al.'s (2024). `clip` = (low, high) clips the denoised sample, `threshold` = (quantile,
+    largest) does so dynamically (see `Row`). With `strength` below 1 only the last int(strength · steps) steps are
     taken, from an image that `Program.noised` brings to their first noise level (image to image; Meng et al. 2022). Raises
     ProgramError that lists what is allowed.
     """
@@ -75,12 +78,14 @@ def build(
         churned = step.before_noise is not None and any(step.before_noise)
         return Row(
             sigma=step.level.sigma,
+            level=(step.level.alpha, step.level.sigma),
             timestep=found.timestep(step.level),
             c_in=c_in,
             c_skip=c_skip,
             c_out=c_out,
             guidance=1.0 if interval is None or interval[0] < step.level.sigma <= interval[1] else 0.0,
             clip=limits,
+            threshold=None if threshold is None else checks.pair(threshold, "threshold"),
             before=step.before or (_identity(len(step.after)) if churned else None),
             before_noise=step.before_noise if churned else None,
             after=step.after,
@@ -96,12 +101,14 @@ def build(
     if taken < steps:
         meta["start"] = {"alpha": levels[0].alpha, "sigma": levels[0].sigma}
         chosen = chosen | {"strength": strength}
-    all_options = chosen | ({"clip": limits} if limits else {}) | ({"guidance_interval": interval} if interval else {})
+    common = {"clip": limits, "threshold": threshold, "guidance_interval": interval, "guidance_rescale": guidance_rescale or None}
+    all_options = chosen | {name: value for name, value in common.items() if value is not None}
     return Program(
         name=f"{solver}-{steps}",
         slots=rows[0].slots,
         init_scale=found.initial_scale(levels[0]),
         guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
         rows=rows,
         meta=meta | ({"options": all_options} if all_options else {}),
     )

@@ -18,8 +18,10 @@ MAX_ROWS = 10_000
 Matrix = tuple[tuple[float, ...], ...]
 
 _PROGRAM_REQUIRED = ("version", "name", "slots", "init_scale", "guidance_scale", "rows")
+_PROGRAM_OPTIONAL = ("guidance_rescale", "meta")
 _ROW_REQUIRED = ("timestep", "c_in", "c_skip", "c_out", "after")
-_ROW_OPTIONAL = ("sigma", "guidance", "clip", "before", "before_noise", "after_noise")
+_ROW_OPTIONAL = ("sigma", "level", "guidance", "clip", "threshold", "before", "before_noise", "after_raw", "after_noise")
+_WRITTEN_IF_THERE = ("level", "threshold", "before", "before_noise", "after_raw")  # in JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +31,16 @@ class Row:
         before   slots ← before · slots + before_noise · ε        identity and no noise when None
         input    c_in · slot_0, with the network's time input `timestep`
         guide    F = F_uncond + w (F_cond − F_uncond),  w = 1 + guidance · (guidance_scale − 1)
-        denoise  D = clip(c_skip · slot_0 + c_out · F)            no clipping when None
-        after    slots ← after · [slots, D] + after_noise · ε
+        denoise  R = c_skip · slot_0 + c_out · F;  D = R clipped
+        after    slots ← after · [slots, D] + after_raw · R + after_noise · ε
 
-    `before` [S, S], `after` [S, S + 1], the noises [S]; each ε is one draw [N, C, H, W] of unit normal noise that all slots
-    share. `sigma` is the noise level, for readers only. Raises ProgramError for numbers that are not finite or do not fit
-    float32, for wrong sizes, a guidance outside 0 … 1 and a clip [low, high] without low < high.
+    `before` [S, S], `after` [S, S + 1], `after_raw` and the noises [S]; each ε is one draw [N, C, H, W] of unit normal noise
+    that all slots share. D is R limited to `clip` (low, high), or by `threshold` (quantile, largest): dynamic thresholding, where
+    the bound s is that quantile of a sample's |R|, within 1 … largest, and D = clamp(R, −s, s) / s (Saharia et al. 2022). `level`
+    (alpha, sigma) says that the network's input is c_in · (alpha x0 + sigma ε), which an image that is known in parts is brought
+    to. `sigma` is the noise level, for readers only. Raises ProgramError for numbers that are not finite or do not fit
+    float32, for wrong sizes, a guidance outside 0 … 1, a clip without low < high, a quantile outside 0 … 1 and a largest bound
+    below 1.
     """
 
     timestep: float
@@ -48,6 +54,9 @@ class Row:
     clip: tuple[float, float] | None = None
     before: Matrix | None = None
     before_noise: tuple[float, ...] | None = None
+    after_raw: tuple[float, ...] | None = None
+    threshold: tuple[float, float] | None = None
+    level: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:  # the one place where a frozen row is written
@@ -65,6 +74,16 @@ class Row:
             put("before", checks.matrix(self.before, slots, slots, "before"))
         if self.before_noise is not None:
             put("before_noise", checks.numbers(self.before_noise, slots, "before_noise"))
+        if self.after_raw is not None:
+            put("after_raw", checks.numbers(self.after_raw, slots, "after_raw"))
+        if self.level is not None:
+            put("level", checks.pair(self.level, "level"))
+        if self.threshold is not None:
+            quantile, largest = checks.pair(self.threshold, "threshold")
+            put("threshold", (checks.number(quantile, "the quantile of a threshold", 0.0, 1.0), largest))
+            checks.number(largest, "the largest bound of a threshold", 1.0)
+            if self.clip is not None:
+                raise ProgramError("a row has a clip and a threshold: give one of them")
         if self.clip is not None:
             put("clip", checks.pair(self.clip, "clip"))
             if not np.float32(self.clip[0]) < np.float32(self.clip[1]):
@@ -76,13 +95,12 @@ class Row:
         return len(self.after)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as JSON; `before` and `before_noise` only where there are any."""
+        """The row as JSON; what is seldom there only where it is."""
         value: dict[str, Any] = {n: getattr(self, n) for n in ("sigma", "timestep", "c_in", "c_skip", "c_out", "guidance")}
         value["clip"] = None if self.clip is None else list(self.clip)
-        if self.before is not None:
-            value["before"] = [list(row) for row in self.before]
-        if self.before_noise is not None:
-            value["before_noise"] = list(self.before_noise)
+        for name in _WRITTEN_IF_THERE:
+            if (part := getattr(self, name)) is not None:
+                value[name] = [list(line) for line in part] if name == "before" else list(part)
         return value | {"after": [list(row) for row in self.after], "after_noise": list(self.after_noise or ())}
 
     @staticmethod
@@ -96,7 +114,8 @@ class Program:
     """Rows that an executor runs on `slots` slots, which start as slot_0 = init_scale · unit normal latents, others 0.
 
     The result is slot_0 after the last row. A program without rows is a one-shot generator: image = decoder(init_scale ·
-    latents). `guidance_scale` is the classifier-free guidance scale, 1 = off. `meta` says how the program was made and has no
+    latents). `guidance_scale` is the classifier-free guidance scale, 1 = off; `guidance_rescale` 0 … 1 draws the guided output's
+    standard deviation towards the conditional one's (Lin et al. 2024), 0 = off. `meta` says how the program was made and has no
     effect. Raises ProgramError for anything that no executor can run.
     """
 
@@ -105,6 +124,7 @@ class Program:
     init_scale: float
     rows: tuple[Row, ...]
     guidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +136,7 @@ class Program:
         put("slots", checks.integer(self.slots, "slots", 1, MAX_SLOTS))
         put("init_scale", checks.number(self.init_scale, "init_scale"))
         put("guidance_scale", checks.number(self.guidance_scale, "guidance_scale"))
+        put("guidance_rescale", checks.number(self.guidance_rescale, "guidance_rescale", 0.0, 1.0))
         if not isinstance(self.meta, Mapping):
             raise ProgramError(f"meta must be a JSON object, not {checks.show(self.meta)}")
         put("meta", checks.plain(self.meta, "meta"))
@@ -144,6 +165,15 @@ class Program:
     def sample_evaluations(self) -> int:
         """Network evaluations that one sample costs: a guided row costs two."""
         return sum(1 if w == 1.0 else 2 for w in self.weights)
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """Indices of the noise that the rows add, in their order: 2 r + 1 before and 2 r + 2 after row r; latents are draw 0."""
+        found = []
+        for index, row in enumerate(self.rows):
+            found += [2 * index + 1] if any(row.before_noise or ()) else []
+            found += [2 * index + 2] if any(row.after_noise or ()) else []
+        return tuple(found)
 
     def state_bytes(self, elements: int, batch: int = 1) -> int:
         """Bytes for `batch` samples of `elements` float32 numbers: slots, network input and output (not the network)."""
@@ -194,6 +224,7 @@ class Program:
             "slots": self.slots,
             "init_scale": self.init_scale,
             "guidance_scale": self.guidance_scale,
+            **({"guidance_rescale": self.guidance_rescale} if self.guidance_rescale else {}),
             "rows": [row.to_json() for row in self.rows],
             "meta": checks.plain(self.meta, "meta"),
         }
@@ -205,7 +236,7 @@ class Program:
             version = checks.integer(value["version"], "the version of a program", 1, 2**31 - 1)
             if version > VERSION:
                 raise ProgramError(f"the program is of version {version}, this aigc-edge reads up to {VERSION}: update aigc-edge")
-        given = checks.members(value, _PROGRAM_REQUIRED, ("meta",), "a program")
+        given = checks.members(value, _PROGRAM_REQUIRED, _PROGRAM_OPTIONAL, "a program")
         rows = given.pop("rows")
         if not isinstance(rows, (list, tuple)):
             raise ProgramError(f"rows must be a list, not {checks.show(rows)}")

@@ -23,7 +23,11 @@ def run(
     seeds: np.ndarray | None = None,
     classes: np.ndarray | None = None,
     null_class: int | None = None,
+    negative_classes: np.ndarray | None = None,
     guidance_scale: float | None = None,
+    mask: np.ndarray | None = None,
+    known: np.ndarray | None = None,
+    known_noise: np.ndarray | None = None,
     draw: Draw | None = None,
     decoder: Decoder | None = None,
     dtype: Any = np.float64,
@@ -31,7 +35,9 @@ def run(
     """Run `program` on unit normal `latents` [N, C, H, W] (or any [N, ...]) and return slot 0, or what `decoder` makes of it.
 
     `network(sample [M, C, H, W], timestep [M], classes [M] int64 or None)` → [M, C, H, W]; M = 2N in a guided row, the first N
-    with `classes` [N], the others with `null_class`. `guidance_scale` replaces the program's own. `draw(seeds [N] uint64, index,
+    with `classes` [N], the others with `negative_classes` [N] or `null_class`. Where `mask` [N, C, H, W] is 0 the sample is
+    `known` [N, C, H, W], at every row brought to that row's noise level with `known_noise` [N, C, H, W], the latents unless given.
+    `guidance_scale` replaces the program's own. `draw(seeds [N] uint64, index,
     shape [N, C, H, W])` returns unit normal noise, index 2 r + 1 before and 2 r + 2 after row r; it is called only where a row
     adds noise, and is the library's own noise unless given. All arithmetic around the network is done in `dtype`. Raises
     ProgramError when guidance lacks classes, or a program without rows lacks a decoder.
@@ -41,6 +47,11 @@ def run(
         program = program.with_guidance(guidance_scale)
     x = np.asarray(latents, dtype) * dtype(program.init_scale)
     labels = None if classes is None else np.asarray(classes, np.int64)
+    negative = None if negative_classes is None else np.asarray(negative_classes, np.int64)
+    if negative is None and null_class is not None:
+        negative = np.full(len(x), null_class, np.int64)
+    if mask is not None and (known is None or any(row.level is None for row in program.rows)):
+        raise ProgramError("a mask needs what is known, and a program whose rows say their level")
     if program.rows and network is None:
         raise ProgramError("a program with rows needs a network")
     if not program.rows and decoder is None:
@@ -48,18 +59,23 @@ def run(
     seeds = np.arange(len(x), dtype=np.uint64) if seeds is None else np.asarray(seeds, np.uint64)
     draw = draw or _library_noise
 
+    eps = np.asarray(latents if known_noise is None else known_noise, dtype)
     slots = np.zeros((program.slots, *x.shape), dtype)
     slots[0] = x
     for index, (row, weight) in enumerate(zip(program.rows, program.weights, strict=True)):
         if row.before is not None:
             slots = _combine(row.before, slots, dtype)
         slots += _noise(row.before_noise, draw, seeds, 2 * index + 1, slots, dtype)
-        output = _evaluate(network, row, weight, slots[0], labels, null_class, dtype)
-        denoised = dtype(row.c_skip) * slots[0] + dtype(row.c_out) * output
-        if row.clip is not None:
-            denoised = np.clip(denoised, dtype(row.clip[0]), dtype(row.clip[1]))
-        slots = _combine(row.after, np.concatenate([slots, denoised[None]]), dtype)
+        if mask is not None:
+            slots[0] = _blend(slots[0], mask, known, row.level, eps, dtype)
+        output = _evaluate(network, row, weight, program.guidance_rescale, slots[0], labels, negative, dtype)
+        raw = dtype(row.c_skip) * slots[0] + dtype(row.c_out) * output
+        slots = _combine(row.after, np.concatenate([slots, _clipped(row, raw, dtype)[None]]), dtype)
+        if row.after_raw is not None:
+            slots += np.multiply.outer(np.array(row.after_raw, dtype), raw)
         slots += _noise(row.after_noise, draw, seeds, 2 * index + 2, slots, dtype)
+    if mask is not None:
+        slots[0] = _blend(slots[0], mask, known, (1.0, 0.0), eps, dtype)
     return slots[0] if decoder is None else decoder(slots[0], labels)
 
 
@@ -76,18 +92,45 @@ def _noise(
     return np.multiply.outer(np.array(scales, dtype), noise)
 
 
+def _blend(x: np.ndarray, mask: Any, known: Any, level: Any, eps: np.ndarray, dtype: Any) -> np.ndarray:
+    image = dtype(level[0]) * np.asarray(known, dtype) + dtype(level[1]) * eps
+    return image + np.asarray(mask, dtype) * (x - image)
+
+
+def _clipped(row: Row, raw: np.ndarray, dtype: Any) -> np.ndarray:
+    if row.clip is not None:
+        return np.clip(raw, dtype(row.clip[0]), dtype(row.clip[1]))
+    if row.threshold is None:
+        return raw
+    axes = tuple(range(1, raw.ndim))
+    bound = np.clip(np.quantile(np.abs(raw), row.threshold[0], axis=axes, keepdims=True), 1, row.threshold[1]).astype(dtype)
+    return np.clip(raw, -bound, bound) / bound
+
+
 def _evaluate(
-    network: Any, row: Row, weight: float, x: np.ndarray, labels: np.ndarray | None, null_class: int | None, dtype: Any
+    network: Any,
+    row: Row,
+    weight: float,
+    rescale: float,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    negative: np.ndarray | None,
+    dtype: Any,
 ) -> np.ndarray:
     sample = dtype(row.c_in) * x
     if weight == 1.0:
         return np.asarray(network(sample, np.full(len(x), row.timestep, dtype), labels), dtype)
-    if labels is None or null_class is None:
+    if labels is None or negative is None:
         raise ProgramError("guidance needs a class for each sample and the null class: give both, or a guidance scale of 1")
-    both = np.concatenate([labels, np.full(len(x), null_class, np.int64)])
+    both = np.concatenate([labels, negative])
     output = np.asarray(network(np.concatenate([sample, sample]), np.full(2 * len(x), row.timestep, dtype), both), dtype)
     conditional, unconditional = output[: len(x)], output[len(x) :]
-    return unconditional + dtype(weight) * (conditional - unconditional)
+    guided = unconditional + dtype(weight) * (conditional - unconditional)
+    if rescale:
+        axes = tuple(range(1, x.ndim))
+        ratio = conditional.std(axis=axes, keepdims=True) / guided.std(axis=axes, keepdims=True)
+        guided = guided * (dtype(rescale) * ratio + dtype(1 - rescale))
+    return guided
 
 
 def _library_noise(seeds: np.ndarray, index: int, shape: tuple[int, ...]) -> np.ndarray:

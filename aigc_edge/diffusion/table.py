@@ -21,12 +21,13 @@ def _sum(coefficients: list[tuple[float, str]]) -> str:
     return text or "0"
 
 
-def _update(matrix: tuple[tuple[float, ...], ...], noise: tuple[float, ...] | None) -> str:
+def _update(matrix: tuple[tuple[float, ...], ...], noise: tuple[float, ...] | None, raw: tuple[float, ...] | None = None) -> str:
     slots = len(matrix)
     names = [f"s{i}" for i in range(slots)] + ["D"]
     lines = []
     for slot, line in enumerate(matrix):
-        terms = _sum([*zip(line, names, strict=False), (noise[slot] if noise else 0.0, "eps")])
+        others = [(raw[slot] if raw else 0.0, "R"), (noise[slot] if noise else 0.0, "eps")]
+        terms = _sum([*zip(line, names, strict=False), *others])
         if terms != f"s{slot}":
             lines.append(f"s{slot} = {terms}")
     return ", ".join(lines) or "-"
@@ -42,7 +43,9 @@ def _before(row: Row) -> str:
 def _line(index: int, row: Row, weight: float) -> str:
     figures = "".join(f"{v:11.5g}" for v in (row.sigma, row.timestep, row.c_in, row.c_skip, row.c_out, weight))
     clip = "-" if row.clip is None else f"{row.clip[0]:g} … {row.clip[1]:g}"
-    return f"{index:5d}{figures}  {clip:9s}  {_before(row)}{_update(row.after, row.after_noise)}"
+    if row.threshold is not None:
+        clip = f"{100 * row.threshold[0]:g} % ≤ {row.threshold[1]:g}"
+    return f"{index:5d}{figures}  {clip:9s}  {_before(row)}{_update(row.after, row.after_noise, row.after_raw)}"
 
 
 def render(program: Program) -> str:

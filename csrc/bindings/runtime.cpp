@@ -66,8 +66,10 @@ void release(void* user, uint64_t binding) {
 }
 
 template <class T>
-const T* pointer(const std::optional<py::array_t<T, py::array::c_style | py::array::forcecast>>& array, size_t count,
-                 const char* name) {
+using Given = std::optional<py::array_t<T, py::array::c_style | py::array::forcecast>>;
+
+template <class T>
+const T* pointer(const Given<T>& array, size_t count, const char* name) {
   if (!array) return nullptr;
   if (static_cast<size_t>(array->size()) != count)
     throw ae::Error(ae::kInvalidArgument, std::string(name) + " holds " + std::to_string(array->size()) +
@@ -123,12 +125,10 @@ class Handle {
 
   void add_program(const std::string& json) { check(ae_add_program(open(), json.data(), json.size())); }
 
-  py::array sample(int count, uint64_t seed,
-                   std::optional<py::array_t<uint64_t, py::array::c_style | py::array::forcecast>> seeds,
-                   std::optional<py::array_t<int32_t, py::array::c_style | py::array::forcecast>> classes,
-                   const std::string& program, std::optional<float> guidance_scale,
-                   std::optional<py::array_t<float, py::array::c_style | py::array::forcecast>> latents, size_t latent_elements,
-                   ae_output output) {
+  py::array sample(int count, uint64_t seed, const Given<uint64_t>& seeds, const Given<int32_t>& classes,
+                   const Given<int32_t>& negative_classes, const std::string& program, std::optional<float> guidance_scale,
+                   std::optional<float> guidance_rescale, size_t elements, const Given<float>& latents, const Given<float>& noise,
+                   const Given<float>& mask, const Given<float>& known, const Given<float>& known_noise, ae_output output) {
     const auto n = static_cast<size_t>(count);
     ae_sample_options options = {};
     options.size = sizeof options;
@@ -138,8 +138,15 @@ class Handle {
     options.seed = seed;
     options.seeds = pointer(seeds, n, "seeds");
     options.classes = pointer(classes, n, "classes");
+    options.negative_classes = pointer(negative_classes, n, "negative_classes");
     options.guidance_scale = guidance_scale ? &*guidance_scale : nullptr;
-    options.latents = pointer(latents, n * latent_elements, "latents");
+    options.guidance_rescale = guidance_rescale ? &*guidance_rescale : nullptr;
+    options.latents = pointer(latents, n * elements, "latents");
+    options.num_draws = noise ? static_cast<size_t>(noise->shape(0)) : 0;
+    options.noise = pointer(noise, options.num_draws * n * elements, "noise");
+    options.mask = pointer(mask, n * elements, "mask");
+    options.known = pointer(known, n * elements, "known");
+    options.known_noise = pointer(known_noise, n * elements, "known_noise");
     auto image = std::make_unique<ae_image>();
     *image = {};
     image->size = sizeof *image;
@@ -203,7 +210,9 @@ void bind_runtime(py::module_& m) {
       .def("file", &Handle::file, py::arg("name"))
       .def("add_program", &Handle::add_program, py::arg("json"))
       .def("sample", &Handle::sample, py::kw_only(), py::arg("count"), py::arg("seed"), py::arg("seeds"), py::arg("classes"),
-           py::arg("program"), py::arg("guidance_scale"), py::arg("latents"), py::arg("latent_elements"), py::arg("output"))
+           py::arg("negative_classes"), py::arg("program"), py::arg("guidance_scale"), py::arg("guidance_rescale"),
+           py::arg("elements"), py::arg("latents"), py::arg("noise"), py::arg("mask"), py::arg("known"), py::arg("known_noise"),
+           py::arg("output"))
       .def_property_readonly("manifest", &Handle::manifest)
       .def_property_readonly("statistics", &Handle::statistics);
 }

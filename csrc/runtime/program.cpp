@@ -45,8 +45,8 @@ std::vector<double> matrix(const Json& json, size_t rows, size_t columns, const 
   return out;
 }
 
-// All zeros means no noise: the kernel then draws none.
-std::vector<double> noise(const Json& json, size_t slots, const std::string& path) {
+// All zeros means none of it: the kernel then has less to do.
+std::vector<double> unless_zero(const Json& json, size_t slots, const std::string& path) {
   auto values = vector(json, slots, path);
   if (std::all_of(values.begin(), values.end(), [](double v) { return v == 0; })) values.clear();
   return values;
@@ -59,10 +59,10 @@ void refuse_unknown(const Json& json, std::initializer_list<std::string_view> kn
 }
 
 Row parse_row(const Json& json, size_t slots, const std::string& path) {
-  refuse_unknown(
-      json,
-      {"sigma", "timestep", "c_in", "c_skip", "c_out", "guidance", "clip", "before", "before_noise", "after", "after_noise"},
-      path);
+  refuse_unknown(json,
+                 {"sigma", "timestep", "c_in", "c_skip", "c_out", "guidance", "clip", "before", "before_noise", "after",
+                  "after_noise", "after_raw", "threshold", "level"},
+                 path);
   Row row;
   row.timestep = number(json, "timestep", path);
   row.c_in = number(json, "c_in", path);
@@ -73,17 +73,34 @@ Row parse_row(const Json& json, size_t slots, const std::string& path) {
   if (const Json* clip = json.find("clip", path); clip != nullptr && !clip->is_null()) {
     const auto range = vector(*clip, 2, path + ".clip");
     if (range[0] >= range[1]) throw Error(kBundle, path + ".clip must be [low, high] with low < high");
-    row.clip = true;
+    row.clip = ops::kClipRange;
     row.clip_low = range[0];
     row.clip_high = range[1];
   }
+  if (const Json* threshold = json.find("threshold", path); threshold != nullptr && !threshold->is_null()) {
+    const auto values = vector(*threshold, 2, path + ".threshold");
+    if (row.clip != ops::kClipNone) throw Error(kBundle, path + " has a clip and a threshold, only one is allowed");
+    if (values[0] < 0 || values[0] > 1 || values[1] < 1)
+      throw Error(kBundle, path + ".threshold must be [quantile of 0 to 1, largest bound of at least 1]");
+    row.clip = ops::kClipDynamic;
+    row.clip_low = values[0];
+    row.clip_high = values[1];
+  }
+  if (const Json* level = json.find("level", path); level != nullptr && !level->is_null()) {
+    const auto values = vector(*level, 2, path + ".level");
+    row.has_level = true;
+    row.level[0] = values[0];
+    row.level[1] = values[1];
+  }
+  if (const Json* raw = json.find("after_raw", path); raw != nullptr && !raw->is_null())
+    row.after_raw = unless_zero(*raw, slots, path + ".after_raw");
   if (const Json* before = json.find("before", path); before != nullptr && !before->is_null())
     row.before = matrix(*before, slots, slots, path + ".before");
   if (const Json* before = json.find("before_noise", path); before != nullptr && !before->is_null())
-    row.before_noise = noise(*before, slots, path + ".before_noise");
+    row.before_noise = unless_zero(*before, slots, path + ".before_noise");
   row.after = matrix(json.at("after", path), slots, slots + 1, path + ".after");
   if (const Json* after = json.find("after_noise", path); after != nullptr && !after->is_null())
-    row.after_noise = noise(*after, slots, path + ".after_noise");
+    row.after_noise = unless_zero(*after, slots, path + ".after_noise");
   return row;
 }
 
@@ -94,12 +111,15 @@ Program parse_program(const Json& json, const std::string& path) {
   if (version > kProgramVersion)
     throw Error(kBundle, path + " has version " + std::to_string(version) + ", this aigc-edge reads up to " +
                              std::to_string(kProgramVersion) + ": install a newer aigc-edge");
-  refuse_unknown(json, {"version", "name", "slots", "init_scale", "guidance_scale", "rows", "meta"}, path);
+  refuse_unknown(json, {"version", "name", "slots", "init_scale", "guidance_scale", "guidance_rescale", "rows", "meta"}, path);
   Program program;
   program.name = json.at("name", path).string(path + ".name");
   program.slots = static_cast<int>(json.at("slots", path).integer(path + ".slots", 1, ops::kMaxSlots));
   program.init_scale = number(json, "init_scale", path);
   program.guidance_scale = number(json, "guidance_scale", path);
+  if (json.find("guidance_rescale", path) != nullptr) program.guidance_rescale = number(json, "guidance_rescale", path);
+  if (program.guidance_rescale < 0 || program.guidance_rescale > 1)
+    throw Error(kBundle, path + ".guidance_rescale must lie between 0 and 1");
   const auto& rows = json.at("rows", path).array(path + ".rows");
   if (rows.size() > kMaxRows)
     throw Error(kBundle, path + ".rows has " + std::to_string(rows.size()) + " rows, at most " + std::to_string(kMaxRows) +

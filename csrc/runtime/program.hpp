@@ -17,11 +17,14 @@ struct Row {
   double timestep;
   double c_in, c_skip, c_out;
   double guidance;  // 0 … 1: how much of the guidance scale applies in this row
-  bool clip = false;
-  double clip_low = 0, clip_high = 0;
+  ops::ClipMode clip = ops::kClipNone;
+  double clip_low = 0, clip_high = 0;  // dynamic: the quantile and the largest bound
+  bool has_level = false;
+  double level[2] = {};              // alpha and sigma: the network sees c_in (alpha x0 + sigma eps)
   std::vector<double> before;        // [S, S], empty: identity
   std::vector<double> before_noise;  // [S], empty: none
   std::vector<double> after;         // [S, S + 1]
+  std::vector<double> after_raw;     // [S], empty: zeros
   std::vector<double> after_noise;   // [S], empty: none
 };
 
@@ -30,7 +33,14 @@ struct Program {
   int slots;
   double init_scale;
   double guidance_scale;
+  double guidance_rescale = 0;
   std::vector<Row> rows;
+
+  size_t draws() const {  // how often the rows add noise
+    size_t count = 0;
+    for (const Row& row : rows) count += !row.before_noise.empty() + !row.after_noise.empty();
+    return count;
+  }
 };
 
 // Reads and checks a program (the schema stands in aigc_edge/diffusion/program.py). Throws Error(kBundle) that says what is wrong

@@ -171,6 +171,23 @@ void Sampler::check(const ae_sample_options& options, const Program& program) co
       throw Error(kInvalidArgument, "class " + std::to_string(c) + " is out of range: this bundle has the classes 0 to " +
                                         std::to_string(bundle_.class_count() - 1) + (null_class ? ", and -1 for none" : ""));
   }
+  for (int i = 0; options.negative_classes != nullptr && i < options.count; ++i) {
+    const int64_t c = options.negative_classes[i];
+    if (c < -1 || c >= bundle_.class_count())
+      throw Error(kInvalidArgument, "negative class " + std::to_string(c) + " is out of range: this bundle has the classes 0 to " +
+                                        std::to_string(bundle_.class_count() - 1) + ", and -1 for none");
+  }
+  if (options.guidance_rescale != nullptr && !(*options.guidance_rescale >= 0 && *options.guidance_rescale <= 1))
+    throw Error(kInvalidArgument, "the guidance rescale is " + std::to_string(*options.guidance_rescale) + ": 0 to 1 is allowed");
+  if (options.noise != nullptr && options.num_draws != program.draws())
+    throw Error(kInvalidArgument, "noise holds " + std::to_string(options.num_draws) + " draws: program " + program.name +
+                                      " adds noise " + std::to_string(program.draws()) + " times");
+  if ((options.mask == nullptr) != (options.known == nullptr))
+    throw Error(kInvalidArgument, "a mask and what is known must be given together");
+  for (const Row& row : program.rows)
+    if (options.mask != nullptr && !row.has_level)
+      throw Error(kUnsupported, "program " + program.name + " does not say the noise levels of its rows, which a mask needs: take " +
+                                    "one that was built by this version");
   if (program.rows.empty() && bundle_.decoder() == nullptr)
     throw Error(kInvalidArgument, "program " + program.name + " has no rows");
 }
@@ -182,12 +199,15 @@ void Sampler::fill_conditions(const ae_sample_options& options, int first, int b
     seeds_[k] = seed_of(options, first + i);
     const int64_t given = options.classes != nullptr ? options.classes[first + i] : count > 0 ? drawn_class(seeds_[k], count) : 0;
     classes_[k] = given < 0 ? null_class : given;
-    classes_[static_cast<size_t>(batch + i)] = null_class;
+    const int64_t negative = options.negative_classes != nullptr ? options.negative_classes[first + i] : -1;
+    classes_[static_cast<size_t>(batch + i)] = negative < 0 ? null_class : negative;
   }
 }
 
-void Sampler::run_rows(const Program& program, double guidance_scale, int first, int batch) {
+void Sampler::run_rows(const Program& program, const ae_sample_options& options, int first, int batch) {
   const size_t rows = program.rows.size();
+  const double scale = options.guidance_scale != nullptr ? double{*options.guidance_scale} : program.guidance_scale;
+  const double rescale = options.guidance_rescale != nullptr ? double{*options.guidance_rescale} : program.guidance_rescale;
   // Slot 0 holds unit normals: the scale of the first noise level goes into the matrix that runs before row 0.
   const auto slots = static_cast<size_t>(program.slots);
   std::vector<double> first_before(slots * slots, 0.0);
@@ -197,7 +217,15 @@ void Sampler::run_rows(const Program& program, double guidance_scale, int first,
       first_before[i * slots + j] = j == 0 ? b * program.init_scale : b;
     }
 
-  const auto weight = [&](size_t r) { return 1.0 + program.rows[r].guidance * (guidance_scale - 1.0); };
+  const int64_t offset = first * sample_elements_;
+  const float* noise = options.noise;  // of the next draw
+  const auto draw = [&](const std::vector<double>& scales) {
+    if (noise == nullptr || scales.empty()) return static_cast<const float*>(nullptr);
+    const float* const own = noise + offset;
+    noise += options.count * sample_elements_;
+    return own;
+  };
+  const auto weight = [&](size_t r) { return 1.0 + program.rows[r].guidance * (scale - 1.0); };
   const auto halves = [&](size_t r) { return bundle_.class_count() > 0 && weight(r) != 1.0 ? 2 : 1; };
   for (size_t r = 0; r <= rows; ++r) {  // step r: finish row r - 1, begin row r
     ops::SolverStepParams p;
@@ -213,26 +241,37 @@ void Sampler::run_rows(const Program& program, double guidance_scale, int first,
       p.output = output_.get();
       p.output_halves = halves(r - 1);
       p.guidance = weight(r - 1);
+      p.rescale = p.output_halves == 2 ? rescale : 0.0;
       p.c_skip = row.c_skip;
       p.c_out = row.c_out;
-      p.clip_mode = row.clip ? ops::kClipRange : ops::kClipNone;
+      p.clip_mode = row.clip;
       p.clip_low = row.clip_low;
       p.clip_high = row.clip_high;
       p.after = row.after.data();
+      p.after_raw = or_null(row.after_raw);
       p.after_noise = or_null(row.after_noise);
       p.after_draw = draw_after(r - 1);
+      p.after_eps = draw(row.after_noise);
     }
     if (r < rows) {
       const Row& row = program.rows[r];
       p.before = r == 0 ? first_before.data() : or_null(row.before);
       p.before_noise = or_null(row.before_noise);
       p.before_draw = draw_before(r);
+      p.before_eps = draw(row.before_noise);
       p.net_input = input_.get();
       p.input_halves = halves(r);
       p.c_in = row.c_in;
     } else if (bundle_.decoder() != nullptr) {  // which takes slot 0 as it is
       if (r == 0) p.before = first_before.data();
       p.net_input = input_.get();
+    }
+    if (options.mask != nullptr && rows > 0) {
+      p.mask = options.mask + offset;
+      p.known = options.known + offset;
+      p.known_eps = options.known_noise != nullptr ? options.known_noise + offset : latents_.get();
+      p.known_scale = r < rows ? program.rows[r].level[0] : 1.0;
+      p.known_noise = r < rows ? program.rows[r].level[1] : 0.0;
     }
     ops::solver_step(p);
     if (r > 0) require_finite(first, batch, "denoiser", static_cast<int>(r - 1), static_cast<int>(rows));
@@ -242,8 +281,7 @@ void Sampler::run_rows(const Program& program, double guidance_scale, int first,
   }
 }
 
-void Sampler::run_batch(const Program& program, double guidance_scale, const ae_sample_options& options, int first, int batch,
-                        ae_image* image) {
+void Sampler::run_batch(const Program& program, const ae_sample_options& options, int first, int batch, ae_image* image) {
   reserve(batch, program.slots);
   fill_conditions(options, first, batch);
   std::fill_n(non_finite_.get(), batch, 0);
@@ -261,7 +299,11 @@ void Sampler::run_batch(const Program& program, double guidance_scale, const ae_
     ops::randn(p);
   }
   std::fill_n(slots_.get() + state, (program.slots - 1) * state, 0.0f);
-  run_rows(program, guidance_scale, first, batch);
+  if (options.mask != nullptr && options.known_noise == nullptr) {
+    latents_ = allocate<float>(state);
+    std::memcpy(latents_.get(), slots_.get(), static_cast<size_t>(state) * sizeof(float));
+  }
+  run_rows(program, options, first, batch);
 
   const float* pixels = slots_.get();
   if (bundle_.decoder() != nullptr) {
@@ -299,8 +341,6 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   statistics_.size = sizeof statistics_;
   const Program& program = bundle_.program(options.program != nullptr ? options.program : "");
   check(options, program);
-  const double guidance_scale = options.guidance_scale != nullptr ? double{*options.guidance_scale} : program.guidance_scale;
-
   const auto& shape = bundle_.output_shape();
   if (options.count > kMaxImageElements / output_elements_)
     throw Error(kOutOfMemory, std::to_string(options.count) + " samples do not fit into one image array: draw fewer at once");
@@ -316,7 +356,7 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   auto data = allocate<unsigned char>(static_cast<int64_t>(made.bytes));
   made.data = data.get();
   for (int first = 0; first < options.count; first += max_batch_)
-    run_batch(program, guidance_scale, options, first, std::min(max_batch_, options.count - first), &made);
+    run_batch(program, options, first, std::min(max_batch_, options.count - first), &made);
   statistics_.total_seconds = seconds_since(start);
   data.release();
   *image = made;

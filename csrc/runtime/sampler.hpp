@@ -49,9 +49,8 @@ class Sampler {
   Binding& binding(const Component& component, int64_t batch);
   void evaluate(const Component& component, int64_t batch, int row, int num_rows);
   void fill_conditions(const ae_sample_options& options, int first, int batch);
-  void run_batch(const Program& program, double guidance_scale, const ae_sample_options& options, int first, int batch,
-                 ae_image* image);
-  void run_rows(const Program& program, double guidance_scale, int first, int batch);
+  void run_batch(const Program& program, const ae_sample_options& options, int first, int batch, ae_image* image);
+  void run_rows(const Program& program, const ae_sample_options& options, int first, int batch);
   void require_finite(int first, int batch, const char* component, int row, int num_rows);
 
   const Bundle& bundle_;
@@ -69,6 +68,7 @@ class Sampler {
   Buffer<int64_t> classes_;     // [2N]
   Buffer<uint64_t> seeds_;      // [N]
   Buffer<int32_t> non_finite_;  // [N]
+  Buffer<float> latents_;       // [N, sample], only where parts of the sample are known
 
   std::map<std::pair<const Component*, int64_t>, Binding> bindings_;
   uint64_t next_binding_ = 1;

@@ -76,7 +76,7 @@ def test_json_has_exactly_the_members_of_the_contract(small: dict[str, Any]) -> 
     assert list(value) == ["version", "name", "slots", "init_scale", "guidance_scale", "rows", "meta"]
     assert set(value["rows"][0]) == set(small["rows"][0])
     plain = build({"prediction": "edm"}, "euler", 1).to_json()["rows"][0]
-    assert set(plain) == {"sigma", "timestep", "c_in", "c_skip", "c_out", "guidance", "clip", "after", "after_noise"}
+    assert set(plain) == {"sigma", "timestep", "c_in", "c_skip", "c_out", "guidance", "clip", "level", "after", "after_noise"}
     assert plain["clip"] is None
     assert type(value["init_scale"]) is float
 

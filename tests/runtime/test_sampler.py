@@ -259,3 +259,106 @@ def test_gigantic_guidance_ends_in_a_sentence(open_toy, engine, toy):
     engine.networks["denoiser"] = lambda sample, timestep, class_labels: 100 * toy.denoiser(sample, timestep, class_labels)
     with pytest.raises(AigcEdgeError, match=r"not finite in row"):
         open_toy().sample(1, classes=1, guidance_scale=3e38)
+
+
+def _options(toy, rng, n):
+    return {
+        "negative_classes": rng.integers(0, toy.CLASSES, n),
+        "mask": rng.uniform(size=(n, *toy.SHAPE[1:])).round(1).astype(np.float32),
+        "known": rng.normal(size=(n, *toy.SHAPE)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "heun", "euler_ancestral"])
+def test_negative_classes_rescale_mask_and_given_noise_equal_the_numpy_executor(open_toy, toy, solver):
+    rng = np.random.default_rng()
+    program = build(toy.SCHEDULE, solver, 5, guidance_scale=3.0, guidance_rescale=0.6)
+    name = program.name
+    given, classes = _options(toy, rng, 3), rng.integers(0, toy.CLASSES, 3)
+    latents, noise = (rng.normal(size=(*lead, *toy.SHAPE)).astype(np.float32) for lead in ((3,), (len(program.draws), 3)))
+    found = open_toy(programs={name: program.to_json()}, default_program=name).sample(
+        3, classes=classes, latents=latents, noise=noise, image=given["known"], mask=given["mask"],
+        negative_classes=given["negative_classes"], output="float32",
+    )  # fmt: skip
+    assert open_toy(programs={name: program.to_json()}, default_program=name).program().draws == program.draws
+
+    def run(dtype):
+        draws = iter(noise)
+        mask = np.broadcast_to(given["mask"][:, None], latents.shape)
+        options = {"mask": mask, "known": given["known"], "negative_classes": given["negative_classes"]}
+        return reference.run(program, toy.denoiser, latents, classes=classes, draw=lambda *_: next(draws), dtype=dtype, **options)
+
+    exact, plain = run(np.float64), run(np.float32)
+    floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
+    assert np.abs(found - exact).max() <= 2 * np.abs(plain - exact).max() + floor
+    stays = np.broadcast_to(given["mask"][:, None] == 0, found.shape)
+    np.testing.assert_array_equal(found[stays], given["known"][stays])
+
+
+def test_r_itself_and_dynamic_thresholds_equal_the_numpy_executor(open_toy, toy):
+    rng = np.random.default_rng()
+    rows = [
+        {"sigma": 1.0, "timestep": 0.3, "c_in": 0.7, "c_skip": 0.9, "c_out": -0.8, "threshold": [q, 1.7],
+         "after": (rng.normal(size=(2, 3)) / 2).tolist(), "after_raw": rng.normal(size=2).tolist()}
+        for q in (0.0, 0.5, 0.9, 1.0)
+    ]  # fmt: skip
+    table = {"version": 1, "name": "wild", "slots": 2, "init_scale": 3.5, "guidance_scale": 1.0, "rows": rows}
+    program = Program.from_json(table)
+    seeds, classes = [3, 2**63], [1, 2]
+    exact, plain = (run_reference(toy, program, seeds, classes, 1.0, dtype) for dtype in (np.float64, np.float32))
+    native = open_toy(programs={"wild": program.to_json()}, default_program="wild").sample(
+        2, seeds=seeds, classes=classes, output="float32"
+    )
+    floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
+    assert np.abs(native - exact).max() <= 2 * np.abs(plain - exact).max() + floor
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_image_to_image_starts_from_the_noised_image(open_toy, toy, masked):
+    rng = np.random.default_rng()
+    image = rng.integers(0, 256, (2, toy.SHAPE[1], toy.SHAPE[2], toy.SHAPE[0]), dtype=np.uint8)
+    mask = rng.integers(0, 2, toy.SHAPE[1:]) if masked else None
+    pipeline = open_toy()
+    found = pipeline.sample(2, seed=5, classes=1, image=image, strength=0.5, mask=mask, solver="ddim", steps=8, output="float32")
+    program = build(toy.SCHEDULE, "ddim", 8, guidance_scale=2.0, strength=0.5)
+    known = image.transpose(0, 3, 1, 2) / 127.5 - 1
+    noise = np.empty((2, int(np.prod(toy.SHAPE))))
+    ops.randn.reference(np.array([5, 6], np.uint64), 0, noise)
+    noise = noise.reshape(known.shape)
+    blend = {"mask": np.broadcast_to(mask, known.shape), "known": known, "known_noise": noise} if masked else {}
+    expected = reference.run(
+        program, toy.denoiser, program.noised(known, noise), classes=np.array([1, 1]), null_class=toy.CLASSES, **blend
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert pipeline.stats["evaluations"] == 4
+
+
+def test_noise_of_other_tools_has_its_own_stream_a_sample(open_toy, toy):
+    pipeline = open_toy()
+    whole = pipeline.sample(4, seed=9, noise="numpy", program="euler_ancestral-6", output="float32")
+    alone = pipeline.sample(1, seed=11, noise="numpy", program="euler_ancestral-6", output="float32")
+    np.testing.assert_array_equal(whole[2:3], alone)
+    assert np.abs(whole - pipeline.sample(4, seed=9, program="euler_ancestral-6", output="float32")).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"noise": "dice"}, "noise is 'dice': it must be philox, numpy"),
+        (
+            {"noise": np.zeros((3, 1, 2, 3, 5), np.float32)},
+            "noise has the shape [3, 1, 2, 3, 5]: this program adds noise of [0, 1",
+        ),
+        ({"strength": 0.5}, "without an image"),
+        ({"image": np.zeros((1, 2, 3, 5), np.float32)}, "an image was given alone"),
+        ({"image": np.zeros((1, 2, 3), np.float32), "strength": 0.5}, "the image has the shape [1, 2, 3]"),
+        ({"image": np.zeros((1, 2, 3, 5), np.float32), "mask": np.ones((4, 4))}, "the mask has the shape [4, 4]"),
+        ({"guidance_rescale": 2.0}, "the guidance rescale is 2.000000: 0 to 1 is allowed"),
+        ({"negative_classes": 4}, "negative_classes holds 4"),
+        ({"program": "nothing"}, "has no program nothing: choose one of dpmpp_2m-6"),
+    ],
+)
+def test_wrong_options_are_refused_in_a_sentence(open_toy, given, sentence):
+    with pytest.raises(AigcEdgeError) as raised:
+        open_toy().sample(1, **given)
+    assert sentence in str(raised.value)

@@ -125,6 +125,14 @@ typedef struct ae_sample_options {
   const int32_t* classes;      /* [count]; -1: unconditional; null: drawn from each sample's seed */
   const float* guidance_scale; /* null: the program's own; 1: no guidance */
   const float* latents;        /* float32 [count, sample shape], unit normal, instead of noise from the seeds; may be null */
+  const int32_t* negative_classes; /* [count] what guidance leads away from; null: no class */
+  const float* guidance_rescale;   /* 0 … 1; null: the program's own */
+  const float* noise;              /* float32 [draws, count, sample shape]: what the rows add, in their order, instead of noise
+                                      from the seeds; may be null */
+  size_t num_draws;                /* of `noise`: as many as the program has rows' noises that are not zero */
+  const float* mask;               /* float32 [count, sample shape], 1 where the sample is generated and 0 where … */
+  const float* known;              /* … it is this one, float32 [count, sample shape]; both or neither */
+  const float* known_noise;        /* float32 [count, sample shape] that brings it to a row's noise level; null: the latents */
 } ae_sample_options;
 
 typedef struct ae_image {
