@@ -120,8 +120,8 @@ class Pipeline:
         `program(…).draws`.
 
         Image to image: `image`, uint8 [N, H, W, C] or float32 [N, C, H, W] in the output range, and a `strength` below 1, the
-        share of the steps that is taken. Inpainting: `image` and `mask` [N, H, W] or [H, W], true (1) where it is to be generated;
-        the rest stays. `progress(row, rows)` is called after each network evaluation; what it raises stops the call. Raises
+        share of the steps that is taken. Inpainting: `image` and `mask` [N, H, W] or [H, W], 1 where it is to be generated; the
+        rest stays. `progress(row, rows)` is called after each network evaluation; what it raises stops the call. Raises
         AigcEdgeError for what is not allowed.
         """
         if output not in _OUTPUT:

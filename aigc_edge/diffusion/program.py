@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,6 +209,56 @@ class Program:
         if np.shape(image) != np.shape(noise):
             raise ProgramError(f"noise must be of the image's shape {np.shape(image)}, not {np.shape(noise)}")
         return (start["alpha"] * np.asarray(image) + start["sigma"] * np.asarray(noise)) / self.init_scale
+
+    def sample(
+        self,
+        network: Any,
+        latents: Any,
+        *,
+        seeds: Any = None,
+        noise: Any = "philox",
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        negative: Mapping[str, Any] | None = None,
+        mask: Any = None,
+        known: Any = None,
+        known_noise: Any = None,
+        dtype: str | None = None,
+        channels_last: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """Run the rows around any network on unit normal `latents` [N, C, H, W] (or any [N, ...]); returns float32 [N, ...].
+
+        Latents are a NumPy array or a torch tensor on any device, and so is everything else. `network(sample [M, ...], timestep
+        float32 [M], **conditions)` → [M, ...]: a function, a torch module (such as diffusers' UNets) or a loaded engine; M = 2 N
+        in a guided row, the first N with `conditions`, the others with `negative`: arrays [N or 1, ...] by the network's names
+        for them. Guidance scale and rescale are the program's own unless given. Noise that rows add comes from `seeds` [N] (0, 1,
+        … unless given) as `noise` says: "philox", "numpy", "torch-cpu", "torch-cuda", or is an array [draws, N, ...]. Where `mask`
+        is 0 the result is `known`, brought to each row's noise level with `known_noise` (the latents unless given), all [N, ...].
+
+        The state is float32. `dtype` is what the network takes and gives, "float32", "float16" or "bfloat16": that of a module's
+        parameters or of an engine, else of the latents; `channels_last` its memory layout. `progress(row, rows)` is called after
+        each evaluation; what it raises stops the run. Raises ProgramError for what does not fit, and AigcEdgeError for a value
+        that is not finite, with its row and sample.
+        """
+        from aigc_edge.diffusion.execution import run_program
+
+        program = self if guidance_scale is None else self.with_guidance(guidance_scale)
+        if guidance_rescale is not None:
+            program = dataclasses.replace(program, guidance_rescale=guidance_rescale)
+        options = {"conditions": conditions, "negative": negative, "mask": mask, "known": known, "channels_last": channels_last}
+        return run_program(
+            program,
+            network,
+            latents,
+            seeds=seeds,
+            noise=noise,
+            known_noise=known_noise,
+            dtype=dtype,
+            progress=progress,
+            **options,
+        )
 
     def plot(self) -> str:
         """An SVG picture: noise level and size of the coefficients against the row."""

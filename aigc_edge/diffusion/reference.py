@@ -36,7 +36,7 @@ def run(
 
     `network(sample [M, C, H, W], timestep [M], classes [M] int64 or None)` → [M, C, H, W]; M = 2N in a guided row, the first N
     with `classes` [N], the others with `negative_classes` [N] or `null_class`. Where `mask` [N, C, H, W] is 0 the sample is
-    `known` [N, C, H, W], at every row brought to that row's noise level with `known_noise` [N, C, H, W], the latents unless given.
+    `known` [N, C, H, W], brought to each row's noise level with `known_noise` [N, C, H, W], the latents unless given.
     `guidance_scale` replaces the program's own. `draw(seeds [N] uint64, index,
     shape [N, C, H, W])` returns unit normal noise, index 2 r + 1 before and 2 r + 2 after row r; it is called only where a row
     adds noise, and is the library's own noise unless given. All arithmetic around the network is done in `dtype`. Raises

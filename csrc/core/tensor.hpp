@@ -25,14 +25,12 @@ enum class DType : uint8_t {
 };
 
 inline const char* name_of(DType dtype) {
-  constexpr const char* names[] = {"float32", "float64",  "uint8", "int32", "int64", "uint32",          "uint64",
+  constexpr const char* names[] = {"float32", "float64",  "uint8", "int32", "int64", "uint32",           "uint64",
                                    "float16", "bfloat16", "int8",  "int16", "bool",  "of another dtype", "floating"};
   return names[static_cast<int>(dtype)];
 }
 
-inline bool is_floating(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBfloat16;
-}
+inline bool is_floating(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBfloat16; }
 
 template <class T>
 struct DTypeOf;

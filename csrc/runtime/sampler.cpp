@@ -174,7 +174,8 @@ void Sampler::check(const ae_sample_options& options, const Program& program) co
   for (int i = 0; options.negative_classes != nullptr && i < options.count; ++i) {
     const int64_t c = options.negative_classes[i];
     if (c < -1 || c >= bundle_.class_count())
-      throw Error(kInvalidArgument, "negative class " + std::to_string(c) + " is out of range: this bundle has the classes 0 to " +
+      throw Error(kInvalidArgument, "negative class " + std::to_string(c) +
+                                        " is out of range: this bundle has the classes 0 to " +
                                         std::to_string(bundle_.class_count() - 1) + ", and -1 for none");
   }
   if (options.guidance_rescale != nullptr && !(*options.guidance_rescale >= 0 && *options.guidance_rescale <= 1))
@@ -186,7 +187,8 @@ void Sampler::check(const ae_sample_options& options, const Program& program) co
     throw Error(kInvalidArgument, "a mask and what is known must be given together");
   for (const Row& row : program.rows)
     if (options.mask != nullptr && !row.has_level)
-      throw Error(kUnsupported, "program " + program.name + " does not say the noise levels of its rows, which a mask needs: take " +
+      throw Error(kUnsupported, "program " + program.name +
+                                    " does not say the noise levels of its rows, which a mask needs: take " +
                                     "one that was built by this version");
   if (program.rows.empty() && bundle_.decoder() == nullptr)
     throw Error(kInvalidArgument, "program " + program.name + " has no rows");

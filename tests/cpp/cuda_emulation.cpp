@@ -108,7 +108,8 @@ void compare(const std::string& op, const Value& cpu, const Value& cuda) {
   float largest = 0.0f;
   for (const float x : a) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
   for (size_t i = 0; i < a.size(); ++i) {
-    const bool same = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) || std::fabs(a[i] - b[i]) <= 1e-6f * largest + rounding * std::fabs(a[i]);
+    const bool same = a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) ||
+                      std::fabs(a[i] - b[i]) <= 1e-6f * largest + rounding * std::fabs(a[i]);
     if (!same)
       fail(op + ": element " + std::to_string(i) + " is " + std::to_string(a[i]) + " on the CPU and " + std::to_string(b[i]) +
            " in CUDA");

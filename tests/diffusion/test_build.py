@@ -81,7 +81,7 @@ REFUSED: list[tuple[Any, Any, dict[str, Any], str]] = [
         "euler",
         4,
         {"eta": 1.0},
-        "unknown option 'eta' of solver 'euler': it takes s_churn, s_tmin, s_tmax, s_noise, clip, threshold, guidance_interval, guidance_rescale",
+        "unknown option 'eta' of solver 'euler': it takes s_churn, s_tmin, s_tmax, s_noise, clip, threshold, guidance_interval",
     ),
     ("ddim", 4, {"ETA": 1.0}, "unknown option 'ETA' of solver 'ddim': it takes eta, clip"),
     ("ddim", 4, {"eta": "1"}, "eta must be a number, not '1'"),

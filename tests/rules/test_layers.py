@@ -23,7 +23,7 @@ LAYERS = [
     ["nn"],
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "export", "targets"],
-    ["engines"],
+    ["engines", "inputs"],
     ["pipeline"],
     ["bench", "inspect", "prove"],
     ["compile"],

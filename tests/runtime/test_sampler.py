@@ -272,7 +272,7 @@ def _options(toy, rng, n):
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "heun", "euler_ancestral"])
 def test_negative_classes_rescale_mask_and_given_noise_equal_the_numpy_executor(open_toy, toy, solver):
     rng = np.random.default_rng()
-    program = build(toy.SCHEDULE, solver, 5, guidance_scale=3.0, guidance_rescale=0.6)
+    program = build(toy.SCHEDULE, solver, 5, guidance_scale=2.7, guidance_rescale=0.6)
     name = program.name
     given, classes = _options(toy, rng, 3), rng.integers(0, toy.CLASSES, 3)
     latents, noise = (rng.normal(size=(*lead, *toy.SHAPE)).astype(np.float32) for lead in ((3,), (len(program.draws), 3)))
@@ -347,7 +347,7 @@ def test_noise_of_other_tools_has_its_own_stream_a_sample(open_toy, toy):
         ({"noise": "dice"}, "noise is 'dice': it must be philox, numpy"),
         (
             {"noise": np.zeros((3, 1, 2, 3, 5), np.float32)},
-            "noise has the shape [3, 1, 2, 3, 5]: this program adds noise of [0, 1",
+            "noise has the shape [3, 1, 2, 3, 5]: this program adds noise of [0",
         ),
         ({"strength": 0.5}, "without an image"),
         ({"image": np.zeros((1, 2, 3, 5), np.float32)}, "an image was given alone"),

@@ -41,8 +41,8 @@ Work check(const SolverStepParams& p) {
   require(!p.mask || p.known_noise == 0.0 || p.known_eps, "known_noise is not 0 and known_eps is absent");
   require(p.channels >= 0 && (p.channels <= 1 || p.elements % p.channels == 0),
           std::to_string(p.channels) + " channels do not divide " + std::to_string(p.elements) + " elements");
-  const bool noisy = (any_nonzero(p.after_noise, p.slot_count) && !p.after_eps) ||
-                     (any_nonzero(p.before_noise, p.slot_count) && !p.before_eps);
+  const bool noisy =
+      (any_nonzero(p.after_noise, p.slot_count) && !p.after_eps) || (any_nonzero(p.before_noise, p.slot_count) && !p.before_eps);
   require(p.seeds || !noisy || p.samples == 0, "noise is asked for and seeds is absent: give one uint64 a sample");
   const int64_t streams = 2 * p.slot_count + (p.output ? p.output_halves : 0) + (p.net_input ? p.input_halves : 0);
   const bool whole = needs_statistics(p);  // statistics are of a whole sample

@@ -1,5 +1,6 @@
 // The quantile of non-negative numbers without sorting and without memory for them: their bits are ordered as they are, so three
-// passes of counting find the one of a given rank, and a fourth its successor. Linear between the two, as NumPy and torch have it.
+// passes of counting find the one of a given rank, and a fourth its successor. Linear between the two, as NumPy and torch have
+// it.
 #pragma once
 
 #include "core/half.hpp"
@@ -22,8 +23,8 @@ struct Quantile {
   }
   AE_FN int shift(int pass) { return pass == 0 ? 21 : pass == 1 ? 10 : 0; }
 
-  // In passes 0 … 2 the caller counts by `bin` all numbers that `counts` is true of, and gives the counts to `narrow`; in pass 3 it
-  // finds the least number above `prefix`, and gives it to `value`.
+  // In passes 0 … 2 the caller counts by `bin` all numbers that `counts` is true of, and gives the counts to `narrow`; in pass 3
+  // it finds the least number above `prefix`, and gives it to `value`.
   AE_FN bool counts(const Quantile& q, uint32_t bits) { return q.pass == 0 || bits >> shift(q.pass - 1) == q.prefix; }
   AE_FN uint32_t bin(const Quantile& q, uint32_t bits) { return bits >> shift(q.pass) & (q.pass == 2 ? 0x3FFu : 0x7FFu); }
   AE_FN void narrow(Quantile& q, const uint32_t* bins) {

@@ -1,0 +1,253 @@
+"""Runs a program around any network: one kernel between two evaluations, on NumPy arrays or torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from aigc_edge.diffusion import checks, noise
+from aigc_edge.diffusion.arrays import DTYPES, Arrays, arrays_of
+from aigc_edge.diffusion.networks import EngineNetwork, dtype_of
+from aigc_edge.diffusion.program import Program, Row
+from aigc_edge.errors import AigcEdgeError, ProgramError
+from aigc_edge.ops import solver_step
+
+Conditions = Mapping[str, Any]
+_PLACE = {name: place for place, name in enumerate(solver_step.types)}
+_DEFAULTS = [parameter.default for parameter in solver_step.__signature__.parameters.values()]
+
+
+class Execution:
+    """A program prepared for one batch: every buffer and every kernel's arguments, so that a run calls kernels and the network.
+
+    `latents` [N, ...] are what the arrays are like. After `start`, `run` may be called again and again; its result stands in
+    `sample` [N, ...], float32. See `Program.sample` for the other arguments.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        arrays: Arrays,
+        shape: tuple[int, ...],
+        *,
+        dtype: str = "float32",
+        channels_last: bool = False,
+        conditions: Conditions | None = None,
+        negative: Conditions | None = None,
+        mask: Any = None,
+        known: Any = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ProgramError(f"the network's dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
+        if channels_last and len(shape) != 4:
+            raise ProgramError(f"channels last is for latents [N, C, H, W], these have the shape {list(shape)}")
+        self.program, self.arrays, self.shape, self.dtype = program, arrays, shape, dtype
+        self.channels_last = channels_last
+        self._count, self._elements = shape[0], int(np.prod(shape[1:]))
+        self._planar = (self._count, self._elements)
+        self._halves = [1 if weight == 1.0 else 2 for weight in program.weights]
+        most = max(self._halves, default=1)
+        self.slots = arrays.empty((program.slots, *self._planar))
+        self.sample = arrays.planes(self.slots[0], shape, False)
+        self.seeds = arrays.give(np.zeros(self._count, np.uint64))
+        self.flags = arrays.give(np.zeros(self._count, np.int32))
+        self._inputs = {halves: self._network_tensor(halves) for halves in sorted({1, most})}
+        times = np.array([row.timestep for row in program.rows], np.float32)
+        self.timesteps = arrays.give(np.repeat(times[:, None], most * self._count, 1))
+        self._conditions = _both(arrays, conditions, negative, self._count, most)
+        self._mask = self._plane(mask, "mask")
+        self._known = self._plane(known, "known")
+        self._eps = None if mask is None else arrays.empty(self._planar)
+        self._given: dict[int, Any] = {}  # draw → what is added, where the caller says it
+        self._check_mask()
+        self._steps = [self._arguments(index) for index in range(len(program.rows) + 1)]
+
+    def _network_tensor(self, halves: int) -> tuple[Any, Any]:
+        """A network input of `halves` batches: as the kernel and as the network sees it."""
+        count, rest = halves * self._count, self.shape[1:]
+        if not self.channels_last:
+            memory = self.arrays.empty((count, *rest), self.dtype)
+            return self.arrays.planes(memory, (halves, *self._planar), False), memory
+        memory = self.arrays.empty((count, *rest[1:], rest[0]), self.dtype)
+        seen = memory.transpose(0, 3, 1, 2) if isinstance(memory, np.ndarray) else memory.permute(0, 3, 1, 2)
+        return self.arrays.planes(memory, (halves, *self._planar), False), seen
+
+    def _plane(self, value: Any, what: str) -> Any:
+        if value is None:
+            return None
+        if not self.arrays.has(value) or tuple(value.shape) != self.shape:
+            raise ProgramError(f"{what} must be {self.arrays.kind} {list(self.shape)} like the latents")
+        return self.arrays.planes(self.arrays.cast(value, "float32", False), self._planar, False)
+
+    def _check_mask(self) -> None:
+        if (self._mask is None) != (self._known is None):
+            raise ProgramError("a mask and what is known must be given together")
+        if self._mask is not None and any(row.level is None for row in self.program.rows):
+            raise ProgramError(f"program {self.program.name!r} does not say the level of its rows, which a mask needs")
+
+    def _arguments(self, index: int) -> list[Any]:
+        """Arguments of the kernel that ends row `index` - 1 and begins row `index`; each run puts the network's output in."""
+        rows, halves = self.program.rows, self._halves
+        values: dict[str, Any] = {"slots": self.slots, "seeds": self.seeds, "nonfinite": self.flags, "mark": index}
+        values["channels"] = self.shape[1] if self.channels_last else 0
+        if index > 0:
+            row = rows[index - 1]
+            values |= _end(row) | {"guidance": self.program.weights[index - 1], "after_draw": 2 * index}
+            values["rescale"] = self.program.guidance_rescale if halves[index - 1] == 2 else 0.0
+        if index < len(rows):
+            row, draw = rows[index], 2 * index + 1
+            values |= {"before": _host(row.before), "before_noise": _host(row.before_noise), "before_draw": draw}
+            values |= {"c_in": row.c_in, "net_input": self._inputs[halves[index]][0]}
+        if index == 0:
+            before = np.eye(self.program.slots) if values.get("before") is None else values["before"].copy()
+            before[:, 0] *= self.program.init_scale  # the latents are unit normals
+            values["before"] = before
+        if self._mask is not None:
+            alpha, sigma = (rows[index].level or (1.0, 0.0)) if index < len(rows) else (1.0, 0.0)
+            values |= {"mask": self._mask, "known": self._known, "known_eps": self._eps}
+            values |= {"known_scale": alpha, "known_noise": sigma}
+        arguments = list(_DEFAULTS)
+        for name, value in values.items():
+            arguments[_PLACE[name]] = value
+        return arguments
+
+    def start(
+        self, latents: Any, seeds: np.ndarray | None = None, source: str | Any = noise.PHILOX, known_noise: Any = None
+    ) -> None:
+        """Put latents [N, ...], seeds [N] uint64 and the noise that rows add into the buffers of the next runs.
+
+        `source` names where noise comes from, or is what the rows add, [draws, N, ...]; all of it is drawn here.
+        """
+        arrays, draws = self.arrays, self.program.draws
+        if not arrays.has(latents) or tuple(latents.shape) != self.shape:
+            raise ProgramError(f"latents must be {arrays.kind} {list(self.shape)}")
+        seeds = np.arange(self._count, dtype=np.uint64) if seeds is None else np.asarray(seeds, np.uint64)
+        if seeds.shape != (self._count,):
+            raise ProgramError(f"seeds must hold one whole number for each of the {self._count} samples, not {list(seeds.shape)}")
+        self.slots[1:] = 0
+        self.slots[0] = arrays.planes(arrays.cast(latents, "float32", False), self._planar, False)
+        self.seeds[...] = arrays.give(seeds)
+        self.flags[...] = 0
+        if self._eps is not None:
+            own = self._plane(known_noise, "known_noise")
+            self._eps[...] = self.slots[0] if own is None else own
+        own_noise = isinstance(source, str) and source == noise.PHILOX
+        for draw, values in zip(draws, self._draws(source, seeds), strict=not own_noise):
+            if draw not in self._given:
+                self._given[draw] = arrays.empty(self._planar)
+            self._given[draw][...] = arrays.planes(values, self._planar, False)
+        for index, arguments in enumerate(self._steps):
+            for name, draw in (("after_eps", 2 * index), ("before_eps", 2 * index + 1)):
+                arguments[_PLACE[name]] = None if own_noise else self._given.get(draw)
+
+    def _draws(self, source: str | Any, seeds: np.ndarray) -> list[Any]:
+        if isinstance(source, str):
+            if source == noise.PHILOX:
+                return []
+            drawn = noise.draw(source, seeds, self.shape[1:], 1 + len(self.program.draws))
+            return [self.arrays.give(values) for values in drawn[1:]]  # the first are latents
+        wanted = (len(self.program.draws), *self.shape)
+        if not self.arrays.has(source) or tuple(source.shape) != wanted:
+            raise ProgramError(f"noise must be {self.arrays.kind} {list(wanted)}: what the rows of {self.program.name!r} add")
+        return [self.arrays.cast(values, "float32", False) for values in source]
+
+    def run(self, network: Callable[..., Any], progress: Callable[[int, int], None] | None = None) -> None:
+        """Evaluate the rows; on the host a value that is not finite stops them (elsewhere `check` tells afterwards)."""
+        rows = len(self.program.rows)
+        solver_step(*self._steps[0])
+        for index, halves in enumerate(self._halves):
+            seen = self._inputs[halves][1]
+            output = network(seen, self.timesteps[index, : len(seen)], **self._conditions[halves])
+            arguments = self._steps[index + 1]
+            arguments[1] = self._output(output, halves)
+            solver_step(*arguments)
+            if self.arrays.on_host:
+                self.check()
+            if progress is not None:
+                progress(index, rows)
+
+    def _output(self, output: Any, halves: int) -> Any:
+        output = getattr(output, "sample", output)  # what diffusers' networks return
+        wanted = (halves * self._count, *self.shape[1:])
+        if not self.arrays.has(output) or tuple(output.shape) != wanted:
+            shape = list(getattr(output, "shape", ()))
+            raise ProgramError(
+                f"the network returned {type(output).__name__} {shape}: it must be {self.arrays.kind} {list(wanted)}"
+            )
+        plain = self.arrays.cast(output, self.dtype, self.channels_last)
+        return self.arrays.planes(plain, (halves, *self._planar), self.channels_last)
+
+    def check(self) -> None:
+        """Raise AigcEdgeError when a network gave a value that is not finite: which row, which sample."""
+        marks = self.arrays.host(self.flags)
+        if marks.any():
+            first = int(marks[marks > 0].min())
+            sample = int(np.flatnonzero(marks == first)[0])
+            where = f"row {first - 1} of {len(self.program.rows)} for sample {sample}"
+            raise AigcEdgeError(
+                f"the network gave a value that is not finite in {where}: try another dtype, a lower guidance scale, or other "
+                "latents"
+            )
+
+
+def _host(values: Any) -> np.ndarray | None:
+    return None if values is None else np.array(values, np.float64)
+
+
+def _end(row: Row) -> dict[str, Any]:
+    """The kernel's arguments for the end of a row."""
+    mode, (low, high) = (2, row.threshold) if row.threshold else (1, row.clip) if row.clip else (0, (0.0, 0.0))
+    values: dict[str, Any] = {"c_skip": row.c_skip, "c_out": row.c_out, "clip_mode": mode, "clip_low": low, "clip_high": high}
+    return values | {name: _host(getattr(row, name)) for name in ("after", "after_noise", "after_raw")}
+
+
+def _both(
+    arrays: Arrays, conditions: Conditions | None, negative: Conditions | None, count: int, most: int
+) -> dict[int, dict[str, Any]]:
+    """The network's keywords for a plain and for a doubled batch."""
+    given, other = dict(conditions or {}), dict(negative or {})
+    if most == 2 and (conditions is None or negative is None):
+        raise ProgramError("guidance needs conditions and negative conditions (both may be empty), or a guidance scale of 1")
+    if most == 2 and set(given) != set(other):
+        raise ProgramError(f"the conditions are {checks.show(sorted(given))}, the negative ones {checks.show(sorted(other))}")
+    for name, value in [*given.items(), *other.items()]:
+        if not arrays.has(value) or len(value) not in (1, count):
+            raise ProgramError(f"condition {name!r} must be {arrays.kind} whose first size is {count} or 1")
+    plain = {name: arrays.expand(value, count) for name, value in given.items()}
+    if most == 1:
+        return {1: plain}
+    return {1: plain, 2: {name: arrays.join([plain[name], arrays.expand(other[name], count)]) for name in plain}}
+
+
+def run_program(
+    program: Program,
+    network: Any,
+    latents: Any,
+    *,
+    seeds: Any = None,
+    noise: Any = noise.PHILOX,
+    known_noise: Any = None,
+    dtype: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Any:
+    """One run of `Program.sample`."""
+    arrays = arrays_of(latents)
+    if hasattr(network, "bind") and hasattr(network, "spec"):
+        if not isinstance(latents, np.ndarray):
+            raise ProgramError("an engine computes on NumPy arrays: give the latents as one")
+        network = EngineNetwork(network)
+    dtype = dtype or dtype_of(network) or arrays.dtype_of(latents)
+    if latents.ndim < 2 or not program.rows:
+        raise ProgramError(
+            f"latents of shape {list(latents.shape)} and a program of {len(program.rows)} rows: at least [N, ...] and one row "
+            "are needed (a generator of one evaluation is called as it is)"
+        )
+    execution = Execution(program, arrays, tuple(latents.shape), dtype=dtype if dtype in DTYPES else "float32", **options)
+    with arrays.no_gradient():
+        execution.start(latents, seeds, noise, known_noise)
+        execution.run(network, progress)
+        execution.check()
+    return execution.sample if program.slots == 1 else arrays.copy(execution.sample)
