@@ -235,7 +235,7 @@ class Program:
         in a guided row, the first N with `conditions`, the others with `negative`: arrays [N or 1, ...] by the network's names
         for them. Guidance scale and rescale are the program's own unless given. Noise that rows add comes from `seeds` [N] (0, 1,
         … unless given) as `noise` says: "philox", "numpy", "torch-cpu", "torch-cuda", or is an array [draws, N, ...]. Where a
-        `mask` is 0 the result is `known`, brought to each row's noise level with `known_noise` (the latents unless given): [N, ...].
+        `mask` is 0 the result is `known`, brought to each row's noise level with `known_noise` (else the latents): [N, ...].
 
         The state is float32. `dtype` is what the network takes and gives, "float32", "float16" or "bfloat16": that of a module's
         parameters or of an engine, else of the latents; `channels_last` its memory layout. `progress(row, rows)` is called after
