@@ -22,6 +22,7 @@ from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.spec import ComponentSpec
 
 Progress = Callable[[int, int], None]
+Watch = Callable[[str, int, Buffers, Buffers], None]
 Verify = Literal["used", "all", "none"]
 _VERIFY: dict[str, int] = {"used": 0, "all": 1, "none": 2}
 _OUTPUT = {"uint8": 0, "float32": 1}
@@ -44,6 +45,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
+        self._watch: Watch | None = None
         self._programs: dict[str, Program] = {}  # what was asked for so far
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
@@ -62,6 +64,8 @@ class Pipeline:
 
         def call(row: int, num_rows: int) -> None:
             run()
+            if self._watch is not None:
+                self._watch(component, row, inputs, outputs)
             if self._progress is not None:
                 self._progress(row, num_rows)
 
@@ -107,6 +111,7 @@ class Pipeline:
         mask: NDArray[Any] | None = None,
         output: Literal["uint8", "float32"] = "uint8",
         progress: Progress | None = None,
+        watch: Watch | None = None,
     ) -> NDArray[Any]:
         """Draw `n` samples: uint8 [N, H, W, C], or float32 [N, C, H, W] in the bundle's output range (not clamped).
 
@@ -121,7 +126,10 @@ class Pipeline:
 
         Image to image: `image`, uint8 [N, H, W, C] or float32 [N, C, H, W] in the output range, and a `strength` below 1, the
         share of the steps that is taken. Inpainting: `image` and `mask` [N, H, W] or [H, W], 1 where it is to be generated; the
-        rest stays. `progress(row, rows)` is called after each network evaluation; what it raises stops the call. Raises
+        rest stays.
+
+        `progress(row, rows)` and `watch(component, row, inputs, outputs)` are called after each network evaluation; what they
+        raise stops the call. The buffers are the runtime's own, by the names of the component: copy what is kept. Raises
         AigcEdgeError for what is not allowed.
         """
         if output not in _OUTPUT:
@@ -144,7 +152,7 @@ class Pipeline:
                 known_noise = start.latents() if latents is None else latents
                 latents = self._programs[name].noised(known, known_noise)
             chosen = None if mask is None else start.mask(mask)
-            self._progress = progress
+            self._progress, self._watch = progress, watch
             images = self._handle.sample(
                 count=count,
                 seed=first,
@@ -205,6 +213,12 @@ class Pipeline:
     def _add(self, name: str, program: Program) -> None:
         self._handle.add_program(json.dumps(program.to_json() | {"name": name}))
         self._programs[name] = program
+
+    def evaluate(self, component: str, inputs: Buffers) -> dict[str, NDArray[Any]]:
+        """Evaluate one network of the bundle on arrays [M, ...] by its input names; returns its outputs by their names."""
+        if component not in self._engines:
+            raise AigcEdgeError(f"{self.path} has no component {component!r}: it has {', '.join(self._engines) or 'none open'}")
+        return self._engines[component].evaluate(inputs)
 
     def close(self) -> None:
         """Give back the networks and buffers; further calls say that the bundle was closed."""

@@ -25,7 +25,7 @@ LAYERS = [
     ["train", "metrics", "compress", "export", "targets"],
     ["engines", "inputs"],
     ["pipeline"],
-    ["bench", "inspect", "prove"],
+    ["bench", "inspect", "prove", "verify"],
     ["compile"],
     ["commands"],
     ["cli"],
@@ -36,13 +36,13 @@ BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "cloc
 
 TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "engines/torch.py"]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
-TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py", "diffusion/"]
+TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py", "diffusion/", "verify/peers/"]
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
     "tensorrt_rtx": ["engines/tensorrt"],
     "onnx": ["export/", "compress/", "engines/tensorrt", "metrics/classifier.py", "compile.py"],
     "openvino": ["engines/openvino.py"],
-    "diffusers": ["bench/ways/diffusers_loop.py", "models/", "diffusion/"],
+    "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "models/", "diffusion/"],
     "sklearn": ["data/"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
