@@ -59,6 +59,7 @@ ORDERS: list[tuple[str, dict[str, Any], str, float]] = [
     ("sa_solver", {"tau": 0.0, "predictor_order": 1, "corrector_order": 0}, "edm flow", 1),
     ("sa_solver", {"tau": 0.0, "corrector_order": 0}, "edm flow", 2),
     ("sa_solver", {"tau": 0.0}, "edm flow", 3),
+    ("sa_solver", {"tau": 0.0, "corrector_order": 1, "few_steps": True}, "edm flow", 2),
     ("er_sde", {"noise": "ode", "order": 1}, "edm flow", 1),
     ("er_sde", {"noise": "ode", "order": 2}, "edm flow", 2),
     ("er_sde", {"noise": "ode"}, "edm flow", 2),
