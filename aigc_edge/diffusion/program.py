@@ -157,11 +157,15 @@ class Program:
     def start_at(self, strength: float) -> Program:
         """The program of the last int(strength · steps) steps of this one, for image to image; see `noised`.
 
-        It is built anew, so that no step relies on a history that was skipped. Raises ProgramError for a program that `build` did
-        not make, and where no step is left.
+        It is built (or imported, which needs diffusers) anew, so that no step relies on a history that was skipped. Raises
+        ProgramError for a program that does not say what it was made of, and where no step is left.
         """
         from aigc_edge.diffusion.build import build
 
+        if self.meta.get("source") == "diffusers":
+            from aigc_edge.diffusion.importing import import_again
+
+            return import_again(self, strength)
         if "source" in self.meta or not {"schedule", "solver", "steps"} <= set(self.meta):
             raise ProgramError(f"program {self.name!r} does not say what it was built from: build one with strength={strength}")
         options = {**self.meta.get("options", {}), "strength": strength}
@@ -222,10 +226,11 @@ class Program:
 
         `options` go to the scheduler's `set_timesteps` (sigmas, timesteps, mu …; `num_steps` may then be None) and `step` (eta,
         s_churn, use_clipped_model_output …); `timestep_scale` multiplies the network's time inputs, for networks that are told
-        thousandths. The scheduler itself is left as it is. The state is the smallest one that reproduces it; `meta["residual"]`
-        is the largest relative difference on a random nonlinear network. Raises ProgramError that says why where it cannot be a
-        table: discrete or adaptive steps, dynamic thresholding, learned variance, clipping that a row cannot do, or a residual
-        above 1e-5.
+        thousandths. `strength` below 1 takes the last int(strength · num_steps) steps, as diffusers' image-to-image pipelines do
+        (those of flow models round up); see `noised`. The scheduler itself is left as it is. The state is the smallest one that
+        reproduces it; `meta["residual"]` is the largest relative difference on a random nonlinear network. Raises ProgramError
+        that says why where it cannot be a table: discrete or adaptive steps, dynamic thresholding, learned variance, clipping
+        that a row cannot do, or a residual above 1e-5.
         """
         from aigc_edge.diffusion.importing import import_scheduler
 
