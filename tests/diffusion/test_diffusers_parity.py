@@ -291,3 +291,17 @@ def test_flow_on_our_own_schedule(scheduler: Any, network: Any, rng: np.random.G
     program = build({"prediction": "flow", "shift": shift, "timestep_scale": 1000}, "euler", steps)
     x = rng.normal(size=SHAPE)
     assert_close(run(program, network, x), theirs(other, network, x))
+
+
+@pytest.mark.parametrize("given", ["timesteps", "sigmas"])
+def test_given_lists(scheduler: Any, network: Any, rng: np.random.Generator, given: str) -> None:
+    """As pipelines pass published lists (align your steps) to their schedulers."""
+    values = {
+        "timesteps": [999, 850, 736, 645, 545, 455, 343, 233, 124, 24],
+        "sigmas": [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152],
+    }[given]
+    other = scheduler("EulerDiscreteScheduler", **SD_THEIRS)
+    other.set_timesteps(**{given: values + [0.0] * (given == "sigmas")})
+    program = build(SD_OURS | {"prediction": "epsilon", given: values}, "euler", 10)
+    x = rng.normal(size=SHAPE) * program.init_scale
+    assert_close(run(program, network, x / program.init_scale), theirs(other, network, x))
