@@ -94,6 +94,7 @@ class Plan:
             ready = copy.deepcopy(scheduler)
             if getattr(ready, "noise_sampler", None) is not None:
                 ready.noise_sampler = None  # a Brownian path of an earlier run
+            _plain_threshold(ready)
             ready.set_timesteps(**given)
             times = list(ready.timesteps)
             if type(scheduler).__name__ in _WITH_END:
@@ -143,6 +144,13 @@ def _noised(ready: Any, time: Any) -> tuple[float, float]:
         raise ProgramError(f"{type(ready).__name__} does not say how an image is noised, so it cannot start at one")
     alpha, sigma = mixed.flatten().tolist()
     return alpha, sigma
+
+
+def _plain_threshold(ready: Any) -> None:
+    """Dynamic thresholding as the clip that it is where its largest threshold is at most 1, which is also its smallest."""
+    most = float(getattr(ready, "config", {}).get("sample_max_value") or 1.0)
+    if most <= 1:
+        ready._threshold_sample = lambda sample: sample.clamp(-most, most) / most
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:

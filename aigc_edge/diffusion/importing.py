@@ -99,8 +99,11 @@ def _refuse_by_name(scheduler: Any, kind: str) -> None:
         if not callable(getattr(scheduler, method, None)):
             raise ProgramError(f"{checks.show(scheduler)} is not a diffusers scheduler: it has no {method}")
     config = getattr(scheduler, "config", {})
-    if config.get("thresholding"):
-        raise ProgramError(f"{kind} has dynamic thresholding, which no row can do yet: set thresholding=False")
+    if config.get("thresholding") and config.get("sample_max_value", 1.0) > 1:
+        raise ProgramError(
+            f"{kind} has dynamic thresholding with sample_max_value={config['sample_max_value']:g}, which no row can do yet: "
+            "set thresholding=False, or sample_max_value=1, which is a plain clip"
+        )
     if str(config.get("variance_type", "")).startswith("learned"):
         raise ProgramError(
             f"{kind} has variance_type={config['variance_type']!r}: a network that predicts its variance is no table"
