@@ -64,6 +64,7 @@ Row parse_row(const Json& json, size_t slots, const std::string& path) {
       {"sigma", "timestep", "c_in", "c_skip", "c_out", "guidance", "clip", "before", "before_noise", "after", "after_noise"},
       path);
   Row row;
+  if (json.find("sigma", path) != nullptr) number(json, "sigma", path);  // for readers only
   row.timestep = number(json, "timestep", path);
   row.c_in = number(json, "c_in", path);
   row.c_skip = number(json, "c_skip", path);
@@ -72,7 +73,8 @@ Row parse_row(const Json& json, size_t slots, const std::string& path) {
   if (row.guidance < 0 || row.guidance > 1) throw Error(kBundle, path + ".guidance must lie between 0 and 1");
   if (const Json* clip = json.find("clip", path); clip != nullptr && !clip->is_null()) {
     const auto range = vector(*clip, 2, path + ".clip");
-    if (range[0] >= range[1]) throw Error(kBundle, path + ".clip must be [low, high] with low < high");
+    if (static_cast<float>(range[0]) >= static_cast<float>(range[1]))
+      throw Error(kBundle, path + ".clip must be [low, high] with low < high in float32");
     row.clip = true;
     row.clip_low = range[0];
     row.clip_high = range[1];
@@ -97,6 +99,8 @@ Program parse_program(const Json& json, const std::string& path) {
   refuse_unknown(json, {"version", "name", "slots", "init_scale", "guidance_scale", "rows", "meta"}, path);
   Program program;
   program.name = json.at("name", path).string(path + ".name");
+  if (program.name.empty()) throw Error(kBundle, path + ".name must not be empty");
+  if (const Json* meta = json.find("meta", path); meta != nullptr) meta->object(path + ".meta");
   program.slots = static_cast<int>(json.at("slots", path).integer(path + ".slots", 1, ops::kMaxSlots));
   program.init_scale = number(json, "init_scale", path);
   program.guidance_scale = number(json, "guidance_scale", path);
