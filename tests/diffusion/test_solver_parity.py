@@ -157,12 +157,21 @@ def own_levels(scheduler: Any, times: list[int], last: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize("steps", [4, 5, 20])
 def test_pndm(widen: Any, rng: np.random.Generator, steps: int) -> None:
-    """Theirs goes half-way in timesteps, ours in sigma / alpha; here these are the same. Without their Runge-Kutta steps
-    (skip_prk_steps) theirs is another method."""
+    """Theirs goes half-way in timesteps, ours in sigma / alpha; here these are the same."""
     scheduler = make(widen, "PNDMScheduler", straight_betas(0.02, 0.01) | {"set_alpha_to_one": True})
     found = import_scheduler(scheduler, steps)
     times = [i * (1000 // steps) for i in range(steps)][::-1]
     assert difference(own("pndm", {}, own_levels(scheduler, times, 1.0), 1.0), found, rng) < TOLERANCE
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 20])
+def test_pndm_of_latent_diffusion(widen: Any, rng: np.random.Generator, steps: int) -> None:
+    config = SD | {"skip_prk_steps": True, "steps_offset": 1}
+    scheduler = make(widen, "PNDMScheduler", config)
+    found = import_scheduler(scheduler, steps)
+    times = [i * (1000 // steps) + 1 for i in range(steps)][::-1]
+    schedule = own_levels(scheduler, times, float(scheduler.final_alpha_cumprod))
+    assert difference(own("pndm", {"warm_up": "heun"}, schedule, 1.0), found, rng) < TOLERANCE
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
