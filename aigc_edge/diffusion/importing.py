@@ -219,7 +219,7 @@ def import_again(program: Program, strength: float) -> Program:
     except ImportError as error:
         raise ProgramError(f"starting program {program.name!r} in the middle needs diffusers ({error}): install it") from None
     kind = getattr(diffusers, meta["solver"], None) or getattr(diffusers.schedulers, meta["solver"], None)
-    if not hasattr(kind, "from_config"):
+    if kind is None or not hasattr(kind, "from_config"):
         raise ProgramError(f"diffusers {diffusers.__version__} has no {meta['solver']}: {advice} with the one it came from")
     scheduler, options = kind.from_config(dict(meta["config"])), dict(meta["options"])
     before, scale = options.pop("strength", 1.0), options.get("timestep_scale", 1.0)
@@ -227,5 +227,5 @@ def import_again(program: Program, strength: float) -> Program:
     times = [float(t) * scale for t in calls.Plan.of(scheduler, meta["steps"], plain, before).prepare(scheduler).times]
     if len(times) != program.nfe or not np.allclose(times, [row.timestep for row in program.rows], rtol=1e-5):
         raise ProgramError(f"program {program.name!r} has other timesteps than its scheduler's config gives: {advice}")
-    given = {"name": program.name, "guidance_scale": program.guidance_scale, "strength": strength}
+    given: dict[str, Any] = {"name": program.name, "guidance_scale": program.guidance_scale, "strength": strength}
     return import_scheduler(scheduler, meta["steps"], **given, **options).program
