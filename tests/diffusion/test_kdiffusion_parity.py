@@ -15,6 +15,7 @@ import pytest
 
 from aigc_edge.diffusion import Program, build
 from aigc_edge.diffusion.reference import run
+from aigc_edge.errors import ProgramError
 
 torch = pytest.importorskip("torch", reason="k-diffusion needs torch")
 pytest.importorskip("scipy", reason="k-diffusion's LMS needs SciPy")
@@ -145,3 +146,42 @@ def test_same_as_k_diffusion(
 
     result = run(program, network, x, draw=lambda seeds, index, shape: noise[index])
     assert np.abs(result - wanted).max() < TOLERANCE * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("evaluations", [2, 3, 4, 5, 9, 13, 20])
+@pytest.mark.parametrize("options", [{}, {"eta": 0.6, "s_noise": 0.9}, {"eta": 1.0}])
+def test_dpm_fast(sampling: Any, denoise: Any, rng: np.random.Generator, options: dict[str, Any], evaluations: int) -> None:
+    """Theirs takes the number of evaluations and makes the levels itself."""
+    steps = evaluations // 3 + 1
+    schedule = {"prediction": "edm", "sigma_min": 0.03, "sigma_max": 14.6, "spacing": "exponential", "final_sigma": "sigma_min"}
+    program = build(schedule, "dpm_fast", steps, evaluations=evaluations, **options)
+    assert program.nfe == evaluations
+    noise = {index: rng.normal(size=SHAPE) for index in range(1, 2 * program.nfe + 1)}
+    asked = iter([torch.from_numpy(n) for n in after(program, noise)])
+    silent = torch.zeros(SHAPE, dtype=torch.float64)
+    x = rng.normal(size=SHAPE)
+    before_default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        wanted = sampling.sample_dpm_fast(
+            lambda sample, sigma: torch.from_numpy(denoise(sample.numpy(), float(sigma[0]))),
+            torch.from_numpy(x * program.init_scale), 0.03, 14.6, evaluations, disable=True,
+            noise_sampler=lambda sigma, sigma_next: next(asked, silent), **options,
+        ).numpy()  # fmt: skip
+    finally:
+        torch.set_default_dtype(before_default)
+    rows = iter(program.rows)
+
+    def network(sample: np.ndarray, timestep: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
+        row = next(rows)
+        here = sample / row.c_in
+        return (denoise(here, row.sigma) - row.c_skip * here) / row.c_out
+
+    result = run(program, network, x, draw=lambda seeds, index, shape: noise[index])
+    assert np.abs(result - wanted).max() < TOLERANCE * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("steps", "evaluations"), [(2, 6), (3, 5), (3, 0), (2, 2)])
+def test_dpm_fast_refuses(steps: int, evaluations: int) -> None:
+    with pytest.raises(ProgramError, match=r"evaluations"):
+        build({"prediction": "edm", "spacing": "exponential"}, "dpm_fast", steps, evaluations=evaluations)

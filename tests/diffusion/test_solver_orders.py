@@ -51,6 +51,7 @@ ORDERS: list[tuple[str, dict[str, Any], str, float]] = [
     ("ipndm", {"order": 2}, "even", 2),
     ("pndm", {}, "even", 4),
     ("pndm", {"warm_up": "heun"}, "even", 2),
+    ("dpm_fast", {}, "edm flow", 3),
     ("res_multistep", {}, "edm flow", 2),
     ("res_multistep", {"order": 3}, "edm flow", 2),
     ("unipc", {"order": 1}, "edm flow", 2),
