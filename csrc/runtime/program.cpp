@@ -52,10 +52,19 @@ std::vector<double> noise(const Json& json, size_t slots, const std::string& pat
   return values;
 }
 
+// Foreign text as a piece of one sentence.
+std::string shown(const std::string& text) {
+  size_t end = std::min<size_t>(text.size(), 60);
+  while (end > 0 && end < text.size() && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside UTF-8
+  std::string out = text.substr(0, end);
+  std::replace_if(out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  return end < text.size() ? out + "..." : out;
+}
+
 void refuse_unknown(const Json& json, std::initializer_list<std::string_view> known, const std::string& path) {
   for (const auto& member : json.object(path))
     if (std::find(known.begin(), known.end(), member.first) == known.end())
-      throw Error(kBundle, path + " has an unknown member \"" + member.first + "\"");
+      throw Error(kBundle, path + " has an unknown member \"" + shown(member.first) + "\"");
 }
 
 Row parse_row(const Json& json, size_t slots, const std::string& path) {

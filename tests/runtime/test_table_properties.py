@@ -138,12 +138,13 @@ def test_limits_are_the_same_in_both_readers(pipeline: Any) -> None:
         {"rows": rows * 10_001}, {"rows": [rows[0] | {"clip": [1.0, 1.0 + 1e-9]}]}, {"rows": [rows[0] | {"sigma": "1"}]},
         {"rows": [rows[0] | {"guidance": 1.0001}]}, {"rows": [rows[0] | {"c_in": 3.5e38}]}, {"name": ""}, {"meta": []},
         {"slots": 9}, {"slots": 0}, {"slots": 1.5}, {"slots": True}, {"version": 2}, {"version": 0},
-        {"version": 1.5}, {"extra": 1}, {"guidance_scale": None}, {"init_scale": "1"},
+        {"version": 1.5}, {"extra": 1}, {"a\n" * 500: 1}, {"xé" * 500: 1}, {"guidance_scale": None}, {"init_scale": "1"},
     ]  # fmt: skip
     for change in taken + refused:
         python = refusal(lambda change=change: Program.from_json(whole | change))
         native = refusal(lambda change=change: pipeline._handle.add_program(json.dumps(whole | change)))
         assert [python is None, native is None] == [change in taken] * 2, (str(change)[:200], python, native)
+        assert all("\n" not in text and len(text) < 600 for text in (python or "", native or ""))
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=FIXTURES)
