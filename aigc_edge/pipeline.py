@@ -91,6 +91,16 @@ class Pipeline:
         """
         return self._programs[self._program_name(name, solver, steps, strength)]
 
+    def add_program(self, program: Program) -> None:
+        """Take a program beside the bundle's own, to be sampled from by its name; one of that name that was added is replaced.
+
+        Raises AigcEdgeError for the name of a program of the bundle, and for rows that do not suit its networks.
+        """
+        if program.name in self.manifest["programs"]:
+            raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
+        with self._lock:
+            self._add(program.name, program)
+
     def sample(
         self,
         n: int = 1,

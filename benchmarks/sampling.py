@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 import aigc_edge
+from aigc_edge import _core as core
 from aigc_edge import ops
 from aigc_edge.bench.machine import fingerprint
 from aigc_edge.diffusion import Program, build
@@ -132,15 +133,15 @@ def step(folder: Path, seconds: float) -> dict[str, Any]:
         own = aigc_edge.open(place, engine="none", threads=1)
         rng = np.random.default_rng(0)
         x, output = (torch.from_numpy(rng.normal(size=(1, *shape)).astype(np.float32)) for _ in range(2))
-        scheduler, few = unipc(20), 20
+        scheduler = unipc(20)
 
         def theirs(scheduler: Any = scheduler, x: Any = x, output: Any = output) -> float:
-            scheduler.set_timesteps(few)  # or it would run out of steps; not timed
+            scheduler.set_timesteps(20)  # or it would run out of steps; not timed
             sample, times = x, scheduler.timesteps
             start = time.perf_counter()
             for t in times:
                 sample = scheduler.step(output, t, sample).prev_sample
-            return (time.perf_counter() - start) / few
+            return (time.perf_counter() - start) / 20
 
         def ours(own: Any = own, steps: int = steps) -> float:
             own.sample(1, output="float32")
@@ -170,7 +171,7 @@ def bandwidth(seconds: float) -> dict[str, Any]:
     for megabytes in (64, 256):
         elements = megabytes * 1024 * 256 // 6  # six streams: two slots in and out, the network's output and input
         arguments = _arguments(np.random.default_rng(0), 2, 1, elements, 1, 1, 0, False, False)
-        native = aigc_edge._core.op("solver_step")
+        native = core.op("solver_step")
         moved = 6 * 4 * elements
         source, target = np.zeros(moved // 2, np.uint8), np.ones(moved // 2, np.uint8)
         times = rounds({"ours": lambda n=native, a=arguments: n(*a), "copy": lambda s=source, t=target: np.copyto(t, s)}, seconds)
@@ -293,7 +294,7 @@ def main() -> int:
     if arguments.quick:
         for name in list(UNETS)[1:]:
             del UNETS[name]
-    results: dict[str, Any] = {"machine": fingerprint(), "isa": aigc_edge._core.isa(), "threads": 1}
+    results: dict[str, Any] = {"machine": fingerprint(), "isa": core.isa(), "threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         parts: dict[str, Callable[[], Any]] = {
             "step": lambda: step(Path(folder), seconds),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -55,9 +56,10 @@ class Plan:
     steps: int | None
     of_timesteps: Mapping[str, Any]
     of_step: Mapping[str, Any]
+    strength: float = 1.0
 
     @staticmethod
-    def of(scheduler: Any, steps: int | None, options: Mapping[str, Any]) -> Plan:
+    def of(scheduler: Any, steps: int | None, options: Mapping[str, Any], strength: float = 1.0) -> Plan:
         name = type(scheduler).__name__
         setter, stepper = _parameters(scheduler.set_timesteps), _parameters(scheduler.step)
         taken = {"num_inference_steps", "device", *_OURS, *_CARRIED}
@@ -72,11 +74,19 @@ class Plan:
             steps,
             {k: v for k, v in options.items() if k in setter},
             {k: v for k, v in options.items() if k in stepper and k not in setter},
+            strength,
         )
 
     def prepare(self, scheduler: Any) -> Ready:
-        """A copy of the scheduler with its timesteps set; raises ProgramError with the scheduler's own words where it fails."""
+        """A copy of the scheduler with its timesteps set; raises ProgramError with the scheduler's own words where it fails.
+
+        With a strength below 1 it begins where diffusers' image-to-image pipelines do: LCM and TCD place their timesteps
+        themselves, of others the last int(strength · steps) steps are taken.
+        """
         given = dict(self.of_timesteps)
+        themselves = self.strength < 1 and "strength" in _parameters(scheduler.set_timesteps)
+        if themselves:
+            given["strength"] = self.strength
         if self.steps is not None:
             given["num_inference_steps"] = self.steps
         with _explained(scheduler, "set_timesteps"), warnings.catch_warnings():
@@ -84,6 +94,7 @@ class Plan:
             ready = copy.deepcopy(scheduler)
             if getattr(ready, "noise_sampler", None) is not None:
                 ready.noise_sampler = None  # a Brownian path of an earlier run
+            _plain_threshold(ready)
             ready.set_timesteps(**given)
             times = list(ready.timesteps)
             if type(scheduler).__name__ in _WITH_END:
@@ -93,17 +104,53 @@ class Plan:
             scale = float(getattr(ready, "init_noise_sigma", 1.0))
         if not times:
             raise ProgramError("it makes no evaluation with this number of steps")
-        return Ready(ready, times, scale, self.of_step)
+        if self.strength == 1:
+            return Ready(ready, times, scale, self.of_step)
+        order = int(getattr(ready, "order", 1))
+        count = self.steps or len(times) // order
+        begin = 0 if themselves else (count - int(count * self.strength)) * order
+        if begin >= len(times):
+            raise ProgramError(f"strength {self.strength:g} of {count} steps leaves none: take more steps or a higher strength")
+        if hasattr(ready, "set_begin_index"):
+            ready.set_begin_index(begin)
+        with _explained(scheduler, "add_noise"):
+            start = _noised(ready, times[begin])
+        return Ready(ready, times[begin:], math.hypot(*start), self.of_step, begin, start)
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A scheduler before its first step, its loop's timesteps and the standard deviation of its first sample."""
+    """A scheduler before its first step, its loop's timesteps and the standard deviation of its first sample; where it starts
+    from an image, the place of its first timestep and the (alpha, sigma) there."""
 
     scheduler: Any
     times: list[Any]
     init_scale: float
     of_step: Mapping[str, Any]
+    begin: int = 0
+    start: tuple[float, float] | None = None
+
+
+def _noised(ready: Any, time: Any) -> tuple[float, float]:
+    """(alpha, sigma) by the scheduler's own way to add noise to an image."""
+    import torch
+
+    image, noise = torch.eye(2, dtype=torch.float64).reshape(2, 1, 2, 1, 1)
+    if hasattr(ready, "scale_noise"):
+        mixed = ready.scale_noise(sample=image, timestep=time.reshape(1), noise=noise)
+    elif hasattr(ready, "add_noise"):
+        mixed = ready.add_noise(original_samples=image, noise=noise, timesteps=time.reshape(1))
+    else:
+        raise ProgramError(f"{type(ready).__name__} does not say how an image is noised, so it cannot start at one")
+    alpha, sigma = mixed.flatten().tolist()
+    return alpha, sigma
+
+
+def _plain_threshold(ready: Any) -> None:
+    """Dynamic thresholding as the clip that it is where its largest threshold is at most 1, which is also its smallest."""
+    most = float(getattr(ready, "config", {}).get("sample_max_value") or 1.0)
+    if most <= 1:
+        ready._threshold_sample = lambda sample: sample.clamp(-most, most) / most
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:
@@ -151,7 +198,7 @@ def drive(ready: Ready, network: Callable[[int, Any], Any], sample: Any, source:
             converted.clear()
             result = scheduler.step(model_output=network(k, scaled), timestep=t, sample=sample, **given)
             sample, previous = _unpack(result)
-            level = _level(scheduler, k, t)
+            level = _level(scheduler, k + ready.begin, t)
             run.inputs.append(scaled)
             run.samples.append(sample)
             run.denoised.append(converted[0] if converted else previous)

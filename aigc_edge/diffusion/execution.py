@@ -10,7 +10,8 @@ import numpy as np
 from aigc_edge.diffusion import checks, noise
 from aigc_edge.diffusion.arrays import DTYPES, Arrays, arrays_of
 from aigc_edge.diffusion.networks import EngineNetwork, dtype_of
-from aigc_edge.diffusion.program import Program, Row
+from aigc_edge.diffusion.program import Program
+from aigc_edge.diffusion.row import Row
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.ops import solver_step
 
@@ -200,7 +201,7 @@ def _end(row: Row) -> dict[str, Any]:
     """The kernel's arguments for the end of a row."""
     mode, (low, high) = (2, row.threshold) if row.threshold else (1, row.clip) if row.clip else (0, (0.0, 0.0))
     values: dict[str, Any] = {"c_skip": row.c_skip, "c_out": row.c_out, "clip_mode": mode, "clip_low": low, "clip_high": high}
-    return values | {name: _host(getattr(row, name)) for name in ("after", "after_noise", "after_raw")}
+    return values | {name: _host(getattr(row, name)) for name in ("after", "after_noise", "after_output")}
 
 
 def _both(

@@ -250,7 +250,7 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
       p.clip_low = row.clip_low;
       p.clip_high = row.clip_high;
       p.after = row.after.data();
-      p.after_raw = or_null(row.after_raw);
+      p.after_output = or_null(row.after_output);
       p.after_noise = or_null(row.after_noise);
       p.after_draw = draw_after(r - 1);
       p.after_eps = draw(row.after_noise);

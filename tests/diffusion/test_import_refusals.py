@@ -72,8 +72,13 @@ def test_refused_by_name(name: str) -> None:
     [
         ("DDIMScheduler", {}, {}, "use_clipped_model_output=True"),  # clips D but goes on with the unclipped epsilon
         ("DDIMInverseScheduler", {}, {}, "before clipping"),
-        ("DDPMScheduler", {"thresholding": True}, {}, "dynamic thresholding"),
-        ("DPMSolverMultistepScheduler", {"thresholding": True}, {}, "dynamic thresholding"),
+        ("DDPMScheduler", {"thresholding": True, "sample_max_value": 1.5}, {}, "dynamic thresholding"),
+        (
+            "DPMSolverMultistepScheduler",
+            {"thresholding": True, "sample_max_value": 2},
+            {},
+            "thresholding with sample_max_value=2",
+        ),
         ("DDPMScheduler", {"variance_type": "learned_range"}, {}, "variance_type='learned_range'"),
         ("UnCLIPScheduler", {"variance_type": "learned_range"}, {}, "variance_type='learned_range'"),
         ("DPMSolverMultistepScheduler", {"variance_type": "learned"}, {}, "variance_type='learned'"),

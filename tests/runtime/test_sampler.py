@@ -299,7 +299,7 @@ def test_r_itself_and_dynamic_thresholds_equal_the_numpy_executor(open_toy, toy)
     rng = np.random.default_rng()
     rows = [
         {"sigma": 1.0, "timestep": 0.3, "c_in": 0.7, "c_skip": 0.9, "c_out": -0.8, "threshold": [q, 1.7],
-         "after": (rng.normal(size=(2, 3)) / 2).tolist(), "after_raw": rng.normal(size=2).tolist()}
+         "after": (rng.normal(size=(2, 3)) / 2).tolist(), "after_output": rng.normal(size=2).tolist()}
         for q in (0.0, 0.5, 0.9, 1.0)
     ]  # fmt: skip
     table = {"version": 1, "name": "wild", "slots": 2, "init_scale": 3.5, "guidance_scale": 1.0, "rows": rows}

@@ -78,11 +78,11 @@ def test_another_time_input_is_a_divergence(with_program: Callable[..., Path]) -
 @pytest.mark.parametrize("kind", ["UniPCMultistepScheduler", "EulerAncestralDiscreteScheduler", "DDPMScheduler"])
 def test_an_imported_program_equals_its_scheduler(kind: str, with_program: Callable[..., Path], tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    scheduler = getattr(diffusers, kind)(beta_schedule="scaled_linear", prediction_type="sample")
+    scheduler = getattr(diffusers, kind)(beta_schedule="scaled_linear", prediction_type="v_prediction")
     program = Program.from_diffusers(scheduler, 6, guidance_scale=1.5, timestep_scale=1e-3)
     bundle = with_program(program.to_json())
     assert verify(bundle, threads=1).first is None
-    other = getattr(diffusers, kind)(beta_schedule="linear", prediction_type="sample")
+    other = getattr(diffusers, kind)(beta_schedule="linear", prediction_type="v_prediction")
     other.save_pretrained(tmp_path / "other")
     assert verify(bundle, threads=1, scheduler=str(tmp_path / "other")).first in (0, 1)
 

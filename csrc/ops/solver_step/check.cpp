@@ -44,7 +44,7 @@ Work check(const SolverStepParams& p) {
   require(p.clip_mode != kClipDynamic || (p.clip_low >= 0 && p.clip_low <= 1 && p.clip_high >= 1),
           "dynamic clipping takes a quantile of 0 to 1 in clip_low and a bound of at least 1 in clip_high");
   require(p.rescale >= 0 && p.rescale <= 1, "rescale is ", p.rescale, ": 0 to 1 is allowed");
-  require(p.after || !p.after_raw, "after_raw needs after");
+  require(p.after || !p.after_output, "after_output needs after");
   require(!p.mask == !p.known, "mask and known must both be given or both be absent");
   require(!p.mask || p.known_noise == 0.0 || p.known_eps, "known_noise is not 0 and known_eps is absent");
   require(p.channels >= 0 && (p.channels <= 1 || p.elements % p.channels == 0), p.channels, " channels do not divide ",
