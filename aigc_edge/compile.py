@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from aigc_edge import targets as known_targets
 from aigc_edge.clock import Clock, Progress
 from aigc_edge.diffusion import Program, build
+from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import physical_cores
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
@@ -67,7 +69,8 @@ def compile_run(
     """
     from aigc_edge.models.base import load_run
 
-    wanted, devices = _parse(formats), known_targets.expand(dict.fromkeys(targets))
+    named = [name for target in targets for name in (here() if target == "auto" else [target])]
+    wanted, devices = _parse(formats), known_targets.expand(dict.fromkeys(named))
     _check(Path(out), list(wanted), devices, overwrite)
     if samples < 2:
         raise AigcEdgeError(f"samples is {samples}: a format is measured on at least 2 images, on hundreds to measure it well")
@@ -88,6 +91,13 @@ def compile_run(
         manifest = write_bundle(out, work.manifest(Path(out).stem), work.files, overwrite=overwrite)
         work.clock.finish()
     return manifest
+
+
+def here() -> list[str]:
+    """Names of the targets that this machine is: its CPU, and its GPU where there is one."""
+    device = cuda_driver.device()
+    gpu = {} if device is None else {"gpu": device.name, "sm": device.sm, "memory_gb": device.memory / 1e9}
+    return known_targets.detect(platform.machine(), **gpu)
 
 
 def _parse(formats: Sequence[str]) -> dict[str, Format]:

@@ -36,7 +36,8 @@ def configure(parser: Parser) -> None:
         dest="targets",
         action="append",
         metavar="NAME",
-        help="a device or a group of them: x86-cpu, rtx, rtx-30 …; may be repeated (default: x86-cpu)",
+        help="a device or a group of them ('aigc-edge targets' lists them), or auto: this machine; may be repeated "
+        "(default: x86-cpu)",
     )
     what.add_argument("--solver", default="dpmpp_2m", metavar="NAME", help="solver of the default program (default: %(default)s)")
     what.add_argument(
