@@ -188,7 +188,7 @@ def test_engines_come_with_their_proof(bundle):
     if "tensorrt_rtx" not in installed():
         pytest.skip("tensorrt_rtx is not installed")
     manifest = read_manifest(bundle)
-    (component,) = manifest["components"].values()
+    (component,) = (entry for name, entry in manifest["components"].items() if name != "schedule")
     assert component["formats"]["int8"]["tensorrt"] in manifest["files"]  # what a Jetson builds from
     assert [(e["target"], e["sm"], e["format"]) for e in component["engines"]] == [("rtx-30", 86, "fp32"), ("rtx-30", 86, "int8")]
     for engine in component["engines"]:
@@ -283,7 +283,7 @@ def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):
     config = json.loads((run / "config.json").read_text())
     config["data"]["fingerprint"] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(compilation.Compilation, "export", lambda self, weights: None)
+    monkeypatch.setattr(compilation.Compilation, "export", lambda self, weights, schedule_constants: None)
     with pytest.raises(AigcEdgeError, match="not those that"):
         compile_run(run, tmp_path / "out.aigc")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
