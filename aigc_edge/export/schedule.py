@@ -19,9 +19,10 @@ from onnx_ir.passes import common
 from aigc_edge.export.cut import INFINITE, Cut
 from aigc_edge.spec import BATCH
 
-# What one evaluation pays, in times that a float32 takes to be copied: an operator costs that of some thousand even when it only
-# renames its input, an input of the network less (on a GPU more: each is a copy to the device), and a weight is read once.
-OPERATOR, INPUT = 4000, 1000
+# What one evaluation pays, in times that a float32 takes to be read or written: an operator costs that of some thousand even when
+# it only renames its input, an input of the network less (on a GPU more: each is a copy to the device). A weight is read once, a
+# result written once; what is fed stands in the table for every timestep, and is copied for every sample.
+OPERATOR, INPUT, FED = 4000, 1000, 4
 RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
 STANDARD = ("", "ai.onnx")
 
@@ -168,7 +169,7 @@ def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[_P
                 cut.edge(node, "kept")
     for value, (producer, _) in values.items():
         feedable = value.dtype == ir.DataType.FLOAT and (_batched(value.shape) or _constant(value.shape))
-        cut.edge(producer, value, INPUT + _elements(value.shape) if feedable else INFINITE)
+        cut.edge(producer, value, INPUT + FED * _elements(value.shape) if feedable else INFINITE)
         for user in {use.node for use in value.uses()}:
             if depends.get(user) == Depends.TIME:
                 cut.edge(value, user)
