@@ -215,6 +215,8 @@ def saved(model: ir.Model, path: Path, *, external_above: int = EXTERNAL_ABOVE) 
         path.unlink(missing_ok=True)  # its data is about to change: a reader must not find the one without the other
     try:
         with atomic_file(path) as part:
+            if not external:
+                ir.external_data.load_to_model(model)  # weights that it has in a file of another model
             ir.save(model, part, external_data=data.name if external else None)
             yield part
     finally:
