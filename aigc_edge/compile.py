@@ -216,19 +216,13 @@ class Compilation:
         if not isinstance(split, Split):
             entry["schedule_constants"] = {"operators": 0, "reason": split}
             return False
-        entry["schedule_constants"] = split.report.to_json()
-        entry["onnx_inputs"] = [t.name for t in split.inputs]
-        known = [t for t in component.spec.inputs if t in split.inputs or "weights" in entry]
-        entry["inputs"] = [t.to_json() for t in (*known, *(t for t in split.inputs if t.role == "constant"))]
-        if "weights" in entry:
-            entry["weights"]["inputs"] = [t.name for t in component.spec.inputs]
-        self.components["schedule"] = split.schedule.to_json() | {"formats": {REFERENCE: {"file": file}}, "engines": []}
+        self.components["denoiser"], schedule = split.entries(component.spec, entry, file)
+        self.components[SCHEDULE] = schedule
         self.constants = Constants.load(self.folder, self.components)
         assert self.constants is not None
-        timesteps = sorted({float(np.float32(row.timestep)) for program in self.programs.values() for row in program.rows})
-        table = f"schedule.{REFERENCE}.table"
-        self.files[table] = self.constants.table(timesteps).tobytes()
-        self.components["schedule"]["table"] = {"file": table, "timesteps": timesteps}
+        table, times = f"schedule.{REFERENCE}.table", [row.timestep for p in self.programs.values() for row in p.rows]
+        self.files[table], timesteps = self.constants.table(times)
+        schedule["table"] = {"file": table, "timesteps": timesteps}
         return True
 
     def make_judge(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ class Constants:
             self._kept[key] = self._engine.evaluate({self._timestep: np.array([key], np.float32)})
         return self._kept[key]
 
-    def table(self, timesteps: list[float]) -> NDArray[np.float32]:
-        """The constants [len(timesteps), floats of a row], those of a timestep one after the other in the order of `names`."""
-        rows = [np.concatenate([made[name].ravel() for name in self.names]) for made in map(self, timesteps)]
-        return np.stack(rows).astype("<f4") if rows else np.zeros((0, 0), "<f4")
+    def table(self, timesteps: Iterable[float]) -> tuple[bytes, list[float]]:
+        """The file of a bundle's table: float32 [timesteps, floats of a row], and the timesteps it is of, which increase."""
+        times = sorted({float(np.float32(t)) for t in timesteps})
+        rows = [np.concatenate([made[name].ravel() for name in self.names]) for made in map(self, times)]
+        return b"".join(row.astype("<f4").tobytes() for row in rows), times

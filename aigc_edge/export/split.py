@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,21 @@ class Split:
     schedule: ComponentSpec
     report: SplitReport
     checks: list[dict[str, Any]]
+
+    def entries(self, whole: ComponentSpec, entry: Mapping[str, Any], file: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The manifest's entries of the split component, from `entry` of the whole one, and of the schedule in `file`.
+
+        The component's own timestep stays among its inputs when the module of its weights takes it (see ComponentSpec).
+        """
+        fed = [t for t in whole.inputs if t in self.inputs or "weights" in entry]
+        changed = dict(entry) | {
+            "inputs": [t.to_json() for t in (*fed, *self.schedule.outputs)],
+            "onnx_inputs": [t.name for t in self.inputs],
+            "schedule_constants": self.report.to_json(),
+        }
+        if "weights" in entry:
+            changed["weights"] = entry["weights"] | {"inputs": [t.name for t in whole.inputs]}
+        return changed, self.schedule.to_json() | {"formats": {"fp32": {"file": file}}, "engines": []}
 
 
 def export_split(
