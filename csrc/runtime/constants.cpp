@@ -97,6 +97,7 @@ void Constants::reserve(int64_t samples) {
 float* Constants::input(const std::string& name) { return inputs_.at(name).data.get(); }
 
 float* Constants::timestep() {
+  scratch_known_ = false;                                  // about to be overwritten
   scratch_.resize(static_cast<size_t>(table_.width) + 1);  // once: an engine may hold pointers into it
   return scratch_.data() + table_.width;
 }
@@ -115,19 +116,24 @@ const uint8_t* Constants::find(float timestep) const {
   const auto at = std::lower_bound(known.begin(), known.end(), timestep);
   if (at != known.end() && *at == timestep) return table_.data + (at - known.begin()) * table_.width * int64_t{sizeof(float)};
   const auto kept = kept_.find(timestep);
-  return kept != kept_.end() ? reinterpret_cast<const uint8_t*>(kept->second.data()) : nullptr;
+  if (kept != kept_.end()) return reinterpret_cast<const uint8_t*>(kept->second.data());
+  return scratch_known_ && scratch_timestep_ == timestep ? reinterpret_cast<const uint8_t*>(scratch_.data()) : nullptr;
 }
 
-void Constants::limit() {
-  if (kept_.size() * static_cast<size_t>(table_.width) * sizeof(float) > kMaxKeptBytes) kept_.clear();
+bool Constants::room() const { return kept_.size() * static_cast<size_t>(table_.width) * sizeof(float) < kMaxKeptBytes; }
+
+void Constants::forget() {
+  if (!room()) kept_.clear();
 }
 
 void Constants::keep(float timestep) {
   const auto end = scratch_.begin() + table_.width;
-  if (!std::all_of(scratch_.begin(), end, [](float v) { return std::isfinite(v); }))
+  scratch_known_ = std::all_of(scratch_.begin(), end, [](float v) { return std::isfinite(v); });
+  if (!scratch_known_)
     throw Error(kEngine, "the schedule gave a constant that is not finite for the timestep " + std::to_string(timestep) +
                              ": use a program whose timesteps the network was trained on");
-  kept_[timestep].assign(scratch_.begin(), end);
+  scratch_timestep_ = timestep;
+  if (room()) kept_[timestep].assign(scratch_.begin(), end);
 }
 
 void Constants::fill(float timestep, int64_t samples) {

@@ -39,8 +39,11 @@ class Constants {
   float* timestep();                       // [1]: what it takes
 
   bool knows(float timestep) const { return find(timestep) != nullptr; }
-  void limit();               // forgets what was kept when that has grown too much; call it before a program, not within one
-  void keep(float timestep);  // what `output` holds now is of this timestep. Throws Error(kEngine) when it is not finite.
+  void forget();      // all that was kept, when there is no more room; call it before a program, not within one
+  bool room() const;  // whether more can be kept
+  // What `output` holds now is of this timestep: known until the next, and kept while there is room. Throws Error(kEngine) when
+  // it is not finite.
+  void keep(float timestep);
   void fill(float timestep, int64_t samples);  // of a known timestep
 
  private:
@@ -60,7 +63,8 @@ class Constants {
   std::map<std::string, Input> inputs_;
   std::map<float, std::vector<float>> kept_;
   std::vector<float> scratch_;  // [width + 1]: a row, and the timestep it is of
-  float filled_timestep_ = 0;
+  float scratch_timestep_ = 0, filled_timestep_ = 0;
+  bool scratch_known_ = false;
   int64_t filled_ = 0;  // samples
 };
 

@@ -156,17 +156,24 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
               message[0] != 0 ? std::string(message) : "the engine failed and gave no reason");
 }
 
-// The constants of every row, before the first: a timestep that the bundle's own programs do not have is evaluated now.
+void Sampler::know_constants(float timestep, int num_rows) {
+  if (!constants_.any() || constants_.knows(timestep)) return;
+  *constants_.timestep() = timestep;
+  evaluate(*bundle_.schedule(), 1, -1, num_rows);
+  constants_.keep(timestep);
+}
+
+// The constants of every row, before the first: a timestep that the bundle's own programs do not have is evaluated now. What
+// there is no room for, in programs of very many rows, is evaluated in its row.
 void Sampler::prepare_constants(const Program& program) {
-  if (!constants_.any()) return;
-  constants_.limit();
-  for (const Row& row : program.rows) {
-    const auto timestep = static_cast<float>(row.timestep);
-    if (constants_.knows(timestep)) continue;
-    *constants_.timestep() = timestep;
-    evaluate(*bundle_.schedule(), 1, -1, static_cast<int>(program.rows.size()));
-    constants_.keep(timestep);
-  }
+  constants_.forget();
+  for (const Row& row : program.rows)
+    if (constants_.room()) know_constants(static_cast<float>(row.timestep), static_cast<int>(program.rows.size()));
+}
+
+void Sampler::fill_constants(float timestep, int64_t samples, int num_rows) {
+  know_constants(timestep, num_rows);
+  constants_.fill(timestep, samples);
 }
 
 void Sampler::require_finite(int first, int batch, const char* component, int row, int num_rows) {
@@ -266,7 +273,7 @@ void Sampler::run_rows(const Program& program, double guidance_scale, int first,
     if (r > 0) require_finite(first, batch, "denoiser", static_cast<int>(r - 1), static_cast<int>(rows));
     if (r == rows) break;
     std::fill_n(timesteps_.get(), 2 * batch, static_cast<float>(program.rows[r].timestep));
-    constants_.fill(static_cast<float>(program.rows[r].timestep), int64_t{batch} * halves(r));
+    fill_constants(static_cast<float>(program.rows[r].timestep), int64_t{batch} * halves(r), static_cast<int>(rows));
     evaluate(*bundle_.denoiser(), int64_t{batch} * halves(r), static_cast<int>(r), static_cast<int>(rows));
   }
 }

@@ -49,7 +49,9 @@ class Sampler {
   void release_bindings();
   Binding& binding(const Component& component, int64_t batch);
   void evaluate(const Component& component, int64_t batch, int row, int num_rows);
+  void know_constants(float timestep, int num_rows);
   void prepare_constants(const Program& program);
+  void fill_constants(float timestep, int64_t samples, int num_rows);
   void fill_conditions(const ae_sample_options& options, int first, int batch);
   void run_batch(const Program& program, double guidance_scale, const ae_sample_options& options, int first, int batch,
                  ae_image* image);

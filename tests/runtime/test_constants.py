@@ -10,6 +10,7 @@ import pytest
 
 from aigc_edge import pipeline
 from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.export.bundle import write_bundle
 
 STEPS = 9  # not among the steps of the bundle's own programs
 
@@ -122,6 +123,32 @@ def test_a_failed_evaluation_is_asked_for_again(engine, toy, split, whole):
     with pytest.raises(AigcEdgeError, match="out of order"):
         opened.sample(1, seed=1, solver="euler", steps=STEPS)
     np.testing.assert_array_equal(opened.sample(1, seed=1, solver="euler", steps=STEPS, output="float32"), expected)
+
+
+def test_more_constants_than_are_kept_are_evaluated_in_their_rows(engine, toy, tmp_path, whole):
+    """4 M floats a timestep: 16 timesteps are what is kept."""
+    made = toy.manifest("constants")
+    wide = {"name": "constant_2", "role": "constant", "dtype": "float32", "shape": ["N", 1 << 22]}
+    made["components"]["denoiser"]["inputs"].append(wide)
+    made["components"]["denoiser"]["onnx_inputs"].append("constant_2")
+    made["components"]["schedule"]["outputs"].append(wide)
+    made["components"]["schedule"]["table"]["timesteps"] = []
+    text = b"the analytic engine reads no file"
+    write_bundle(tmp_path / "wide.aigc", made, {"net.onnx": text, "schedule.onnx": text, "schedule.table": b""})
+
+    def network(sample, class_labels, constant_0, constant_1, constant_2):
+        np.testing.assert_array_equal(constant_2[:, [0, -1]], np.stack([constant_0] * 2, 1))
+        return toy.split_denoiser(sample, class_labels, constant_0, constant_1)
+
+    expected = whole(1, seed=3, guidance_scale=1.0, solver="euler", steps=20)
+    engine.networks["denoiser"] = network
+    engine.networks["schedule"] = lambda timestep: toy.schedule(timestep) | {"constant_2": (timestep * timestep)[:, None]}
+    with pipeline.open(tmp_path / "wide.aigc", engine="analytic") as opened:
+        for evaluated in (20, 20):  # too many to be kept: the second time again
+            engine.calls.clear()
+            found = opened.sample(1, seed=3, guidance_scale=1.0, solver="euler", steps=20, output="float32")
+            np.testing.assert_array_equal(found, expected)
+            assert [name for name, _ in engine.calls].count("schedule") == evaluated
 
 
 def test_an_engine_of_the_whole_network_gets_the_timestep(engine, toy, split, whole):
