@@ -80,7 +80,7 @@ class Pipeline:
         if "schedule" not in self._engines:
             component = self.manifest["components"]["schedule"]
             source = EngineSource(self.path, component, ComponentSpec.from_json("schedule", component), "fp32", "")
-            self._handle.file(source.model_file())  # checks its hash, which opening did not
+            source.read(source.model_file())  # checks its hash, which opening did not
             self._engines["schedule"] = require(ENGINES[self.engine].schedule_engine or self.engine).load(source, threads=1)
         run = self._engines["schedule"].bind(inputs, outputs)
         return lambda row, num_rows: run()

@@ -19,6 +19,7 @@ from aigc_edge.compile import compile_run
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.errors import AigcEdgeError, BudgetError
+from aigc_edge.export import split
 from aigc_edge.export.bundle import read_manifest
 from aigc_edge.metrics import classifier
 from aigc_edge.metrics.paired import psnr, relative_l2
@@ -173,12 +174,29 @@ def test_the_schedule_is_taken_out_and_said(bundles, runs):
     assert list(read_manifest(bundles["gan"])["components"]) == ["decoder"]
 
 
-def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs, tmp_path, rng):
+@pytest.mark.parametrize(
+    ("options", "roles", "said"),
+    [
+        ({"schedule_constants": False}, ["sample", "timestep", "class"], None),
+        ({"weights": False}, ["sample", "class", "constant"], "9 of "),  # nothing in it takes the timestep
+    ],
+)
+def test_a_bundle_lists_what_its_networks_take(runs, tmp_path, options, roles, said):
+    compile_run(runs["diffusion"], tmp_path / "a.aigc", formats=["fp32"], samples=2, threads=1, **options)
+    denoiser = read_manifest(tmp_path / "a.aigc")["components"]["denoiser"]
+    assert [t["role"] for t in denoiser["inputs"]] == roles
+    text = inspect.render(inspect.describe(tmp_path / "a.aigc"))
+    assert f"schedule: {said}" in text if said else "schedule:" not in text
+
+
+def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs, tmp_path, rng, monkeypatch):
     whole = tmp_path / "whole.aigc"
-    compile_run(runs["diffusion"], whole, formats=["fp32"], samples=2, threads=1, schedule_constants=False)
-    manifest = read_manifest(whole)
+    monkeypatch.setattr(split, "export_split", lambda *_: "it would not be exact")
+    compile_run(runs["diffusion"], whole, formats=["fp32"], samples=2, threads=1)
+    manifest = read_manifest(whole, verify=True)
     assert list(manifest["components"]) == ["denoiser"]
-    assert "schedule_constants" not in manifest["components"]["denoiser"]
+    assert manifest["components"]["denoiser"]["schedule_constants"] == {"operators": 0, "reason": "it would not be exact"}
+    assert "no operators removed (it would not be exact)" in inspect.render(inspect.describe(whole))
     seed, classes = int(rng.integers(2**60)), rng.integers(-1, 10, 32)
     with (
         aigc_edge.open(whole, threads=1) as one,

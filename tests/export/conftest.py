@@ -100,3 +100,9 @@ class Graph:
 def graph(rng: np.random.Generator) -> Graph:
     """A fresh graph of sample [N, 6], timestep [N] and class_labels [N]."""
     return Graph(rng)
+
+
+@pytest.fixture
+def run_onnx() -> Any:
+    """run_onnx(model, feeds) → outputs by name; feeds may hold more than the model takes."""
+    return Graph.run
