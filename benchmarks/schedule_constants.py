@@ -3,7 +3,8 @@
     python benchmarks/schedule_constants.py [--seconds 20] [--batches 1 16]
 
 Untrained networks of usual shapes; one thread, guidance off. Printed is the time with the schedule in the network divided by the
-time without, of one run: the median of the rounds and its quartiles. Above 1 the pass is worth it.
+time without, of one run: the median of the rounds and its quartiles. Above 1 the pass is worth it. Times are of the processor, so
+that what else runs on the machine takes little part.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def compare(name: str, batches: list[int], seconds: float) -> None:
     with tempfile.TemporaryDirectory() as place:
         first, second, split = make(NETWORKS[name](), Path(place))
         with aigc_edge.open(first, threads=1) as whole, aigc_edge.open(second, threads=1) as without:
-            print(f"{name}: {split.report}, {split.report.inputs} inputs of {split.report.constants} floats", flush=True)
+            print(f"{name}: {split.report}, {split.report.constants} floats fed a row", flush=True)
             for batch in batches:
                 options: dict[str, Any] = {"seed": 1, "output": "float32", "guidance_scale": 1.0}
                 off = np.abs(whole.sample(batch, **options) - without.sample(batch, **options)).max()
@@ -144,9 +145,9 @@ def compare(name: str, batches: list[int], seconds: float) -> None:
                 while time.perf_counter() < end:
                     spent = []
                     for pipeline in (whole, without) if len(ratios) % 2 else (without, whole):
-                        start = time.perf_counter()
+                        start = time.process_time()
                         pipeline.sample(batch, **options)
-                        spent.append(time.perf_counter() - start)
+                        spent.append(time.process_time() - start)
                     ours, theirs = spent if len(ratios) % 2 == 0 else spent[::-1]
                     ratios.append(theirs / ours)
                     times.append((theirs, ours))
@@ -154,7 +155,7 @@ def compare(name: str, batches: list[int], seconds: float) -> None:
                 best = np.min(times, axis=0)
                 print(
                     f"  batch {batch:3}: ratio {middle:.3f} ({low:.3f} … {high:.3f}), {best[0] / best[1]:.3f} of the fastest, "
-                    f"{len(ratios)} rounds, {1e3 * np.median(times, axis=0)[0]:.2f} ms whole; differs by {off:.1g}",
+                    f"{len(ratios)} rounds, {1e3 * np.median(times, axis=0)[0]:.2f} ms whole; results differ by {off:.1g}",
                     flush=True,
                 )
 
