@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aigc_edge import _core, inputs
 from aigc_edge.diffusion import Program, build
 from aigc_edge.diffusion.noise import PHILOX
-from aigc_edge.engines.base import Buffers, Engine, EngineSource, physical_cores, require
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.spec import ComponentSpec
 
@@ -55,12 +55,17 @@ class Pipeline:
         self.engine = engine
         self.format = format or str(self.manifest["default_format"])
         for name, component in self.manifest["components"].items():
+            if name == "schedule":  # its constants stand in the bundle's table: only programs built here may need it
+                continue
             spec = ComponentSpec.from_json(name, component)
             source = EngineSource(self.path, component, spec, self.format, self.manifest["family"])
             self._engines[name] = kind.load(source, threads=self.threads)
 
     def _bind(self, component: str, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
-        run = self._engines[component].bind(inputs, outputs)
+        if component == "schedule":
+            return self._bind_schedule(inputs, outputs)
+        engine = self._engines[component]
+        run = engine.bind({t.name: inputs[t.name] for t in engine.spec.inputs}, outputs)
 
         def call(row: int, num_rows: int) -> None:
             run()
@@ -70,6 +75,20 @@ class Pipeline:
                 self._progress(row, num_rows)
 
         return call
+
+    def _bind_schedule(self, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
+        """Schedule constants of timesteps that the bundle's programs do not have."""
+        if not any(t.role == "constant" for t in self._engines["denoiser"].spec.inputs):
+            for array in outputs.values():  # this engine evaluates the whole network
+                array.fill(0)
+            return lambda row, num_rows: None
+        if "schedule" not in self._engines:
+            component = self.manifest["components"]["schedule"]
+            source = EngineSource(self.path, component, ComponentSpec.from_json("schedule", component), "fp32", "")
+            source.read(source.model_file())  # checks its hash, which opening did not
+            self._engines["schedule"] = require(ENGINES[self.engine].schedule_engine or self.engine).load(source, threads=1)
+        run = self._engines["schedule"].bind(inputs, outputs)
+        return lambda row, num_rows: run()
 
     @property
     def programs(self) -> list[str]:

@@ -60,6 +60,12 @@ def configure(parser: Parser) -> None:
         action="store_false",
         help="leave out the copy of the weights that --engine torch loads: a smaller bundle",
     )
+    what.add_argument(
+        "--no-schedule-constants",
+        dest="schedule_constants",
+        action="store_false",
+        help="leave in the network what depends on the timestep alone, instead of evaluating it once, here",
+    )
     proof = parser.add_argument_group("how to prove it")
     proof.add_argument(
         "--samples",
@@ -101,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         samples=arguments.samples,
         budget=arguments.budget,
         weights=arguments.weights,
+        schedule_constants=arguments.schedule_constants,
         overwrite=arguments.overwrite,
         seed=arguments.seed,
         threads=arguments.threads,

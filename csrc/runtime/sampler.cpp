@@ -63,7 +63,8 @@ Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, int threads, int
       threads_(threads),
       max_batch_(max_batch),
       sample_elements_(product(bundle.sample_shape())),
-      output_elements_(product(bundle.output_shape())) {}
+      output_elements_(product(bundle.output_shape())),
+      constants_(bundle.denoiser(), bundle.schedule(), bundle.constants()) {}
 
 Sampler::~Sampler() { release_bindings(); }
 
@@ -83,6 +84,7 @@ void Sampler::reserve(int batch, int slots) {
   output_ = allocate<float>(2 * n * sample_elements_);
   if (bundle_.decoder() != nullptr) decoded_ = allocate<float>(n * output_elements_);
   timesteps_ = allocate<float>(2 * n);
+  constants_.reserve(2 * n);
   classes_ = allocate<int64_t>(2 * n);
   seeds_ = allocate<uint64_t>(n);
   non_finite_ = allocate<int32_t>(n);
@@ -106,13 +108,25 @@ Sampler::Binding& Sampler::binding(const Component& component, int64_t batch) {
                          b.shapes.back().data(), data});
     return &b.tensors.back();
   };
-  for (const TensorSpec& input : component.inputs) {
-    void* data = input.role == Role::kSample     ? static_cast<void*>(input_.get())
-                 : input.role == Role::kTimestep ? static_cast<void*>(timesteps_.get())
-                                                 : static_cast<void*>(classes_.get());
-    b.inputs.push_back(add(input, data));
-  }
-  b.outputs.push_back(add(component.outputs[0], &component == bundle_.decoder() ? decoded_.get() : output_.get()));
+  const bool schedule = &component == bundle_.schedule();
+  const auto data_of = [&](const TensorSpec& input) -> void* {
+    switch (input.role) {
+      case Role::kSample:
+        return input_.get();
+      case Role::kTimestep:
+        return schedule ? constants_.timestep() : timesteps_.get();
+      case Role::kConstant:
+        return constants_.input(input.name);
+      case Role::kClass:
+        break;
+    }
+    return classes_.get();
+  };
+  for (const TensorSpec& input : component.inputs) b.inputs.push_back(add(input, data_of(input)));
+  for (const TensorSpec& output : component.outputs)
+    b.outputs.push_back(add(output, schedule                          ? constants_.output(output.name)
+                                    : &component == bundle_.decoder() ? decoded_.get()
+                                                                      : output_.get()));
   return b;
 }
 
@@ -121,7 +135,8 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
   ae_evaluation evaluation = {};
   evaluation.size = sizeof evaluation;
   evaluation.component = component.name.c_str();
-  evaluation.format = bundle_.format().c_str();
+  const bool schedule = &component == bundle_.schedule();
+  evaluation.format = schedule ? "fp32" : bundle_.format().c_str();
   evaluation.binding = b.id;
   evaluation.row = row;
   evaluation.num_rows = num_rows;
@@ -133,12 +148,32 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
   const auto start = Clock::now();
   const ae_status status = engine_.evaluate(engine_.user, &evaluation, message, sizeof message);
   statistics_.network_seconds += seconds_since(start);
-  ++statistics_.evaluations;
+  statistics_.evaluations += schedule ? 0 : 1;
   if (status == AE_OK) return;
   message[sizeof message - 1] = 0;
   const bool known = status > AE_OK && status <= AE_INTERNAL;
   throw Error(known ? static_cast<Status>(status) : kEngine,
               message[0] != 0 ? std::string(message) : "the engine failed and gave no reason");
+}
+
+void Sampler::know_constants(float timestep, int num_rows) {
+  if (!constants_.any() || constants_.knows(timestep)) return;
+  *constants_.timestep() = timestep;
+  evaluate(*bundle_.schedule(), 1, -1, num_rows);
+  constants_.keep(timestep);
+}
+
+// The constants of every row, before the first: a timestep that the bundle's own programs do not have is evaluated now. What
+// there is no room for, in programs of very many rows, is evaluated in its row.
+void Sampler::prepare_constants(const Program& program) {
+  constants_.forget();
+  for (const Row& row : program.rows)
+    if (constants_.room()) know_constants(static_cast<float>(row.timestep), static_cast<int>(program.rows.size()));
+}
+
+void Sampler::fill_constants(float timestep, int64_t samples, int num_rows) {
+  know_constants(timestep, num_rows);
+  constants_.fill(timestep, samples);
 }
 
 void Sampler::require_finite(int first, int batch, const char* component, int row, int num_rows) {
@@ -279,6 +314,7 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
     if (r > 0) require_finite(first, batch, "denoiser", static_cast<int>(r - 1), static_cast<int>(rows));
     if (r == rows) break;
     std::fill_n(timesteps_.get(), 2 * batch, static_cast<float>(program.rows[r].timestep));
+    fill_constants(static_cast<float>(program.rows[r].timestep), int64_t{batch} * halves(r), static_cast<int>(rows));
     evaluate(*bundle_.denoiser(), int64_t{batch} * halves(r), static_cast<int>(r), static_cast<int>(rows));
   }
 }
@@ -357,6 +393,7 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
                (options.output == AE_OUTPUT_RGB8 ? 1 : sizeof(float));
   auto data = allocate<unsigned char>(static_cast<int64_t>(made.bytes));
   made.data = data.get();
+  prepare_constants(program);
   for (int first = 0; first < options.count; first += max_batch_)
     run_batch(program, options, first, std::min(max_batch_, options.count - first), &made);
   statistics_.total_seconds = seconds_since(start);

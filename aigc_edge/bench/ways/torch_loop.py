@@ -46,9 +46,9 @@ class TorchLoop(Way):
         import torch
 
         if batch not in self._bound:
-            inputs = {t.name: np.zeros(shape_of(t, batch), dtype=t.dtype) for t in self._recipe.spec.inputs}
+            inputs = {t.name: np.zeros(shape_of(t, batch), dtype=t.dtype) for t in self._engine.spec.inputs}
             outputs = {t.name: np.zeros(shape_of(t, batch), dtype=t.dtype) for t in self._recipe.spec.outputs}
-            tensors: dict[str, Any] = {t.role: torch.from_numpy(inputs[t.name]) for t in self._recipe.spec.inputs}
+            tensors: dict[str, Any] = {t.role: torch.from_numpy(inputs[t.name]) for t in self._engine.spec.inputs}
             output = torch.from_numpy(outputs[self._recipe.spec.outputs[0].name])
             self._bound[batch] = tensors, output, self._engine.bind(inputs, outputs)
         return self._bound[batch]
