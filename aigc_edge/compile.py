@@ -99,8 +99,9 @@ def compile_run(
 def here() -> list[str]:
     """Names of the targets that this machine is: its CPU, and its GPU where there is one."""
     device = cuda_driver.device()
-    gpu = {} if device is None else {"gpu": device.name, "sm": device.sm, "memory_gb": device.memory / 1e9}
-    return known_targets.detect(platform.machine(), **gpu)
+    if device is None:
+        return known_targets.detect(platform.machine())
+    return known_targets.detect(platform.machine(), device.name, device.sm, device.memory / 1e9)
 
 
 def _parse(formats: Sequence[str]) -> dict[str, Format]:

@@ -18,6 +18,7 @@ from aigc_edge import _core, inputs
 from aigc_edge.diffusion import Program, build
 from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
+from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.spec import ComponentSpec
 
@@ -46,6 +47,7 @@ class Pipeline:
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
         self._watch: Watch | None = None
+        self._constants: Constants | None = None
         self._programs: dict[str, Program] = {}  # what was asked for so far
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
@@ -243,11 +245,27 @@ class Pipeline:
         self._handle.add_program(json.dumps(program.to_json() | {"name": name}))
         self._programs[name] = program
 
-    def evaluate(self, component: str, inputs: Buffers) -> dict[str, NDArray[Any]]:
-        """Evaluate one network of the bundle on arrays [M, ...] by its input names; returns its outputs by their names."""
-        if component not in self._engines:
-            raise AigcEdgeError(f"{self.path} has no component {component!r}: it has {', '.join(self._engines) or 'none open'}")
-        return self._engines[component].evaluate(inputs)
+    def network(self, sample: NDArray[Any], timestep: NDArray[Any] | float, **conditions: NDArray[Any]) -> NDArray[Any]:
+        """The bundle's denoiser on `sample` [M, *sample_shape] at `timestep` (one, or [M]), conditions by their input names.
+
+        May stand for the network in `Program.sample`. Raises AigcEdgeError for a bundle without a denoiser.
+        """
+        if "denoiser" not in self._engines:
+            raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no denoiser")
+        engine = self._engines["denoiser"]
+        times = np.broadcast_to(np.asarray(timestep, np.float32), (len(sample),))
+        given: dict[str, NDArray[Any]] = dict(conditions)
+        for tensor in engine.spec.inputs:
+            if tensor.role == "sample":
+                given[tensor.name] = sample
+            elif tensor.role == "timestep":
+                given[tensor.name] = times
+            elif tensor.role == "constant":
+                self._constants = self._constants or Constants.load(self.path, self.manifest["components"])
+                assert self._constants is not None
+                given[tensor.name] = np.concatenate([self._constants(float(time))[tensor.name] for time in times])
+        (output,) = engine.evaluate(given).values()
+        return output
 
     def close(self) -> None:
         """Give back the networks and buffers; further calls say that the bundle was closed."""

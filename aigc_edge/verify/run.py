@@ -94,22 +94,25 @@ def _recipe(
     classes = None if labels is None else np.asarray(labels, np.int64)
     if classes is not None and classes.shape != (samples,):
         raise AigcEdgeError(f"{classes.size} classes were given for {samples} samples: give one each")
-    spec = ComponentSpec.from_json("denoiser", pipeline.manifest["components"]["denoiser"])
+    condition = _input(pipeline, "class")
 
     def network(sample: NDArray[Any], timestep: float, labels: NDArray[np.int64] | None) -> NDArray[np.float32]:
-        values: dict[str, Any] = {"sample": sample, "timestep": np.full(len(sample), timestep), "class": labels}
-        given = {tensor.name: values[tensor.role] for tensor in spec.inputs}
-        (output,) = pipeline.evaluate("denoiser", given).values()
-        return np.asarray(output, np.float32)
+        given = {} if labels is None or condition is None else {condition: labels}
+        return np.asarray(pipeline.network(sample, timestep, **given), np.float32)
 
     return Recipe(program, drawn[0], drawn[1:], classes, null_class, seed, network, scheduler)
+
+
+def _input(pipeline: Pipeline, role: str) -> str | None:
+    """The name of the denoiser's input of that role."""
+    spec = ComponentSpec.from_json("denoiser", pipeline.manifest["components"]["denoiser"])
+    return next((tensor.name for tensor in spec.inputs if tensor.role == role), None)
 
 
 def _run(pipeline: Pipeline, recipe: Recipe, program: str | None, solver: str | None, steps: int | None) -> Trace:
     """Our own runtime's run; the first half of a guided batch is recorded, the other is the same."""
     seen: list[Evaluation] = []
-    spec = ComponentSpec.from_json("denoiser", pipeline.manifest["components"]["denoiser"])
-    name = next(tensor.name for tensor in spec.inputs if tensor.role == "sample")
+    name = _input(pipeline, "sample")
     count = len(recipe.latents)
 
     def watch(component: str, row: int, inputs: Any, outputs: Any) -> None:

@@ -362,3 +362,15 @@ def test_wrong_options_are_refused_in_a_sentence(open_toy, given, sentence):
     with pytest.raises(AigcEdgeError) as raised:
         open_toy().sample(1, **given)
     assert sentence in str(raised.value)
+
+
+def test_a_bundle_s_network_stands_for_one_in_python(open_toy, toy):
+    pipeline = open_toy()
+    program, labels = build(toy.SCHEDULE, "dpmpp_2m", 5, guidance_scale=2.0), np.array([1, 3])
+    latents = np.random.default_rng().normal(size=(2, *toy.SHAPE)).astype(np.float32)
+    none = np.full(2, toy.CLASSES)
+    found = program.sample(pipeline.network, latents, conditions={"class_labels": labels}, negative={"class_labels": none})
+    native = pipeline.sample(2, latents=latents, classes=labels, solver="dpmpp_2m", steps=5, output="float32")
+    np.testing.assert_array_equal(found, native)
+    with pytest.raises(AigcEdgeError, match="it has no denoiser"):
+        open_toy("gan").network(latents, 0.5)
