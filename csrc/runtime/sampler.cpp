@@ -12,6 +12,7 @@
 #include "ops/latent_to_rgb8/params.hpp"
 #include "ops/randn/params.hpp"
 #include "ops/solver_step/params.hpp"
+#include "runtime/request.hpp"
 
 namespace ae {
 namespace {
@@ -187,48 +188,6 @@ void Sampler::require_finite(int first, int batch, const char* component, int ro
   }
 }
 
-void Sampler::check(const ae_sample_options& options, const Program& program) const {
-  if (engine_.evaluate == nullptr)
-    throw Error(kUnsupported, "the bundle was opened without an engine: give ae_open_options.engine to sample");
-  if (options.count < 1)
-    throw Error(kInvalidArgument, "the count of samples is " + std::to_string(options.count) + ": it must be at least 1");
-  if (options.output != AE_OUTPUT_RGB8 && options.output != AE_OUTPUT_FLOAT32)
-    throw Error(kInvalidArgument,
-                "the output is " + std::to_string(options.output) + ": it must be AE_OUTPUT_RGB8 or AE_OUTPUT_FLOAT32");
-  if (options.guidance_scale != nullptr && !std::isfinite(*options.guidance_scale))
-    throw Error(kInvalidArgument, "the guidance scale is not a finite number: 1 means no guidance");
-  if (bundle_.class_count() == 0 && options.classes != nullptr)
-    throw Error(kInvalidArgument, "this bundle is unconditional: leave the classes out");
-  const bool null_class = bundle_.denoiser() != nullptr;
-  for (int i = 0; options.classes != nullptr && i < options.count; ++i) {
-    const int64_t c = options.classes[i];
-    if (c < (null_class ? -1 : 0) || c >= bundle_.class_count())
-      throw Error(kInvalidArgument, "class " + std::to_string(c) + " is out of range: this bundle has the classes 0 to " +
-                                        std::to_string(bundle_.class_count() - 1) + (null_class ? ", and -1 for none" : ""));
-  }
-  for (int i = 0; options.negative_classes != nullptr && i < options.count; ++i) {
-    const int64_t c = options.negative_classes[i];
-    if (c < -1 || c >= bundle_.class_count())
-      throw Error(kInvalidArgument, "negative class " + std::to_string(c) +
-                                        " is out of range: this bundle has the classes 0 to " +
-                                        std::to_string(bundle_.class_count() - 1) + ", and -1 for none");
-  }
-  if (options.guidance_rescale != nullptr && !(*options.guidance_rescale >= 0 && *options.guidance_rescale <= 1))
-    throw Error(kInvalidArgument, "the guidance rescale is " + std::to_string(*options.guidance_rescale) + ": 0 to 1 is allowed");
-  if (options.noise != nullptr && options.num_draws != program.draws())
-    throw Error(kInvalidArgument, "noise holds " + std::to_string(options.num_draws) + " draws: program " + program.name +
-                                      " adds noise " + std::to_string(program.draws()) + " times");
-  if ((options.mask == nullptr) != (options.known == nullptr))
-    throw Error(kInvalidArgument, "a mask and what is known must be given together");
-  for (const Row& row : program.rows)
-    if (options.mask != nullptr && !row.has_level)
-      throw Error(kUnsupported, "program " + program.name +
-                                    " does not say the noise levels of its rows, which a mask needs: take " +
-                                    "one that was built by this version");
-  if (program.rows.empty() && bundle_.decoder() == nullptr)
-    throw Error(kInvalidArgument, "program " + program.name + " has no rows");
-}
-
 void Sampler::fill_conditions(const ae_sample_options& options, int first, int batch) {
   const int64_t count = bundle_.class_count(), null_class = count;
   for (int i = 0; i < batch; ++i) {
@@ -378,7 +337,9 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   statistics_ = {};
   statistics_.size = sizeof statistics_;
   const Program& program = bundle_.program(options.program != nullptr ? options.program : "");
-  check(options, program);
+  if (engine_.evaluate == nullptr)
+    throw Error(kUnsupported, "the bundle was opened without an engine: give ae_open_options.engine to sample");
+  check_request(options, bundle_, program);
   const auto& shape = bundle_.output_shape();
   if (options.count > kMaxImageElements / output_elements_)
     throw Error(kOutOfMemory, std::to_string(options.count) + " samples do not fit into one image array: draw fewer at once");

@@ -44,7 +44,6 @@ class Sampler {
 
   template <class T>
   static Buffer<T> allocate(int64_t count);
-  void check(const ae_sample_options& options, const Program& program) const;
   void reserve(int batch, int slots);
   void release_bindings();
   Binding& binding(const Component& component, int64_t batch);
