@@ -37,6 +37,7 @@ class Source(Protocol):
     def normal(self) -> Any: ...
     def interval(self, start: float, end: float) -> Any: ...
     def clamp(self, value: Any, low: float | None, high: float | None) -> Any: ...
+    def threshold(self, value: Any, quantile: float, largest: float, plain: Callable[[Any], Any]) -> Any: ...
 
 
 @dataclass
@@ -94,7 +95,6 @@ class Plan:
             ready = copy.deepcopy(scheduler)
             if getattr(ready, "noise_sampler", None) is not None:
                 ready.noise_sampler = None  # a Brownian path of an earlier run
-            _plain_threshold(ready)
             ready.set_timesteps(**given)
             times = list(ready.timesteps)
             if type(scheduler).__name__ in _WITH_END:
@@ -146,11 +146,12 @@ def _noised(ready: Any, time: Any) -> tuple[float, float]:
     return alpha, sigma
 
 
-def _plain_threshold(ready: Any) -> None:
-    """Dynamic thresholding as the clip that it is where its largest threshold is at most 1, which is also its smallest."""
-    most = float(getattr(ready, "config", {}).get("sample_max_value") or 1.0)
-    if most <= 1:
-        ready._threshold_sample = lambda sample: sample.clamp(-most, most) / most
+def _watch_threshold(scheduler: Any, source: Source) -> None:
+    """Lets `source` do the dynamic thresholding, which all of diffusers' schedulers do in a method of this name."""
+    plain, config = getattr(scheduler, "_threshold_sample", None), getattr(scheduler, "config", {})
+    if plain is not None and "dynamic_thresholding_ratio" in config:
+        quantile, largest = float(config["dynamic_thresholding_ratio"]), float(config.get("sample_max_value", 1.0))
+        scheduler._threshold_sample = lambda sample: source.threshold(sample, quantile, largest, plain)
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:
@@ -178,6 +179,7 @@ def drive(ready: Ready, network: Callable[[int, Any], Any], sample: Any, source:
 
     run, times, scheduler = Run([sample]), ready.times, copy.deepcopy(ready.scheduler)
     names = _parameters(scheduler.step)
+    _watch_threshold(scheduler, source)
     previous: Any = None
     with (
         warnings.catch_warnings(),

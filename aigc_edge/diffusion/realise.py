@@ -29,10 +29,11 @@ class State:
 
 @dataclass
 class Update:
-    """What row k does: slots' = keep · slots + pull · (what the evaluation brings) + noise · draws."""
+    """What row k does: slots' = keep · slots + pull · F + clipped · (D where it is clipped) + noise · draws."""
 
     keep: np.ndarray
     pull: np.ndarray
+    clipped: np.ndarray
     noise: np.ndarray
     columns: list[int]
 
@@ -40,7 +41,7 @@ class Update:
 def times(trace: Trace) -> np.ndarray:
     """When each input arrives: -1 is the start, k the evaluation that it belongs to or follows."""
     count = len(trace.evaluations)
-    return np.array([-1, *range(count), *trace.drawn])
+    return np.array([-1, *range(count), *trace.clipped, *trace.drawn])
 
 
 def ranks(trace: Trace, tolerance: float) -> list[int]:
@@ -90,8 +91,10 @@ def realise(trace: Trace, slots: int) -> tuple[list[State], list[Update]]:
     for k, (before, after) in enumerate(pairwise(states)):
         size = np.linalg.norm(before.slots, axis=1)
         keep = np.linalg.lstsq((before.slots / size[:, None]).T, (after.slots * (when < k)).T, rcond=None)[0].T / size
-        columns = trace.noises(k)
-        updates.append(Update(tidy(keep), tidy(after.slots[:, 1 + k]), tidy(after.slots[:, columns]), columns))
+        columns, own = trace.noises(k), trace.clipped_column(k)
+        clipped = np.zeros(len(after.slots)) if own is None else after.slots[:, own]
+        parts = (tidy(part) for part in (keep, after.slots[:, 1 + k], clipped, after.slots[:, columns]))
+        updates.append(Update(*parts, columns))
     return states, updates
 
 
@@ -129,8 +132,10 @@ def _candidates(trace: Trace, k: int) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for j in range(k - 1, max(k - 5, -1), -1):
         output = np.roll(unit[0], 1 + j)
-        skip = trace.denoised[j]
-        if skip is not None and trace.clips[j] is None:
+        skip, own = trace.denoised[j], trace.clipped_column(j)
+        if own is not None:
+            found.append(np.roll(unit[0], own))
+        elif skip is not None:
             found.append(skip[0] * trace.samples[j] + skip[1] * output)
         found += [output, trace.samples[j]]
     return found
