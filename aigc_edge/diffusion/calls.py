@@ -114,7 +114,7 @@ class Plan:
         if hasattr(ready, "set_begin_index"):
             ready.set_begin_index(begin)
         with _explained(scheduler, "add_noise"):
-            start = _noised(ready, times[begin])
+            start = noised(ready, times[begin])
         return Ready(ready, times[begin:], math.hypot(*start), self.of_step, begin, start)
 
 
@@ -131,7 +131,7 @@ class Ready:
     start: tuple[float, float] | None = None
 
 
-def _noised(ready: Any, time: Any) -> tuple[float, float]:
+def noised(ready: Any, time: Any) -> tuple[float, float]:
     """(alpha, sigma) by the scheduler's own way to add noise to an image."""
     import torch
 
@@ -249,12 +249,16 @@ def _level(ready: Any, index: int, t: Any) -> tuple[float, float] | None:
     return share**0.5, (1.0 - share) ** 0.5
 
 
-def _denoise(ready: Any, level: tuple[float, float] | None) -> tuple[float, float] | None:
-    config = getattr(ready, "config", {})
-    usual = "flow_prediction" if "Flow" in type(ready).__name__ else None
-    kind = _PREDICTION.get(str(config.get("prediction_type", usual)))
-    if hasattr(ready, "precondition_outputs"):  # EDM networks say neither
+def prediction_kind(scheduler: Any) -> str | None:
+    """What the scheduler's network predicts, None where it is nothing of `prediction.py` (EDM networks) or unknown."""
+    usual = "flow_prediction" if "Flow" in type(scheduler).__name__ else None
+    if hasattr(scheduler, "precondition_outputs"):
         return None
+    return _PREDICTION.get(str(getattr(scheduler, "config", {}).get("prediction_type", usual)))
+
+
+def _denoise(ready: Any, level: tuple[float, float] | None) -> tuple[float, float] | None:
+    kind = prediction_kind(ready)
     if kind is None or level is None or level[0] <= 0 or level[1] <= 0:
         return None
     coefficients = PREDICTIONS[kind](*level)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aigc_edge.diffusion import calls, checks
+from aigc_edge.diffusion.levels import levels
 from aigc_edge.diffusion.probe import Trace, probe
 from aigc_edge.diffusion.program import Program
 from aigc_edge.diffusion.realise import draws, ranks, realise, tidy
@@ -71,6 +72,7 @@ def import_scheduler(
     try:
         ready = plan.prepare(scheduler)
         trace = probe(ready)
+        trace.levels = levels(ready, trace)
         best: Imported | None = None
         first = max(ranks(trace, _GOAL))
         for slots in range(first, MAX_SLOTS + 1):
@@ -150,6 +152,7 @@ def _network(trace: Trace, k: int, c_skip: float, c_out: float) -> dict[str, Any
         "c_in": 1.0 if abs(c_in - 1.0) < 1e-13 else c_in,
         "c_skip": c_skip,
         "c_out": c_out,
+        "level": trace.levels[k],
         **trace.clips[k],
     }
 

@@ -34,6 +34,7 @@ class Trace:
     init_scale: float
     clips: list[Clip] = field(default_factory=list)
     denoised: list[tuple[float, float] | None] = field(default_factory=list)  # D = c_skip · sample + c_out · F, where known
+    levels: list[tuple[float, float] | None] = field(default_factory=list)  # (alpha, sigma) of the samples, where known
 
     @property
     def clipped(self) -> list[int]:
