@@ -30,10 +30,11 @@ class Evaluation(NamedTuple):
 
 
 class Source(Protocol):
-    """Where a step's noise comes from and what its clipping does."""
+    """Where a step's noise comes from, what its clipping does, and what becomes of the sample before the next one."""
 
     now: int
 
+    def changed(self, sample: Any) -> Any: ...
     def normal(self) -> Any: ...
     def interval(self, start: float, end: float) -> Any: ...
     def clamp(self, value: Any, low: float | None, high: float | None) -> Any: ...
@@ -136,6 +137,7 @@ def noised(ready: Any, time: Any) -> tuple[float, float]:
     import torch
 
     image, noise = torch.eye(2, dtype=torch.float64).reshape(2, 1, 2, 1, 1)
+    time = torch.as_tensor(time)
     if hasattr(ready, "scale_noise"):
         mixed = ready.scale_noise(sample=image, timestep=time.reshape(1), noise=noise)
     elif hasattr(ready, "add_noise"):
@@ -200,6 +202,10 @@ def drive(ready: Ready, network: Callable[[int, Any], Any], sample: Any, source:
             converted.clear()
             result = scheduler.step(model_output=network(k, scaled), timestep=t, sample=sample, **given)
             sample, previous = _unpack(result)
+            if sample.shape != scaled.shape:
+                raise ProgramError(f"its step makes {list(sample.shape)} of a sample {list(scaled.shape)}: a row keeps the shape")
+            if k + 1 < len(times):
+                sample = source.changed(sample)
             level = _level(scheduler, k + ready.begin, t)
             run.inputs.append(scaled)
             run.samples.append(sample)

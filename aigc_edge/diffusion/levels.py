@@ -1,4 +1,4 @@
-"""At which noise level (alpha, sigma) a diffusers scheduler's sample is at each evaluation, for images that are known in parts."""
+"""The noise level (alpha, sigma) of a diffusers scheduler's sample at each evaluation, for images that are known in parts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def levels(ready: calls.Ready, trace: Trace) -> list[Level | None]:
 
 def _added(ready: calls.Ready) -> list[Level | None]:
     scheduler = copy.deepcopy(ready.scheduler)
-    for name in ("_begin_index", "_step_index"):  # else the noise of the first step is added at every time
-        if hasattr(scheduler, name):
-            setattr(scheduler, name, None)
     return [_added_at(scheduler, time) for time in ready.times]
 
 
 def _added_at(scheduler: object, time: object) -> Level | None:
+    for name in ("_begin_index", "_step_index"):  # else the noise of the first step is added at every time
+        if hasattr(scheduler, name):
+            setattr(scheduler, name, None)
     try:
         level = calls.noised(scheduler, time)
     except Exception:  # whatever a foreign scheduler raises: a program without levels is a program still

@@ -1,7 +1,8 @@
 """Runs a diffusers scheduler on unit vectors, so that each sample comes out as its coefficients of everything that went in.
 
-A scheduler is linear in the first sample, the network's outputs, what its clipping makes of them and its noise draws; the arithmetic
-around them only depends on its configuration. One run of its loop on a basis of these tells its whole table. torch is imported when used.
+A scheduler is linear in the first sample, the network's outputs, what its clipping makes of them and its noise draws; the
+arithmetic around them only depends on its configuration. One run of its loop on a basis of these tells its whole table. torch is
+imported when used.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ NOISES = 3  # draws a step that there is room for; diffusers' greediest schedule
 
 @dataclass
 class Trace:
-    """What a scheduler's loop of E evaluations does, as coefficients over `width` = 1 + E + clipped + draws inputs.
+    """What a scheduler's loop of E evaluations does, as coefficients over `width` = 2 E + clipped + draws inputs.
 
-    The inputs are the first sample, F of each evaluation, D of each that the scheduler clips, and the noise draws.
+    The inputs are the first sample, F of each evaluation, D of each that the scheduler clips, what is added to the
+    sample between two steps (an inpainted image changes it there), and the noise draws.
     """
 
     evaluations: list[calls.Evaluation]
@@ -44,11 +46,15 @@ class Trace:
     @property
     def first_noise(self) -> int:
         """Column of the first draw."""
-        return 1 + len(self.evaluations) + len(self.clipped)
+        return 2 * len(self.evaluations) + len(self.clipped)
 
     def clipped_column(self, evaluation: int) -> int | None:
         """Column of the clipped D of an evaluation, None where it is not clipped."""
         return 1 + len(self.evaluations) + self.clipped.index(evaluation) if self.clips[evaluation] else None
+
+    def change_column(self, evaluation: int) -> int:
+        """Column of what is added to the sample before an evaluation other than the first."""
+        return len(self.evaluations) + len(self.clipped) + evaluation
 
     def noises(self, evaluation: int) -> list[int]:
         """Columns of the draws that follow an evaluation."""
@@ -60,7 +66,7 @@ class Basis:
 
     def __init__(self, evaluations: int, edges: np.ndarray | None = None) -> None:
         self.evaluations, self.edges = evaluations, edges
-        self.first_noise = 1 + 2 * evaluations
+        self.first_noise = 3 * evaluations
         self.width = self.first_noise + (len(edges) if edges is not None else 0) + NOISES * evaluations + 8
         self.now = 0  # the evaluation whose step is running
         self.drawn: list[int] = []
@@ -81,6 +87,9 @@ class Basis:
 
     def output(self, evaluation: int, given: Any) -> Any:
         return self.unit(1 + evaluation)
+
+    def changed(self, sample: Any) -> Any:
+        return sample + self.unit(1 + 2 * self.evaluations + self.now)
 
     def normal(self) -> Any:
         self.drawn.append(self.now)
@@ -152,7 +161,7 @@ def _trace(run: calls.Run, basis: Basis, scale: float) -> Trace:
         denoised[k] = _split(value, samples[k], 1 + k, 0.0)
         if denoised[k] is None:
             raise ProgramError("the scheduler clips something else than the denoised sample of a row: switch its clipping off")
-    wanted = [*range(1 + count), *(1 + count + k for k in sorted(basis.clipped)), *range(basis.first_noise, used)]
+    wanted = [*range(1 + count), *(1 + count + k for k in sorted(basis.clipped)), *range(1 + 2 * count, used)]
     table = samples[:, wanted], inputs[:, wanted]
     return Trace(run.evaluations, *table, basis.drawn, basis.edges, scale, basis.clips, denoised)
 

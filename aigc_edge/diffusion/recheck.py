@@ -22,6 +22,9 @@ class Given:
         self.noise, self.edges = noise, edges
         self.now, self._used = 0, 0 if edges is None else len(edges) - 1
 
+    def changed(self, sample: Any) -> Any:
+        return sample
+
     def normal(self) -> Any:
         import torch
 
