@@ -30,13 +30,15 @@ class Evaluation(NamedTuple):
 
 
 class Source(Protocol):
-    """Where a step's noise comes from and what its clipping does."""
+    """Where a step's noise comes from, what its clipping does, and what becomes of the sample before the next one."""
 
     now: int
 
+    def changed(self, sample: Any) -> Any: ...
     def normal(self) -> Any: ...
     def interval(self, start: float, end: float) -> Any: ...
     def clamp(self, value: Any, low: float | None, high: float | None) -> Any: ...
+    def threshold(self, value: Any, quantile: float, largest: float, plain: Callable[[Any], Any]) -> Any: ...
 
 
 @dataclass
@@ -94,7 +96,6 @@ class Plan:
             ready = copy.deepcopy(scheduler)
             if getattr(ready, "noise_sampler", None) is not None:
                 ready.noise_sampler = None  # a Brownian path of an earlier run
-            _plain_threshold(ready)
             ready.set_timesteps(**given)
             times = list(ready.timesteps)
             if type(scheduler).__name__ in _WITH_END:
@@ -114,7 +115,7 @@ class Plan:
         if hasattr(ready, "set_begin_index"):
             ready.set_begin_index(begin)
         with _explained(scheduler, "add_noise"):
-            start = _noised(ready, times[begin])
+            start = noised(ready, times[begin])
         return Ready(ready, times[begin:], math.hypot(*start), self.of_step, begin, start)
 
 
@@ -131,11 +132,12 @@ class Ready:
     start: tuple[float, float] | None = None
 
 
-def _noised(ready: Any, time: Any) -> tuple[float, float]:
+def noised(ready: Any, time: Any) -> tuple[float, float]:
     """(alpha, sigma) by the scheduler's own way to add noise to an image."""
     import torch
 
     image, noise = torch.eye(2, dtype=torch.float64).reshape(2, 1, 2, 1, 1)
+    time = torch.as_tensor(time)
     if hasattr(ready, "scale_noise"):
         mixed = ready.scale_noise(sample=image, timestep=time.reshape(1), noise=noise)
     elif hasattr(ready, "add_noise"):
@@ -146,11 +148,12 @@ def _noised(ready: Any, time: Any) -> tuple[float, float]:
     return alpha, sigma
 
 
-def _plain_threshold(ready: Any) -> None:
-    """Dynamic thresholding as the clip that it is where its largest threshold is at most 1, which is also its smallest."""
-    most = float(getattr(ready, "config", {}).get("sample_max_value") or 1.0)
-    if most <= 1:
-        ready._threshold_sample = lambda sample: sample.clamp(-most, most) / most
+def _watch_threshold(scheduler: Any, source: Source) -> None:
+    """Lets `source` do the dynamic thresholding, which all of diffusers' schedulers do in a method of this name."""
+    plain, config = getattr(scheduler, "_threshold_sample", None), getattr(scheduler, "config", {})
+    if plain is not None and "dynamic_thresholding_ratio" in config:
+        quantile, largest = float(config["dynamic_thresholding_ratio"]), float(config.get("sample_max_value", 1.0))
+        scheduler._threshold_sample = lambda sample: source.threshold(sample, quantile, largest, plain)
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:
@@ -178,6 +181,7 @@ def drive(ready: Ready, network: Callable[[int, Any], Any], sample: Any, source:
 
     run, times, scheduler = Run([sample]), ready.times, copy.deepcopy(ready.scheduler)
     names = _parameters(scheduler.step)
+    _watch_threshold(scheduler, source)
     previous: Any = None
     with (
         warnings.catch_warnings(),
@@ -198,6 +202,10 @@ def drive(ready: Ready, network: Callable[[int, Any], Any], sample: Any, source:
             converted.clear()
             result = scheduler.step(model_output=network(k, scaled), timestep=t, sample=sample, **given)
             sample, previous = _unpack(result)
+            if sample.shape != scaled.shape:
+                raise ProgramError(f"its step makes {list(sample.shape)} of a sample {list(scaled.shape)}: a row keeps the shape")
+            if k + 1 < len(times):
+                sample = source.changed(sample)
             level = _level(scheduler, k + ready.begin, t)
             run.inputs.append(scaled)
             run.samples.append(sample)
@@ -247,12 +255,16 @@ def _level(ready: Any, index: int, t: Any) -> tuple[float, float] | None:
     return share**0.5, (1.0 - share) ** 0.5
 
 
-def _denoise(ready: Any, level: tuple[float, float] | None) -> tuple[float, float] | None:
-    config = getattr(ready, "config", {})
-    usual = "flow_prediction" if "Flow" in type(ready).__name__ else None
-    kind = _PREDICTION.get(str(config.get("prediction_type", usual)))
-    if hasattr(ready, "precondition_outputs"):  # EDM networks say neither
+def prediction_kind(scheduler: Any) -> str | None:
+    """What the scheduler's network predicts, None where it is nothing of `prediction.py` (EDM networks) or unknown."""
+    usual = "flow_prediction" if "Flow" in type(scheduler).__name__ else None
+    if hasattr(scheduler, "precondition_outputs"):
         return None
+    return _PREDICTION.get(str(getattr(scheduler, "config", {}).get("prediction_type", usual)))
+
+
+def _denoise(ready: Any, level: tuple[float, float] | None) -> tuple[float, float] | None:
+    kind = prediction_kind(ready)
     if kind is None or level is None or level[0] <= 0 or level[1] <= 0:
         return None
     coefficients = PREDICTIONS[kind](*level)

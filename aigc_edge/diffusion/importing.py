@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aigc_edge.diffusion import calls, checks
+from aigc_edge.diffusion.levels import levels
 from aigc_edge.diffusion.probe import Trace, probe
 from aigc_edge.diffusion.program import Program
 from aigc_edge.diffusion.realise import draws, ranks, realise, tidy
@@ -71,6 +72,7 @@ def import_scheduler(
     try:
         ready = plan.prepare(scheduler)
         trace = probe(ready)
+        trace.levels = levels(ready, trace)
         best: Imported | None = None
         first = max(ranks(trace, _GOAL))
         for slots in range(first, MAX_SLOTS + 1):
@@ -100,11 +102,6 @@ def _refuse_by_name(scheduler: Any, kind: str) -> None:
         if not callable(getattr(scheduler, method, None)):
             raise ProgramError(f"{checks.show(scheduler)} is not a diffusers scheduler: it has no {method}")
     config = getattr(scheduler, "config", {})
-    if config.get("thresholding") and config.get("sample_max_value", 1.0) > 1:
-        raise ProgramError(
-            f"{kind} has dynamic thresholding with sample_max_value={config['sample_max_value']:g}, which no row can do yet: "
-            "set thresholding=False, or sample_max_value=1, which is a plain clip"
-        )
     if str(config.get("variance_type", "")).startswith("learned"):
         raise ProgramError(
             f"{kind} has variance_type={config['variance_type']!r}: a network that predicts its variance is no table"
@@ -121,12 +118,15 @@ def _table(trace: Trace, slots: int, name: str, guidance_scale: float) -> tuple[
         c_skip, c_out = trace.denoised[k] or evaluation.denoise or (0.0, 1.0)
         after = np.zeros((size, size + 1))
         after[:following, :known] = update.keep
-        after[:following, size] = update.pull
-        if trace.clips[k] is None:  # the update is of F = (D - c_skip slot_0) / c_out
-            after[:following, 0] -= update.pull * (c_skip / c_out)
-            after[:following, size] /= c_out
-        last = k + 1 == len(updates)
         row = rows[k] if k < len(rows) else {}
+        if trace.clips[k]:
+            after[:following, size] = update.clipped
+            if update.pull.any():
+                row["after_output"] = tuple(np.pad(update.pull, (0, size - following)).tolist())
+        else:  # the update is of F = (D - c_skip slot_0) / c_out
+            after[:following, 0] -= update.pull * (c_skip / c_out)
+            after[:following, size] = update.pull / c_out
+        last = k + 1 == len(updates)
         rows[k:] = [row | _network(trace, k, c_skip, c_out) | {"after": _lists(tidy(after))}]
         for place, (scale, weights) in enumerate(draws(update.noise, last)):
             noise = tuple(np.pad(scale, (0, size - len(scale))).tolist())
@@ -134,7 +134,7 @@ def _table(trace: Trace, slots: int, name: str, guidance_scale: float) -> tuple[
                 rows[k]["after_noise"] = noise
             else:
                 rows.append({"before": _lists(np.eye(size)), "before_noise": noise})
-            own = [(update.columns[j] - 1 - len(updates), float(w)) for j, w in enumerate(weights) if w]
+            own = [(update.columns[j] - trace.first_noise, float(w)) for j, w in enumerate(weights) if w]
             taken.append(Draw(2 * k + 2 + place, tuple(own)))
     program = Program(name, size, trace.init_scale, tuple(Row(**row) for row in rows), guidance_scale)
     return program, tuple(taken)
@@ -152,7 +152,8 @@ def _network(trace: Trace, k: int, c_skip: float, c_out: float) -> dict[str, Any
         "c_in": 1.0 if abs(c_in - 1.0) < 1e-13 else c_in,
         "c_skip": c_skip,
         "c_out": c_out,
-        "clip": trace.clips[k],
+        "level": trace.levels[k],
+        **trace.clips[k],
     }
 
 

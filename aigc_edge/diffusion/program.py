@@ -221,8 +221,8 @@ class Program:
         thousandths. `strength` below 1 takes the last int(strength · num_steps) steps, as diffusers' image-to-image pipelines do
         (those of flow models round up); see `noised`. The scheduler itself is left as it is. The state is the smallest one that
         reproduces it; `meta["residual"]` is the largest relative difference on a random nonlinear network. Raises ProgramError
-        that says why where it cannot be a table: discrete or adaptive steps, dynamic thresholding, learned variance, clipping
-        that a row cannot do, or a residual above 1e-5.
+        that says why where it cannot be a table: discrete or adaptive steps, learned variance, more than one clipping in a step,
+        or a residual above 1e-5. Rows say their level where the scheduler does, so that a mask works.
         """
         from aigc_edge.diffusion.importing import import_scheduler
 

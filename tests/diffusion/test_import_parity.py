@@ -37,6 +37,7 @@ DDIM = [
     ({**SD, "clip_sample_range": 0.8, "steps_offset": 1, "set_alpha_to_one": False}, CLIPPED),
     ({**SD, **OPEN, **V, **ZERO_SNR, **TRAILING}, {"eta": 1.0}),
     ({**COSINE, **X0}, CLIPPED),
+    ({}, {}),
 ]
 DDPM = [
     ({}, {}),
@@ -105,7 +106,13 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"sigma_schedule": "karras"}, {}),
         ({"solver_type": "heun"}, {}),
     ],
-    "DDIMInverseScheduler": [(OPEN, {}), ({**OPEN, **SD, **V}, {}), ({**OPEN, **TRAILING}, {}), ({**OPEN, **COSINE}, {})],
+    "DDIMInverseScheduler": [
+        ({}, {}),
+        (OPEN, {}),
+        ({**OPEN, **SD, **V}, {}),
+        ({**OPEN, **TRAILING}, {}),
+        ({**OPEN, **COSINE}, {}),
+    ],
     "DDIMParallelScheduler": DDIM,
     "DDIMScheduler": DDIM,
     "DDPMParallelScheduler": DDPM,

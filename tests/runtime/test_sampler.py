@@ -313,6 +313,28 @@ def test_r_itself_and_dynamic_thresholds_equal_the_numpy_executor(open_toy, toy)
     assert np.abs(native - exact).max() <= 2 * np.abs(plain - exact).max() + floor
 
 
+@pytest.mark.parametrize(
+    "config", [{}, {"clip_sample": False, "thresholding": True, "dynamic_thresholding_ratio": 0.8, "sample_max_value": 2.5}]
+)
+def test_an_imported_program_that_clips_equals_the_numpy_executor(open_toy, toy, config):
+    diffusers = pytest.importorskip("diffusers")
+    program = Program.from_diffusers(diffusers.DDIMScheduler(**config), 6, timestep_scale=1e-3)
+    assert all(row.after_output is not None for row in program.rows[:-1])
+    rng, name = np.random.default_rng(), program.name
+    latents, known, mask = (rng.normal(size=(2, *toy.SHAPE)).astype(np.float32) for _ in range(3))
+    mask = (mask[:, 0] > 0).astype(np.float32)
+    native = open_toy(programs={name: program.to_json()}, default_program=name)
+    for given in ({}, {"image": known, "mask": mask}):
+        blend = {"known": known, "mask": np.broadcast_to(mask[:, None], known.shape)} if given else {}
+        found = native.sample(2, classes=[1, 2], latents=latents, output="float32", **given)
+        options = {"classes": np.array([1, 2]), "null_class": toy.CLASSES, **blend}
+        exact, plain = (
+            reference.run(program, toy.denoiser, latents, dtype=dtype, **options) for dtype in (np.float64, np.float32)
+        )
+        floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
+        assert np.abs(found - exact).max() <= 2 * np.abs(plain - exact).max() + floor
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_image_to_image_starts_from_the_noised_image(open_toy, toy, masked):
     rng = np.random.default_rng()

@@ -75,7 +75,7 @@ def test_another_time_input_is_a_divergence(with_program: Callable[..., Path]) -
     assert verify(with_program(program), threads=1, tolerance=1.0).first == 2
 
 
-@pytest.mark.parametrize("kind", ["UniPCMultistepScheduler", "EulerAncestralDiscreteScheduler", "DDPMScheduler"])
+@pytest.mark.parametrize("kind", ["UniPCMultistepScheduler", "EulerAncestralDiscreteScheduler", "DDPMScheduler", "DDIMScheduler"])
 def test_an_imported_program_equals_its_scheduler(kind: str, with_program: Callable[..., Path], tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     scheduler = getattr(diffusers, kind)(beta_schedule="scaled_linear", prediction_type="v_prediction")
