@@ -77,7 +77,10 @@ class OpenVinoEngine(Engine):
 
 
 def _check_signature(compiled: Any, source: EngineSource, relative: str) -> None:
-    for kind, found, wanted in (("inputs", compiled.inputs, source.spec.inputs), ("outputs", compiled.outputs, source.spec.outputs)):
+    for kind, found, wanted in (
+        ("inputs", compiled.inputs, source.spec.inputs),
+        ("outputs", compiled.outputs, source.spec.outputs),
+    ):
         got = {port.get_any_name(): str(port.get_element_type().to_dtype()) for port in found}
         need = {t.name: t.dtype for t in wanted}
         if got != need:
