@@ -80,8 +80,8 @@ def _measure(bundle: Path, manifest: Mapping[str, Any], format: str, threads: in
             taken[engine].append(time.perf_counter() - start)
         if time.perf_counter() > end:
             break
-    for engine in engines:
-        engine.close()
+    for loaded in engines:
+        loaded.close()
     return {engine: statistics.median(values) for engine, values in taken.items()}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge import _core, inputs
+from aigc_edge.choose import AUTO, fastest
 from aigc_edge.diffusion import Program, build
 from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
@@ -42,7 +43,8 @@ class Pipeline:
             raise AigcEdgeError(f"threads is {threads}: it must be at least 1")
         self.path = Path(path)
         self.threads = threads or physical_cores()
-        kind = require(engine)
+        if engine != AUTO:
+            require(engine)
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
@@ -54,8 +56,9 @@ class Pipeline:
         )
         self.manifest: dict[str, Any] = json.loads(self._handle.manifest)
         self._shape = tuple(int(size) for size in self.manifest["sample_shape"])
-        self.engine = engine
         self.format = format or str(self.manifest["default_format"])
+        self.engine = fastest(self.path, self.manifest, self.format, self.threads) if engine == AUTO else engine
+        kind = require(self.engine)
         for name, component in self.manifest["components"].items():
             if name == "schedule":  # its constants stand in the bundle's table: only programs built here may need it
                 continue
@@ -292,7 +295,7 @@ def open(
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
-    `engine` evaluates the networks; `format` chooses among the bundle's formats (None: its default); `threads` is the number of
+    `engine` evaluates the networks, "auto" measures once which CPU engine is fastest here and remembers it; `format` chooses among the bundle's formats (None: its default); `threads` is the number of
     CPU threads (None: the physical cores); `verify` says which files are hashed: those "used", "all" or "none". Raises
     BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here.
     """

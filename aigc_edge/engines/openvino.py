@@ -39,7 +39,7 @@ class OpenVinoEngine(Engine):
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # else it computes in bfloat16 where the CPU can: not the network that was measured
+            "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 where the CPU can: quality was measured without
             "ENABLE_CPU_PINNING": False,  # the caller's threads are the caller's business
         }
         core = openvino.Core()
@@ -85,8 +85,8 @@ def _check_signature(compiled: Any, source: EngineSource, relative: str) -> None
         need = {t.name: t.dtype for t in wanted}
         if got != need:
             raise BundleError(
-                f"{relative} of {source.bundle} has {kind} {got}, its manifest says {need}: the bundle is inconsistent, compile it "
-                "again"
+                f"{relative} of {source.bundle} has {kind} {got}, its manifest says {need}: the bundle is inconsistent, "
+                "compile it again"
             )
 
 

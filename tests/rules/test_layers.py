@@ -24,6 +24,7 @@ LAYERS = [
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "export", "targets"],
     ["engines", "inputs"],
+    ["choose"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
     ["compile"],
