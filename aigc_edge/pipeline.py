@@ -295,9 +295,10 @@ def open(
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
-    `engine` evaluates the networks, "auto" measures once which CPU engine is fastest here and remembers it; `format` chooses among the bundle's formats (None: its default); `threads` is the number of
-    CPU threads (None: the physical cores); `verify` says which files are hashed: those "used", "all" or "none". Raises
-    BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here.
+    `engine` evaluates the networks, "auto" measures once which CPU engine is fastest here and remembers it; `format` chooses
+    among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical cores); `verify`
+    says which files are hashed: those "used", "all" or "none". Raises BundleError when the bundle cannot be trusted,
+    EngineUnavailable when the engine is not installed or cannot run here.
     """
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
