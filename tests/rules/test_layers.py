@@ -22,11 +22,11 @@ LAYERS = [
     ["ops"],
     ["nn"],
     ["models", "diffusion", "tokens", "data"],
-    ["train", "metrics", "compress", "export", "targets"],
+    ["train", "metrics", "compress", "tuning", "export", "targets"],
     ["engines"],
     ["pipeline"],
     ["bench", "inspect", "prove"],
-    ["compile"],
+    ["compile", "tune"],
     ["commands"],
     ["cli"],
 ]
