@@ -7,15 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from aigc_edge.tuning.newton import evaluations, slope
+from aigc_edge.tuning.newton import Memory, best_result, evaluations, slope
 from aigc_edge.tuning.table import Table
 from aigc_edge.tuning.task import Task
 
 TRIALS = (0.1, 1.0, 10.0)  # of the damping, at each step
 DAMPING, LEAST, MOST = 1e-3, 1e-8, 10.0
-SMALLEST = 16  # samples of a batch
-PATIENCE = 2  # steps over all samples without a better watched error before it ends
-BETTER = 0.99  # what counts as better: about 0.05 dB
 
 
 class _Enough(Exception):
@@ -23,14 +20,27 @@ class _Enough(Exception):
 
 
 @dataclass(frozen=True)
-class Round:
-    """A number of steps over random batches of some of the samples."""
+class Plan:
+    """How long and on how much is fitted: short tries of every start, then steps from the best until they stop to help."""
 
-    share: float
-    steps: int
+    try_batch: int = 32  # samples of a step
+    try_steps: int = 3
+    batch: int = 64
+    steps: int = 24
+    patience: int = 6  # steps without a better watched error before it ends
+    better: float = 0.995  # what counts as better: about 0.02 dB
+    fade: tuple[float, float] = (0.5, 0.9)  # of the memory, at the first and at the last step
 
 
-TRY, ROUNDS, LAST = Round(1 / 8, 3), (Round(1 / 4, 3), Round(1 / 2, 3)), Round(1.0, 6)
+@dataclass
+class State:
+    """Where a path of steps stands."""
+
+    table: Table
+    damping: float = DAMPING
+    memory: Memory = field(default_factory=Memory)
+    before: Task | None = None  # the batch of the last step
+    error: float = np.inf  # watched
 
 
 @dataclass
@@ -43,6 +53,7 @@ class Fit:
     train: Task
     watch: Task
     seed: int = 0
+    plan: Plan = field(default_factory=Plan)
     keep: Callable[[Table, float], None] = lambda table, error: None
     enough: Callable[[], bool] = lambda: False
     table: Table | None = None
@@ -56,11 +67,9 @@ class Fit:
             self._look(start)
         self.train, self.watch = self._ending(self.train), self._ending(self.watch)
         try:
-            tried = [self._steps(start, TRY, DAMPING) for start in starts]
-            _, table, damping = min(tried, key=lambda found: found[0])
-            for round in ROUNDS:
-                _, table, damping = self._steps(table, round, damping)
-            self._polish(damping)
+            tried = [self._walk(State(start), self.plan.try_steps, self.plan.try_batch) for start in starts]
+            self._walk(min(tried, key=lambda state: state.error), self.plan.steps, self.plan.batch)
+            self._settle()
         except _Enough:
             pass
         assert self.table is not None, "a fit needs a start"
@@ -83,53 +92,49 @@ class Fit:
             self.keep(table, error)
         return error
 
-    def _steps(self, table: Table, round: Round, damping: float) -> tuple[float, Table, float]:
-        """(watched error, table, damping) of the best table of a round from `table`."""
-        best = (self._look(table), table, damping)
-        size = min(len(self.train), max(SMALLEST, round_up(len(self.train) * round.share)))
-        for _ in range(round.steps):
-            chosen = np.sort(self._rng.permutation(len(self.train))[:size])
-            table, damping, _ = self._step(self.train.take(chosen), table, damping)
-            error = self._look(table)
-            self.history.append(error)
-            if error < best[0]:
-                best = (error, table, damping)
-        return best
-
-    def _polish(self, damping: float) -> None:
-        """Steps over all samples until the watched error gets no better."""
-        assert self.table is not None
-        table, patience = self.table, PATIENCE
-        for _ in range(LAST.steps):
-            before = self.error
-            table, damping, moved = self._step(self.train, table, damping)
-            self.history.append(self._look(table))
-            patience = PATIENCE if self.error < BETTER * before else patience - 1
-            if not (moved and patience):
+    def _walk(self, state: State, steps: int, batch: int) -> State:
+        """Steps over random batches, until the watched error stays."""
+        patience, best = self.plan.patience, self._look(state.table)
+        low, high = self.plan.fade
+        for index in range(steps):
+            chosen = np.sort(self._rng.permutation(len(self.train))[:batch])
+            fade = low + (high - low) * index / max(steps - 1, 1)
+            self._step(state, self.train.take(chosen), fade)
+            state.error = self._look(state.table)
+            self.history.append(state.error)
+            patience = self.plan.patience if state.error < self.plan.better * best else patience - 1
+            best = min(best, state.error)
+            if not patience:
                 break
+        return state
 
-    def _step(self, task: Task, table: Table, damping: float) -> tuple[Table, float, bool]:
-        """The table after a step that lowers the error on `task`, the damping to go on with, and whether there was one."""
-        found = slope(task, table)
+    def _step(self, state: State, task: Task, fade: float) -> None:
+        """Take `task` into memory and go where the memory says, as far as that is better on this and the last batch."""
+        found = slope(task, state.table)
+        state.memory.add(found, fade)
         low, high = task.path.low, task.path.high
-        trials = [(damping * factor, found.step(table, damping * factor, low, high)) for factor in TRIALS]
-        errors = [task.error(trial) for _, trial in trials]
+        trials = [(state.damping * factor, state.memory.step(found, state.damping * factor, low, high)) for factor in TRIALS]
+        tests = [task] if state.before is None else [task, state.before]
+        errors = [sum(test.error(trial) for test in tests) for _, trial in trials]
+        now = found.error + sum(test.error(state.table) for test in tests[1:])
         place = int(np.argmin(errors))
-        if errors[place] < found.error:
-            return trials[place][1], float(np.clip(trials[place][0], LEAST, MOST)), True
-        return table, min(damping * 100, MOST), False
+        state.before = task
+        if errors[place] < now:
+            state.damping, state.table = float(np.clip(trials[place][0], LEAST, MOST)), trials[place][1]
+        else:
+            state.damping = min(state.damping * 10, MOST)
+
+    def _settle(self) -> None:
+        """The last line of the best table by least squares over all samples: the result is linear in it."""
+        assert self.table is not None
+        self._look(best_result(self.train, self.table))
 
 
-def round_up(value: float) -> int:
-    """Samples are evaluated in batches: no part of one is cheaper than the whole."""
-    return int(-(-value // SMALLEST) * SMALLEST)
-
-
-def cost(nfe: int, train: int, watch: int, starts: int) -> int:
+def cost(nfe: int, train: int, watch: int, starts: int, plan: Plan | None = None) -> int:
     """The most sample evaluations that a fit takes."""
-    total = 0
-    for round, times in ((TRY, starts), *((r, 1) for r in ROUNDS), (LAST, 1)):
-        size = min(train, max(SMALLEST, round_up(train * round.share)))
-        step = size * (evaluations(nfe) + len(TRIALS) * nfe) + watch * nfe
-        total += times * (round.steps * step + watch * nfe)
+    plan = plan or Plan()
+    total = starts * watch * nfe + train * nfe
+    for size, steps in ((plan.try_batch, starts * plan.try_steps), (plan.batch, plan.steps)):
+        batch = min(train, size)
+        total += steps * (batch * (evaluations(nfe) + 2 * (len(TRIALS) + 1) * nfe) + watch * nfe)
     return total

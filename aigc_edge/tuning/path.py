@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aigc_edge.diffusion import resolve
+from aigc_edge.diffusion import Row, resolve
 from aigc_edge.diffusion.prediction import Coefficients
 from aigc_edge.diffusion.schedule import Level
 from aigc_edge.errors import ProgramError
@@ -30,7 +30,6 @@ class NoisePath:
         self._times, self._predict = resolve(schedule)
         levels = self._times.levels(steps)
         noisy = [level for level in levels if level.sigma > 0]
-        self.init_scale = self._times.initial_scale(levels[0])
         fits = [norm for _, norm in _SHAPES if all(abs(norm(*level) - 1) < 1e-9 for level in levels)]
         if not fits:
             names = ", ".join(name for name, _ in _SHAPES)
@@ -42,6 +41,14 @@ class NoisePath:
     def log_noise(level: Level) -> float:
         """ln(sigma / alpha), infinite where there is no image."""
         return math.inf if level.alpha == 0 else math.log(level.sigma / level.alpha)
+
+    def of_row(self, row: Row) -> float:
+        """The log noise that a row is told; raises ProgramError for one that is told a level off the path."""
+        log_noise = self.of_sigma(row.sigma)
+        here, there = (row.timestep, row.c_in, row.c_skip, row.c_out), (self.timestep(log_noise), *self.coefficients(log_noise))
+        if any(abs(a - b) > 1e-6 * max(abs(a), 1.0) for a, b in zip(here, there, strict=True)):
+            raise ProgramError(f"a row at sigma {row.sigma:g} is told a noise level that the schedule does not pass")
+        return log_noise
 
     def of_sigma(self, sigma: float) -> float:
         """The log noise of the level with this sigma; raises ProgramError where the path has none."""
@@ -58,6 +65,10 @@ class NoisePath:
         ratio = math.exp(log_noise)
         norm = self._norm(1.0, ratio)
         return Level(1 / norm, ratio / norm)
+
+    def initial_scale(self, first: Level) -> float:
+        """Standard deviation of a sample that starts at this level."""
+        return self._times.initial_scale(first)
 
     def timestep(self, log_noise: float) -> float:
         """The network's time input."""

@@ -51,8 +51,7 @@ def roll(table: Table, path: NoisePath, name: str, guidance_scale: float, meta: 
             after=tuple(tuple(line) for line in after.tolist()),
         )
         rows.append(row)
-    init = inputs[0][0] if count else path.init_scale
-    return Program(name, slots, float(init), tuple(rows), guidance_scale, dict(meta or {}))
+    return Program(name, slots, float(inputs[0][0]), tuple(rows), guidance_scale, dict(meta or {}))
 
 
 def _state(x: Array, future: Array) -> Array:

@@ -60,4 +60,4 @@ def unroll(program: Program, path: NoisePath) -> Table:
         denoised[index + 1] += row.c_out
         slots = np.array(row.after) @ np.vstack([slots, denoised])
     weights[count] = slots[0]
-    return Table(np.array([path.of_sigma(row.sigma) for row in program.rows]), weights)
+    return Table(np.array([path.of_row(row) for row in program.rows]), weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,17 +13,19 @@ from numpy.typing import NDArray
 
 from aigc_edge.diffusion import Program, build, reference
 from aigc_edge.diffusion.reference import Network
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.tuning import fit
 from aigc_edge.tuning.path import NoisePath
 from aigc_edge.tuning.roll import MAX_NFE, roll
 from aigc_edge.tuning.standard import Standard, standard
+from aigc_edge.tuning.starts import MOST, starts
 from aigc_edge.tuning.table import Table, unroll
 from aigc_edge.tuning.task import Images, Task
 
 REFERENCE, REFERENCE_STEPS = "unipc", 64
 STARTS = 3  # standard solvers that a fit begins from
-RANKED = 64  # samples that the standard solvers are compared on
+RANKED = 32  # samples that the starts are compared on
+_SAME = 0.3  # in log noise: ends of a range that are closer count as the same
 FINALISTS = 4  # of them are measured on the held-out noise
 Classes = NDArray[np.int64]
 
@@ -58,7 +61,7 @@ def decibels(error: float, limits: tuple[float, float] | None) -> float:
 def cost(schedule: Mapping[str, Any], nfe: int, training: int, held_out: int) -> tuple[int, int]:
     """The most sample evaluations that the many-step samples and a table of `nfe` evaluations take."""
     watched = _watched(training)
-    ranked = len(standard(schedule, nfe)) * min(RANKED, training - watched) * nfe
+    ranked = (len(standard(schedule, nfe)) + STARTS + MOST) * min(RANKED, training - watched) * nfe
     fitted = fit.cost(nfe, training - watched, watched, STARTS)
     return (training + held_out) * REFERENCE_STEPS, ranked + fitted + (FINALISTS + 1) * nfe * held_out
 
@@ -136,14 +139,34 @@ class Tuner:
 
     def error(self, program: Program) -> float:
         """Mean squared error of a program's own rows on the held-out noise."""
-        parts = [part.residual(self.sample(program, part)).ravel() for part in self.held_out.parts()]
-        return float(np.square(np.concatenate(parts), dtype=np.float64).mean())
+        return self._error(program, self.held_out)
+
+    def _error(self, program: Program, task: Task) -> float:
+        with np.errstate(all="ignore"):  # a solver may well leave the numbers at few evaluations
+            off = np.concatenate([part.residual(self.sample(program, part)).ravel() for part in task.parts()])
+            error = float(np.square(off, dtype=np.float64).mean())
+        return error if math.isfinite(error) else math.inf
 
     def rank(self, nfe: int) -> list[Standard]:
         """The standard solvers of `nfe` evaluations, the best first, by their error on some of the training noise."""
         few = self.train.take(slice(None, RANKED))
-        found = [(few.error(unroll(one.program, self.path)), place, one) for place, one in enumerate(self._standard(nfe))]
+        found = [(self._error(one.program, few), place, one) for place, one in enumerate(self._standard(nfe))]
         return [one for _, _, one in sorted(found, key=lambda entry: entry[:2])]
+
+    def _starts(self, nfe: int, ranked: list[Standard]) -> list[Table]:
+        """The best tables to begin with: of the best standard solvers and those on other noise ranges."""
+        few = self.train.take(slice(None, RANKED))
+        tables = list(starts(self.path, nfe))
+        for one in ranked[:STARTS]:
+            with contextlib.suppress(ProgramError):  # told levels that a table cannot be told
+                tables.append(unroll(one.program, self.path))
+        errors = [few.error(table) for table in tables]
+        chosen: list[Table] = []
+        for place in np.argsort(errors, kind="stable"):
+            ends = tables[place].levels[[0, -1]]
+            if all(np.abs(ends - other.levels[[0, -1]]).max() > _SAME for other in chosen):  # not all from one valley
+                chosen.append(tables[place])
+        return chosen[:STARTS]
 
     def _standard(self, nfe: int) -> list[Standard]:
         if not 1 <= nfe <= MAX_NFE:
@@ -161,6 +184,7 @@ class Tuner:
         before: Table | None = None,
         keep: Callable[[Table, float], None] = lambda table, error: None,
         enough: Callable[[], bool] = lambda: False,
+        plan: fit.Plan | None = None,
     ) -> Tuned:
         """The tuned program of `nfe` evaluations; a table from `before` is gone on with instead of the standard solvers.
 
@@ -168,12 +192,12 @@ class Tuner:
         AigcEdgeError for an `nfe` outside 1 … 15.
         """
         ranked = self.rank(nfe)
-        starts = [unroll(one.program, self.path) for one in ranked[:STARTS]]
+        begin = [before] if before is not None else self._starts(nfe, ranked)
 
         def told(table: Table, error: float) -> None:
             keep(table, decibels(error, self.limits))
 
-        table = fit.Fit(self.train, self.watch, self.seed, told, enough).run([before] if before is not None else starts)
+        table = fit.Fit(self.train, self.watch, self.seed, plan or fit.Plan(), told, enough).run(begin)
         rolled = roll(table, self.path, name or f"tuned-{nfe}", self.guidance_scale)
         error = self.error(rolled)
         rivals = [(self.error(one.program), place) for place, one in enumerate(ranked[:FINALISTS])]

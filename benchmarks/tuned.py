@@ -1,0 +1,206 @@
+"""How far tuned programs are ahead of every standard solver, at equal evaluations: a JSON of raw figures and a curve.
+
+    aigc-edge tune digits.aigc --nfe 4,5,6,8,10
+    python benchmarks/tuned.py digits.aigc -o benchmarks/results/tuned-digits
+
+The noise is neither that of the fit nor that of the figures in the bundle, the many-step reference is made by another solver than
+the fit's, and the standard solvers are given every spacing that the schedule knows. The best of them are chosen on the first
+samples and measured on all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_edge.bench.machine import fingerprint
+from aigc_edge.bench.svg import Scale, element, label, tick_text
+from aigc_edge.diffusion import Program, build
+from aigc_edge.export.amend import files_below, unpacked
+from aigc_edge.files import atomic_file, write_json
+from aigc_edge.metrics.frechet import FeatureStatistics, bootstrap_interval, frechet_distance
+from aigc_edge.metrics.judge import Judge
+from aigc_edge.tune import Tuning
+from aigc_edge.tuning.standard import Standard, standard
+from aigc_edge.tuning.task import Task
+from aigc_edge.tuning.tuner import Noise, Tuner, decibels
+
+STREAM = 7  # of the noise; the fit takes 0 and 1
+REFERENCE = ("heun", 100)
+BATCHES = 8  # whose PSNR shows the spread
+Images = NDArray[np.float32]
+
+
+class Bench:
+    """A bundle's network, fresh noise, and the many-step samples from it."""
+
+    def __init__(self, bundle: Path, samples: int, threads: int, seed: int) -> None:
+        self.work = Tuning(bundle, None, None, "onnxruntime", threads, seed)
+        self.noise = self.work.noise(samples, STREAM)
+        self.schedule = self.work.manifest["schedule"]
+        few = Noise(self.noise.latents[:8], None if self.noise.classes is None else self.noise.classes[:8])
+        scale, null = self.work.guidance, self.work.classes or None
+        network = self.work.network
+        self.tuner = Tuner(network, self.schedule, few, few, guidance_scale=scale, null_class=null, reference_steps=4)
+        self.reference = self.draw(self._build(*REFERENCE), samples)
+        below = files_below(self.work.manifest, "judge")
+        with unpacked(bundle, below) as folder:
+            self.judge = Judge.load(folder / "judge", threads=threads) if below else None
+
+    def _build(self, solver: str, steps: int) -> Program:
+        return build(self.schedule, solver, steps, guidance_scale=self.work.guidance)
+
+    def draw(self, program: Program, count: int) -> Images:
+        """Pictures of the first `count` noises."""
+        latents, classes = self.noise.latents[:count], self.noise.classes
+        task = Task(self.work.network, self.tuner.path, latents, latents, None if classes is None else classes[:count])
+        return np.clip(np.concatenate([self.tuner.sample(program, part) for part in task.parts()]), -1, 1)
+
+    def error(self, program: Program, count: int) -> NDArray[np.float64]:
+        """Mean squared error of each picture."""
+        off = self.draw(program, count) - self.reference[:count]
+        return np.square(off, dtype=np.float64).reshape(count, -1).mean(axis=1)
+
+    def figures(self, program: Program) -> tuple[dict[str, Any], NDArray[np.float64]]:
+        """PSNR over all noises, of each batch of them, and the Fréchet distance with its interval; and the errors."""
+        images = self.draw(program, len(self.noise))
+        errors = np.square(images - self.reference, dtype=np.float64).reshape(len(images), -1).mean(axis=1)
+        each = [round(psnr(part.mean()), 3) for part in np.array_split(errors, BATCHES)]
+        found = {"psnr": round(psnr(errors.mean()), 3), "psnr_median_sample": round(psnr(np.median(errors)), 3), "batches": each}
+        return found | self.distance(images), errors
+
+    def distance(self, images: Images) -> dict[str, float]:
+        """The Fréchet distance to real images and its 95 % interval, where the bundle has a judge."""
+        if self.judge is None:
+            return {}
+        features = self.judge.look(images)[1]
+        low, high = bootstrap_interval(features, self.judge.real, 100)
+        value = frechet_distance(FeatureStatistics.of(features), FeatureStatistics.of(self.judge.real))
+        return {"frechet": round(value, 4), "frechet_low": round(low, 4), "frechet_high": round(high, 4)}
+
+    def level(self, nfe: int, few: int, finalists: int) -> dict[str, Any]:
+        """Everything that makes `nfe` evaluations."""
+        every = standard(self.schedule, nfe, self.work.guidance)
+        quick = sorted(((psnr(self.error(one.program, few).mean()), place) for place, one in enumerate(every)), reverse=True)
+        chosen = [every[place] for _, place in quick[:finalists]]
+        chosen += [one for one in every if one.choice == "" and one.solver in SHOWN and one not in chosen]
+        measured: dict[str, Any] = {}
+        errors = {}
+        for one in chosen:
+            measured[one.name], errors[one.name] = self.figures(one.program)
+        best = max(measured, key=lambda name: measured[name]["psnr"])
+        name = self.work.name(nfe)
+        tuned, own = self.figures(Program.from_json(self.work.manifest["programs"][name]))
+        low, high = gain_interval(errors[best], own)
+        gain = {"gain": round(tuned["psnr"] - measured[best]["psnr"], 3), "gain_low": round(low, 3), "gain_high": round(high, 3)}
+        plain = {one.solver: one.name for one in every if one.choice == "" and one.solver in SHOWN}
+        ranking = {every[place].name: round(value, 3) for value, place in quick}
+        return {"tuned": tuned, "best": best, **gain, "standard": measured, "plain": plain, "first_samples": ranking}
+
+    def more_steps(self, solver: str, steps: int) -> dict[str, Any]:
+        """A standard solver of more steps."""
+        return self.figures(self._build(solver, steps))[0]
+
+
+SHOWN = {"dpmpp_2m": "DPM-Solver++ 2M, the bundle's spacing", "ddim": "DDIM, the bundle's spacing"}
+
+
+def psnr(error: float | np.floating[Any]) -> float:
+    return decibels(float(error), (-1.0, 1.0))
+
+
+def gain_interval(one: NDArray[np.float64], other: NDArray[np.float64], draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of the gain in dB, resampling noises; both programs started from the same ones."""
+    picked = np.random.default_rng(0).integers(0, len(one), (draws, len(one)))
+    gains = 10 * np.log10(one[picked].mean(axis=1) / other[picked].mean(axis=1))
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def picture(result: dict[str, Any]) -> str:
+    """PSNR against evaluations as an SVG document."""
+    levels = {int(nfe): found for nfe, found in result["nfe"].items()}
+    lines = {"tuned": ("#0b6e4f", {nfe: found["tuned"] for nfe, found in levels.items()})}
+    lines["best standard solver and spacing"] = ("#1f5fa8", {n: found["standard"][found["best"]] for n, found in levels.items()})
+    for solver, colour in zip(SHOWN, ("#8a8f98", "#c0501f"), strict=True):
+        points = {nfe: found["standard"][found["plain"][solver]] for nfe, found in levels.items() if solver in found["plain"]}
+        lines[SHOWN[solver]] = (colour, points)
+    values = [v for _, points in lines.values() for found in points.values() for v in (found["psnr"], *found["batches"])]
+    width, height, left, top, right, bottom = 760, 440, 64, 64, 24, 52
+    across = Scale(min(levels) - 0.5, max(levels) + 0.5, left, width - right)
+    up = Scale(min(values) - 1, max(values) + 1, height - bottom, top)
+    style = "text{font:13px sans-serif;fill:#333}.title{font-size:16px;font-weight:600}.tick{fill:#666;font-size:12px}"
+    style += ".grid{stroke:#e3e5e8;stroke-width:1}"
+    parts = [element("style", style), element("rect", width=width, height=height, fill="white")]
+    about = f"{result['bundle']}, guidance {result['guidance_scale']:g}, {result['n']} noises; bars: batches of {result['n'] // BATCHES}"
+    parts += [label(left, 26, "PSNR to many-step samples of the same network", "title"), label(left, 46, about, "tick")]
+    for tick in up.ticks(7):
+        parts.append(element("line", x1=float(left), x2=float(width - right), y1=up(tick), y2=up(tick), class_="grid"))
+        parts.append(label(left - 8, up(tick) + 4, f"{tick_text(tick)} dB", "tick", "end"))
+    parts += [label(across(nfe), height - bottom + 20, str(nfe), "tick", "middle") for nfe in levels]
+    parts.append(label((left + width - right) / 2, height - 12, "network evaluations", "tick", "middle"))
+    for name, (colour, points) in lines.items():
+        places = {nfe: (across(nfe), up(found["psnr"])) for nfe, found in points.items()}
+        for nfe, found in points.items():
+            x, ends = places[nfe][0], (up(min(found["batches"])), up(max(found["batches"])))
+            parts.append(element("line", x1=x, x2=x, y1=ends[0], y2=ends[1], stroke=colour, stroke_width=5, opacity=0.25))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places.values())
+        parts.append(element("polyline", points=path, fill="none", stroke=colour, stroke_width=2))
+        parts += [element("circle", cx=x, cy=y, r=3.5, fill=colour) for x, y in places.values()]
+        last = list(lines).index(name)
+        y = height - bottom - 14 - 20 * (len(lines) - 1 - last)
+        parts.append(element("line", x1=width - 300.0, x2=width - 276.0, y1=y - 4.0, y2=y - 4.0, stroke=colour, stroke_width=3))
+        parts.append(label(width - 268, y, name))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+    return head + "\n".join(parts) + "</svg>\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the place of the .json and .svg files, without an ending"
+    )
+    parser.add_argument("--nfe", default="4,5,6,8,10")
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--first", type=int, default=128, help="samples on which the standard solvers are ranked")
+    parser.add_argument("--finalists", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    bench = Bench(given.bundle, given.samples, given.threads, given.seed)
+    result: dict[str, Any] = {
+        "version": 1,
+        "bundle": bench.work.manifest["name"],
+        "machine": fingerprint(),
+        "n": given.samples,
+        "ranked_on": given.first,
+        "guidance_scale": bench.work.guidance,
+        "reference": "-".join(map(str, REFERENCE)) + f", {2 * REFERENCE[1] - 1} evaluations",
+        "reference_distance": bench.distance(bench.reference),
+        "more_steps": {f"{s}-{n}": bench.more_steps(s, n) for s, n in (("ddim", 20), ("dpmpp_2m", 20))},
+        "nfe": {},
+    }
+    for nfe in map(int, given.nfe.split(",")):
+        found = result["nfe"][str(nfe)] = bench.level(nfe, given.first, given.finalists)
+        best = found["standard"][found["best"]]
+        print(
+            f"{nfe:3d}: tuned {found['tuned']['psnr']:.2f} dB, {found['best']} {best['psnr']:.2f} dB, gain {found['gain']:.2f} "
+            f"({found['gain_low']:.2f} … {found['gain_high']:.2f}); Fréchet {found['tuned'].get('frechet')} and {best.get('frechet')}",
+            file=sys.stderr,
+            flush=True,
+        )
+    write_json(given.output.with_suffix(".json"), result)
+    with atomic_file(given.output.with_suffix(".svg")) as part:
+        part.write_text(picture(result), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
