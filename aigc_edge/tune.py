@@ -159,7 +159,7 @@ class Tuning:
     ) -> dict[str, Program]:
         """The tuned programs by name."""
         self._refuse_too_much(max(wanted), samples, held_out)
-        self.found = self._resume()
+        self.found = self.resumed()
         counted = _Counter()
         note = [""]
         report = None if progress is None else lambda what, done, left: progress(what + note[0], done, left)
@@ -222,7 +222,8 @@ class Tuning:
         network = self.manifest["files"][files["file"]]["sha256"]
         return {"network": network, "schedule": self.manifest["schedule"], "guidance_scale": self.guidance}
 
-    def _resume(self) -> dict[int, Table]:
+    def resumed(self) -> dict[int, Table]:
+        """The tables that an interrupted call for the same network, schedule and guidance scale left."""
         try:
             stored = json.loads(self.state.read_text(encoding="utf-8"))
             if stored["key"] != json.loads(json.dumps(self._key())):

@@ -18,7 +18,7 @@ from aigc_edge.tuning import fit
 from aigc_edge.tuning.path import NoisePath
 from aigc_edge.tuning.roll import MAX_NFE, roll
 from aigc_edge.tuning.standard import Standard, standard
-from aigc_edge.tuning.starts import MOST, starts
+from aigc_edge.tuning.starts import HIGHEST, MOST, starts
 from aigc_edge.tuning.table import Table, unroll
 from aigc_edge.tuning.task import Images, Task
 
@@ -163,8 +163,8 @@ class Tuner:
         errors = [few.error(table) for table in tables]
         chosen: list[Table] = []
         for place in np.argsort(errors, kind="stable"):
-            ends = tables[place].levels[[0, -1]]
-            if all(np.abs(ends - other.levels[[0, -1]]).max() > _SAME for other in chosen):  # not all from one valley
+            ends = _range(tables[place])
+            if all(np.abs(ends - _range(other)).max() > _SAME for other in chosen):  # not all from one valley
                 chosen.append(tables[place])
         return chosen[:STARTS]
 
@@ -216,6 +216,10 @@ class Tuner:
             "seed": self.seed,
         }
         return Tuned(replace(rolled, meta=meta), table, best, error, best_error)
+
+
+def _range(table: Table) -> NDArray[np.float64]:
+    return np.minimum(table.levels[[0, -1]], HIGHEST)
 
 
 def tune_network(
