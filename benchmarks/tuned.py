@@ -11,7 +11,6 @@ samples and measured on all.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from aigc_edge.files import atomic_file, write_json
 from aigc_edge.metrics.frechet import FeatureStatistics, bootstrap_interval, frechet_distance
 from aigc_edge.metrics.judge import Judge
 from aigc_edge.tune import Tuning
-from aigc_edge.tuning.standard import Standard, standard
+from aigc_edge.tuning.roll import roll
+from aigc_edge.tuning.standard import standard
+from aigc_edge.tuning.starts import starts
 from aigc_edge.tuning.task import Task
 from aigc_edge.tuning.tuner import Noise, Tuner, decibels
 
@@ -84,6 +85,13 @@ class Bench:
         value = frechet_distance(FeatureStatistics.of(features), FeatureStatistics.of(self.judge.real))
         return {"frechet": round(value, 4), "frechet_low": round(low, 4), "frechet_high": round(high, 4)}
 
+    def ranged(self, nfe: int, few: int) -> dict[str, Any]:
+        """The best of the solvers on narrower noise ranges, which `tune` starts from: no spacing that a user could name."""
+        programs = [roll(table, self.tuner.path, "ranged", self.work.guidance) for table in starts(self.tuner.path, nfe)]
+        best = min(programs, key=lambda program: self.error(program, few).mean())
+        ends = [round(row.sigma, 4) for row in (best.rows[0], best.rows[-1])]
+        return self.figures(best)[0] | {"sigma_range": ends}
+
     def level(self, nfe: int, few: int, finalists: int) -> dict[str, Any]:
         """Everything that makes `nfe` evaluations."""
         every = standard(self.schedule, nfe, self.work.guidance)
@@ -101,7 +109,8 @@ class Bench:
         gain = {"gain": round(tuned["psnr"] - measured[best]["psnr"], 3), "gain_low": round(low, 3), "gain_high": round(high, 3)}
         plain = {one.solver: one.name for one in every if one.choice == "" and one.solver in SHOWN}
         ranking = {every[place].name: round(value, 3) for value, place in quick}
-        return {"tuned": tuned, "best": best, **gain, "standard": measured, "plain": plain, "first_samples": ranking}
+        found = {"tuned": tuned, "best": best, **gain, "standard": measured, "ranged": self.ranged(nfe, few // 2)}
+        return found | {"plain": plain, "first_samples": ranking}
 
     def more_steps(self, solver: str, steps: int) -> dict[str, Any]:
         """A standard solver of more steps."""
@@ -127,6 +136,7 @@ def picture(result: dict[str, Any]) -> str:
     """PSNR against evaluations as an SVG document."""
     levels = {int(nfe): found for nfe, found in result["nfe"].items()}
     lines = {"tuned": ("#0b6e4f", {nfe: found["tuned"] for nfe, found in levels.items()})}
+    lines["best start: solver on a searched noise range"] = ("#7a4aa0", {n: found["ranged"] for n, found in levels.items()})
     lines["best standard solver and spacing"] = ("#1f5fa8", {n: found["standard"][found["best"]] for n, found in levels.items()})
     for solver, colour in zip(SHOWN, ("#8a8f98", "#c0501f"), strict=True):
         points = {nfe: found["standard"][found["plain"][solver]] for nfe, found in levels.items() if solver in found["plain"]}
@@ -138,7 +148,8 @@ def picture(result: dict[str, Any]) -> str:
     style = "text{font:13px sans-serif;fill:#333}.title{font-size:16px;font-weight:600}.tick{fill:#666;font-size:12px}"
     style += ".grid{stroke:#e3e5e8;stroke-width:1}"
     parts = [element("style", style), element("rect", width=width, height=height, fill="white")]
-    about = f"{result['bundle']}, guidance {result['guidance_scale']:g}, {result['n']} noises; bars: batches of {result['n'] // BATCHES}"
+    each = result["n"] // BATCHES
+    about = f"{result['bundle']}, guidance {result['guidance_scale']:g}, {result['n']} noises; bars: batches of {each}"
     parts += [label(left, 26, "PSNR to many-step samples of the same network", "title"), label(left, 46, about, "tick")]
     for tick in up.ticks(7):
         parts.append(element("line", x1=float(left), x2=float(width - right), y1=up(tick), y2=up(tick), class_="grid"))
@@ -155,8 +166,8 @@ def picture(result: dict[str, Any]) -> str:
         parts += [element("circle", cx=x, cy=y, r=3.5, fill=colour) for x, y in places.values()]
         last = list(lines).index(name)
         y = height - bottom - 14 - 20 * (len(lines) - 1 - last)
-        parts.append(element("line", x1=width - 300.0, x2=width - 276.0, y1=y - 4.0, y2=y - 4.0, stroke=colour, stroke_width=3))
-        parts.append(label(width - 268, y, name))
+        parts.append(element("line", x1=width - 352.0, x2=width - 328.0, y1=y - 4.0, y2=y - 4.0, stroke=colour, stroke_width=3))
+        parts.append(label(width - 320, y, name))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
     return head + "\n".join(parts) + "</svg>\n"
 
@@ -168,9 +179,9 @@ def main() -> int:
         "-o", "--output", type=Path, required=True, help="the place of the .json and .svg files, without an ending"
     )
     parser.add_argument("--nfe", default="4,5,6,8,10")
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--first", type=int, default=128, help="samples on which the standard solvers are ranked")
-    parser.add_argument("--finalists", type=int, default=6)
+    parser.add_argument("--samples", type=int, default=384)
+    parser.add_argument("--first", type=int, default=64, help="samples on which the standard solvers are ranked")
+    parser.add_argument("--finalists", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -190,12 +201,10 @@ def main() -> int:
     for nfe in map(int, given.nfe.split(",")):
         found = result["nfe"][str(nfe)] = bench.level(nfe, given.first, given.finalists)
         best = found["standard"][found["best"]]
-        print(
-            f"{nfe:3d}: tuned {found['tuned']['psnr']:.2f} dB, {found['best']} {best['psnr']:.2f} dB, gain {found['gain']:.2f} "
-            f"({found['gain_low']:.2f} … {found['gain_high']:.2f}); Fréchet {found['tuned'].get('frechet')} and {best.get('frechet')}",
-            file=sys.stderr,
-            flush=True,
-        )
+        gain = f"gain {found['gain']:.2f} ({found['gain_low']:.2f} … {found['gain_high']:.2f})"
+        distances = f"Fréchet {found['tuned'].get('frechet')} and {best.get('frechet')}"
+        line = f"{nfe:3d}: tuned {found['tuned']['psnr']:.2f} dB, {found['best']} {best['psnr']:.2f} dB, {gain}; {distances}"
+        print(line, file=sys.stderr, flush=True)
     write_json(given.output.with_suffix(".json"), result)
     with atomic_file(given.output.with_suffix(".svg")) as part:
         part.write_text(picture(result), encoding="utf-8")

@@ -100,7 +100,9 @@ def test_too_many_evaluations_are_refused(edm: dict[str, Any], tools: Any, rng: 
         roll(tools.table(rng, path, MAX_NFE + 1), path, "any", 1.0)
 
 
-@pytest.mark.parametrize(("solver", "options"), [("euler_ancestral", {}), ("ddim", {"clip": (-1, 1)}), ("euler", {"s_churn": 1.0})])
+@pytest.mark.parametrize(
+    ("solver", "options"), [("euler_ancestral", {}), ("ddim", {"clip": (-1, 1)}), ("euler", {"s_churn": 1.0})]
+)
 def test_what_is_no_table_is_refused(edm: dict[str, Any], solver: str, options: dict[str, Any]) -> None:
     with pytest.raises(ProgramError, match="adds noise or clips"):
         unroll(build(edm, solver, 4, **options), NoisePath(edm, 64))
