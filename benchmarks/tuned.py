@@ -117,7 +117,7 @@ class Bench:
         return self.figures(self._build(solver, steps))[0]
 
 
-SHOWN = {"dpmpp_2m": "DPM-Solver++ 2M, the bundle's spacing", "ddim": "DDIM, the bundle's spacing"}
+SHOWN = {"dpmpp_2m": "DPM-Solver++ 2M, the bundle's schedule", "ddim": "DDIM, the bundle's schedule"}
 
 
 def psnr(error: float | np.floating[Any]) -> float:
@@ -136,38 +136,45 @@ def picture(result: dict[str, Any]) -> str:
     """PSNR against evaluations as an SVG document."""
     levels = {int(nfe): found for nfe, found in result["nfe"].items()}
     lines = {"tuned": ("#0b6e4f", {nfe: found["tuned"] for nfe, found in levels.items()})}
-    lines["best start: solver on a searched noise range"] = ("#7a4aa0", {n: found["ranged"] for n, found in levels.items()})
+    lines["best solver on a searched noise range"] = ("#7a4aa0", {n: found["ranged"] for n, found in levels.items()})
     lines["best standard solver and spacing"] = ("#1f5fa8", {n: found["standard"][found["best"]] for n, found in levels.items()})
     for solver, colour in zip(SHOWN, ("#8a8f98", "#c0501f"), strict=True):
         points = {nfe: found["standard"][found["plain"][solver]] for nfe, found in levels.items() if solver in found["plain"]}
         lines[SHOWN[solver]] = (colour, points)
     values = [v for _, points in lines.values() for found in points.values() for v in (found["psnr"], *found["batches"])]
-    width, height, left, top, right, bottom = 760, 440, 64, 64, 24, 52
+    values.append(result["more_steps"]["ddim-20"]["psnr"])
+    width, height, left, top, right, bottom = 980, 440, 64, 64, 320, 52
     across = Scale(min(levels) - 0.5, max(levels) + 0.5, left, width - right)
     up = Scale(min(values) - 1, max(values) + 1, height - bottom, top)
     style = "text{font:13px sans-serif;fill:#333}.title{font-size:16px;font-weight:600}.tick{fill:#666;font-size:12px}"
-    style += ".grid{stroke:#e3e5e8;stroke-width:1}"
+    style += ".grid{stroke:#e3e5e8;stroke-width:1}.few{stroke:#c0501f;stroke-width:1.5;stroke-dasharray:5 4}"
     parts = [element("style", style), element("rect", width=width, height=height, fill="white")]
     each = result["n"] // BATCHES
-    about = f"{result['bundle']}, guidance {result['guidance_scale']:g}, {result['n']} noises; bars: batches of {each}"
+    guided = "" if result["guidance_scale"] == 1 else f", guidance {result['guidance_scale']:g}"
+    about = f"{result['bundle']}{guided}; {result['n']} noises that no fit has seen, bars: batches of {each}"
     parts += [label(left, 26, "PSNR to many-step samples of the same network", "title"), label(left, 46, about, "tick")]
     for tick in up.ticks(7):
         parts.append(element("line", x1=float(left), x2=float(width - right), y1=up(tick), y2=up(tick), class_="grid"))
         parts.append(label(left - 8, up(tick) + 4, f"{tick_text(tick)} dB", "tick", "end"))
     parts += [label(across(nfe), height - bottom + 20, str(nfe), "tick", "middle") for nfe in levels]
     parts.append(label((left + width - right) / 2, height - 12, "network evaluations", "tick", "middle"))
-    for name, (colour, points) in lines.items():
-        places = {nfe: (across(nfe), up(found["psnr"])) for nfe, found in points.items()}
+    legend = float(width - right + 16)
+    for place, (name, (colour, points)) in enumerate(lines.items()):
+        aside = 4.0 * (place - (len(lines) - 1) / 2)  # bars beside each other, not on top
+        places = {nfe: (across(nfe) + aside, up(found["psnr"])) for nfe, found in points.items()}
         for nfe, found in points.items():
             x, ends = places[nfe][0], (up(min(found["batches"])), up(max(found["batches"])))
-            parts.append(element("line", x1=x, x2=x, y1=ends[0], y2=ends[1], stroke=colour, stroke_width=5, opacity=0.25))
+            parts.append(element("line", x1=x, x2=x, y1=ends[0], y2=ends[1], stroke=colour, stroke_width=3, opacity=0.35))
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places.values())
         parts.append(element("polyline", points=path, fill="none", stroke=colour, stroke_width=2))
         parts += [element("circle", cx=x, cy=y, r=3.5, fill=colour) for x, y in places.values()]
-        last = list(lines).index(name)
-        y = height - bottom - 14 - 20 * (len(lines) - 1 - last)
-        parts.append(element("line", x1=width - 352.0, x2=width - 328.0, y1=y - 4.0, y2=y - 4.0, stroke=colour, stroke_width=3))
-        parts.append(label(width - 320, y, name))
+        y = top + 12.0 + 24 * place
+        parts.append(element("line", x1=legend, x2=legend + 22, y1=y - 4, y2=y - 4, stroke=colour, stroke_width=3))
+        parts.append(label(legend + 30, y, name))
+    few, y = up(result["more_steps"]["ddim-20"]["psnr"]), top + 12.0 + 24 * len(lines)
+    parts.append(element("line", x1=float(left), x2=float(width - right), y1=few, y2=few, class_="few"))
+    parts.append(element("line", x1=legend, x2=legend + 22, y1=y - 4, y2=y - 4, class_="few"))
+    parts.append(label(legend + 30, y, "DDIM of 20 evaluations"))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
     return head + "\n".join(parts) + "</svg>\n"
 
