@@ -6,7 +6,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge import _core
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import SOLVERS, build
 from aigc_edge.engines.base import Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.spec import ComponentSpec
@@ -137,7 +137,7 @@ class Pipeline:
         if schedule is None:
             raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no solver and no steps to choose")
         default = self.manifest["programs"][self.manifest["default_program"]]
-        solver = solver or str(default["meta"]["solver"])
+        solver = solver or named_solver(self.manifest)
         steps = int(default["meta"]["steps"]) if steps is None else steps
         name = f"custom {solver}-{steps}"  # a name that no bundle uses: a program of the bundle must not be replaced
         if name not in self._built:
@@ -178,6 +178,15 @@ def open(
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
     return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify)
+
+
+def named_solver(manifest: Mapping[str, Any]) -> str:
+    """The solver of the default program, to be built with other steps; raises AigcEdgeError for a tuned or an imported one."""
+    name = manifest["default_program"]
+    solver = str(manifest["programs"][name]["meta"].get("solver"))
+    if solver not in SOLVERS:
+        raise AigcEdgeError(f"the default program {name!r} is made for its own number of steps: give a solver with the steps")
+    return solver
 
 
 def _integer(name: str, value: Any, low: int, high: int) -> int:

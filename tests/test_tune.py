@@ -76,7 +76,7 @@ def test_a_default_is_asked_for(own_bundle: Path) -> None:
     with aigc_edge.open(own_bundle, threads=1) as pipe:
         assert pipe.programs[0] == "tuned-2-guidance-1"
         assert pipe.sample(1, seed=3).shape == (1, 16, 16, 1)
-        with pytest.raises(AigcEdgeError, match="solver"):  # "as many steps of the default solver" means nothing here
+        with pytest.raises(AigcEdgeError, match="give a solver with the steps"):
             pipe.sample(1, steps=5)
         assert pipe.sample(1, steps=5, solver="ddim").shape == (1, 16, 16, 1)
 
