@@ -74,6 +74,11 @@ def tune_bundle(
     return tuned
 
 
+def state_file(bundle: Path) -> Path:
+    """Where what was found is kept until the bundle is written."""
+    return bundle.absolute().with_name(f"{bundle.name}.tuning.json")
+
+
 class EngineNetwork:
     """A loaded denoiser as `network(sample, timestep, classes)`; buffers are bound once for each batch size."""
 
@@ -123,7 +128,7 @@ class Tuning:
         self.network: Network = EngineNetwork(require(engine).load(source, threads=threads))
         # Pictures are clamped; latents of a decoder are not.
         self.limits = tuple(self.manifest["output_range"]) if len(self.manifest["components"]) == 1 else None
-        self.state = bundle.absolute().with_name(f"{bundle.name}.tuning.json")
+        self.state = state_file(bundle)
         self.clock = Clock({})
 
     def name(self, nfe: int) -> str:

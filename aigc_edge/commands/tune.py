@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aigc_edge.commands import values
 from aigc_edge.commands.parser import Parser
 from aigc_edge.hardware import let_threads_sleep
+
+if TYPE_CHECKING:
+    from aigc_edge.diffusion import Program
 
 ORDER = 25
 HELP = "fit a sampling program to a bundle's own network"
@@ -71,34 +78,45 @@ def configure(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
-    from aigc_edge import text
     from aigc_edge.commands.compile import Progress
-    from aigc_edge.tune import tune_bundle
+    from aigc_edge.tune import state_file, tune_bundle
 
-    wanted = [number for part in arguments.nfe or [[8]] for number in part]
-    programs = tune_bundle(
-        arguments.bundle,
-        wanted,
-        guidance_scale=arguments.guidance,
-        samples=arguments.samples,
-        held_out=arguments.held_out,
-        seed=arguments.seed,
-        threads=arguments.threads,
-        format=arguments.format,
-        engine=arguments.engine,
-        default=arguments.default,
-        overwrite=arguments.overwrite,
-        time_limit=arguments.time_limit,
-        progress=Progress(),
-    )
+    try:
+        programs = tune_bundle(
+            arguments.bundle,
+            [number for part in arguments.nfe or [[8]] for number in part],
+            guidance_scale=arguments.guidance,
+            samples=arguments.samples,
+            held_out=arguments.held_out,
+            seed=arguments.seed,
+            threads=arguments.threads,
+            format=arguments.format,
+            engine=arguments.engine,
+            default=arguments.default,
+            overwrite=arguments.overwrite,
+            time_limit=arguments.time_limit,
+            progress=Progress(),
+        )
+    except KeyboardInterrupt:
+        kept = state_file(Path(arguments.bundle))
+        if kept.exists():
+            print(f"\n{kept} keeps the best that was found: the same command goes on from it", file=sys.stderr)
+        raise
+    print(figures(programs))
+    print(f"\nPSNR to {next(iter(programs.values())).meta['reference']} from the same {arguments.held_out} held-out noises")
+    print(f"{arguments.bundle} is written: aigc-edge sample {arguments.bundle} --program {next(iter(programs))}")
+    return 0
+
+
+def figures(programs: Mapping[str, Program]) -> str:
+    """What was measured, a line a program: its own figures, then those of the best standard solver of as many evaluations."""
+    from aigc_edge import text
+
     rows = []
     for name, program in programs.items():
         meta = program.meta
         distances = [f"{meta[key]:.3g}" if key in meta else "–" for key in ("frechet", "best_standard_frechet")]
-        figures = [f"{meta['psnr']:.1f} dB", distances[0], meta["best_standard"], f"{meta['best_standard_psnr']:.1f} dB"]
-        rows.append([name, f"{program.nfe}", *figures, distances[1]])
+        own, best = f"{meta['psnr']:.1f} dB", f"{meta['best_standard_psnr']:.1f} dB"
+        rows.append([name, f"{program.nfe}", own, distances[0], meta["best_standard"], best, distances[1]])
     header = ["program", "evaluations", "PSNR", "Fréchet", "best standard solver", "PSNR", "Fréchet"]
-    print(text.table(header, rows, right=[1, 2, 3, 5, 6]))
-    print(f"\nPSNR to {next(iter(programs.values())).meta['reference']} from the same {arguments.held_out} held-out noises")
-    print(f"{arguments.bundle} is written: aigc-edge sample {arguments.bundle} --program {next(iter(programs))}")
-    return 0
+    return text.table(header, rows, right=[1, 2, 3, 5, 6])
