@@ -31,7 +31,7 @@ from aigc_edge.tuning.roll import MAX_NFE
 from aigc_edge.tuning.table import Table
 from aigc_edge.tuning.tuner import Noise, Tuned, Tuner, cost
 
-SAMPLES, HELD_OUT = 192, 512
+SAMPLES, HELD_OUT = 384, 256
 COMPONENT, ROLES = "denoiser", ("sample", "timestep", "class")
 FORMAT = "fp32"  # what is tuned where the bundle has it: the other formats are made from it, and take the same table
 _REFERENCE, _WRITING = "sampling with many steps", "writing the bundle"

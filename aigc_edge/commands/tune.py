@@ -52,14 +52,14 @@ def configure(parser: Parser) -> None:
     how.add_argument(
         "--samples",
         type=values.whole(8, 1_000_000),
-        default=192,
+        default=384,
         metavar="N",
         help="noises that are fitted; a quarter of them only says when to stop (default: %(default)s)",
     )
     how.add_argument(
         "--held-out",
         type=values.whole(2, 1_000_000),
-        default=512,
+        default=256,
         metavar="N",
         help="other noises that the figures are measured on (default: %(default)s)",
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +48,26 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], says: str, cli: Any, 
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_keeps_what_was_found(cli: Any, own_bundle: Path) -> None:
+    before, state = read_manifest(own_bundle), own_bundle.with_name("digits.aigc.tuning.json")
+    arguments = ("--nfe", "2", "--samples", "8", "--held-out", "4", "--threads", "1")
+    running = subprocess.Popen(cli.command("tune", own_bundle, *arguments), stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not state.exists():
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "tuning.json keeps the best that was found" in said
+    assert "Traceback" not in said
+    assert read_manifest(own_bundle, verify=True) == before
+    done = cli.run("tune", own_bundle, *arguments, "--time-limit", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert not state.exists()
