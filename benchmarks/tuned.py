@@ -63,18 +63,23 @@ class Bench:
         task = Task(self.work.network, self.tuner.path, latents, latents, None if classes is None else classes[:count])
         return np.clip(np.concatenate([self.tuner.sample(program, part) for part in task.parts()]), -1, 1)
 
-    def error(self, program: Program, count: int) -> NDArray[np.float64]:
-        """Mean squared error of each picture."""
-        off = self.draw(program, count) - self.reference[:count]
-        return np.square(off, dtype=np.float64).reshape(count, -1).mean(axis=1)
+    def error(self, program: Program, count: int) -> float:
+        """Mean squared error of the first `count` pictures."""
+        error = float(self.errors(self.draw(program, count)).mean())
+        return error if np.isfinite(error) else 4.0  # the worst that clamped pictures can be
 
-    def figures(self, program: Program) -> tuple[dict[str, Any], NDArray[np.float64]]:
-        """PSNR over all noises, of each batch of them, and the Fréchet distance with its interval; and the errors."""
+    def errors(self, images: Images) -> NDArray[np.float64]:
+        """Mean squared error of each picture."""
+        off = images - self.reference[: len(images)]
+        return np.square(off, dtype=np.float64).reshape(len(images), -1).mean(axis=1)
+
+    def figures(self, program: Program) -> tuple[dict[str, Any], Images]:
+        """PSNR over all noises, of each batch of them, and the Fréchet distance with its interval; and the pictures."""
         images = self.draw(program, len(self.noise))
-        errors = np.square(images - self.reference, dtype=np.float64).reshape(len(images), -1).mean(axis=1)
+        errors = self.errors(images)
         each = [round(psnr(part.mean()), 3) for part in np.array_split(errors, BATCHES)]
         found = {"psnr": round(psnr(errors.mean()), 3), "psnr_median_sample": round(psnr(np.median(errors)), 3), "batches": each}
-        return found | self.distance(images), errors
+        return found | self.distance(images), images
 
     def distance(self, images: Images) -> dict[str, float]:
         """The Fréchet distance to real images and its 95 % interval, where the bundle has a judge."""
@@ -88,30 +93,29 @@ class Bench:
     def ranged(self, nfe: int, few: int) -> dict[str, Any]:
         """The best of the solvers on narrower noise ranges, which `tune` starts from: no spacing that a user could name."""
         programs = [roll(table, self.tuner.path, "ranged", self.work.guidance) for table in starts(self.tuner.path, nfe)]
-        best = min(programs, key=lambda program: self.error(program, few).mean())
+        best = min(programs, key=lambda program: self.error(program, few))
         ends = [round(row.sigma, 4) for row in (best.rows[0], best.rows[-1])]
         return self.figures(best)[0] | {"sigma_range": ends}
 
     def level(self, nfe: int, few: int, finalists: int) -> dict[str, Any]:
         """Everything that makes `nfe` evaluations."""
         every = standard(self.schedule, nfe, self.work.guidance)
-        quick = sorted(((psnr(self.error(one.program, few).mean()), place) for place, one in enumerate(every)), reverse=True)
+        quick = sorted(((psnr(self.error(one.program, few)), place) for place, one in enumerate(every)), reverse=True)
         chosen = [every[place] for _, place in quick[:finalists]]
         chosen += [one for one in every if one.choice == "" and one.solver in SHOWN and one not in chosen]
         measured: dict[str, Any] = {}
-        errors = {}
+        pictures: dict[str, Images] = {}
         for one in chosen:
-            measured[one.name], errors[one.name] = self.figures(one.program)
+            measured[one.name], pictures[one.name] = self.figures(one.program)
         best = max(measured, key=lambda name: measured[name]["psnr"])
         program = Program.from_json(self.work.manifest["programs"][self.work.name(nfe)])
         tuned, own = self.figures(program)
-        low, high = gain_interval(errors[best], own)
+        low, high = gain_interval(self.errors(pictures[best]), self.errors(own))
         gain = {"gain": round(tuned["psnr"] - measured[best]["psnr"], 3), "gain_low": round(low, 3), "gain_high": round(high, 3)}
         plain = {one.solver: one.name for one in every if one.choice == "" and one.solver in SHOWN}
         ranking = {every[place].name: round(value, 3) for value, place in quick}
         if self.judge is not None:
-            pictures = [self.draw(one, len(self.noise)) for one in (program, next(o for o in chosen if o.name == best).program)]
-            gain |= distance_gap(pictures[0], pictures[1], self.judge)
+            gain |= distance_gap(own, pictures[best], self.judge)
         found = {"tuned": tuned, "best": best, **gain, "standard": measured, "ranged": self.ranged(nfe, few // 2)}
         return found | {"plain": plain, "first_samples": ranking}
 
