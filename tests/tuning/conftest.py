@@ -58,7 +58,7 @@ def make_task(toy: Toy, latents: np.ndarray, target: np.ndarray, **options: Any)
 def random_table(rng: np.random.Generator, path: NoisePath, nfe: int, size: float = 0.2) -> Table:
     """A table in no way special, with levels of the path."""
     high = min(path.high, 4.0)
-    levels = np.sort(rng.uniform(path.low, high, nfe))[::-1]
+    levels = np.sort(rng.uniform(max(path.low, -1.0), high, nfe))[::-1]
     weights = np.tril(rng.standard_normal((nfe + 1, nfe + 1))) * size
     weights[:, 0] += 1.0
     return Table(levels.copy(), weights)

@@ -10,7 +10,7 @@ from aigc_edge.diffusion import build
 from aigc_edge.tuning.standard import standard
 
 
-@pytest.mark.parametrize("nfe", [1, 2, 5, 8])
+@pytest.mark.parametrize("nfe", [1, 4])
 def test_all_make_the_evaluations_and_no_noise(nfe: int, schedule: dict[str, Any]) -> None:
     found = standard(schedule, nfe, 2.5)
     assert found
