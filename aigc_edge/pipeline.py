@@ -6,7 +6,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from aigc_edge import _core, inputs
 from aigc_edge.choose import AUTO, fastest
-from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion import SOLVERS, Program, build
 from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.engines.constants import Constants
@@ -237,7 +237,7 @@ class Pipeline:
         if schedule is None:
             raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no solver and no steps to choose")
         default = self.manifest["programs"][self.manifest["default_program"]]
-        solver = solver or str(default["meta"]["solver"])
+        solver = solver or named_solver(self.manifest)
         steps = int(default["meta"]["steps"]) if steps is None else steps
         name = f"custom {solver}-{steps}"  # a name that no bundle uses: a program of the bundle must not be replaced
         if name not in self._programs:
@@ -303,3 +303,12 @@ def open(
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
     return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify)
+
+
+def named_solver(manifest: Mapping[str, Any]) -> str:
+    """The solver of the default program, to be built with other steps; raises AigcEdgeError for a tuned or an imported one."""
+    name = manifest["default_program"]
+    solver = str(manifest["programs"][name]["meta"].get("solver"))
+    if solver not in SOLVERS:
+        raise AigcEdgeError(f"the default program {name!r} is made for its own number of steps: give a solver with the steps")
+    return solver

@@ -16,6 +16,7 @@ from aigc_edge.diffusion import build
 from aigc_edge.engines.base import EngineSource
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.bundle import read_manifest
+from aigc_edge.pipeline import named_solver
 from aigc_edge.registry import Registry
 from aigc_edge.spec import ComponentSpec
 
@@ -97,7 +98,7 @@ def resolve(
     if custom:
         if manifest.get("schedule") is None:
             raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no solver and no steps to choose")
-        solver, steps = solver or program["meta"]["solver"], steps or program["meta"]["steps"]
+        solver, steps = solver or named_solver(manifest), steps or program["meta"]["steps"]
         program = build(manifest["schedule"], str(solver), int(steps), guidance_scale=scale).to_json()
     return Recipe(bundle, manifest, program, scale, custom, threads)
 

@@ -51,7 +51,7 @@ def add_families(parser: Parser) -> None:
 def _common(parser: Parser, training: type) -> None:
     default = {field.name: field.default for field in dataclasses.fields(training)}
     parser.add_argument(
-        "--data", required=True, metavar="DATA", help="'digits' or a folder of images; its sub-folders are classes"
+        "--data", required=True, metavar="DATA", help="'digits', 'photos' or a folder of images; its sub-folders are classes"
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the run folder to write, or to go on with")
     parser.add_argument("--size", type=values.whole(4, 1024), metavar="PIXELS", help="height and width (default: the data's own)")

@@ -17,7 +17,8 @@ class ImageSet:
     """Images uint8 [N, C, H, W] with class indices int64 [N] (all 0 when there are no classes).
 
     `class_names` is empty for an unconditional set. `source` and `licence` say where the images came from and on what terms;
-    `skipped` counts files that could not be read and were left out on request.
+    `skipped` counts files that could not be read and were left out on request. `groups` int64 [N], where given, says which images
+    show the same thing and must not be parted by a split.
     """
 
     images: npt.NDArray[np.uint8]
@@ -26,6 +27,7 @@ class ImageSet:
     source: str
     licence: str
     skipped: int = 0
+    groups: npt.NDArray[np.int64] | None = None
     _fingerprint: str = field(default="", repr=False)
 
     def __len__(self) -> int:
@@ -52,17 +54,21 @@ class ImageSet:
 
     def take(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """The images at `indices`, in that order."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices], _fingerprint="")
+        groups = None if self.groups is None else self.groups[indices]
+        return replace(self, images=self.images[indices], labels=self.labels[indices], groups=groups, _fingerprint="")
 
     def split(self, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
         """Split into (training, held out): `fraction` of each class is held out, at least one image in all.
 
-        Stratified: every class is shuffled by `seed` and cut on its own. A class keeps at least one image for training. Raises
-        DataError when there are fewer than 2 images.
+        Stratified: every class is shuffled by `seed` and cut on its own. A class keeps at least one image for training. With
+        `groups` it is the groups that are shuffled and cut, whatever their class. Raises DataError when there are fewer than 2
+        images (or groups).
         """
         if len(self) < 2:
             raise DataError(f"{self.source} has {len(self)} image: give at least 2, so that one can be held out for validation")
         rng = np.random.default_rng(seed)
+        if self.groups is not None:
+            return self._split_groups(self.groups, fraction, rng)
         held: list[npt.NDArray[np.int64]] = []
         for label in range(max(1, self.num_classes)):
             members = rng.permutation(np.flatnonzero(self.labels == label))
@@ -73,6 +79,15 @@ class ImageSet:
             chosen = rng.permutation(np.flatnonzero(self.labels == largest))[:1]
         rest = np.setdiff1d(np.arange(len(self)), chosen)
         return self.take(rest), self.take(chosen)
+
+    def _split_groups(
+        self, groups: npt.NDArray[np.int64], fraction: float, rng: np.random.Generator
+    ) -> tuple[ImageSet, ImageSet]:
+        names = rng.permutation(np.unique(groups))
+        if len(names) < 2:
+            raise DataError(f"{self.source} has one group of images: give at least 2, so that one can be held out for validation")
+        held = np.isin(groups, names[: min(max(1, round(fraction * len(names))), len(names) - 1)])
+        return self.take(np.flatnonzero(~held)), self.take(np.flatnonzero(held))
 
     def describe(self) -> dict[str, Any]:
         """The "data" entry of a run's config.json."""

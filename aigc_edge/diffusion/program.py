@@ -35,8 +35,8 @@ class Program:
     init_scale: float
     rows: tuple[Row, ...]
     guidance_scale: float = 1.0
-    guidance_rescale: float = 0.0
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:

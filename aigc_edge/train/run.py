@@ -41,12 +41,12 @@ def train(
     skip_corrupt: bool = False,
     **settings: Any,
 ) -> Path:
-    """Train a model of `family` on `data` ("digits" or a folder of images) and write the run folder `out`, which is returned.
+    """Train a model of `family` on `data` ("digits", "photos" or a folder of images) and write the run folder `out`.
 
-    `settings` are fields of the family's `Model` and `Training` dataclasses; None stands for the default. With `resume` a
-    run that is already in `out` goes on from its checkpoint, on the CPU with bit-identical results; a finished one is returned
-    as it is. Ctrl-C writes a checkpoint and then raises KeyboardInterrupt. Raises AigcEdgeError (DataError for the data) for
-    whatever a user can mend.
+    Returns `out`. `settings` are fields of the family's `Model` and `Training` dataclasses; None stands for the default. With
+    `resume` a run that is already in `out` goes on from its checkpoint, on the CPU with bit-identical results; a finished one is
+    returned as it is. Ctrl-C writes a checkpoint and then raises KeyboardInterrupt. Raises AigcEdgeError (DataError for the
+    data) for whatever a user can mend.
     """
     cls, out = FAMILIES[family], Path(out)
     _refuse_foreign(out)

@@ -1,0 +1,122 @@
+"""`aigc-edge tune`: sampling programs whose coefficients were fitted to a bundle's own network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aigc_edge.commands import values
+from aigc_edge.commands.parser import Parser
+from aigc_edge.hardware import let_threads_sleep
+
+if TYPE_CHECKING:
+    from aigc_edge.diffusion import Program
+
+ORDER = 25
+HELP = "fit a sampling program to a bundle's own network"
+DESCRIPTION = """\
+Fit noise levels and coefficients of a sampling program of few evaluations to many-step samples of the bundle's own network from
+the same noise, and put it into the bundle beside the others. The network stays as it is; minutes of work for a small one.
+
+  aigc-edge tune digits.aigc --nfe 8
+  aigc-edge tune digits.aigc --nfe 4,6,8 --guidance 3
+  aigc-edge sample digits.aigc --program tuned-8
+
+Ctrl-C leaves the bundle as it was and keeps what was found in BUNDLE.tuning.json; the same command goes on from it."""
+
+
+def configure(parser: Parser) -> None:
+    evaluations = values.whole(1, 15)
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
+    what = parser.add_argument_group("what to tune")
+    what.add_argument(
+        "--nfe",
+        action="append",
+        type=lambda text: [evaluations(part) for part in values.listed(text)],
+        metavar="N",
+        help="network evaluations, 1 to 15, or a comma-separated list of them; may be repeated (default: 8)",
+    )
+    what.add_argument(
+        "--guidance",
+        type=values.real(0, 1000),
+        metavar="X",
+        help="guidance scale that it is tuned for, 1 is off (default: that of the default program)",
+    )
+    what.add_argument("--format", metavar="NAME", help="network that it is tuned for (default: fp32, else the bundle's default)")
+    what.add_argument("--default", action="store_true", help="make it the default program of the bundle")
+    what.add_argument("--overwrite", action="store_true", help="replace a program of the same name")
+    how = parser.add_argument_group("how to tune it")
+    how.add_argument(
+        "--samples",
+        type=values.whole(8, 1_000_000),
+        default=384,
+        metavar="N",
+        help="noises that are fitted; a quarter of them only says when to stop (default: %(default)s)",
+    )
+    how.add_argument(
+        "--held-out",
+        type=values.whole(2, 1_000_000),
+        default=256,
+        metavar="N",
+        help="other noises that the figures are measured on (default: %(default)s)",
+    )
+    how.add_argument(
+        "--time-limit",
+        type=values.real(0.001),
+        metavar="SECONDS",
+        help="end the search after this time, with the best that was found; measuring comes on top (default: none)",
+    )
+    how.add_argument("--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="seed of all noise (default: 0)")
+    how.add_argument(
+        "--engine", default="onnxruntime", metavar="NAME", help="onnxruntime, tensorrt, torch (default: %(default)s)"
+    )
+    how.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    let_threads_sleep()
+    from aigc_edge.commands.compile import Progress
+    from aigc_edge.tune import state_file, tune_bundle
+
+    try:
+        programs = tune_bundle(
+            arguments.bundle,
+            [number for part in arguments.nfe or [[8]] for number in part],
+            guidance_scale=arguments.guidance,
+            samples=arguments.samples,
+            held_out=arguments.held_out,
+            seed=arguments.seed,
+            threads=arguments.threads,
+            format=arguments.format,
+            engine=arguments.engine,
+            default=arguments.default,
+            overwrite=arguments.overwrite,
+            time_limit=arguments.time_limit,
+            progress=Progress(),
+        )
+    except KeyboardInterrupt:
+        kept = state_file(Path(arguments.bundle))
+        if kept.exists():
+            print(f"\n{kept} keeps the best that was found: the same command goes on from it", file=sys.stderr)
+        raise
+    print(figures(programs))
+    print(f"\nPSNR to {next(iter(programs.values())).meta['reference']} from the same {arguments.held_out} held-out noises")
+    print(f"{arguments.bundle} is written: aigc-edge sample {arguments.bundle} --program {next(iter(programs))}")
+    return 0
+
+
+def figures(programs: Mapping[str, Program]) -> str:
+    """What was measured, a line a program: its own figures, then those of the best standard solver of as many evaluations."""
+    from aigc_edge import text
+
+    rows = []
+    for name, program in programs.items():
+        meta = program.meta
+        distances = [f"{meta[key]:.3g}" if key in meta else "–" for key in ("frechet", "best_standard_frechet")]
+        own, best = f"{meta['psnr']:.1f} dB", f"{meta['best_standard_psnr']:.1f} dB"
+        rows.append([name, f"{program.nfe}", own, distances[0], meta["best_standard"], best, distances[1]])
+    header = ["program", "evaluations", "PSNR", "Fréchet", "best standard solver", "PSNR", "Fréchet"]
+    return text.table(header, rows, right=[1, 2, 3, 5, 6])

@@ -1,0 +1,66 @@
+"""The standard solvers at a number of evaluations: where a tuned table starts, and what it has to beat."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aigc_edge.diffusion import SOLVERS, Program, build, options
+from aigc_edge.diffusion.schedule import SCHEDULES
+from aigc_edge.diffusion.spacing import SIGMA_SPACINGS, TIME_SPACINGS
+from aigc_edge.errors import ProgramError
+
+
+@dataclass(frozen=True)
+class Standard:
+    """A program that a user could build for a schedule: its solver, and how its levels are spaced."""
+
+    program: Program
+    solver: str
+    choice: str
+
+    @property
+    def name(self) -> str:
+        """Such as "deis-8, exponential"."""
+        return f"{self.program.name}{self.choice and ', '}{self.choice}"
+
+
+def standard(schedule: Mapping[str, Any], nfe: int, guidance_scale: float = 1.0) -> list[Standard]:
+    """Every deterministic solver on every spacing of the schedule, that makes exactly `nfe` evaluations."""
+    found, seen = [], set()
+    for choice, chosen in _choices(schedule):
+        for solver in SOLVERS:
+            program = _of_evaluations(chosen, solver, nfe, guidance_scale)
+            if program is None or program.rows in seen:
+                continue
+            seen.add(program.rows)
+            found.append(Standard(program, solver, choice))
+    return found
+
+
+def _choices(schedule: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    kind = schedule.get("kind", {"edm": "edm", "flow": "flow"}.get(str(schedule.get("prediction")), "vp"))
+    known = options.parameters(SCHEDULES[kind])
+    spacings = [*SIGMA_SPACINGS, *TIME_SPACINGS] if "spacing" in known else [None]
+    ends = ["zero", "sigma_min"] if "final_sigma" in known else [None]
+    yield "", dict(schedule)
+    for spacing in spacings:
+        for end in ends:
+            given = {"spacing": spacing, "final_sigma": end}
+            given = {key: value for key, value in given.items() if value is not None}
+            words = [str(spacing)] if spacing else []
+            yield ", ".join([*words, *(["to sigma_min"] if end == "sigma_min" else [])]), dict(schedule) | given
+
+
+def _of_evaluations(schedule: Mapping[str, Any], solver: str, nfe: int, guidance_scale: float) -> Program | None:
+    for steps in range(1, nfe + 1):  # a solver may evaluate more than once a step
+        try:
+            program = build(schedule, solver, steps, guidance_scale=guidance_scale)
+        except ProgramError:
+            continue
+        if program.nfe == nfe:
+            noisy = any(any(row.after_noise or ()) or any(row.before_noise or ()) for row in program.rows)
+            return None if noisy else dataclasses.replace(program, name=f"{solver}-{steps}")
+    return None

@@ -1,0 +1,88 @@
+"""From a network callable to a tuned program, with figures that can be checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aigc_edge.diffusion import reference
+from aigc_edge.errors import AigcEdgeError, ProgramError
+from aigc_edge.tuning.fit import Plan
+from aigc_edge.tuning.tuner import Noise, Tuner, decibels, tune_network
+
+CLASSES = 3
+
+
+def noise(rng: np.random.Generator, count: int, classes: bool = False) -> Noise:
+    labels = rng.integers(0, CLASSES, count) if classes else None
+    return Noise(rng.standard_normal((count, 6)).astype(np.float32), labels)
+
+
+def test_any_network_on_any_schedule(schedule: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
+    """The figures in meta are those of the rows themselves, recomputed here in float64 from the same noise."""
+    toy = tools.Toy(schedule, tools.two_points, 32)
+    training, held = noise(rng, 48), noise(rng, 32)
+    tuner = Tuner(toy, schedule, training, held, reference_steps=32)
+    tuned = tuner.tune(3, plan=Plan(steps=6))
+    many = np.clip(reference.run(tuner.many, toy, held.latents), -1, 1)
+    made = np.clip(reference.run(tuned.program, toy, held.latents), -1, 1)
+    psnr = 10 * np.log10(4 / np.mean((made - many) ** 2))
+    meta = tuned.program.meta
+    assert meta["psnr"] == pytest.approx(psnr, abs=0.3)  # rounding of float32 counts at 50 dB
+    best = np.clip(reference.run(tuned.best.program, toy, held.latents), -1, 1)
+    assert meta["best_standard_psnr"] == pytest.approx(10 * np.log10(4 / np.mean((best - many) ** 2)), abs=0.3)
+    assert meta["psnr"] > meta["best_standard_psnr"] + 3
+    assert (meta["best_standard"], meta["n"], meta["trained_on"]) == (tuned.best.name, 32, 48)
+    assert (meta["solver"], meta["steps"], meta["reference"]) == ("tuned", 3, "unipc-32")
+
+
+def test_guided_evaluations_are_what_the_executor_makes(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
+    toy = tools.Toy(edm, tools.two_points, 16)
+    options = {"guidance_scale": 2.5, "null_class": CLASSES, "reference_steps": 16}
+    tuner = Tuner(toy, edm, noise(rng, 16, True), noise(rng, 8, True), **options)
+    table = tools.table(rng, toy.path, 3)
+    from aigc_edge.tuning.roll import roll
+
+    program = roll(table, toy.path, "any", 2.5)
+    part = next(tuner.train.parts())
+    assert np.allclose(part.run(table)[1], tuner.sample(program, part), rtol=1e-3, atol=1e-3)
+
+
+def test_a_table_is_gone_on_with(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
+    toy = tools.Toy(edm, tools.two_points, 16)
+    tuner = Tuner(toy, edm, noise(rng, 32), noise(rng, 16), reference_steps=16)
+    first = tuner.tune(2, plan=Plan(steps=2))
+    kept: list[float] = []
+    second = tuner.tune(2, before=first.table, keep=lambda table, psnr: kept.append(psnr), enough=lambda: True)
+    assert np.array_equal(second.table.weights, first.table.weights)
+    assert kept == [pytest.approx(decibels(tuner.watch.error(first.table), (-1, 1)))]
+
+
+def test_one_call_is_enough(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
+    toy = tools.Toy(edm, tools.gaussian(np.array([0.04, 0.3])), 16)
+    latents = [rng.standard_normal((24, 2)).astype(np.float32) for _ in range(2)]
+    program = tune_network(toy, edm, 1, Noise(latents[0]), Noise(latents[1]), reference_steps=16)
+    assert (program.nfe, program.slots, program.name) == (1, 1, "tuned-1")
+    assert program.meta["psnr"] > 45
+
+
+@pytest.mark.parametrize("nfe", [0, 16, -3])
+def test_evaluations_are_bounded(nfe: int, edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
+    toy = tools.Toy(edm, tools.two_points, 4)
+    tuner = Tuner(toy, edm, noise(rng, 8), noise(rng, 2), reference_steps=4)
+    with pytest.raises(AigcEdgeError, match="1 to 15"):
+        tuner.tune(nfe)
+
+
+def test_what_cannot_be_tuned_is_refused(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
+    toy = tools.Toy(edm, tools.two_points, 4)
+    with pytest.raises(AigcEdgeError, match="4 training and 8 held-out"):
+        Tuner(toy, edm, noise(rng, 4), noise(rng, 8))
+    with pytest.raises(AigcEdgeError, match="null class"):
+        Tuner(toy, edm, noise(rng, 8), noise(rng, 8), guidance_scale=2.0)
+    with pytest.raises(AigcEdgeError, match="NaN or infinity"):
+        Tuner(lambda x, t, c: x * np.nan, edm, noise(rng, 8), noise(rng, 8), reference_steps=4)
+    with pytest.raises(ProgramError, match="prediction"):
+        Tuner(toy, {}, noise(rng, 8), noise(rng, 8))
