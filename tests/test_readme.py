@@ -42,8 +42,17 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_all_five_commands_are_shown() -> None:
-    assert {line.split()[1] for line in commands()} == {"train", "compile", "sample", "inspect", "bench"}
+def test_every_command_is_shown() -> None:
+    assert {line.split()[1] for line in commands()} == {
+        "train",
+        "compile",
+        "sample",
+        "inspect",
+        "bench",
+        "tune",
+        "verify",
+        "targets",
+    }
 
 
 def test_every_option_exists() -> None:
