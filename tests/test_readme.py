@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,17 @@ def test_shell_commands_run(folder: Path) -> None:
     assert (folder / "bench.json").stat().st_size > 1000
 
 
+def diffusers_loop(unet: Any, scheduler: Any, steps: int, latents: Any) -> Any:
+    """What a pipeline of diffusers does."""
+    import torch
+
+    scheduler.set_timesteps(steps)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            latents = scheduler.step(unet(latents, t).sample, t, latents).prev_sample
+    return latents
+
+
 def test_python_blocks_do_what_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aigc_edge.diffusion.solvers import SOLVERS
 
@@ -86,7 +98,9 @@ def test_python_blocks_do_what_they_say(folder: Path, monkeypatch: pytest.Monkey
         (folder / f"block{index}.py").write_text(block, encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()) as said:
             found.append((runpy.run_path(str(folder / f"block{index}.py")), said.getvalue()))
-    (sampling, _), (solver, printed), (_, imported) = found
+    (sampling, _), (core, _), (solver, printed), (_, imported) = found
+    expected = diffusers_loop(core["unet"], core["DPMSolverMultistepScheduler"](), 20, core["latents"])
+    assert (core["images"] - expected).norm() < 1e-4 * expected.norm()
     with aigc_edge.open(folder / "digits.aigc") as pipeline:
         channels, height, width = pipeline.manifest["output_shape"]
     assert sampling["images"].shape == (16, height, width, channels)
