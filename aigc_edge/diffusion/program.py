@@ -249,7 +249,7 @@ class Program:
 
         options = {"conditions": conditions, "negative": negative, "mask": mask, "known": known, "channels_last": channels_last}
         return run_program(
-            self._guided(guidance_scale, guidance_rescale),
+            self.guided(guidance_scale, guidance_rescale),
             network,
             latents,
             seeds=seeds,
@@ -285,11 +285,12 @@ class Program:
         from aigc_edge.diffusion.execution import prepare
         from aigc_edge.diffusion.loop import Loop
 
-        program = self._guided(guidance_scale, guidance_rescale)
+        program = self.guided(guidance_scale, guidance_rescale)
         options = {"conditions": conditions, "negative": negative, "mask": mask, "known": known, "channels_last": channels_last}
         return Loop(*prepare(program, network, like, dtype=dtype, standing=True, **options), graph)
 
-    def _guided(self, scale: float | None, rescale: float | None) -> Program:
+    def guided(self, scale: float | None, rescale: float | None) -> Program:
+        """The same program with another guidance scale and rescale, where they are not None."""
         program = self if scale is None else self.with_guidance(scale)
         return program if rescale is None else dataclasses.replace(program, guidance_rescale=rescale)
 

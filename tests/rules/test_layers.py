@@ -24,6 +24,7 @@ LAYERS = [
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "export", "targets"],
     ["engines", "inputs"],
+    ["device_loop"],
     ["pipeline"],
     ["bench", "inspect", "prove"],
     ["compile"],
@@ -36,7 +37,8 @@ BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "cloc
 
 TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "engines/torch.py"]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
-TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py", "diffusion/"]
+# engines/tensorrt_network.py, device_loop.py: on a GPU torch owns memory and streams, where it is installed.
+TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py", "diffusion/", "engines/tensorrt_network.py", "device_loop.py"]
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
     "tensorrt_rtx": ["engines/tensorrt"],
