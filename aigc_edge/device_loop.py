@@ -1,4 +1,4 @@
-"""Sampling from a bundle on a GPU: noise, rows, decoder and bytes stay there, the loop is one CUDA graph, images come back once."""
+"""Sampling from a bundle on a GPU: noise, rows, decoder and bytes stay there, the loop is one graph, images come back once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def choose(engine: type[Engine], device: str) -> tuple[str | None, str | None]:
             raise AigcEdgeError(f"the engine {engine.name!r} computes on a GPU only: choose the device 'cuda', or another engine")
         return None, "the device is the CPU"
     if "cuda" not in engine.devices:
-        raise EngineUnavailable(f"the engine {engine.name!r} computes on the CPU only: for a GPU choose the engine torch or tensorrt")
+        raise EngineUnavailable(
+            f"the engine {engine.name!r} computes on the CPU only: for a GPU choose the engine torch or tensorrt"
+        )
     reason = without_gpu()
     if reason is None:
         return "cuda:0", None
@@ -151,7 +153,7 @@ class DeviceLoop:
 
         if latents is not None:
             return self._give(latents[part])
-        drawn = torch.empty((len(seeds), *self._shape), device=self._device)
+        drawn: Any = torch.empty((len(seeds), *self._shape), device=self._device)
         randn(self._give(seeds), 0, drawn.view(len(seeds), -1))
         return drawn
 
@@ -183,8 +185,8 @@ class DeviceLoop:
         bad = (~torch.isfinite(pixels)).flatten(1).any(1).cpu().numpy()
         if bad.any():
             raise AigcEdgeError(
-                f"the decoder gave a value that is not finite for sample {first + int(np.flatnonzero(bad)[0])}: try another format "
-                "or engine, or other latents"
+                f"the decoder gave a value that is not finite for sample {first + int(np.flatnonzero(bad)[0])}: try another "
+                "format or engine, or other latents"
             )
         return pixels
 
@@ -193,7 +195,7 @@ class DeviceLoop:
 
         low, high = (float(bound) for bound in self._manifest["output_range"])
         count, channels, height, width = samples.shape
-        out = torch.empty((count, height, width, channels), dtype=torch.uint8, device=self._device)
+        out: Any = torch.empty((count, height, width, channels), dtype=torch.uint8, device=self._device)
         scale = 255.0 / (high - low)
         latent_to_rgb8(samples, out, scale, -low * scale)
         return out

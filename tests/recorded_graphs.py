@@ -68,7 +68,9 @@ class RecordedGraphs:
         monkeypatch.setattr(graph, "unavailable", lambda device: None)
         replaced = {
             "device": lambda device: _Context(self, f"device {device}"),
-            "current_stream": lambda: SimpleNamespace(name=self.stream, wait_stream=lambda s: self.say(f"caller waits for {s.name}")),
+            "current_stream": lambda: SimpleNamespace(
+                name=self.stream, wait_stream=lambda s: self.say(f"caller waits for {s.name}")
+            ),
             "Stream": lambda: SimpleNamespace(name="side", wait_stream=lambda s: self.say(f"side waits for {s.name}")),
             "stream": lambda stream: _Context(self, "stream", stream.name),
             "set_stream": lambda stream: self.say(f"set stream {stream.name}"),

@@ -73,9 +73,7 @@ def test_given_noise_latents_images_and_masks(tiny_bundle: Path, device: str, rn
         assert "progress" in str(ours.reason) or device == "cpu"
 
 
-def test_counts_above_one_batch_and_few_kept_loops(
-    tiny_bundle: Path, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counts_above_one_batch_and_few_kept_loops(tiny_bundle: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_loop, "LARGEST", 3)
     monkeypatch.setattr(device_loop, "KEPT", 2)
     with opened(tiny_bundle) as native, opened(tiny_bundle, device) as ours:

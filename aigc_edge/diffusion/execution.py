@@ -119,12 +119,17 @@ class Execution:
 
     def give(self, conditions: Conditions | None, negative: Conditions | None, mask: Any = None, known: Any = None) -> None:
         """Put other values into the standing buffers; None leaves what is there. Raises ProgramError for what does not fit."""
-        for what, given, part in (("conditions", conditions, slice(self._count)), ("negative", negative, slice(self._count, None))):
+        for what, given, part in (
+            ("conditions", conditions, slice(self._count)),
+            ("negative", negative, slice(self._count, None)),
+        ):
             plain, both = self._conditions[1], self._conditions.get(2)
             if given is None or (both is None and part.stop is None):
                 continue
             if set(given) != set(plain):
-                raise ProgramError(f"{what} are {checks.show(sorted(given))}: the loop was prepared for {checks.show(sorted(plain))}")
+                raise ProgramError(
+                    f"{what} are {checks.show(sorted(given))}: the loop was prepared for {checks.show(sorted(plain))}"
+                )
             for name, value in given.items():
                 _fits(self.arrays, name, value, self._count, like=plain[name])
                 if part.start is None:
@@ -133,7 +138,9 @@ class Execution:
                     both[name][part] = self.arrays.expand(value, self._count)
         for what, value, buffer in (("mask", mask, self._mask), ("known", known, self._known)):
             if value is not None and buffer is None:
-                raise ProgramError(f"{what} was given to a loop that was prepared without: prepare one with a mask and what is known")
+                raise ProgramError(
+                    f"{what} was given to a loop that was prepared without: prepare one with a mask and what is known"
+                )
             if value is not None:
                 buffer[...] = self._plane(value, what)
 

@@ -23,7 +23,9 @@ class TensorRTNetwork:
         if place.type != "cuda" or (place.index or 0) != 0:
             raise EngineUnavailable(f"a TensorRT plan runs on the first GPU, not on {device!r}: choose the device 'cuda'")
         if not torch.cuda.is_available():
-            raise EngineUnavailable("torch has no CUDA here, which tensors on a GPU need: give NumPy arrays, or install torch with CUDA")
+            raise EngineUnavailable(
+                "torch has no CUDA here, which tensors on a GPU need: give NumPy arrays, or install torch with CUDA"
+            )
         self.spec, self.dtype = spec, sample_dtype(spec)
         self._engine, self._largest, self._torch = engine, largest, torch
         self._contexts: dict[int, Any] = {}
@@ -51,17 +53,21 @@ class TensorRTNetwork:
 
     def _evaluate(self, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         batch, stream = len(next(iter(inputs.values()))), self._torch.cuda.current_stream().cuda_stream
-        context = self._contexts.get(batch)
+        context: Any = self._contexts.get(batch)
         fresh = context is None
         if fresh:
             context = self._engine.create_execution_context()
             if context is None:
-                raise EngineUnavailable(f"the GPU has no memory left to run {self.spec.name!r}: free some, or take a smaller batch")
+                raise EngineUnavailable(
+                    f"the GPU has no memory left to run {self.spec.name!r}: free some, or take a smaller batch"
+                )
             for name, value in inputs.items():
                 accepted(context.set_input_shape(name, tuple(value.shape)), f"the shape of {name!r}")
             self._contexts[batch] = context
         elif batch in self._cannot and self._torch.cuda.is_current_stream_capturing():
-            raise AigcEdgeError("this plan manages memory of its own while it runs: it has to be built to leave that to its caller")
+            raise AigcEdgeError(
+                "this plan manages memory of its own while it runs: it has to be built to leave that to its caller"
+            )
         for name, value in {**inputs, **outputs}.items():
             accepted(context.set_tensor_address(name, value.data_ptr()), f"the address of {name!r}")
         accepted(context.execute_async_v3(stream), "the evaluation")

@@ -68,7 +68,9 @@ class TorchEngine(Engine):
         import torch
 
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise EngineUnavailable(f"torch cannot compute on {device!r} here: choose the device 'cpu', or install torch with CUDA")
+            raise EngineUnavailable(
+                f"torch cannot compute on {device!r} here: choose the device 'cpu', or install torch with CUDA"
+            )
         # A copy: the module itself stays where the buffers of `bind` are.
         return TorchNetwork(self.spec, self._module if device == "cpu" else copy.deepcopy(self._module).to(device))
 

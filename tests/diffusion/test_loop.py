@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,10 @@ def test_without_a_gpu_a_loop_runs_all_the_same() -> None:
     [
         ({"conditions": {"other": 1}}, r"conditions are \['other'\]: the loop was prepared for \['label'\]"),
         ({"conditions": {"label": torch.zeros(2, dtype=torch.int64)}}, "condition 'label' must be a torch tensor whose first"),
-        ({"conditions": {"label": torch.zeros(3)}}, r"condition 'label' is torch.float32 \[3\]: the loop was prepared for torch.i"),
+        (
+            {"conditions": {"label": torch.zeros(3)}},
+            r"condition 'label' is torch.float32 \[3\]: the loop was prepared for torch.i",
+        ),
         ({"conditions": {"label": [1, 2, 3]}}, "condition 'label' must be a torch tensor"),
         ({"mask": torch.ones(SHAPE)}, "mask was given to a loop that was prepared without"),
         ({"seeds": [1]}, "seeds must hold one whole number"),
@@ -260,6 +264,6 @@ def test_the_graph_holds_one_solver_step_between_two_evaluations() -> None:
     if not names:
         pytest.skip("the profiler sees no kernels here")
     assert len(steps) == 7
-    between = [names[a + 1 : b] for a, b in zip(steps, steps[1:], strict=False)]
+    between = [names[a + 1 : b] for a, b in itertools.pairwise(steps)]
     assert all(part and not any("Memcpy" in name or "copy" in name.lower() for name in part) for part in between)
     assert {tuple(part) for part in between} == {tuple(between[0])}

@@ -38,7 +38,16 @@ BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "cloc
 TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "engines/torch.py"]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
 # engines/tensorrt_network.py, device_loop.py: on a GPU torch owns memory and streams, where it is installed.
-TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py", "diffusion/", "engines/tensorrt_network.py", "device_loop.py"]
+TORCH_IN_FUNCTIONS = [
+    *TORCH,
+    "bench/ways/",
+    "commands/train.py",
+    "ops/",
+    "compile.py",
+    "diffusion/",
+    "engines/tensorrt_network.py",
+    "device_loop.py",
+]
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
     "tensorrt_rtx": ["engines/tensorrt"],
