@@ -53,9 +53,11 @@ def steps(bench: Bench) -> list[dict[str, Any]]:
 
                 scheduler = getattr(diffusers, name)(beta_schedule="scaled_linear", prediction_type="epsilon")
                 program = Program.from_diffusers(scheduler, STEPS)
+                scheduler.set_timesteps(STEPS, device=bench.device)
+                fresh = dict(scheduler.__dict__)  # as it is before the first step, for every sweep
 
-                def sweep(scheduler: Any = scheduler, x: Any = x, output: Any = output) -> None:
-                    scheduler.set_timesteps(STEPS, device=bench.device)
+                def sweep(scheduler: Any = scheduler, x: Any = x, output: Any = output, fresh: Any = fresh) -> None:
+                    scheduler.__dict__.update({k: list(v) if isinstance(v, list) else v for k, v in fresh.items()})
                     sample = x
                     for timestep in scheduler.timesteps:
                         scheduler.scale_model_input(sample, timestep)

@@ -64,8 +64,7 @@ build() {
   cmake -S . -B "$BUILD/cmake" -DAIGC_EDGE_PYTHON=ON -DPython_EXECUTABLE="$OWN" -DCMAKE_BUILD_TYPE=Release \
     -Dpybind11_DIR="$("$OWN" -m pybind11 --cmakedir)" "${options[@]/#/-D}" &&
     cmake --build "$BUILD/cmake" --parallel --target _core &&
-    rm -rf "$site/aigc_edge" && cp -r aigc_edge "$site/" &&
-    cmake --install "$BUILD/cmake" --component runtime --prefix "$site/aigc_edge"
+    rm -rf "$site/aigc_edge" && cp -r aigc_edge "$site/" && cp "$BUILD"/cmake/_core*.so "$site/aigc_edge/"
 }
 
 device() {
@@ -103,40 +102,44 @@ benchmark() {
   return $status
 }
 
-if [ "${1:-}" = --stage ]; then # a stage in a process of its own, which a time limit can end
-  export PATH="$VENV/bin:$(dirname "$PYTHON"):$PATH"
-  mkdir -p "$BUILD/empty" && cd "$BUILD/empty" && "$2"
-  exit
-fi
+main() { # read as a whole before it runs: the file may change meanwhile
+  if [ "${1:-}" = --stage ]; then # a stage in a process of its own, which a time limit can end
+    export PATH="$VENV/bin:$(dirname "$PYTHON"):$PATH"
+    mkdir -p "$BUILD/empty" && cd "$BUILD/empty" && "$2"
+    exit
+  fi
 
-if [ $# -eq 0 ]; then set -- "${STAGES[@]}"; fi
-for stage in "$@"; do
-  if [ -z "${LIMITS[$stage]:-}" ]; then
-    echo "gpu_check: there is no stage '$stage': choose of ${STAGES[*]}" >&2
+  if [ $# -eq 0 ]; then set -- "${STAGES[@]}"; fi
+  for stage in "$@"; do
+    if [ -z "${LIMITS[$stage]:-}" ]; then
+      echo "gpu_check: there is no stage '$stage': choose of ${STAGES[*]}" >&2
+      exit 64
+    fi
+  done
+  if [ "$DEVICE" = cuda ] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    echo "gpu_check: $PYTHON has no torch that finds a GPU: name another Python in PYTHON, or try the script with DEVICE=cpu" >&2
     exit 64
   fi
-done
-if [ "$DEVICE" = cuda ] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-  echo "gpu_check: $PYTHON has no torch that finds a GPU: name another Python in PYTHON, or try the script with DEVICE=cpu" >&2
-  exit 64
-fi
-mkdir -p "$LOGS"
-summary=() failed=0
-for stage in "$@"; do
-  if [ "$DEVICE" = cpu ] && [ "$stage" = device ]; then continue; fi
-  echo "== $stage (at most ${LIMITS[$stage]} s)"
-  started=$SECONDS
-  timeout --kill-after=10 "${LIMITS[$stage]}" bash "${BASH_SOURCE[0]}" --stage "$stage" 2>&1 | tee "$LOGS/$stage.log"
-  status=${PIPESTATUS[0]}
-  verdict=passed
-  if [ "$status" -ne 0 ]; then
-    verdict="FAILED (exit code $status)"
-    if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then verdict="FAILED (longer than ${LIMITS[$stage]} s)"; fi
-    failed=$((failed + 1))
-  fi
-  summary+=("$stage: $verdict, $((SECONDS - started)) s")
-done
-if [ -n "${OUT:-}" ]; then cp "$LOGS"/* "$OUT/"; fi
-echo "== summary"
-printf '%s\n' "${summary[@]}"
-exit "$failed"
+  mkdir -p "$LOGS"
+  local summary=() failed=0 stage started status verdict
+  for stage in "$@"; do
+    if [ "$DEVICE" = cpu ] && [ "$stage" = device ]; then continue; fi
+    echo "== $stage (at most ${LIMITS[$stage]} s)"
+    started=$SECONDS
+    timeout --kill-after=10 "${LIMITS[$stage]}" bash "${BASH_SOURCE[0]}" --stage "$stage" 2>&1 | tee "$LOGS/$stage.log"
+    status=${PIPESTATUS[0]}
+    verdict=passed
+    if [ "$status" -ne 0 ]; then
+      verdict="FAILED (exit code $status)"
+      if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then verdict="FAILED (longer than ${LIMITS[$stage]} s)"; fi
+      failed=$((failed + 1))
+    fi
+    summary+=("$stage: $verdict, $((SECONDS - started)) s")
+  done
+  if [ -n "${OUT:-}" ]; then cp "$LOGS"/* "$OUT/"; fi
+  echo "== summary"
+  printf '%s\n' "${summary[@]}"
+  exit "$failed"
+}
+
+main "$@"

@@ -57,7 +57,7 @@ def copied(tmp_path: Path) -> Path:
     """The script in a folder of its own, with stages that need no torch."""
     text = re.sub(r"^(environment|build|tests|benchmark)\(\) \{.*?^\}", "", TEXT, flags=re.MULTILINE | re.DOTALL)
     stages = "environment() { echo one; }\nbuild() { echo bad; return 3; }\ntests() { sleep 30; }\nbenchmark() { echo four; }\n"
-    text = text.replace('if [ "${1:-}" = --stage ]', stages + 'if [ "${1:-}" = --stage ]').replace("[tests]=420", "[tests]=1")
+    text = text.replace("main() {", stages + "main() {").replace("[tests]=420", "[tests]=1")
     (tmp_path / "tools").mkdir()
     script = tmp_path / "tools" / "gpu_check.sh"
     script.write_text(text, encoding="utf-8")
