@@ -31,7 +31,8 @@ def first_line(error: BaseException) -> str:
 def capture(work: Callable[[], None], device: Any) -> Callable[[], None]:
     """Run `work` a few times on a stream of its own, then capture it there; returns what replays it on the current stream.
 
-    The memory that it allocates meanwhile belongs to the graph. Raises CaptureFailed; torch is then as it was before.
+    The memory that it allocates meanwhile belongs to the graph. Raises CaptureFailed, with torch as it was before, and what `work`
+    raises where it is not captured.
     """
     import torch
 
@@ -41,12 +42,12 @@ def capture(work: Callable[[], None], device: Any) -> Callable[[], None]:
         raised: list[Exception] = []
         pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
+        side.wait_stream(caller)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                work()
+        caller.wait_stream(side)
         try:
-            side.wait_stream(caller)
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UPS):
-                    work()
-            caller.wait_stream(side)
             # thread_local: what other threads do to the device meanwhile (a loader's copies) is not our failure.
             with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 try:

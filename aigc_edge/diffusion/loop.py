@@ -14,6 +14,7 @@ from aigc_edge.diffusion.program import Program
 from aigc_edge.errors import ProgramError
 from aigc_edge.ops import randn
 
+LONGEST = 500  # rows: a graph holds every kernel of every row, a few kilobytes each
 AGREE = 1e-2  # relative L2 of a replay to the same loop run row by row: far above rounding, far below another result
 
 
@@ -81,9 +82,12 @@ class Loop:
 
     def _impossible(self) -> str | None:
         """Why a graph is not even tried."""
-        reason = graphs.unavailable(self._execution.arrays.device)
-        limit = getattr(self._network, "uncapturable", None)
-        return reason or (limit(self._execution.largest_batch) if callable(limit) else None)
+        rows, limit = len(self.program.rows), getattr(self._network, "uncapturable", None)
+        if reason := graphs.unavailable(self._execution.arrays.device):
+            return reason
+        if rows > LONGEST:
+            return f"the program has {rows} rows, and a graph of more than {LONGEST} takes too much memory"
+        return limit(self._execution.largest_batch) if callable(limit) else None
 
     def _insist(self) -> None:
         if self._must and self.reason is not None:

@@ -179,6 +179,15 @@ def test_what_cannot_be_captured_runs_row_by_row_and_says_why(device: str, netwo
         torch.randn(4, device=device)  # nor torch's random numbers
 
 
+def test_long_programs_are_not_captured_and_broken_networks_are_not_hidden(recorded: Any) -> None:
+    long = build(EDM, "euler", 501).prepare(Net(), normal("cpu"))
+    assert (long.captured, recorded.events) == (False, [])
+    assert long.reason == "the program has 501 rows, and a graph of more than 500 takes too much memory"
+    with pytest.raises(ProgramError, match=r"the network returned Tensor \[3\]"):
+        build(EDM, "euler", 2).prepare(lambda sample, timestep: timestep, normal("cpu"))
+    assert "capture begins" not in recorded.events
+
+
 def test_a_failed_capture_gives_the_stream_and_the_pool_back(recorded: Any) -> None:
     build(EDM, "euler", 2).prepare(reads_back, normal("cpu"))
     place = recorded.events.index("capture begins")
