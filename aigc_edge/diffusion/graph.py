@@ -31,8 +31,8 @@ def first_line(error: BaseException) -> str:
 def capture(work: Callable[[], None], device: Any) -> Callable[[], None]:
     """Run `work` a few times on a stream of its own, then capture it there; returns what replays it on the current stream.
 
-    The memory that it allocates meanwhile belongs to the graph. Raises CaptureFailed, with torch as it was before, and what `work`
-    raises where it is not captured.
+    The memory that it allocates meanwhile belongs to the graph. Raises CaptureFailed, with torch as it was before, and whatever
+    `work` raises where it is not captured.
     """
     import torch
 
