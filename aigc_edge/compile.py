@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 from aigc_edge import targets as known_targets
 from aigc_edge.clock import Clock, Progress
 from aigc_edge.diffusion import Program, build
+from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import physical_cores
+from aigc_edge.engines.constants import SCHEDULE, Constants
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
@@ -27,7 +30,7 @@ from aigc_edge.targets import Target
 
 if TYPE_CHECKING:
     from aigc_edge.compress.formats import Format
-    from aigc_edge.models.base import Run
+    from aigc_edge.models.base import Component, Run
 
 REFERENCE = "fp32"  # what every other format is made from and compared with
 # Compiled into every bundle at these numbers of steps; the runtime builds others when asked, an app adds its own.
@@ -51,6 +54,7 @@ def compile_run(
     budget: float | None = None,
     samples: int = 1000,
     weights: bool = True,
+    schedule_constants: bool = True,
     overwrite: bool = False,
     seed: int = 0,
     threads: int | None = None,
@@ -60,14 +64,16 @@ def compile_run(
 
     `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format is measured against fp32 on
     `samples` images from the same noise; with `budget` a bundle is refused whose Fréchet distance exceeds that many times fp32's.
-    Without `weights` the bundle lacks the copy that the torch engine loads, and is smaller. Engines are built for the GPU targets
-    that can be built for here; for the others the bundle carries the ONNX files, from which the device builds its own.
+    Without `weights` the bundle lacks the copy that the torch engine loads, and is smaller. `schedule_constants` takes out of the
+    denoiser what depends on the timestep alone: its results come from a table in the bundle. Engines are built for the GPU
+    targets that can be built for here; for the others the bundle carries the ONNX files, from which the device builds its own.
     `progress(what, done, seconds_left)` is called as the work goes on, `done` in 0 … 1. Raises AigcEdgeError (BudgetError for
     quality) for whatever a user can mend, before the long work where it can be known; nothing half-written is left.
     """
     from aigc_edge.models.base import load_run
 
-    wanted, devices = _parse(formats), known_targets.expand(dict.fromkeys(targets))
+    named = [name for target in targets for name in (here() if target == "auto" else [target])]
+    wanted, devices = _parse(formats), known_targets.expand(dict.fromkeys(named))
     _check(Path(out), list(wanted), devices, overwrite)
     if samples < 2:
         raise AigcEdgeError(f"samples is {samples}: a format is measured on at least 2 images, on hundreds to measure it well")
@@ -79,7 +85,7 @@ def compile_run(
     with tempfile.TemporaryDirectory(prefix="aigc-edge-") as folder:
         work = Compilation(loaded, Path(folder), wanted, devices, threads or physical_cores(), seed, command, progress)
         work.make_programs(solver, steps, guidance_scale)
-        work.export(weights)
+        work.export(weights, schedule_constants)
         work.make_judge()
         work.compress()
         work.build_engines()
@@ -88,6 +94,14 @@ def compile_run(
         manifest = write_bundle(out, work.manifest(Path(out).stem), work.files, overwrite=overwrite)
         work.clock.finish()
     return manifest
+
+
+def here() -> list[str]:
+    """Names of the targets that this machine is: its CPU, and its GPU where there is one."""
+    device = cuda_driver.device()
+    if device is None:
+        return known_targets.detect(platform.machine())
+    return known_targets.detect(platform.machine(), device.name, device.sm, device.memory / 1e9)
 
 
 def _parse(formats: Sequence[str]) -> dict[str, Format]:
@@ -142,6 +156,7 @@ class Compilation:
         self.files: dict[str, Path | bytes] = {}
         self.components: dict[str, dict[str, Any]] = {}
         self.programs: dict[str, Program] = {}
+        self.constants: Constants | None = None
         self.default_program = ""
         self.judge: dict[str, Any] | None = None
         self.quality: dict[str, dict[str, Any]] = {}
@@ -149,6 +164,11 @@ class Compilation:
         self.derived = [name for name in formats if name != REFERENCE]
         self.plans = [(t, name) for t in devices if t.flavour == "tensorrt_rtx" for name in formats]
         self.clock = Clock(self._stages(), report)
+
+    @property
+    def networks(self) -> dict[str, dict[str, Any]]:
+        """The components that come in every format: all but the schedule, which is small and stays in float32."""
+        return {name: entry for name, entry in self.components.items() if name != SCHEDULE}
 
     def _stages(self) -> dict[str, float]:
         parts = len(self.run.family.components())
@@ -175,7 +195,7 @@ class Compilation:
         self.programs = {program.name: program for program in made}
         self.default_program = made[0].name
 
-    def export(self, weights: bool) -> None:
+    def export(self, weights: bool, schedule_constants: bool) -> None:
         """Every component as ONNX, checked against torch, and with `weights` what the torch engine loads."""
         from safetensors.torch import save
 
@@ -186,13 +206,35 @@ class Compilation:
         for index, component in enumerate(parts):
             name = component.spec.name
             file = f"{name}.{REFERENCE}.onnx"
-            export_component(component, self.folder / file)
+            export_component(component, self.folder / "whole" / file)
             self.components[name] = component.spec.to_json() | {"formats": {REFERENCE: {"file": file}}, "engines": []}
             if weights:
                 copy = f"{name}.safetensors"
                 self.files[copy] = save({k: v.contiguous() for k, v in component.module.state_dict().items()})
                 self.components[name]["weights"] = {"file": copy, "model": self.run.family.model_config()}
+            if not (name == "denoiser" and schedule_constants and self._split(component)):
+                for made in (self.folder / "whole").glob(f"{file}*"):  # the weights of a huge model are in a second file
+                    made.replace(self.folder / made.name)
             self._tell(index + 1, len(parts))
+
+    def _split(self, component: Component) -> bool:
+        """Take the schedule out of the denoiser: a component of its own, evaluated here for every timestep of the programs."""
+        from aigc_edge.export.split import Split, export_split
+
+        entry, file = self.components["denoiser"], f"schedule.{REFERENCE}.onnx"
+        name = entry["formats"][REFERENCE]["file"]
+        split = export_split(component, self.folder / "whole" / name, self.folder / name, self.folder / file)
+        if not isinstance(split, Split):
+            entry["schedule_constants"] = {"operators": 0, "reason": split}
+            return False
+        self.components["denoiser"], schedule = split.entries(component.spec, entry, file)
+        self.components[SCHEDULE] = schedule
+        self.constants = Constants.load(self.folder, self.components)
+        assert self.constants is not None
+        table, times = f"schedule.{REFERENCE}.table", [row.timestep for p in self.programs.values() for row in p.rows]
+        self.files[table], timesteps = self.constants.table(times)
+        schedule["table"] = {"file": table, "timesteps": timesteps}
+        return True
 
     def make_judge(self) -> None:
         """The run's judge; trained on the run's data when there is none yet, and kept there."""
@@ -229,10 +271,11 @@ class Compilation:
         for name in self.derived:
             self.clock.start(f"making {name}")
             main, other = (_for_engine(self.formats[name], engine) for engine in ("onnxruntime", "tensorrt"))
-            made, number = 0, len(self.components) * (1 + (gpus and other != main))
-            for part, entry in self.components.items():
+            made, number = 0, len(self.networks) * (1 + (gpus and other != main))
+            for part, entry in self.networks.items():
                 source = self.folder / entry["formats"][REFERENCE]["file"]
-                noise = Calibration.draw(ComponentSpec.from_json(part, entry), program, CALIBRATION, num_classes=classes)
+                spec = ComponentSpec.from_json(part, entry)
+                noise = Calibration.draw(spec, program, CALIBRATION, num_classes=classes, constants=self.constants)
                 entry["formats"][name] = {}
                 for key, format in {"file": main, **({"tensorrt": other} if gpus and other != main else {})}.items():
                     file = f"{part}.{name}.onnx" if key == "file" else f"{part}.{name}.{key}.onnx"
@@ -245,7 +288,7 @@ class Compilation:
     def build_engines(self) -> None:
         """A plan for each component, format and GPU target that can be built for here; targets of one capability share a file."""
         self.clock.start("building engines")
-        wanted = [(part, target, name) for target, name in self.plans for part in self.components]
+        wanted = [(part, target, name) for target, name in self.plans for part in self.networks]
         for index, (part, target, name) in enumerate(wanted):
             assert target.sm is not None
             entry = self.components[part]
@@ -280,7 +323,7 @@ class Compilation:
         detail = {name: figures | {"compression": self.reports.get(name, {})} for name, figures in self.quality.items()}
         self.files["quality.json"] = json.dumps(detail, indent=1, allow_nan=False).encode()
         self._preview(draft)
-        for entry in self.components.values():
+        for entry in self.networks.values():
             entry["formats"] = {name: entry["formats"][name] for name in self.formats}
         self.files |= self._networks(list(self.formats))
 
@@ -288,7 +331,8 @@ class Compilation:
         return {name: file for name, file in self.files.items() if not name.endswith(".plan")}
 
     def _networks(self, formats: list[str]) -> dict[str, Path | bytes]:
-        names = {file for entry in self.components.values() for name in formats for file in entry["formats"][name].values()}
+        names = {file for entry in self.networks.values() for name in formats for file in entry["formats"][name].values()}
+        names |= {entry["formats"][REFERENCE]["file"] for entry in self.components.values() if "table" in entry}
         names |= {f"{name}.data" for name in names if (self.folder / f"{name}.data").exists()}  # weights of a huge model
         return {name: self.folder / name for name in names}
 

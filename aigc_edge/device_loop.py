@@ -6,6 +6,7 @@ import importlib.util
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from aigc_edge import inputs
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import Engine, sample_dtype
+from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
 from aigc_edge.ops import latent_to_rgb8, randn
 from aigc_edge.ops._op import native_core
@@ -66,10 +68,10 @@ class DeviceLoop:
     `statistics` are of the last `sample`; `captured` whether its loop was one CUDA graph, and `reason` why it was not.
     """
 
-    def __init__(self, manifest: Mapping[str, Any], engines: Mapping[str, Engine], device: str) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], device: str) -> None:
         self._networks = {name: engine.on_device(device) for name, engine in engines.items()}
         self._specs = {name: engine.spec for name, engine in engines.items()}
-        self._device, self._manifest = device, manifest
+        self._path, self._device, self._manifest = path, device, manifest
         self._shape = tuple(int(size) for size in manifest["sample_shape"])
         self._classes = int((manifest.get("classes") or {"count": 0})["count"])
         self._loops: OrderedDict[tuple[Program, int, bool], Any] = OrderedDict()
@@ -173,9 +175,18 @@ class DeviceLoop:
             options = {"conditions": own[0], "negative": own[1], "mask": rows["mask"], "known": rows["known"]}
             while len(self._loops) >= KEPT:
                 self._loops.popitem(last=False)
-            self._loops[key] = program.prepare(self._networks["denoiser"], start, **options)
+            self._loops[key] = program.prepare(self._denoiser(program), start, **options)
         self._loops.move_to_end(key)
         return self._loops[key]
+
+    def _denoiser(self, program: Program) -> Any:
+        """The denoiser, with the schedule's constants for the rows of `program` where it takes such."""
+        network = self._networks["denoiser"]
+        names = [t.name for t in self._specs["denoiser"].inputs if t.role == "constant"]
+        constants = Constants.load(self._path, self._manifest["components"]) if names else None
+        if constants is None:
+            return network
+        return WithConstants(network, [{n: self._give(constants(row.timestep)[n]) for n in names} for row in program.rows])
 
     def _decode(self, samples: Any, conditions: Mapping[str, Any], first: int) -> Any:
         import torch
@@ -199,3 +210,29 @@ class DeviceLoop:
         scale = 255.0 / (high - low)
         latent_to_rgb8(samples, out, scale, -low * scale)
         return out
+
+
+class WithConstants:
+    """A network that takes constants of the schedule instead of the timestep: `rows[r]` has those of row r, [1, ...] by name."""
+
+    def __init__(self, network: Any, rows: list[dict[str, Any]]) -> None:
+        self._network, self._rows, self._row = network, rows, 0
+        self._whole: dict[tuple[int, int], dict[str, Any]] = {}  # by row and batch: made once, so that a graph copies nothing
+        self.dtype = network.dtype
+
+    def at_row(self, row: int) -> None:
+        """Say which row is evaluated next."""
+        self._row = row
+
+    def uncapturable(self, batch: int) -> str | None:
+        """What the network says of a batch."""
+        limit = getattr(self._network, "uncapturable", None)
+        reason: str | None = limit(batch) if callable(limit) else None
+        return reason
+
+    def __call__(self, sample: Any, timestep: Any, **conditions: Any) -> Any:
+        key = self._row, len(sample)
+        if key not in self._whole:
+            each = self._rows[self._row].items()
+            self._whole[key] = {name: value.expand(len(sample), *value.shape[1:]).contiguous() for name, value in each}
+        return self._network(sample, timestep, **conditions, **self._whole[key])

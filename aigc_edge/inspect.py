@@ -99,8 +99,21 @@ def _networks(manifest: Manifest) -> str:
         if component.get("weights"):
             file = component["weights"]["file"]
             rows.append(["weights", file, _bytes(manifest, file), "for the torch engine"])
+        if component.get("table"):
+            table = component["table"]
+            rows.append(["table", table["file"], _bytes(manifest, table["file"]), f"{len(table['timesteps'])} timesteps"])
         lines.append(text.table(["format", "file", "size", ""], rows, right=[2]))
+        if component.get("schedule_constants"):
+            lines.append(f"  schedule: {_removed(component['schedule_constants'])}")
     return "\n".join(lines)
+
+
+def _removed(found: Manifest) -> str:
+    """What the network lost because it depends on the timestep alone."""
+    if not found.get("operators"):
+        return f"no operators removed ({found.get('reason', 'nothing to remove')})"
+    share = found["weights"] / max(found["of_weights"], 1)
+    return f"{found['operators']} of {found['of_operators']} operators, {share:.1%} of weights removed"
 
 
 def _engines(manifest: Manifest) -> str:

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from aigc_edge import _core, device_loop, inputs
 from aigc_edge.diffusion import Program, build
 from aigc_edge.diffusion.noise import PHILOX
-from aigc_edge.engines.base import Buffers, Engine, EngineSource, physical_cores, require
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
+from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.spec import ComponentSpec
 
 Progress = Callable[[int, int], None]
+Watch = Callable[[str, int, Buffers, Buffers], None]
 Verify = Literal["used", "all", "none"]
 _VERIFY: dict[str, int] = {"used": 0, "all": 1, "none": 2}
 _OUTPUT = {"uint8": 0, "float32": 1}
@@ -53,6 +55,8 @@ class Pipeline:
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
+        self._watch: Watch | None = None
+        self._constants: Constants | None = None
         self._programs: dict[str, Program] = {}  # what was asked for so far
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
@@ -62,20 +66,41 @@ class Pipeline:
         self.engine = engine
         self.format = format or str(self.manifest["default_format"])
         for name, component in self.manifest["components"].items():
+            if name == "schedule":  # its constants stand in the bundle's table: only programs built here may need it
+                continue
             spec = ComponentSpec.from_json(name, component)
             source = EngineSource(self.path, component, spec, self.format, self.manifest["family"])
             self._engines[name] = kind.load(source, threads=self.threads)
-        self._on_device = None if place is None else device_loop.DeviceLoop(self.manifest, self._engines, place)
+        self._on_device = None if place is None else device_loop.DeviceLoop(self.path, self.manifest, self._engines, place)
 
     def _bind(self, component: str, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
-        run = self._engines[component].bind(inputs, outputs)
+        if component == "schedule":
+            return self._bind_schedule(inputs, outputs)
+        engine = self._engines[component]
+        run = engine.bind({t.name: inputs[t.name] for t in engine.spec.inputs}, outputs)
 
         def call(row: int, num_rows: int) -> None:
             run()
+            if self._watch is not None:
+                self._watch(component, row, inputs, outputs)
             if self._progress is not None:
                 self._progress(row, num_rows)
 
         return call
+
+    def _bind_schedule(self, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
+        """Schedule constants of timesteps that the bundle's programs do not have."""
+        if not any(t.role == "constant" for t in self._engines["denoiser"].spec.inputs):
+            for array in outputs.values():  # this engine evaluates the whole network
+                array.fill(0)
+            return lambda row, num_rows: None
+        if "schedule" not in self._engines:
+            component = self.manifest["components"]["schedule"]
+            source = EngineSource(self.path, component, ComponentSpec.from_json("schedule", component), "fp32", "")
+            source.read(source.model_file())  # checks its hash, which opening did not
+            self._engines["schedule"] = require(ENGINES[self.engine].schedule_engine or self.engine).load(source, threads=1)
+        run = self._engines["schedule"].bind(inputs, outputs)
+        return lambda row, num_rows: run()
 
     @property
     def programs(self) -> list[str]:
@@ -108,6 +133,16 @@ class Pipeline:
         """
         return self._programs[self._program_name(name, solver, steps, strength)]
 
+    def add_program(self, program: Program) -> None:
+        """Take a program beside the bundle's own, to be sampled from by its name; one of that name that was added is replaced.
+
+        Raises AigcEdgeError for the name of a program of the bundle, and for rows that do not suit its networks.
+        """
+        if program.name in self.manifest["programs"]:
+            raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
+        with self._lock:
+            self._add(program.name, program)
+
     def sample(
         self,
         n: int = 1,
@@ -128,6 +163,7 @@ class Pipeline:
         mask: NDArray[Any] | None = None,
         output: Literal["uint8", "float32"] = "uint8",
         progress: Progress | None = None,
+        watch: Watch | None = None,
     ) -> NDArray[Any]:
         """Draw `n` samples: uint8 [N, H, W, C], or float32 [N, C, H, W] in the bundle's output range (not clamped).
 
@@ -142,7 +178,10 @@ class Pipeline:
 
         Image to image: `image`, uint8 [N, H, W, C] or float32 [N, C, H, W] in the output range, and a `strength` below 1, the
         share of the steps that is taken. Inpainting: `image` and `mask` [N, H, W] or [H, W], 1 where it is to be generated; the
-        rest stays. `progress(row, rows)` is called after each network evaluation; what it raises stops the call. Raises
+        rest stays.
+
+        `progress(row, rows)` and `watch(component, row, inputs, outputs)` are called after each network evaluation; what they
+        raise stops the call. The buffers are the runtime's own, by the names of the component: copy what is kept. Raises
         AigcEdgeError for what is not allowed.
         """
         if output not in _OUTPUT:
@@ -165,7 +204,7 @@ class Pipeline:
                 known_noise = start.latents() if latents is None else latents
                 latents = self._programs[name].noised(known, known_noise)
             chosen = None if mask is None else start.mask(mask)
-            self._progress = progress
+            self._progress, self._watch = progress, watch
             given: dict[str, Any] = dict(
                 count=count,
                 seed=first,
@@ -181,6 +220,8 @@ class Pipeline:
                 known_noise=None if chosen is None else known_noise,
             )
             if self._on_device is not None:
+                if watch is not None:
+                    raise AigcEdgeError("watch looks at buffers in host memory: open the bundle with device='cpu' for it")
                 return self._on_device.sample(self._programs[name], **given, rgb8=output == "uint8", progress=progress)
             images = self._handle.sample(program=name, elements=math.prod(self._shape), output=_OUTPUT[output], **given)
         return np.asarray(images)
@@ -226,6 +267,28 @@ class Pipeline:
     def _add(self, name: str, program: Program) -> None:
         self._handle.add_program(json.dumps(program.to_json() | {"name": name}))
         self._programs[name] = program
+
+    def network(self, sample: NDArray[Any], timestep: NDArray[Any] | float, **conditions: NDArray[Any]) -> NDArray[Any]:
+        """The bundle's denoiser on `sample` [M, *sample_shape] at `timestep` (one, or [M]), conditions by their input names.
+
+        May stand for the network in `Program.sample`. Raises AigcEdgeError for a bundle without a denoiser.
+        """
+        if "denoiser" not in self._engines:
+            raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no denoiser")
+        engine = self._engines["denoiser"]
+        times = np.broadcast_to(np.asarray(timestep, np.float32), (len(sample),))
+        given: dict[str, NDArray[Any]] = dict(conditions)
+        for tensor in engine.spec.inputs:
+            if tensor.role == "sample":
+                given[tensor.name] = sample
+            elif tensor.role == "timestep":
+                given[tensor.name] = times
+            elif tensor.role == "constant":
+                self._constants = self._constants or Constants.load(self.path, self.manifest["components"])
+                assert self._constants is not None
+                given[tensor.name] = np.concatenate([self._constants(float(time))[tensor.name] for time in times])
+        (output,) = engine.evaluate(given).values()
+        return output
 
     def close(self) -> None:
         """Give back the networks and buffers; further calls say that the bundle was closed."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Role = Literal["sample", "timestep", "class"]
+from aigc_edge.errors import BundleError
+
+Role = Literal["sample", "timestep", "class", "constant"]
+Network = Literal["onnx", "weights", "any"]
 BATCH = "N"
 
 
@@ -15,7 +19,7 @@ class TensorSpec:
 
     `shape` begins with "N" (the batch, dynamic); the other sizes are numbers. `role` tells the executor what to feed: "sample"
     the scaled noisy sample (or the latents of a decoder), "timestep" the row's timestep float32 [N], "class" the class index
-    int64 [N].
+    int64 [N], "constant" what the schedule gives for the row's timestep, float32 [N, ...], the same for every sample.
     """
 
     name: str
@@ -33,7 +37,13 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """One network of a bundle: "denoiser" is evaluated once a row, "decoder" once at the end."""
+    """One network of a bundle: "denoiser" is evaluated once a row, "decoder" once at the end, "schedule" once a timestep.
+
+    One network may be stored in two ways that take different inputs: the ONNX files and plans of a denoiser take constants in
+    place of the timestep, the module that its weights belong to still takes the timestep. In a manifest "inputs" lists all that
+    the executor feeds; "onnx_inputs" of the component and "inputs" of its "weights" name those that either takes, in order
+    (without: all). An engine is given all of them and binds those of its own spec.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -43,8 +53,16 @@ class ComponentSpec:
         return {"inputs": [t.to_json() for t in self.inputs], "outputs": [t.to_json() for t in self.outputs]}
 
     @staticmethod
-    def from_json(name: str, value: dict[str, Any]) -> ComponentSpec:
-        def parse(key: str) -> tuple[TensorSpec, ...]:
-            return tuple(TensorSpec.from_json(t) for t in value[key])
+    def from_json(name: str, value: Mapping[str, Any], network: Network = "onnx") -> ComponentSpec:
+        """What the component's ONNX files take, the module of its weights, or what the executor feeds to "any" network of it.
 
-        return ComponentSpec(name, parse("inputs"), parse("outputs"))
+        Raises BundleError for names that are not among the component's inputs.
+        """
+        inputs = {t["name"]: TensorSpec.from_json(t) for t in value["inputs"]}
+        taken: dict[Network, Any] = {"onnx": value.get("onnx_inputs"), "weights": (value.get("weights") or {}).get("inputs")}
+        chosen = taken.get(network)
+        unknown = [str(n) for n in chosen or () if n not in inputs]
+        if unknown:
+            raise BundleError(f"the component {name!r} takes {', '.join(unknown)}, which its inputs lack: compile it again")
+        outputs = tuple(TensorSpec.from_json(t) for t in value["outputs"])
+        return ComponentSpec(name, tuple(inputs[n] for n in (inputs if chosen is None else chosen)), outputs)

@@ -14,11 +14,12 @@ import torch
 
 import aigc_edge
 from aigc_edge import compile as compilation
-from aigc_edge import data
+from aigc_edge import data, inspect
 from aigc_edge.compile import compile_run
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.errors import AigcEdgeError, BudgetError
+from aigc_edge.export import split
 from aigc_edge.export.bundle import read_manifest
 from aigc_edge.metrics import classifier
 from aigc_edge.metrics.paired import psnr, relative_l2
@@ -153,6 +154,86 @@ def _by_torch(family, manifest, latents, classes, bits):
     )
 
 
+def test_the_schedule_is_taken_out_and_said(bundles, runs):
+    manifest = read_manifest(bundles["diffusion"])
+    denoiser, schedule = manifest["components"]["denoiser"], manifest["components"]["schedule"]
+    assert [t["role"] for t in denoiser["inputs"]] == ["sample", "timestep", "class", "constant"]
+    assert denoiser["onnx_inputs"] == ["sample", "class_labels", "constant_0"]
+    assert denoiser["weights"]["inputs"] == ["sample", "timestep", "class_labels"]
+    removed = denoiser["schedule_constants"]
+    assert removed["operators"] == 9
+    assert removed["weights"] == 16 + 16 * 32 + 16 + 16 * 16 + 16  # frequencies and two linear layers
+    timesteps = schedule["table"]["timesteps"]
+    wanted = {np.float32(row["timestep"]) for program in manifest["programs"].values() for row in program["rows"]}
+    assert timesteps == sorted(map(float, wanted))
+    assert manifest["files"][schedule["table"]["file"]]["bytes"] == len(timesteps) * 16 * 4
+    assert list(schedule["formats"]) == ["fp32"]
+    text = inspect.render(inspect.describe(bundles["diffusion"]))
+    assert f"schedule: 9 of {removed['of_operators']} operators, " in text
+    assert f"{len(timesteps)} timesteps" in text
+    assert list(read_manifest(bundles["gan"])["components"]) == ["decoder"]
+
+
+@pytest.mark.parametrize(
+    ("options", "roles", "said"),
+    [
+        ({"schedule_constants": False}, ["sample", "timestep", "class"], None),
+        ({"weights": False}, ["sample", "class", "constant"], "9 of "),  # nothing in it takes the timestep
+    ],
+)
+def test_a_bundle_lists_what_its_networks_take(runs, tmp_path, options, roles, said):
+    compile_run(runs["diffusion"], tmp_path / "a.aigc", formats=["fp32"], samples=2, threads=1, **options)
+    denoiser = read_manifest(tmp_path / "a.aigc")["components"]["denoiser"]
+    assert [t["role"] for t in denoiser["inputs"]] == roles
+    text = inspect.render(inspect.describe(tmp_path / "a.aigc"))
+    assert f"schedule: {said}" in text if said else "schedule:" not in text
+
+
+def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs, tmp_path, rng, monkeypatch):
+    whole = tmp_path / "whole.aigc"
+    monkeypatch.setattr(split, "export_split", lambda *_: "it would not be exact")
+    compile_run(runs["diffusion"], whole, formats=["fp32"], samples=2, threads=1)
+    manifest = read_manifest(whole, verify=True)
+    assert list(manifest["components"]) == ["denoiser"]
+    assert manifest["components"]["denoiser"]["schedule_constants"] == {"operators": 0, "reason": "it would not be exact"}
+    assert "no operators removed (it would not be exact)" in inspect.render(inspect.describe(whole))
+    seed, classes = int(rng.integers(2**60)), rng.integers(-1, 10, 32)
+    with (
+        aigc_edge.open(whole, threads=1) as one,
+        aigc_edge.open(bundles["diffusion"], threads=1) as other,
+        aigc_edge.open(bundles["diffusion"], engine="torch", threads=1) as by_torch,
+    ):
+        for program in ({}, {"solver": "heun", "steps": 7}, {"program": "euler_ancestral-10"}):
+            options = {"output": "float32", "classes": classes, "seed": seed, **program}
+            wanted = one.sample(32, **options)
+            found = other.sample(32, **options)
+            scale = np.abs(wanted).max()
+            assert np.abs(found - wanted).max() <= 1e-4 * scale
+            assert np.abs(by_torch.sample(32, **options) - wanted).max() <= 1e-4 * scale
+            for first, n in ((0, 1), (3, 2), (7, 25)):  # bit for bit in every batch
+                part = other.sample(n, **options | {"classes": classes[first : first + n], "seed": seed + first})
+                np.testing.assert_array_equal(part, found[first : first + n])
+
+
+def test_every_way_of_the_benchmark_samples_it(bundles, rng):
+    from aigc_edge.bench import way
+    from aigc_edge.bench.suite import sizes
+
+    recipe = way.open_recipe(str(bundles["diffusion"]), None, None, 2.0, 1)
+    latents = rng.normal(size=(3, *recipe.manifest["sample_shape"])).astype(np.float32)
+    classes = rng.integers(0, 10, 3)
+    keys = [way.key(cls, "fp32") for cls in map(way.WAYS.__getitem__, way.WAYS.names()) if cls.unavailable(recipe) is None]
+    assert {"native-fp32", "network-fp32", "numpy-fp32", "torch-fp32"} <= set(keys)
+    with way.opened(recipe, keys) as ways:
+        images = {name: each.generate(3, 0, classes, latents) for name, each in ways.items()}
+    assert images.pop("network-fp32").size == 0
+    native = images.pop("native-fp32").astype(int)
+    for name, found in images.items():
+        assert np.abs(found.astype(int) - native).max() <= 1, name
+    files = recipe.manifest["files"]
+    assert sizes(recipe, "int8")["networks"] == files["denoiser.int8.onnx"]["bytes"] + files["schedule.fp32.table"]["bytes"]
+
+
 def test_the_quality_figures_are_those_of_the_bundle(bundle):
     manifest = read_manifest(bundle)
     drawn = {}
@@ -188,7 +269,7 @@ def test_engines_come_with_their_proof(bundle):
     if "tensorrt_rtx" not in installed():
         pytest.skip("tensorrt_rtx is not installed")
     manifest = read_manifest(bundle)
-    (component,) = manifest["components"].values()
+    (component,) = (entry for name, entry in manifest["components"].items() if name != "schedule")
     assert component["formats"]["int8"]["tensorrt"] in manifest["files"]  # what a Jetson builds from
     assert [(e["target"], e["sm"], e["format"]) for e in component["engines"]] == [("rtx-30", 86, "fp32"), ("rtx-30", 86, "int8")]
     for engine in component["engines"]:
@@ -283,7 +364,7 @@ def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):
     config = json.loads((run / "config.json").read_text())
     config["data"]["fingerprint"] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(compilation.Compilation, "export", lambda self, weights: None)
+    monkeypatch.setattr(compilation.Compilation, "export", lambda self, weights, schedule_constants: None)
     with pytest.raises(AigcEdgeError, match="not those that"):
         compile_run(run, tmp_path / "out.aigc")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]

@@ -26,6 +26,16 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
+def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Capture and replay on CPU tensors."""
+    spec = importlib.util.spec_from_file_location("recorded_graphs", Path(__file__).with_name("recorded_graphs.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.RecordedGraphs(monkeypatch)
+
+
 def opened(bundle: Path, device: str | None = None) -> pipeline.Pipeline:
     """The torch engine in the runtime's own loop, or in that of a device."""
     return pipeline.Pipeline(bundle, engine="torch", format="fp32", threads=1, verify="none", torch_device=device)
@@ -88,12 +98,7 @@ def test_counts_above_one_batch_and_few_kept_loops(tiny_bundle: Path, device: st
 
 
 def test_a_whole_bundle_in_recorded_graphs(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("recorded_graphs", Path(__file__).with_name("recorded_graphs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    recorded = module.RecordedGraphs(monkeypatch)
+    recorded = recorded_graphs(monkeypatch)
     with opened(tiny_bundle) as native, opened(tiny_bundle, "cpu") as ours:
         for seed, classes, solver in ((3, [1, 2], None), (2**40, [-1, 9], None), (0, None, "euler_ancestral")):
             options: dict[str, Any] = {"seed": seed, "classes": classes, "solver": solver, "output": "float32"}
@@ -200,3 +205,36 @@ def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any) -> None:
             ours.sample(2, latents=latents)
     with pytest.raises(AigcEdgeError, match="closed"):
         ours.sample(1)
+
+
+def test_constants_of_the_schedule_stand_on_the_device_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aigc_edge.diffusion import build
+
+    class Network:
+        """Takes tanh(timestep) as a constant instead of the timestep; the other way it computes the same."""
+
+        dtype = "float32"
+
+        def __call__(self, sample: Any, timestep: Any, scale: Any) -> Any:
+            assert scale.shape == (len(sample), 1, 1, 1)
+            assert scale.is_contiguous()
+            return torch.tanh(sample) * scale
+
+        def uncapturable(self, batch: int) -> str | None:
+            return f"a batch of {batch}"
+
+    program = build({"prediction": "edm"}, "heun", 5, guidance_scale=2.0, guidance_interval=(0.1, 20.0))
+    rows = [{"scale": torch.tanh(torch.tensor(row.timestep)).reshape(1, 1, 1, 1)} for row in program.rows]
+    latents, both = torch.randn(3, 1, 4, 4), {"conditions": {}, "negative": {}}
+    wanted = program.sample(
+        lambda sample, timestep: torch.tanh(sample) * torch.tanh(timestep)[:, None, None, None], latents, **both
+    )
+    ours = device_loop.WithConstants(Network(), rows)
+    torch.testing.assert_close(program.sample(ours, latents, **both), wanted)
+    assert ours.uncapturable(6) == "a batch of 6"
+    recorded = recorded_graphs(monkeypatch)
+    monkeypatch.setattr(Network, "uncapturable", lambda self, batch: None)
+    loop = program.prepare(device_loop.WithConstants(Network(), rows), torch.randn(3, 1, 4, 4), **both)
+    torch.testing.assert_close(loop(latents), wanted)
+    assert loop.captured
+    assert "replay" in recorded.events

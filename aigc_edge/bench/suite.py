@@ -116,7 +116,9 @@ def comparisons(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> list[di
 def sizes(recipe: Recipe, format: str) -> dict[str, int]:
     """Bytes of the networks in this format, and of the whole bundle."""
     files = recipe.manifest["files"]
-    networks = [c["formats"][format]["file"] for c in recipe.manifest["components"].values() if format in c["formats"]]
+    components = recipe.manifest["components"].values()  # of a schedule its table is read, not its network
+    networks = [c["formats"][format]["file"] for c in components if format in c["formats"] and "table" not in c]
+    networks += [c["table"]["file"] for c in components if "table" in c]
     return {"networks": sum(files[name]["bytes"] for name in networks), "bundle": sum(entry["bytes"] for entry in files.values())}
 
 

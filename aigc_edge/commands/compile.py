@@ -36,7 +36,8 @@ def configure(parser: Parser) -> None:
         dest="targets",
         action="append",
         metavar="NAME",
-        help="a device or a group of them: x86-cpu, rtx, rtx-30 …; may be repeated (default: x86-cpu)",
+        help="a device or a group of them ('aigc-edge targets' lists them), or auto: this machine; may be repeated "
+        "(default: x86-cpu)",
     )
     what.add_argument("--solver", default="dpmpp_2m", metavar="NAME", help="solver of the default program (default: %(default)s)")
     what.add_argument(
@@ -58,6 +59,12 @@ def configure(parser: Parser) -> None:
         dest="weights",
         action="store_false",
         help="leave out the copy of the weights that --engine torch loads: a smaller bundle",
+    )
+    what.add_argument(
+        "--no-schedule-constants",
+        dest="schedule_constants",
+        action="store_false",
+        help="leave in the network what depends on the timestep alone, instead of evaluating it once, here",
     )
     proof = parser.add_argument_group("how to prove it")
     proof.add_argument(
@@ -100,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         samples=arguments.samples,
         budget=arguments.budget,
         weights=arguments.weights,
+        schedule_constants=arguments.schedule_constants,
         overwrite=arguments.overwrite,
         seed=arguments.seed,
         threads=arguments.threads,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from aigc_edge.spec import ComponentSpec
 
 Inputs = dict[str, npt.NDArray[Any]]
 Evaluate = Callable[[Inputs], list[npt.NDArray[Any]]]
+Constants = Callable[[float], Mapping[str, npt.NDArray[Any]]]  # timestep → the network's schedule constants [1, ...] by name
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Calibration:
 
     `latents` are unit normal [n, ...] float32, `classes` [n] int64 or None, `null_class` the index that stands for no class. A
     program without rows calibrates a decoder: its inputs are the latents themselves. `limits` is the range that results are
-    clamped to before they are compared: errors outside it are in no image.
+    clamped to before they are compared: errors outside it are in no image. `constants` gives what inputs of that role take.
     """
 
     spec: ComponentSpec
@@ -42,9 +43,18 @@ class Calibration:
     null_class: int | None = None
     seeds: npt.NDArray[np.uint64] | None = None
     limits: tuple[float, float] = (-1.0, 1.0)
+    constants: Constants | None = None
 
     @staticmethod
-    def draw(spec: ComponentSpec, program: Program, n: int, *, num_classes: int = 0, seed: int = 1 << 32) -> Calibration:
+    def draw(
+        spec: ComponentSpec,
+        program: Program,
+        n: int,
+        *,
+        num_classes: int = 0,
+        seed: int = 1 << 32,
+        constants: Constants | None = None,
+    ) -> Calibration:
         """`n` random latents with the classes 0, 1, … in turn; the default seed is none that a user samples with by chance."""
         if n < 1:
             raise AigcEdgeError(f"{n} calibration samples asked for: give at least 1 (16 is usual)")
@@ -55,7 +65,7 @@ class Calibration:
         latents = np.random.default_rng(seed).standard_normal((n, *sizes), dtype=np.float32)
         classes = np.arange(n, dtype=np.int64) % num_classes if num_classes else None
         seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
-        return Calibration(spec, program, latents, classes, num_classes or None, seeds)
+        return Calibration(spec, program, latents, classes, num_classes or None, seeds, constants=constants)
 
     def split(self, n: int) -> tuple[Calibration, Calibration]:
         """The first `n` samples and the others: ranges come from the one part, errors are measured on the other."""
@@ -63,7 +73,7 @@ class Calibration:
         def part(chosen: slice) -> Calibration:
             classes = None if self.classes is None else self.classes[chosen]
             seeds = None if self.seeds is None else self.seeds[chosen]
-            return Calibration(self.spec, self.program, self.latents[chosen], classes, self.null_class, seeds, self.limits)
+            return replace(self, latents=self.latents[chosen], classes=classes, seeds=seeds)
 
         return part(slice(None, n)), part(slice(n, None))
 
@@ -75,11 +85,18 @@ class Calibration:
             nonlocal calls
             by_role = {"sample": (sample, np.float32), "timestep": (timestep, np.float32), "class": (classes, np.int64)}
             inputs: Inputs = {}
+            known = {} if self.constants is None or timestep is None else self.constants(float(timestep[0]))
+            dtype: npt.DTypeLike
             for tensor in self.spec.inputs:
-                value, dtype = by_role[tensor.role]
+                if tensor.role == "constant":
+                    row = known.get(tensor.name)
+                    value, dtype = None if row is None else np.broadcast_to(row, (len(sample), *row.shape[1:])), np.float32
+                else:
+                    value, dtype = by_role[tensor.role]
                 if value is None:
+                    needed = "schedule constants" if tensor.role == "constant" else "classes"
                     raise AigcEdgeError(
-                        f"input {tensor.name!r} of {self.spec.name!r} needs classes: give them to the calibration"
+                        f"input {tensor.name!r} of {self.spec.name!r} needs {needed}: give them to the calibration"
                     )
                 inputs[tensor.name] = np.ascontiguousarray(value, dtype=dtype)
             if records is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from aigc_edge.diffusion.build import build, resolve
 from aigc_edge.diffusion.prediction import PREDICTIONS
-from aigc_edge.diffusion.program import Program, Row
+from aigc_edge.diffusion.program import Program
+from aigc_edge.diffusion.row import Row
 from aigc_edge.diffusion.schedule import SCHEDULES
 from aigc_edge.diffusion.solvers import SOLVERS
 

@@ -8,21 +8,22 @@ from typing import Any
 
 from aigc_edge.diffusion import checks, options
 from aigc_edge.diffusion.prediction import PREDICTIONS, Prediction
-from aigc_edge.diffusion.program import Program, Row
+from aigc_edge.diffusion.program import Program
+from aigc_edge.diffusion.row import Row
 from aigc_edge.diffusion.schedule import SCHEDULES, Schedule
 from aigc_edge.diffusion.solvers import SOLVERS, Step
 from aigc_edge.errors import ProgramError
 
 MAX_STEPS = 10_000
 _COMMON = ("clip", "threshold", "guidance_interval", "guidance_rescale", "strength")  # options of every solver
-_USUAL_KIND = {"edm": "edm", "flow": "flow"}  # others were trained on timesteps, "vp"
+_USUAL_KIND = {"edm": "edm", "consistency": "edm", "flow": "flow"}  # others were trained on timesteps, "vp"
 
 
 def resolve(schedule: Mapping[str, Any]) -> tuple[Schedule, Prediction]:
     """The schedule and the prediction that a bundle's schedule dict describes.
 
-    "prediction" names an entry of PREDICTIONS, "kind" one of SCHEDULES ("edm" for edm, "flow" for flow, else "vp" unless given);
-    the other members are options of the two. Raises ProgramError that lists what is allowed.
+    "prediction" names an entry of PREDICTIONS, "kind" one of SCHEDULES (unless given "edm" for edm and consistency, "flow" for
+    flow, else "vp"); the other members are options of the two. Raises ProgramError that lists what is allowed.
     """
     if not isinstance(schedule, Mapping) or "prediction" not in schedule:
         raise ProgramError(
@@ -96,7 +97,8 @@ def build(
     if taken == 0:
         raise ProgramError(f"strength {strength:g} of {steps} steps leaves none: take more steps or a higher strength")
     levels = found.levels(steps)[steps - taken :]
-    rows = tuple([row(step) for step in generate(levels, **chosen)])
+    times = (found.timestep,) if options.takes(generate, "timestep") else ()
+    rows = tuple([row(step) for step in generate(levels, *times, **chosen)])
     meta: dict[str, Any] = {"solver": solver, "steps": steps, "schedule": dict(schedule)}
     if taken < steps:
         meta["start"] = {"alpha": levels[0].alpha, "sigma": levels[0].sigma}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -29,13 +30,15 @@ class Evaluation(NamedTuple):
 
 
 class Source(Protocol):
-    """Where a step's noise comes from and what its clipping does."""
+    """Where a step's noise comes from, what its clipping does, and what becomes of the sample before the next one."""
 
     now: int
 
+    def changed(self, sample: Any) -> Any: ...
     def normal(self) -> Any: ...
     def interval(self, start: float, end: float) -> Any: ...
     def clamp(self, value: Any, low: float | None, high: float | None) -> Any: ...
+    def threshold(self, value: Any, quantile: float, largest: float, plain: Callable[[Any], Any]) -> Any: ...
 
 
 @dataclass
@@ -55,9 +58,10 @@ class Plan:
     steps: int | None
     of_timesteps: Mapping[str, Any]
     of_step: Mapping[str, Any]
+    strength: float = 1.0
 
     @staticmethod
-    def of(scheduler: Any, steps: int | None, options: Mapping[str, Any]) -> Plan:
+    def of(scheduler: Any, steps: int | None, options: Mapping[str, Any], strength: float = 1.0) -> Plan:
         name = type(scheduler).__name__
         setter, stepper = _parameters(scheduler.set_timesteps), _parameters(scheduler.step)
         taken = {"num_inference_steps", "device", *_OURS, *_CARRIED}
@@ -72,11 +76,19 @@ class Plan:
             steps,
             {k: v for k, v in options.items() if k in setter},
             {k: v for k, v in options.items() if k in stepper and k not in setter},
+            strength,
         )
 
     def prepare(self, scheduler: Any) -> Ready:
-        """A copy of the scheduler with its timesteps set; raises ProgramError with the scheduler's own words where it fails."""
+        """A copy of the scheduler with its timesteps set; raises ProgramError with the scheduler's own words where it fails.
+
+        With a strength below 1 it begins where diffusers' image-to-image pipelines do: LCM and TCD place their timesteps
+        themselves, of others the last int(strength · steps) steps are taken.
+        """
         given = dict(self.of_timesteps)
+        themselves = self.strength < 1 and "strength" in _parameters(scheduler.set_timesteps)
+        if themselves:
+            given["strength"] = self.strength
         if self.steps is not None:
             given["num_inference_steps"] = self.steps
         with _explained(scheduler, "set_timesteps"), warnings.catch_warnings():
@@ -93,17 +105,55 @@ class Plan:
             scale = float(getattr(ready, "init_noise_sigma", 1.0))
         if not times:
             raise ProgramError("it makes no evaluation with this number of steps")
-        return Ready(ready, times, scale, self.of_step)
+        if self.strength == 1:
+            return Ready(ready, times, scale, self.of_step)
+        order = int(getattr(ready, "order", 1))
+        count = self.steps or len(times) // order
+        begin = 0 if themselves else (count - int(count * self.strength)) * order
+        if begin >= len(times):
+            raise ProgramError(f"strength {self.strength:g} of {count} steps leaves none: take more steps or a higher strength")
+        if hasattr(ready, "set_begin_index"):
+            ready.set_begin_index(begin)
+        with _explained(scheduler, "add_noise"):
+            start = noised(ready, times[begin])
+        return Ready(ready, times[begin:], math.hypot(*start), self.of_step, begin, start)
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A scheduler before its first step, its loop's timesteps and the standard deviation of its first sample."""
+    """A scheduler before its first step, its loop's timesteps and the standard deviation of its first sample; where it starts
+    from an image, the place of its first timestep and the (alpha, sigma) there."""
 
     scheduler: Any
     times: list[Any]
     init_scale: float
     of_step: Mapping[str, Any]
+    begin: int = 0
+    start: tuple[float, float] | None = None
+
+
+def noised(ready: Any, time: Any) -> tuple[float, float]:
+    """(alpha, sigma) by the scheduler's own way to add noise to an image."""
+    import torch
+
+    image, noise = torch.eye(2, dtype=torch.float64).reshape(2, 1, 2, 1, 1)
+    time = torch.as_tensor(time)
+    if hasattr(ready, "scale_noise"):
+        mixed = ready.scale_noise(sample=image, timestep=time.reshape(1), noise=noise)
+    elif hasattr(ready, "add_noise"):
+        mixed = ready.add_noise(original_samples=image, noise=noise, timesteps=time.reshape(1))
+    else:
+        raise ProgramError(f"{type(ready).__name__} does not say how an image is noised, so it cannot start at one")
+    alpha, sigma = mixed.flatten().tolist()
+    return alpha, sigma
+
+
+def _watch_threshold(scheduler: Any, source: Source) -> None:
+    """Lets `source` do the dynamic thresholding, which all of diffusers' schedulers do in a method of this name."""
+    plain, config = getattr(scheduler, "_threshold_sample", None), getattr(scheduler, "config", {})
+    if plain is not None and "dynamic_thresholding_ratio" in config:
+        quantile, largest = float(config["dynamic_thresholding_ratio"]), float(config.get("sample_max_value", 1.0))
+        scheduler._threshold_sample = lambda sample: source.threshold(sample, quantile, largest, plain)
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:
@@ -131,6 +181,7 @@ def drive(ready: Ready, network: Callable[[int, Any], Any], sample: Any, source:
 
     run, times, scheduler = Run([sample]), ready.times, copy.deepcopy(ready.scheduler)
     names = _parameters(scheduler.step)
+    _watch_threshold(scheduler, source)
     previous: Any = None
     with (
         warnings.catch_warnings(),
@@ -151,7 +202,11 @@ def drive(ready: Ready, network: Callable[[int, Any], Any], sample: Any, source:
             converted.clear()
             result = scheduler.step(model_output=network(k, scaled), timestep=t, sample=sample, **given)
             sample, previous = _unpack(result)
-            level = _level(scheduler, k, t)
+            if sample.shape != scaled.shape:
+                raise ProgramError(f"its step makes {list(sample.shape)} of a sample {list(scaled.shape)}: a row keeps the shape")
+            if k + 1 < len(times):
+                sample = source.changed(sample)
+            level = _level(scheduler, k + ready.begin, t)
             run.inputs.append(scaled)
             run.samples.append(sample)
             run.denoised.append(converted[0] if converted else previous)
@@ -200,12 +255,16 @@ def _level(ready: Any, index: int, t: Any) -> tuple[float, float] | None:
     return share**0.5, (1.0 - share) ** 0.5
 
 
-def _denoise(ready: Any, level: tuple[float, float] | None) -> tuple[float, float] | None:
-    config = getattr(ready, "config", {})
-    usual = "flow_prediction" if "Flow" in type(ready).__name__ else None
-    kind = _PREDICTION.get(str(config.get("prediction_type", usual)))
-    if hasattr(ready, "precondition_outputs"):  # EDM networks say neither
+def prediction_kind(scheduler: Any) -> str | None:
+    """What the scheduler's network predicts, None where it is nothing of `prediction.py` (EDM networks) or unknown."""
+    usual = "flow_prediction" if "Flow" in type(scheduler).__name__ else None
+    if hasattr(scheduler, "precondition_outputs"):
         return None
+    return _PREDICTION.get(str(getattr(scheduler, "config", {}).get("prediction_type", usual)))
+
+
+def _denoise(ready: Any, level: tuple[float, float] | None) -> tuple[float, float] | None:
+    kind = prediction_kind(ready)
     if kind is None or level is None or level[0] <= 0 or level[1] <= 0:
         return None
     coefficients = PREDICTIONS[kind](*level)

@@ -10,7 +10,8 @@ import numpy as np
 from aigc_edge.diffusion import checks, noise
 from aigc_edge.diffusion.arrays import DTYPES, Arrays, arrays_of
 from aigc_edge.diffusion.networks import as_network, dtype_of
-from aigc_edge.diffusion.program import Program, Row
+from aigc_edge.diffusion.program import Program
+from aigc_edge.diffusion.row import Row
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.ops import solver_step
 
@@ -185,11 +186,16 @@ class Execution:
         return [self.arrays.cast(values, "float32", False) for values in source]
 
     def run(self, network: Callable[..., Any], progress: Callable[[int, int], None] | None = None) -> None:
-        """Evaluate the rows; on the host a value that is not finite stops them (elsewhere `check` tells afterwards)."""
-        rows = len(self.program.rows)
+        """Evaluate the rows; on the host a value that is not finite stops them (elsewhere `check` tells afterwards).
+
+        A network that has `at_row` is told the index of the row before each evaluation.
+        """
+        rows, tell = len(self.program.rows), getattr(network, "at_row", None)
         solver_step(*self._steps[0])
         for index, halves in enumerate(self._halves):
             seen = self._inputs[halves][1]
+            if tell is not None:
+                tell(index)
             output = network(seen, self.timesteps[index, : len(seen)], **self._conditions[halves])
             arguments = self._steps[index + 1]
             arguments[1] = self._output(output, halves)
@@ -231,7 +237,7 @@ def _end(row: Row) -> dict[str, Any]:
     """The kernel's arguments for the end of a row."""
     mode, (low, high) = (2, row.threshold) if row.threshold else (1, row.clip) if row.clip else (0, (0.0, 0.0))
     values: dict[str, Any] = {"c_skip": row.c_skip, "c_out": row.c_out, "clip_mode": mode, "clip_low": low, "clip_high": high}
-    return values | {name: _host(getattr(row, name)) for name in ("after", "after_noise", "after_raw")}
+    return values | {name: _host(getattr(row, name)) for name in ("after", "after_noise", "after_output")}
 
 
 def _fits(arrays: Arrays, name: str, value: Any, count: int, like: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aigc_edge.diffusion import calls, checks
+from aigc_edge.diffusion.levels import levels
 from aigc_edge.diffusion.probe import Trace, probe
-from aigc_edge.diffusion.program import MAX_SLOTS, Matrix, Program, Row
+from aigc_edge.diffusion.program import Program
 from aigc_edge.diffusion.realise import draws, ranks, realise, tidy
 from aigc_edge.diffusion.recheck import residual
+from aigc_edge.diffusion.row import MAX_SLOTS, Matrix, Row
 from aigc_edge.errors import ProgramError
 
 LIMIT = 1e-5  # relative; above it a scheduler is refused
@@ -51,17 +54,25 @@ class Imported:
 
 
 def import_scheduler(
-    scheduler: Any, num_steps: int | None, *, name: str | None = None, guidance_scale: float = 1.0, **options: Any
+    scheduler: Any,
+    num_steps: int | None,
+    *,
+    name: str | None = None,
+    guidance_scale: float = 1.0,
+    strength: float = 1.0,
+    **options: Any,
 ) -> Imported:
     """What `Program.from_diffusers` does, with the residual and the draws."""
     kind = type(scheduler).__name__
     _refuse_by_name(scheduler, kind)
     steps = None if num_steps is None else checks.integer(num_steps, "num_steps", 1, 10_000)
+    taken = options | ({"strength": checks.number(strength, "strength", 0.0, 1.0)} if strength != 1 else {})
     time_scale = checks.number(options.pop("timestep_scale", 1.0), "timestep_scale")
-    plan = calls.Plan.of(scheduler, steps, options)
+    plan = calls.Plan.of(scheduler, steps, options, taken.get("strength", 1.0))
     try:
         ready = plan.prepare(scheduler)
         trace = probe(ready)
+        trace.levels = levels(ready, trace)
         best: Imported | None = None
         first = max(ranks(trace, _GOAL))
         for slots in range(first, MAX_SLOTS + 1):
@@ -80,7 +91,7 @@ def import_scheduler(
             f"{kind} cannot be a table: the best one of {best.program.slots} slots is {best.residual:.1e} off, "
             f"at most {LIMIT:g} is allowed; it may adapt to what the network says"
         )
-    return _described(best, scheduler, steps, options, time_scale)
+    return _described(best, scheduler, steps, taken, time_scale, ready.start)
 
 
 def _refuse_by_name(scheduler: Any, kind: str) -> None:
@@ -91,8 +102,6 @@ def _refuse_by_name(scheduler: Any, kind: str) -> None:
         if not callable(getattr(scheduler, method, None)):
             raise ProgramError(f"{checks.show(scheduler)} is not a diffusers scheduler: it has no {method}")
     config = getattr(scheduler, "config", {})
-    if config.get("thresholding"):
-        raise ProgramError(f"{kind} has dynamic thresholding, which no row can do yet: set thresholding=False")
     if str(config.get("variance_type", "")).startswith("learned"):
         raise ProgramError(
             f"{kind} has variance_type={config['variance_type']!r}: a network that predicts its variance is no table"
@@ -109,12 +118,15 @@ def _table(trace: Trace, slots: int, name: str, guidance_scale: float) -> tuple[
         c_skip, c_out = trace.denoised[k] or evaluation.denoise or (0.0, 1.0)
         after = np.zeros((size, size + 1))
         after[:following, :known] = update.keep
-        after[:following, size] = update.pull
-        if trace.clips[k] is None:  # the update is of F = (D - c_skip slot_0) / c_out
-            after[:following, 0] -= update.pull * (c_skip / c_out)
-            after[:following, size] /= c_out
-        last = k + 1 == len(updates)
         row = rows[k] if k < len(rows) else {}
+        if trace.clips[k]:
+            after[:following, size] = update.clipped
+            if update.pull.any():
+                row["after_output"] = tuple(np.pad(update.pull, (0, size - following)).tolist())
+        else:  # the update is of F = (D - c_skip slot_0) / c_out
+            after[:following, 0] -= update.pull * (c_skip / c_out)
+            after[:following, size] = update.pull / c_out
+        last = k + 1 == len(updates)
         rows[k:] = [row | _network(trace, k, c_skip, c_out) | {"after": _lists(tidy(after))}]
         for place, (scale, weights) in enumerate(draws(update.noise, last)):
             noise = tuple(np.pad(scale, (0, size - len(scale))).tolist())
@@ -122,7 +134,7 @@ def _table(trace: Trace, slots: int, name: str, guidance_scale: float) -> tuple[
                 rows[k]["after_noise"] = noise
             else:
                 rows.append({"before": _lists(np.eye(size)), "before_noise": noise})
-            own = [(update.columns[j] - 1 - len(updates), float(w)) for j, w in enumerate(weights) if w]
+            own = [(update.columns[j] - trace.first_noise, float(w)) for j, w in enumerate(weights) if w]
             taken.append(Draw(2 * k + 2 + place, tuple(own)))
     program = Program(name, size, trace.init_scale, tuple(Row(**row) for row in rows), guidance_scale)
     return program, tuple(taken)
@@ -140,7 +152,8 @@ def _network(trace: Trace, k: int, c_skip: float, c_out: float) -> dict[str, Any
         "c_in": 1.0 if abs(c_in - 1.0) < 1e-13 else c_in,
         "c_skip": c_skip,
         "c_out": c_out,
-        "clip": trace.clips[k],
+        "level": trace.levels[k],
+        **trace.clips[k],
     }
 
 
@@ -148,18 +161,39 @@ def _lists(matrix: np.ndarray) -> Matrix:
     return tuple(tuple(row) for row in matrix.tolist())
 
 
-def _described(found: Imported, scheduler: Any, steps: int | None, options: Mapping[str, Any], time_scale: float) -> Imported:
+def _described(
+    found: Imported,
+    scheduler: Any,
+    steps: int | None,
+    options: Mapping[str, Any],
+    time_scale: float,
+    start: tuple[float, float] | None,
+) -> Imported:
+    """With its meta, which says all that `import_again` needs, or in "left_out" what of it was not plain enough."""
     rows = found.program.rows
     if time_scale != 1.0:
         rows = tuple(replace(row, timestep=row.timestep * time_scale) for row in rows)
-    meta = {
+    config, given = (
+        {k: v.tolist() if hasattr(v, "tolist") else v for k, v in dict(values).items()}
+        for values in (getattr(scheduler, "config", {}), options)
+    )
+    usual = {p.name: p.default for p in inspect.signature(type(scheduler)).parameters.values()}  # some are infinite
+    lost = {k: v for k, v in [*config.items(), *given.items()] if not _is_plain(v)}
+    left_out = [k for k, v in lost.items() if usual.get(k) != v]
+    if not type(scheduler).__module__.startswith("diffusers."):
+        left_out.append("class")
+    meta: dict[str, Any] = {
         "solver": type(scheduler).__name__,
         "steps": steps,
         "source": "diffusers",
         "residual": found.residual,
-        "config": {k: v for k, v in dict(getattr(scheduler, "config", {})).items() if _is_plain(v)},
-        "options": {k: v for k, v in options.items() if _is_plain(v)},
+        "config": {k: v for k, v in config.items() if k not in lost},
+        "options": {k: v for k, v in given.items() if k not in lost},
     }
+    if left_out:
+        meta["left_out"] = left_out
+    if start is not None:
+        meta["start"] = {"alpha": start[0], "sigma": start[1]}
     return replace(found, program=replace(found.program, rows=rows, meta=meta))
 
 
@@ -169,3 +203,31 @@ def _is_plain(value: Any) -> bool:
     except ProgramError:
         return False
     return not (isinstance(value, (list, tuple)) and len(value) > 100)  # whole beta tables
+
+
+def import_again(program: Program, strength: float) -> Program:
+    """The last int(strength · steps) steps of an imported program, imported anew from what its meta says of the scheduler.
+
+    Raises ProgramError where diffusers is missing, where the program does not hold the whole scheduler, and where the scheduler
+    has other timesteps now.
+    """
+    meta = program.meta
+    advice = f"call Program.from_diffusers(scheduler, num_steps, strength={strength!r})"
+    lacks = meta.get("left_out", [] if {"config", "options", "steps", "solver"} <= set(meta) else ["config"])
+    if lacks:
+        raise ProgramError(f"program {program.name!r} does not hold its scheduler's {', '.join(map(str, lacks))}: {advice}")
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ProgramError(f"starting program {program.name!r} in the middle needs diffusers ({error}): install it") from None
+    kind = getattr(diffusers, meta["solver"], None) or getattr(diffusers.schedulers, meta["solver"], None)
+    if kind is None or not hasattr(kind, "from_config"):
+        raise ProgramError(f"diffusers {diffusers.__version__} has no {meta['solver']}: {advice} with the one it came from")
+    scheduler, options = kind.from_config(dict(meta["config"])), dict(meta["options"])
+    before, scale = options.pop("strength", 1.0), options.get("timestep_scale", 1.0)
+    plain = {k: v for k, v in options.items() if k != "timestep_scale"}
+    times = [float(t) * scale for t in calls.Plan.of(scheduler, meta["steps"], plain, before).prepare(scheduler).times]
+    if len(times) != program.nfe or not np.allclose(times, [row.timestep for row in program.rows], rtol=1e-5):
+        raise ProgramError(f"program {program.name!r} has other timesteps than its scheduler's config gives: {advice}")
+    given: dict[str, Any] = {"name": program.name, "guidance_scale": program.guidance_scale, "strength": strength}
+    return import_scheduler(scheduler, meta["steps"], **given, **options).program

@@ -19,6 +19,12 @@ def parameters(function: Callable[..., Any]) -> Parameters:
     return {p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
+@functools.cache
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name."""
+    return name in inspect.signature(function).parameters
+
+
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise ProgramError(f"{what} must be text, not {checks.show(value)}")

@@ -35,6 +35,15 @@ def edm(alpha: float, sigma: float, *, sigma_data: float = 0.5) -> Coefficients:
     return Coefficients(1 / norm, alpha / norm * (variance / norm), sigma * sigma_data / norm)
 
 
+@PREDICTIONS.register("consistency")
+def consistency(alpha: float, sigma: float, *, sigma_data: float = 0.5, sigma_min: float = 0.002) -> Coefficients:
+    """A consistency model's EDM network, whose D is the sample itself at `sigma_min` (in sigma / alpha), for data of standard
+    deviation `sigma_data` (Song et al. 2023, appendix C)."""
+    data, above = checks.positive(sigma_data, "sigma_data"), sigma - alpha * checks.number(sigma_min, "sigma_min", 0.0)
+    norm = math.hypot(sigma, alpha * data)
+    return Coefficients(1 / norm, alpha * data**2 / (above**2 + (alpha * data) ** 2), above * data / norm)
+
+
 @PREDICTIONS.register("epsilon")
 def epsilon(alpha: float, sigma: float) -> Coefficients:
     """F = eps, its input scaled to the variance-preserving x (Ho et al. 2020). Raises ProgramError where alpha = 0."""

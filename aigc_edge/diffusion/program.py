@@ -10,106 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from aigc_edge.diffusion import checks
+from aigc_edge.diffusion.row import MAX_SLOTS, Row
 from aigc_edge.errors import ProgramError
 
 if TYPE_CHECKING:
     from aigc_edge.diffusion.loop import Loop
 
 VERSION = 1
-MAX_SLOTS = 8
 MAX_ROWS = 10_000
-Matrix = tuple[tuple[float, ...], ...]
 
 _PROGRAM_REQUIRED = ("version", "name", "slots", "init_scale", "guidance_scale", "rows")
 _PROGRAM_OPTIONAL = ("guidance_rescale", "meta")
-_ROW_REQUIRED = ("timestep", "c_in", "c_skip", "c_out", "after")
-_ROW_OPTIONAL = ("sigma", "level", "guidance", "clip", "threshold", "before", "before_noise", "after_raw", "after_noise")
-_WRITTEN_IF_THERE = ("level", "threshold", "before", "before_noise", "after_raw")  # in JSON
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One network evaluation and the arithmetic around it; S slots of the shape of the sample, slot 0 is the sample.
-
-        before   slots ← before · slots + before_noise · ε        identity and no noise when None
-        input    c_in · slot_0, with the network's time input `timestep`
-        guide    F = F_uncond + w (F_cond − F_uncond),  w = 1 + guidance · (guidance_scale − 1)
-        denoise  R = c_skip · slot_0 + c_out · F;  D = R clipped
-        after    slots ← after · [slots, D] + after_raw · R + after_noise · ε
-
-    `before` [S, S], `after` [S, S + 1], `after_raw` and the noises [S]; each ε is one draw [N, C, H, W] of unit normal noise
-    that all slots share. D is R limited to `clip` (low, high), or by `threshold` (quantile, largest): dynamic thresholding, where
-    the bound s is that quantile of a sample's |R|, within 1 … largest, and D = clamp(R, −s, s) / s (Saharia et al. 2022). `level`
-    (alpha, sigma) says that the network's input is c_in · (alpha x0 + sigma ε), which an image that is known in parts is brought
-    to. `sigma` is the noise level, for readers only. Raises ProgramError for numbers that are not finite or do not fit
-    float32, for wrong sizes, a guidance outside 0 … 1, a clip without low < high, a quantile outside 0 … 1 and a largest bound
-    below 1.
-    """
-
-    timestep: float
-    c_in: float
-    c_skip: float
-    c_out: float
-    after: Matrix
-    after_noise: tuple[float, ...] | None = None
-    sigma: float = 0.0
-    guidance: float = 1.0
-    clip: tuple[float, float] | None = None
-    before: Matrix | None = None
-    before_noise: tuple[float, ...] | None = None
-    after_raw: tuple[float, ...] | None = None
-    threshold: tuple[float, float] | None = None
-    level: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        def put(name: str, value: object) -> None:  # the one place where a frozen row is written
-            object.__setattr__(self, name, value)
-
-        for name in ("sigma", "timestep", "c_in", "c_skip", "c_out"):
-            put(name, checks.number(getattr(self, name), name))
-        put("guidance", checks.number(self.guidance, "guidance", 0.0, 1.0))
-        if not isinstance(self.after, (list, tuple, np.ndarray)) or not 1 <= len(self.after) <= MAX_SLOTS:
-            raise ProgramError(f"after must be 1 … {MAX_SLOTS} lists of numbers, one a slot, not {checks.show(self.after)}")
-        slots = len(self.after)
-        put("after", checks.matrix(self.after, slots, slots + 1, "after"))
-        put("after_noise", (0.0,) * slots if self.after_noise is None else checks.numbers(self.after_noise, slots, "after_noise"))
-        if self.before is not None:
-            put("before", checks.matrix(self.before, slots, slots, "before"))
-        if self.before_noise is not None:
-            put("before_noise", checks.numbers(self.before_noise, slots, "before_noise"))
-        if self.after_raw is not None:
-            put("after_raw", checks.numbers(self.after_raw, slots, "after_raw"))
-        if self.level is not None:
-            put("level", checks.pair(self.level, "level"))
-        if self.threshold is not None:
-            quantile, largest = checks.pair(self.threshold, "threshold")
-            put("threshold", (checks.number(quantile, "the quantile of a threshold", 0.0, 1.0), largest))
-            checks.number(largest, "the largest bound of a threshold", 1.0)
-            if self.clip is not None:
-                raise ProgramError("a row has a clip and a threshold: give one of them")
-        if self.clip is not None:
-            put("clip", checks.pair(self.clip, "clip"))
-            if not np.float32(self.clip[0]) < np.float32(self.clip[1]):
-                raise ProgramError(f"clip must be [low, high] with low < high in float32, not {list(self.clip)}")
-
-    @property
-    def slots(self) -> int:
-        """How many slots the row works on."""
-        return len(self.after)
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as JSON; what is seldom there only where it is."""
-        value: dict[str, Any] = {n: getattr(self, n) for n in ("sigma", "timestep", "c_in", "c_skip", "c_out", "guidance")}
-        value["clip"] = None if self.clip is None else list(self.clip)
-        for name in _WRITTEN_IF_THERE:
-            if (part := getattr(self, name)) is not None:
-                value[name] = [list(line) for line in part] if name == "before" else list(part)
-        return value | {"after": [list(row) for row in self.after], "after_noise": list(self.after_noise or ())}
-
-    @staticmethod
-    def from_json(value: Any) -> Row:
-        """The row of a JSON object; raises ProgramError."""
-        return Row(**checks.members(value, _ROW_REQUIRED, _ROW_OPTIONAL, "a row"))
 
 
 @dataclass(frozen=True)
@@ -190,11 +101,15 @@ class Program:
     def start_at(self, strength: float) -> Program:
         """The program of the last int(strength · steps) steps of this one, for image to image; see `noised`.
 
-        It is built anew, so that no step relies on a history that was skipped. Raises ProgramError for a program that `build` did
-        not make, and where no step is left.
+        It is built (or imported, which needs diffusers) anew, so that no step relies on a history that was skipped. Raises
+        ProgramError for a program that does not say what it was made of, and where no step is left.
         """
         from aigc_edge.diffusion.build import build
 
+        if self.meta.get("source") == "diffusers":
+            from aigc_edge.diffusion.importing import import_again
+
+            return import_again(self, strength)
         if "source" in self.meta or not {"schedule", "solver", "steps"} <= set(self.meta):
             raise ProgramError(f"program {self.name!r} does not say what it was built from: build one with strength={strength}")
         options = {**self.meta.get("options", {}), "strength": strength}
@@ -337,10 +252,11 @@ class Program:
 
         `options` go to the scheduler's `set_timesteps` (sigmas, timesteps, mu …; `num_steps` may then be None) and `step` (eta,
         s_churn, use_clipped_model_output …); `timestep_scale` multiplies the network's time inputs, for networks that are told
-        thousandths. The scheduler itself is left as it is. The state is the smallest one that reproduces it; `meta["residual"]`
-        is the largest relative difference on a random nonlinear network. Raises ProgramError that says why where it cannot be a
-        table: discrete or adaptive steps, dynamic thresholding, learned variance, clipping that a row cannot do, or a residual
-        above 1e-5.
+        thousandths. `strength` below 1 takes the last int(strength · num_steps) steps, as diffusers' image-to-image pipelines do
+        (those of flow models round up); see `noised`. The scheduler itself is left as it is. The state is the smallest one that
+        reproduces it; `meta["residual"]` is the largest relative difference on a random nonlinear network. Raises ProgramError
+        that says why where it cannot be a table: discrete or adaptive steps, learned variance, more than one clipping in a step,
+        or a residual above 1e-5. Rows say their level where the scheduler does, so that a mask works.
         """
         from aigc_edge.diffusion.importing import import_scheduler
 

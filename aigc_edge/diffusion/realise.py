@@ -2,7 +2,9 @@
 
 What a state must hold between two evaluations is what the later network inputs and the result depend on: the rank of the matrix
 "everything from now on over everything until now" is the number of slots, and no table has fewer (Ho and Kalman 1966; for
-time-varying systems van der Veen and Dewilde 1992). The recursion runs backwards, so it only ever sees a few vectors.
+time-varying systems van der Veen and Dewilde 1992). What is added to the sample between two steps counts as an input, so that
+slot 0 may be changed there, as inpainting does, and what follows is what the scheduler would make of it. The recursion runs
+backwards, so it only ever sees a few vectors.
 """
 
 from __future__ import annotations
@@ -29,18 +31,19 @@ class State:
 
 @dataclass
 class Update:
-    """What row k does: slots' = keep · slots + pull · (what the evaluation brings) + noise · draws."""
+    """What row k does: slots' = keep · slots + pull · F + clipped · (D where it is clipped) + noise · draws."""
 
     keep: np.ndarray
     pull: np.ndarray
+    clipped: np.ndarray
     noise: np.ndarray
     columns: list[int]
 
 
 def times(trace: Trace) -> np.ndarray:
-    """When each input arrives: -1 is the start, k the evaluation that it belongs to or follows."""
+    """When each input arrives: -1 is the start, k the evaluation that it belongs to or follows; changes come between two."""
     count = len(trace.evaluations)
-    return np.array([-1, *range(count), *trace.drawn])
+    return np.array([-1, *range(count), *trace.clipped, *(k - 0.5 for k in range(1, count)), *trace.drawn])
 
 
 def ranks(trace: Trace, tolerance: float) -> list[int]:
@@ -53,45 +56,42 @@ def _significant(values: np.ndarray, tolerance: float) -> int:
 
 
 def _spaces(trace: Trace, most: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Before each evaluation: (spanning vectors weighted by their effect on what follows, singular values)."""
+    """Before each evaluation: (vectors weighted by their effect on what follows that span the slots beside the sample, how much
+    the sample and each of these matters).
+
+    What follows must depend on a change of the sample as the scheduler's own steps do, which says what slot 0 does; the others
+    have to hold the rest.
+    """
     when, count = times(trace), len(trace.evaluations)
     spaces: list[tuple[np.ndarray, np.ndarray]] = []
     after = trace.samples[count][None]
     for k in range(count - 1, -1, -1):
         known = when < k
-        need = np.vstack([trace.inputs[k], after]) * known
-        values, vectors = np.linalg.svd(need, full_matrices=False)[1:]
-        keep = _significant(values, _EXACT)
-        after = values[:keep, None] * vectors[:keep]
-        if most is not None and keep > most:
-            after = _cut(after, trace.samples[k] * known, most)
-        spaces.append((after, values))
+        need, sample = np.vstack([trace.inputs[k], after]) * known, trace.samples[k] * known
+        effect = need[:, trace.change_column(k)] if k else need @ sample / (sample @ sample)
+        values, vectors = np.linalg.svd(need - np.outer(effect, sample), full_matrices=False)[1:]
+        weighted = np.linalg.norm(effect) * sample
+        sizes = np.append(max(np.linalg.norm(weighted), values[0]), values)
+        keep = _significant(sizes, _EXACT) - 1
+        others = (values[:, None] * vectors)[: keep if most is None else min(keep, most - 1)]
+        spaces.append((others, sizes))
+        after = np.vstack([weighted, others])
     return spaces[::-1]
-
-
-def _cut(space: np.ndarray, sample: np.ndarray, most: int) -> np.ndarray:
-    """The part of `space` that `most` directions hold best, the sample being one of them."""
-    unit = sample / np.linalg.norm(sample)
-    along, rest = space @ unit, space - np.outer(space @ unit, unit)
-    left, values, vectors = np.linalg.svd(rest, full_matrices=False)
-    kept = (left[:, : most - 1] * values[: most - 1]) @ vectors[: most - 1]
-    return kept + np.outer(along, unit)
 
 
 def realise(trace: Trace, slots: int) -> tuple[list[State], list[Update]]:
     """States before each evaluation (and after the last) of at most `slots` vectors, and the updates between them."""
     when, count = times(trace), len(trace.evaluations)
-    states = [
-        State(_basis(space, trace, k, min(slots, _significant(values, _EXACT))))
-        for k, (space, values) in enumerate(_spaces(trace, slots))
-    ]
+    states = [State(_basis(space, trace, k)) for k, (space, _) in enumerate(_spaces(trace, slots))]
     states.append(State(trace.samples[count][None]))
     updates = []
     for k, (before, after) in enumerate(pairwise(states)):
         size = np.linalg.norm(before.slots, axis=1)
         keep = np.linalg.lstsq((before.slots / size[:, None]).T, (after.slots * (when < k)).T, rcond=None)[0].T / size
-        columns = trace.noises(k)
-        updates.append(Update(tidy(keep), tidy(after.slots[:, 1 + k]), tidy(after.slots[:, columns]), columns))
+        columns, own = trace.noises(k), trace.clipped_column(k)
+        clipped = np.zeros(len(after.slots)) if own is None else after.slots[:, own]
+        keep, pull, clipped, noise = map(tidy, (keep, after.slots[:, 1 + k], clipped, after.slots[:, columns]))
+        updates.append(Update(keep, pull, clipped, noise, columns))
     return states, updates
 
 
@@ -101,27 +101,28 @@ def tidy(numbers: np.ndarray) -> np.ndarray:
     return np.where(np.abs(result - 1.0) < _EXACT, 1.0, result)
 
 
-def _basis(space: np.ndarray, trace: Trace, k: int, size: int) -> np.ndarray:
+def _basis(space: np.ndarray, trace: Trace, k: int) -> np.ndarray:
     """Slot 0 is the sample; the others earlier D, F or samples that lie in the space, else orthonormal."""
-    chosen = [trace.samples[k]]
-    directions = np.linalg.svd(space, full_matrices=False)[2][:size]
+    chosen: list[np.ndarray] = []
+    directions = np.linalg.svd(space, full_matrices=False)[2]
     for candidate in _candidates(trace, k):
-        if len(chosen) == size:
+        if len(chosen) == len(space):
             break
         norm = np.linalg.norm(candidate)
         outside = np.linalg.norm(candidate - (candidate @ directions.T) @ directions)
-        if norm > 0 and outside < _INSIDE * norm and _novelty(candidate / norm, chosen) > 1e-3:
+        if norm > 0 and outside < _INSIDE * norm and np.linalg.norm(_beyond(candidate / norm, chosen)) > 1e-3:
             chosen.append(candidate)
-    while len(chosen) < size:
-        orthonormal = np.linalg.qr(np.array(chosen).T)[0]
-        rest = space - (space @ orthonormal) @ orthonormal.T
-        chosen.append(np.linalg.svd(rest, full_matrices=False)[2][0])
-    return np.array(chosen)
+    while len(chosen) < len(space):
+        chosen.append(np.linalg.svd(_beyond(space, chosen), full_matrices=False)[2][0])
+    return np.array([trace.samples[k], *chosen])
 
 
-def _novelty(unit: np.ndarray, chosen: Sequence[np.ndarray]) -> float:
+def _beyond(vectors: np.ndarray, chosen: Sequence[np.ndarray]) -> np.ndarray:
+    """The part of vectors that is no sum of the chosen ones."""
+    if not chosen:
+        return vectors
     orthonormal = np.linalg.qr(np.array(chosen).T)[0]
-    return float(np.linalg.norm(unit - orthonormal @ (orthonormal.T @ unit)))
+    return vectors - (vectors @ orthonormal) @ orthonormal.T
 
 
 def _candidates(trace: Trace, k: int) -> list[np.ndarray]:
@@ -129,8 +130,10 @@ def _candidates(trace: Trace, k: int) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for j in range(k - 1, max(k - 5, -1), -1):
         output = np.roll(unit[0], 1 + j)
-        skip = trace.denoised[j]
-        if skip is not None and trace.clips[j] is None:
+        skip, own = trace.denoised[j], trace.clipped_column(j)
+        if own is not None:
+            found.append(np.roll(unit[0], own))
+        elif skip is not None:
             found.append(skip[0] * trace.samples[j] + skip[1] * output)
         found += [output, trace.samples[j]]
     return found

@@ -22,6 +22,9 @@ class Given:
         self.noise, self.edges = noise, edges
         self.now, self._used = 0, 0 if edges is None else len(edges) - 1
 
+    def changed(self, sample: Any) -> Any:
+        return sample
+
     def normal(self) -> Any:
         import torch
 
@@ -37,6 +40,9 @@ class Given:
 
     def clamp(self, value: Any, low: float | None, high: float | None) -> Any:
         return value.clamp(low, high)
+
+    def threshold(self, value: Any, quantile: float, largest: float, plain: Callable[[Any], Any]) -> Any:
+        return plain(value)
 
 
 def toy(rng: np.random.Generator, channels: int) -> Callable[[int, np.ndarray], np.ndarray]:

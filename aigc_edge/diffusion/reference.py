@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from aigc_edge.diffusion.program import Matrix, Program, Row
+from aigc_edge.diffusion.program import Program
+from aigc_edge.diffusion.row import Matrix, Row
 from aigc_edge.errors import ProgramError
 
 Network = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], np.ndarray]
@@ -71,8 +72,8 @@ def run(
         output = _evaluate(network, row, weight, program.guidance_rescale, slots[0], labels, negative, dtype)
         raw = dtype(row.c_skip) * slots[0] + dtype(row.c_out) * output
         slots = _combine(row.after, np.concatenate([slots, _clipped(row, raw, dtype)[None]]), dtype)
-        if row.after_raw is not None:
-            slots += np.multiply.outer(np.array(row.after_raw, dtype), raw)
+        if row.after_output is not None:
+            slots += np.multiply.outer(np.array(row.after_output, dtype), output)
         slots += _noise(row.after_noise, draw, seeds, 2 * index + 2, slots, dtype)
     if mask is not None:
         slots[0] = _blend(slots[0], mask, known, (1.0, 0.0), eps, dtype)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from aigc_edge.errors import ProgramError
 from aigc_edge.registry import Registry
 
 # Over noise levels: (sigma_min, sigma_max, points, rho) → sigmas [points], falling from sigma_max to sigma_min.
@@ -57,10 +58,10 @@ def polynomial(sigma_min: float, sigma_max: float, points: int, rho: float) -> n
 def beta(train_steps: int, steps: int, offset: int) -> np.ndarray:
     """Quantiles of the Beta(0.6, 0.6) distribution, dense at both ends, rounded (Lee et al. 2024, beta sampling)."""
     share = 1 - np.arange(steps) / steps
-    return np.round(np.round(_beta_quantile(share, 0.6) * (train_steps - 1), 6))  # the median is a tie, whatever its rounding
+    return np.round(np.round(beta_quantile(share) * (train_steps - 1), 6))  # the median is a tie, whatever its rounding
 
 
-def _beta_quantile(share: np.ndarray, shape: float) -> np.ndarray:
+def beta_quantile(share: np.ndarray, shape: float = 0.6) -> np.ndarray:
     """Quantiles of the symmetric Beta distribution by bisection; with u = x^shape its density has no pole at 0."""
     points, weights = np.polynomial.legendre.leggauss(60)
 
@@ -76,4 +77,19 @@ def _beta_quantile(share: np.ndarray, shape: float) -> np.ndarray:
         less = below(middle) < goal
         low, high = np.where(less, middle, low), np.where(less, high, middle)
     x = ((low + high) / 2) ** (1 / shape)
-    return np.where(share <= 0.5, x, 1 - x)
+    return np.where(share <= 0, 0.0, np.where(share <= 0.5, x, 1 - x))
+
+
+def resampled(sigmas: Sequence[float], points: int) -> np.ndarray:
+    """A given list of noise levels brought to `points` of them by ln(sigma) over the place (Sabour et al. 2024).
+
+    Raises ProgramError unless two or more positive sigmas fall.
+    """
+    noisy = np.array(sigmas, np.float64)
+    if len(noisy) < 2 or not ((noisy > 0).all() and (np.diff(noisy) < 0).all()):
+        raise ProgramError(
+            "a list of noise levels needs two or more falling positive sigmas (in a table 0 after them ends at the clean sample)"
+        )
+    if len(noisy) == points:
+        return noisy
+    return np.exp(np.interp(np.linspace(0, len(noisy) - 1, points), np.arange(len(noisy)), np.log(noisy)))

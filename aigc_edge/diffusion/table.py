@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aigc_edge.diffusion.program import Program, Row
+    from aigc_edge.diffusion.program import Program
+    from aigc_edge.diffusion.row import Row
 
 _SHOWN = 40  # rows of a longer program are left out in the middle
 
@@ -26,7 +27,7 @@ def _update(matrix: tuple[tuple[float, ...], ...], noise: tuple[float, ...] | No
     names = [f"s{i}" for i in range(slots)] + ["D"]
     lines = []
     for slot, line in enumerate(matrix):
-        others = [(raw[slot] if raw else 0.0, "R"), (noise[slot] if noise else 0.0, "eps")]
+        others = [(raw[slot] if raw else 0.0, "F"), (noise[slot] if noise else 0.0, "eps")]
         terms = _sum([*zip(line, names, strict=False), *others])
         if terms != f"s{slot}":
             lines.append(f"s{slot} = {terms}")
@@ -45,7 +46,7 @@ def _line(index: int, row: Row, weight: float) -> str:
     clip = "-" if row.clip is None else f"{row.clip[0]:g} … {row.clip[1]:g}"
     if row.threshold is not None:
         clip = f"{100 * row.threshold[0]:g} % ≤ {row.threshold[1]:g}"
-    return f"{index:5d}{figures}  {clip:9s}  {_before(row)}{_update(row.after, row.after_noise, row.after_raw)}"
+    return f"{index:5d}{figures}  {clip:9s}  {_before(row)}{_update(row.after, row.after_noise, row.after_output)}"
 
 
 def render(program: Program) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.schedule import SCHEDULES, Level, Schedule, ends_at_zero, falling, log_noise, spaced_sigmas, to_clean
-from aigc_edge.diffusion.spacing import SIGMA_SPACINGS, TIME_SPACINGS, linspace
+from aigc_edge.diffusion.spacing import SIGMA_SPACINGS, TIME_SPACINGS, linspace, resampled
 from aigc_edge.errors import ProgramError
 
 
@@ -44,7 +44,9 @@ class Vp(Schedule):
 
     `betas` is linear, scaled_linear or cosine (which ignores beta_start, beta_end). `spacing` is linspace, leading, trailing
     or beta over timesteps, or karras, exponential or polynomial over sigmas; the time input is the timestep, between two by
-    ln(sigma). `final_sigma` "zero" ends at the clean sample, "sigma_min" at the first training timestep.
+    ln(sigma). `final_sigma` "zero" ends at the clean sample, "sigma_min" at the first training timestep. In place of a spacing
+    the noisy levels may be given: as many `timesteps` as steps, or any number of `sigmas`, which are interpolated in ln(sigma) to
+    the number of steps (Sabour et al. 2024, align your steps); "sigma_min" then ends at the last of them.
 
     `zero_terminal_snr` says that the network was trained with betas rescaled so that the last timestep is pure noise (Lin et al.
     2023, algorithm 1): the sample is then alpha x0 + sigma eps with alpha² + sigma² = 1, where that level is finite, and spacings
@@ -60,6 +62,8 @@ class Vp(Schedule):
     final_sigma: str = "zero"
     rho: float = 7.0
     zero_terminal_snr: bool = False
+    timesteps: tuple[float, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
 
     @functools.cached_property
     def _log_sigmas(self) -> np.ndarray:
@@ -71,12 +75,10 @@ class Vp(Schedule):
     def levels(self, steps: int) -> list[Level]:
         zero = ends_at_zero(self.final_sigma)
         low, high = np.exp(self._log_sigmas[[0, -1]]).tolist()
+        if self.timesteps is not None or self.sigmas is not None:
+            return self._given(steps if zero else steps + 1, [Level(1.0, 0.0)] if zero else [])
         if self.spacing in SIGMA_SPACINGS:
-            if self.zero_terminal_snr:
-                known = ", ".join(TIME_SPACINGS)
-                raise ProgramError(
-                    f"with zero_terminal_snr sigma begins at infinity: choose a spacing of timesteps, one of {known}"
-                )
+            self._refuse_infinity()
             return to_clean(spaced_sigmas(self.spacing, low, high, steps, self.rho, zero))
         if self.spacing not in TIME_SPACINGS:
             known = ", ".join([*TIME_SPACINGS, *SIGMA_SPACINGS])
@@ -90,6 +92,22 @@ class Vp(Schedule):
             raise ProgramError(f"{visit}: take fewer steps, another spacing or another steps_offset")
         last = [Level(1.0, 0.0)] if zero else self._at(np.zeros(1))
         return falling([*self._at(times), *last])
+
+    def _refuse_infinity(self) -> None:
+        if self.zero_terminal_snr:
+            known = ", ".join(TIME_SPACINGS)
+            raise ProgramError(f"with zero_terminal_snr sigma begins at infinity: choose a spacing of timesteps, one of {known}")
+
+    def _given(self, points: int, last: list[Level]) -> list[Level]:
+        if self.timesteps is None:
+            self._refuse_infinity()
+            return falling([*(Level(1.0, s) for s in resampled(self.sigmas or (), points).tolist()), *last])
+        if self.sigmas is not None:
+            raise ProgramError("a schedule takes timesteps or sigmas, not both")
+        top = self.train_steps - 1
+        if len(self.timesteps) != points or not all(0 <= t <= top for t in self.timesteps):
+            raise ProgramError(f"timesteps must be {points} numbers within 0 … {top}, not {checks.show(self.timesteps)}")
+        return falling([*self._at(np.array(self.timesteps)), *last])
 
     def _at(self, times: np.ndarray) -> list[Level]:
         if self.zero_terminal_snr:

@@ -24,7 +24,10 @@ Buffers = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class EngineSource:
-    """Where an engine finds its network: a component of a bundle (a folder or one packed file) in one format."""
+    """Where an engine finds its network: a component of a bundle (a folder or one packed file) in one format.
+
+    `spec` is what the component's ONNX files take.
+    """
 
     bundle: Path
     component: Mapping[str, Any]
@@ -84,6 +87,7 @@ class Engine(ABC):
     name: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)  # where it computes: "cpu" from host memory, "cuda" on a GPU
     batch_invariant: ClassVar[bool] = False  # whether a sample's bits are the same in every batch, for any number of threads
+    schedule_engine: ClassVar[str] = ""  # what evaluates schedule constants: too small a network to build a plan for; "": this
     spec: ComponentSpec
 
     @classmethod

@@ -49,6 +49,7 @@ class TensorRTEngine(Engine):
     """A plan with one execution context; batches above the largest of its profile run in parts."""
 
     name, devices = "tensorrt", ("cuda",)
+    schedule_engine = "onnxruntime"
 
     def __init__(self, spec: ComponentSpec, engine: Any, stream: cuda_driver.Stream, largest: int) -> None:
         self.spec = spec

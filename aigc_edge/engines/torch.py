@@ -42,7 +42,8 @@ class TorchEngine(Engine):
         weights = source.component.get("weights")
         if not weights:
             raise BundleError(f"{source.bundle} carries no torch weights of {source.spec.name!r}: use --engine onnxruntime")
-        return cls(source.spec, _rebuild(source, weights), threads)
+        spec = ComponentSpec.from_json(source.spec.name, source.component, "weights")
+        return cls(spec, _rebuild(source, weights), threads)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         import torch

@@ -115,34 +115,55 @@ def _error(value: npt.NDArray[Any], exact: npt.NDArray[np.float64]) -> float:
     return float(np.linalg.norm(value - exact)) / (size or 1.0)
 
 
-def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0) -> list[dict[str, Any]]:
-    """Compare the ONNX file with torch on random inputs at two batch sizes; returns the figures of each.
-
-    The yardstick is the module in float64: the file may err at most twice as much as torch in float32 does, plus 4 units in the
-    last place. Raises AigcEdgeError when it errs more, or gives values that are not finite.
-    """
+def session_of(path: str | os.PathLike[str]) -> Any:
+    """An onnxruntime session on the CPU for a check."""
     import onnxruntime
 
-    spec, module = component.spec, component.module.eval()
-    double = copy.deepcopy(module).double()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+
+
+def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0) -> list[dict[str, Any]]:
+    """Compare the ONNX file with torch on random inputs at two batch sizes (see `compare`); returns the figures of each."""
+    session = session_of(path)
+    return compare(component, lambda feeds: session.run(None, feeds), "in ONNX", seed=seed)
+
+
+def compare(
+    component: Exportable,
+    evaluate: Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]],
+    what: str,
+    *,
+    seed: int = 0,
+    one_timestep: bool = False,
+) -> list[dict[str, Any]]:
+    """Compare `evaluate`, the component `what`, with torch on random inputs at two batch sizes; returns the figures of each.
+
+    The yardstick is the module in float64: `evaluate` may err at most twice as much as torch in float32 does, plus 4 units in the
+    last place. With `one_timestep` all samples of a batch have the same. Raises AigcEdgeError when it errs more, or gives values
+    that are not finite.
+    """
+    spec, module = component.spec, component.module.eval()
+    double = copy.deepcopy(module).double()
     generator = torch.Generator().manual_seed(seed)
     figures = []
     for batch in CHECK_BATCHES:
         inputs = component.example(batch, generator)
-        made = session.run(None, {t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)})
+        if one_timestep:
+            times = [t.role == "timestep" for t in spec.inputs]
+            inputs = tuple(x[:1].repeat(batch) if time else x for time, x in zip(times, inputs, strict=True))
+        made = evaluate({t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)})
         exact, single = _evaluate(double, inputs, torch.float64), _evaluate(module, inputs, torch.float32)
         for tensor, value, wanted, torch_value in zip(spec.outputs, made, exact, single, strict=True):
             if value.shape != wanted.shape:
                 raise AigcEdgeError(
-                    f"{spec.name} in ONNX gives {tensor.name} of shape {value.shape}, torch {wanted.shape}: not kept"
+                    f"{spec.name} {what} gives {tensor.name} of shape {value.shape}, torch {wanted.shape}: not kept"
                 )
             error, allowed = _error(value, wanted), 2 * _error(torch_value, wanted) + ULPS
             if not error <= allowed:  # written so that NaN fails
                 message = (
-                    f"{spec.name} in ONNX is off by {error:.2g} (relative L2 of {tensor.name}, batch {batch}); {allowed:.2g} is"
+                    f"{spec.name} {what} is off by {error:.2g} (relative L2 of {tensor.name}, batch {batch}); {allowed:.2g} is"
                 )
                 raise AigcEdgeError(
                     f"{message} what rounding explains: the exporter got an operation wrong, the file was not kept"
@@ -167,17 +188,37 @@ def export_component(
     """
     path = Path(path)
     model = to_ir(component, opset=opset)
+    with saved(model, path, external_above=external_above) as part:
+        figures = check(component, part, seed=seed)
+    return {
+        "component": component.spec.name,
+        "opset": opset,
+        "nodes": len(list(model.graph)),
+        "bytes": sum(file.stat().st_size for file in (path, _data(path)) if file.exists()),
+        "checks": figures,
+    }
+
+
+def _data(path: Path) -> Path:
+    return path.with_name(path.name + ".data")
+
+
+@contextlib.contextmanager
+def saved(model: ir.Model, path: Path, *, external_above: int = EXTERNAL_ABOVE) -> Iterator[Path]:
+    """Write `model` to the file that is yielded, to be checked; it becomes `path` when the block ends well, and goes otherwise.
+
+    Weights beyond `external_above` bytes go to `path`.data beside it.
+    """
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    data = path.with_name(path.name + ".data")
-    external = size > external_above
+    data, external = _data(path), size > external_above
     if external:
         path.unlink(missing_ok=True)  # its data is about to change: a reader must not find the one without the other
     try:
         with atomic_file(path) as part:
+            if not external:
+                ir.external_data.load_to_model(model)  # weights that it has in a file of another model
             ir.save(model, part, external_data=data.name if external else None)
-            figures = check(component, part, seed=seed)
+            yield part
     finally:
         if not (external and path.exists()):
             data.unlink(missing_ok=True)
-    bytes_ = path.stat().st_size + (data.stat().st_size if external else 0)
-    return {"component": component.spec.name, "opset": opset, "nodes": len(list(model.graph)), "bytes": bytes_, "checks": figures}

@@ -35,7 +35,7 @@ def solver_step(
     mark: Annotated[int, "int32"] = 1,
     channels: Annotated[int, "int32"] = 0,
     rescale: Annotated[float, "float64"] = 0.0,
-    after_raw: Annotated[np.ndarray | None, "optional host float64[S]"] = None,
+    after_output: Annotated[np.ndarray | None, "optional host float64[S]"] = None,
     after_eps: Annotated[np.ndarray | None, "optional in float32[N, E]"] = None,
     before_eps: Annotated[np.ndarray | None, "optional in float32[N, E]"] = None,
     mask: Annotated[np.ndarray | None, "optional in float32[N, E]"] = None,
@@ -50,7 +50,7 @@ def solver_step(
     row r; with G = 2 the conditional half and then the unconditional one, joined as F = F[1] + guidance (F[0] - F[1]), and with
     `rescale` > 0 multiplied by rescale std(F[0]) / std(F) + 1 - rescale, std over the sample. Then R = c_skip slots[0] + c_out F;
     D = R clipped: clip_mode 1 to [clip_low, clip_high]; clip_mode 2 to [-s, s] and divided by s, where s is the clip_low quantile
-    of the sample's |R| within 1 … clip_high; slots <- after [slots, D] + after_raw R + after_noise eps(after_draw);
+    of the sample's |R| within 1 … clip_high; slots <- after [slots, D] + after_output F + after_noise eps(after_draw);
     slots <- before slots + before_noise eps(before_draw); slots[0] <- known' + mask (slots[0] - known') with known' = known_scale
     known + known_noise known_eps where there is a mask (1: generated, 0: known); net_input [K, N, E] = c_in slots[0], K = 1 or 2
     times. Before row 0 `output` and `after` are None, after the last row `net_input` is None; before = None is the identity.
@@ -81,8 +81,8 @@ def solver_step(
                 bound = np.clip(np.quantile(np.abs(raw), clip_low, axis=1, keepdims=True), 1, clip_high).astype(kind)
                 denoised = np.clip(raw, -bound, bound) / bound
             slots[...] = np.einsum("st,tne->sne", after.astype(kind), np.concatenate([slots, denoised[None]]))
-            if after_raw is not None:
-                slots += after_raw.astype(kind)[:, None, None] * raw
+            if after_output is not None:
+                slots += after_output.astype(kind)[:, None, None] * network
         slots += _noise(after_noise, after_eps, seeds, after_draw, elements, kind)
         if before is not None:
             slots[...] = np.einsum("st,tne->sne", before.astype(kind), slots.copy())
@@ -175,7 +175,7 @@ def _rare(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
         yield _arguments(rng, 2, 2, elements, 2, 2, 0, False, 0, rescale=0.7)
         yield _arguments(rng, 1, 2, elements, 2, 1, 1, False, 2, rescale=0.3)
         yield _arguments(rng, 2, 2, elements, 1, 1, 0, True, 2)
-        yield _arguments(rng, 3, 2, elements, 1, 1, 1, True, 1, after_raw=rng.normal(0, 1, 3))
+        yield _arguments(rng, 3, 2, elements, 1, 1, 1, True, 1, after_output=rng.normal(0, 1, 3))
         yield _arguments(rng, 2, 2, elements, 1, 1, 2, True, 0, after_eps=normal(), before_eps=normal())
         known = {"mask": rng.uniform(0, 1, shape).astype(np.float32), "known": normal(), "known_eps": normal()}
         yield _arguments(rng, 2, 2, elements, 2, 2, 1, True, 0, known_scale=0.8, known_noise=0.6, **known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,3 +93,16 @@ def expand(names: Iterable[str]) -> list[Target]:
 def of_sm(sm: int) -> list[str]:
     """Names of the targets of that compute capability (several cards share one)."""
     return [target.name for target in all_targets().values() if target.sm == sm]
+
+
+def detect(machine: str, gpu: str | None = None, sm: int | None = None, memory_gb: float = 0.0) -> list[str]:
+    """Names of the targets that a machine is: its CPU (`machine` as the kernel calls it) and its GPU by name, sm and memory.
+
+    Devices of one capability are told apart by their names, then by the nearest memory. A GPU that no target is for is left out.
+    """
+    found = {"x86_64": ["x86-cpu"], "amd64": ["x86-cpu"], "aarch64": ["arm-cpu"], "arm64": ["arm-cpu"]}.get(machine.lower(), [])
+    like = [all_targets()[name] for name in of_sm(sm)] if sm is not None else []
+    words = f" {(gpu or '').lower()} "
+    named = [t for t in like if re.search(rf" {t.name.replace('-', ' ')}(\d\d)?\b", words)]
+    nearest = sorted(named or like, key=lambda t: abs((t.memory_gb or 0.0) - memory_gb))
+    return found + [t.name for t in nearest[:1]]

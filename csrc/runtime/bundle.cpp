@@ -54,7 +54,8 @@ Role parse_role(const std::string& name, const std::string& path) {
   if (name == "sample") return Role::kSample;
   if (name == "timestep") return Role::kTimestep;
   if (name == "class") return Role::kClass;
-  throw Error(kBundle, path + " is \"" + name + "\", known roles are sample, timestep and class");
+  if (name == "constant") return Role::kConstant;
+  throw Error(kBundle, path + " is \"" + name + "\", known roles are sample, timestep, class and constant");
 }
 
 std::vector<TensorSpec> parse_tensors(const Json& json, const std::string& path) {
@@ -82,6 +83,10 @@ void check_component(const Component& c, const std::vector<int64_t>& sample, con
       ++samples;
       if (input.shape != sample || input.dtype != AE_FLOAT32)
         throw Error(kBundle, where + ": the input " + input.name + " must be float32 of the bundle's sample_shape");
+    } else if (input.role == Role::kConstant && c.name == "denoiser") {
+      continue;  // check_constants
+    } else if (input.role == Role::kConstant) {
+      throw Error(kBundle, where + ": the input " + input.name + " is a constant, which only the denoiser takes");
     } else if (!input.shape.empty()) {
       throw Error(kBundle, where + ": the input " + input.name + " must have the shape [N]");
     } else if ((input.role == Role::kTimestep) != (input.dtype == AE_FLOAT32)) {
@@ -130,6 +135,7 @@ Bundle::Bundle(const std::string& path, const std::string& format, ae_verify ver
     };
     if (verify == AE_VERIFY_ALL || uses(denoiser_) || uses(decoder_)) check(name, file, hash_);
   }
+  if (schedule_) constants_.data = file(constants_.file).data;
 }
 
 void Bundle::open_archive() {
@@ -214,12 +220,26 @@ void Bundle::parse(const Json& root) {
       denoiser_ = std::move(component);
     } else if (name == "decoder") {
       decoder_ = std::move(component);
+    } else if (name == "schedule") {
+      const std::string where = "components.schedule.table";
+      constants_ = parse_table(value.at("table", "components.schedule"), component, where);
+      const auto found = files_.find(constants_.file);
+      if (found == files_.end())
+        throw Error(kBundle, where + " names " + constants_.file + ", which is not among manifest.files");
+      const size_t row = static_cast<size_t>(constants_.width) * sizeof(float), rows = constants_.timesteps.size();
+      if (row == 0 || found->second.bytes % row != 0 || found->second.bytes / row != rows)
+        throw Error(kBundle, where + ": " + constants_.file + " has " + std::to_string(found->second.bytes) + " bytes, not " +
+                                 std::to_string(rows) + " rows of " + std::to_string(constants_.width) + " float32");
+      if (component.formats.count("fp32") == 0) throw Error(kBundle, "components.schedule must have the format fp32");
+      schedule_ = std::move(component);
     } else {
-      throw Error(kBundle, "components." + name + " is unknown; known are denoiser and decoder");
+      throw Error(kBundle, "components." + name + " is unknown; known are denoiser, decoder and schedule");
     }
   }
   if (!denoiser_ && !decoder_) throw Error(kBundle, "manifest.components has neither a denoiser nor a decoder");
   if (denoiser_) check_component(*denoiser_, sample_shape_, sample_shape_, class_count_);
+  if (schedule_ && !denoiser_) throw Error(kBundle, "components.schedule gives constants, but there is no denoiser to take them");
+  if (denoiser_) check_constants(*denoiser_, schedule());
   if (decoder_) check_component(*decoder_, sample_shape_, output_shape_, class_count_);
   if (!decoder_ && sample_shape_ != output_shape_)
     throw Error(kBundle, "manifest.output_shape must be the sample_shape: there is no decoder");

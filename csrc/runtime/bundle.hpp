@@ -9,25 +9,11 @@
 
 #include "aigc_edge/aigc_edge.h"
 #include "core/mapped_file.hpp"
+#include "runtime/component.hpp"
+#include "runtime/constants.hpp"
 #include "runtime/program.hpp"
 
 namespace ae {
-
-enum class Role { kSample, kTimestep, kClass };
-
-struct TensorSpec {
-  std::string name;
-  Role role;
-  ae_dtype dtype;
-  std::vector<int64_t> shape;  // of one sample: the batch is not in it
-  int64_t elements = 1;        // of one sample
-};
-
-struct Component {
-  std::string name;
-  std::vector<TensorSpec> inputs, outputs;
-  std::map<std::string, std::string> formats;  // format → file
-};
 
 struct Bytes {
   const uint8_t* data;  // [size]
@@ -51,6 +37,8 @@ class Bundle {
   int64_t class_count() const { return class_count_; }  // 0: unconditional
   const Component* denoiser() const { return denoiser_ ? &*denoiser_ : nullptr; }
   const Component* decoder() const { return decoder_ ? &*decoder_ : nullptr; }
+  const Component* schedule() const { return schedule_ ? &*schedule_ : nullptr; }  // evaluates the denoiser's constants
+  const ConstantTable& constants() const { return constants_; }                    // empty without a schedule
 
   const Program& program(const std::string& name) const;  // empty: the default. Throws Error.
   void add_program(Program program);                      // throws Error when it does not fit the bundle's components
@@ -78,7 +66,8 @@ class Bundle {
   std::vector<int64_t> sample_shape_, output_shape_;
   float output_low_ = -1, output_high_ = 1;
   int64_t class_count_ = 0;
-  std::optional<Component> denoiser_, decoder_;
+  std::optional<Component> denoiser_, decoder_, schedule_;
+  ConstantTable constants_;
   std::string default_program_;
   std::map<std::string, Program> programs_;
 };

@@ -52,18 +52,28 @@ std::vector<double> unless_zero(const Json& json, size_t slots, const std::strin
   return values;
 }
 
+// Foreign text as a piece of one sentence.
+std::string shown(const std::string& text) {
+  size_t end = std::min<size_t>(text.size(), 60);
+  while (end > 0 && end < text.size() && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside UTF-8
+  std::string out = text.substr(0, end);
+  std::replace_if(out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  return end < text.size() ? out + "..." : out;
+}
+
 void refuse_unknown(const Json& json, std::initializer_list<std::string_view> known, const std::string& path) {
   for (const auto& member : json.object(path))
     if (std::find(known.begin(), known.end(), member.first) == known.end())
-      throw Error(kBundle, path + " has an unknown member \"" + member.first + "\"");
+      throw Error(kBundle, path + " has an unknown member \"" + shown(member.first) + "\"");
 }
 
 Row parse_row(const Json& json, size_t slots, const std::string& path) {
   refuse_unknown(json,
                  {"sigma", "timestep", "c_in", "c_skip", "c_out", "guidance", "clip", "before", "before_noise", "after",
-                  "after_noise", "after_raw", "threshold", "level"},
+                  "after_noise", "after_output", "threshold", "level"},
                  path);
   Row row;
+  if (json.find("sigma", path) != nullptr) number(json, "sigma", path);  // for readers only
   row.timestep = number(json, "timestep", path);
   row.c_in = number(json, "c_in", path);
   row.c_skip = number(json, "c_skip", path);
@@ -72,7 +82,8 @@ Row parse_row(const Json& json, size_t slots, const std::string& path) {
   if (row.guidance < 0 || row.guidance > 1) throw Error(kBundle, path + ".guidance must lie between 0 and 1");
   if (const Json* clip = json.find("clip", path); clip != nullptr && !clip->is_null()) {
     const auto range = vector(*clip, 2, path + ".clip");
-    if (range[0] >= range[1]) throw Error(kBundle, path + ".clip must be [low, high] with low < high");
+    if (static_cast<float>(range[0]) >= static_cast<float>(range[1]))
+      throw Error(kBundle, path + ".clip must be [low, high] with low < high in float32");
     row.clip = ops::kClipRange;
     row.clip_low = range[0];
     row.clip_high = range[1];
@@ -92,8 +103,8 @@ Row parse_row(const Json& json, size_t slots, const std::string& path) {
     row.level[0] = values[0];
     row.level[1] = values[1];
   }
-  if (const Json* raw = json.find("after_raw", path); raw != nullptr && !raw->is_null())
-    row.after_raw = unless_zero(*raw, slots, path + ".after_raw");
+  if (const Json* raw = json.find("after_output", path); raw != nullptr && !raw->is_null())
+    row.after_output = unless_zero(*raw, slots, path + ".after_output");
   if (const Json* before = json.find("before", path); before != nullptr && !before->is_null())
     row.before = matrix(*before, slots, slots, path + ".before");
   if (const Json* before = json.find("before_noise", path); before != nullptr && !before->is_null())
@@ -114,6 +125,8 @@ Program parse_program(const Json& json, const std::string& path) {
   refuse_unknown(json, {"version", "name", "slots", "init_scale", "guidance_scale", "guidance_rescale", "rows", "meta"}, path);
   Program program;
   program.name = json.at("name", path).string(path + ".name");
+  if (program.name.empty()) throw Error(kBundle, path + ".name must not be empty");
+  if (const Json* meta = json.find("meta", path); meta != nullptr) meta->object(path + ".meta");
   program.slots = static_cast<int>(json.at("slots", path).integer(path + ".slots", 1, ops::kMaxSlots));
   program.init_scale = number(json, "init_scale", path);
   program.guidance_scale = number(json, "guidance_scale", path);

@@ -24,7 +24,7 @@ struct Row {
   std::vector<double> before;        // [S, S], empty: identity
   std::vector<double> before_noise;  // [S], empty: none
   std::vector<double> after;         // [S, S + 1]
-  std::vector<double> after_raw;     // [S], empty: zeros
+  std::vector<double> after_output;  // [S], empty: zeros
   std::vector<double> after_noise;   // [S], empty: none
 };
 

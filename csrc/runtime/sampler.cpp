@@ -12,6 +12,7 @@
 #include "ops/latent_to_rgb8/params.hpp"
 #include "ops/randn/params.hpp"
 #include "ops/solver_step/params.hpp"
+#include "runtime/request.hpp"
 
 namespace ae {
 namespace {
@@ -63,7 +64,8 @@ Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, int threads, int
       threads_(threads),
       max_batch_(max_batch),
       sample_elements_(product(bundle.sample_shape())),
-      output_elements_(product(bundle.output_shape())) {}
+      output_elements_(product(bundle.output_shape())),
+      constants_(bundle.denoiser(), bundle.schedule(), bundle.constants()) {}
 
 Sampler::~Sampler() { release_bindings(); }
 
@@ -83,6 +85,7 @@ void Sampler::reserve(int batch, int slots) {
   output_ = allocate<float>(2 * n * sample_elements_);
   if (bundle_.decoder() != nullptr) decoded_ = allocate<float>(n * output_elements_);
   timesteps_ = allocate<float>(2 * n);
+  constants_.reserve(2 * n);
   classes_ = allocate<int64_t>(2 * n);
   seeds_ = allocate<uint64_t>(n);
   non_finite_ = allocate<int32_t>(n);
@@ -106,13 +109,25 @@ Sampler::Binding& Sampler::binding(const Component& component, int64_t batch) {
                          b.shapes.back().data(), data});
     return &b.tensors.back();
   };
-  for (const TensorSpec& input : component.inputs) {
-    void* data = input.role == Role::kSample     ? static_cast<void*>(input_.get())
-                 : input.role == Role::kTimestep ? static_cast<void*>(timesteps_.get())
-                                                 : static_cast<void*>(classes_.get());
-    b.inputs.push_back(add(input, data));
-  }
-  b.outputs.push_back(add(component.outputs[0], &component == bundle_.decoder() ? decoded_.get() : output_.get()));
+  const bool schedule = &component == bundle_.schedule();
+  const auto data_of = [&](const TensorSpec& input) -> void* {
+    switch (input.role) {
+      case Role::kSample:
+        return input_.get();
+      case Role::kTimestep:
+        return schedule ? constants_.timestep() : timesteps_.get();
+      case Role::kConstant:
+        return constants_.input(input.name);
+      case Role::kClass:
+        break;
+    }
+    return classes_.get();
+  };
+  for (const TensorSpec& input : component.inputs) b.inputs.push_back(add(input, data_of(input)));
+  for (const TensorSpec& output : component.outputs)
+    b.outputs.push_back(add(output, schedule                          ? constants_.output(output.name)
+                                    : &component == bundle_.decoder() ? decoded_.get()
+                                                                      : output_.get()));
   return b;
 }
 
@@ -121,7 +136,8 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
   ae_evaluation evaluation = {};
   evaluation.size = sizeof evaluation;
   evaluation.component = component.name.c_str();
-  evaluation.format = bundle_.format().c_str();
+  const bool schedule = &component == bundle_.schedule();
+  evaluation.format = schedule ? "fp32" : bundle_.format().c_str();
   evaluation.binding = b.id;
   evaluation.row = row;
   evaluation.num_rows = num_rows;
@@ -133,12 +149,32 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
   const auto start = Clock::now();
   const ae_status status = engine_.evaluate(engine_.user, &evaluation, message, sizeof message);
   statistics_.network_seconds += seconds_since(start);
-  ++statistics_.evaluations;
+  statistics_.evaluations += schedule ? 0 : 1;
   if (status == AE_OK) return;
   message[sizeof message - 1] = 0;
   const bool known = status > AE_OK && status <= AE_INTERNAL;
   throw Error(known ? static_cast<Status>(status) : kEngine,
               message[0] != 0 ? std::string(message) : "the engine failed and gave no reason");
+}
+
+void Sampler::know_constants(float timestep, int num_rows) {
+  if (!constants_.any() || constants_.knows(timestep)) return;
+  *constants_.timestep() = timestep;
+  evaluate(*bundle_.schedule(), 1, -1, num_rows);
+  constants_.keep(timestep);
+}
+
+// The constants of every row, before the first: a timestep that the bundle's own programs do not have is evaluated now. What
+// there is no room for, in programs of very many rows, is evaluated in its row.
+void Sampler::prepare_constants(const Program& program) {
+  constants_.forget();
+  for (const Row& row : program.rows)
+    if (constants_.room()) know_constants(static_cast<float>(row.timestep), static_cast<int>(program.rows.size()));
+}
+
+void Sampler::fill_constants(float timestep, int64_t samples, int num_rows) {
+  know_constants(timestep, num_rows);
+  constants_.fill(timestep, samples);
 }
 
 void Sampler::require_finite(int first, int batch, const char* component, int row, int num_rows) {
@@ -150,48 +186,6 @@ void Sampler::require_finite(int first, int batch, const char* component, int ro
                              std::to_string(first + i) +
                              ": try another format or engine, a lower guidance scale, or other latents");
   }
-}
-
-void Sampler::check(const ae_sample_options& options, const Program& program) const {
-  if (engine_.evaluate == nullptr)
-    throw Error(kUnsupported, "the bundle was opened without an engine: give ae_open_options.engine to sample");
-  if (options.count < 1)
-    throw Error(kInvalidArgument, "the count of samples is " + std::to_string(options.count) + ": it must be at least 1");
-  if (options.output != AE_OUTPUT_RGB8 && options.output != AE_OUTPUT_FLOAT32)
-    throw Error(kInvalidArgument,
-                "the output is " + std::to_string(options.output) + ": it must be AE_OUTPUT_RGB8 or AE_OUTPUT_FLOAT32");
-  if (options.guidance_scale != nullptr && !std::isfinite(*options.guidance_scale))
-    throw Error(kInvalidArgument, "the guidance scale is not a finite number: 1 means no guidance");
-  if (bundle_.class_count() == 0 && options.classes != nullptr)
-    throw Error(kInvalidArgument, "this bundle is unconditional: leave the classes out");
-  const bool null_class = bundle_.denoiser() != nullptr;
-  for (int i = 0; options.classes != nullptr && i < options.count; ++i) {
-    const int64_t c = options.classes[i];
-    if (c < (null_class ? -1 : 0) || c >= bundle_.class_count())
-      throw Error(kInvalidArgument, "class " + std::to_string(c) + " is out of range: this bundle has the classes 0 to " +
-                                        std::to_string(bundle_.class_count() - 1) + (null_class ? ", and -1 for none" : ""));
-  }
-  for (int i = 0; options.negative_classes != nullptr && i < options.count; ++i) {
-    const int64_t c = options.negative_classes[i];
-    if (c < -1 || c >= bundle_.class_count())
-      throw Error(kInvalidArgument, "negative class " + std::to_string(c) +
-                                        " is out of range: this bundle has the classes 0 to " +
-                                        std::to_string(bundle_.class_count() - 1) + ", and -1 for none");
-  }
-  if (options.guidance_rescale != nullptr && !(*options.guidance_rescale >= 0 && *options.guidance_rescale <= 1))
-    throw Error(kInvalidArgument, "the guidance rescale is " + std::to_string(*options.guidance_rescale) + ": 0 to 1 is allowed");
-  if (options.noise != nullptr && options.num_draws != program.draws())
-    throw Error(kInvalidArgument, "noise holds " + std::to_string(options.num_draws) + " draws: program " + program.name +
-                                      " adds noise " + std::to_string(program.draws()) + " times");
-  if ((options.mask == nullptr) != (options.known == nullptr))
-    throw Error(kInvalidArgument, "a mask and what is known must be given together");
-  for (const Row& row : program.rows)
-    if (options.mask != nullptr && !row.has_level)
-      throw Error(kUnsupported, "program " + program.name +
-                                    " does not say the noise levels of its rows, which a mask needs: take " +
-                                    "one that was built by this version");
-  if (program.rows.empty() && bundle_.decoder() == nullptr)
-    throw Error(kInvalidArgument, "program " + program.name + " has no rows");
 }
 
 void Sampler::fill_conditions(const ae_sample_options& options, int first, int batch) {
@@ -250,7 +244,7 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
       p.clip_low = row.clip_low;
       p.clip_high = row.clip_high;
       p.after = row.after.data();
-      p.after_raw = or_null(row.after_raw);
+      p.after_output = or_null(row.after_output);
       p.after_noise = or_null(row.after_noise);
       p.after_draw = draw_after(r - 1);
       p.after_eps = draw(row.after_noise);
@@ -279,6 +273,7 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
     if (r > 0) require_finite(first, batch, "denoiser", static_cast<int>(r - 1), static_cast<int>(rows));
     if (r == rows) break;
     std::fill_n(timesteps_.get(), 2 * batch, static_cast<float>(program.rows[r].timestep));
+    fill_constants(static_cast<float>(program.rows[r].timestep), int64_t{batch} * halves(r), static_cast<int>(rows));
     evaluate(*bundle_.denoiser(), int64_t{batch} * halves(r), static_cast<int>(r), static_cast<int>(rows));
   }
 }
@@ -342,7 +337,9 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   statistics_ = {};
   statistics_.size = sizeof statistics_;
   const Program& program = bundle_.program(options.program != nullptr ? options.program : "");
-  check(options, program);
+  if (engine_.evaluate == nullptr)
+    throw Error(kUnsupported, "the bundle was opened without an engine: give ae_open_options.engine to sample");
+  check_request(options, bundle_, program);
   const auto& shape = bundle_.output_shape();
   if (options.count > kMaxImageElements / output_elements_)
     throw Error(kOutOfMemory, std::to_string(options.count) + " samples do not fit into one image array: draw fewer at once");
@@ -357,6 +354,7 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
                (options.output == AE_OUTPUT_RGB8 ? 1 : sizeof(float));
   auto data = allocate<unsigned char>(static_cast<int64_t>(made.bytes));
   made.data = data.get();
+  prepare_constants(program);
   for (int first = 0; first < options.count; first += max_batch_)
     run_batch(program, options, first, std::min(max_batch_, options.count - first), &made);
   statistics_.total_seconds = seconds_since(start);

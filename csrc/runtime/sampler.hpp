@@ -10,6 +10,7 @@
 
 #include "aigc_edge/aigc_edge.h"
 #include "runtime/bundle.hpp"
+#include "runtime/constants.hpp"
 
 namespace ae {
 
@@ -43,11 +44,13 @@ class Sampler {
 
   template <class T>
   static Buffer<T> allocate(int64_t count);
-  void check(const ae_sample_options& options, const Program& program) const;
   void reserve(int batch, int slots);
   void release_bindings();
   Binding& binding(const Component& component, int64_t batch);
   void evaluate(const Component& component, int64_t batch, int row, int num_rows);
+  void know_constants(float timestep, int num_rows);
+  void prepare_constants(const Program& program);
+  void fill_constants(float timestep, int64_t samples, int num_rows);
   void fill_conditions(const ae_sample_options& options, int first, int batch);
   void run_batch(const Program& program, const ae_sample_options& options, int first, int batch, ae_image* image);
   void run_rows(const Program& program, const ae_sample_options& options, int first, int batch);
@@ -65,6 +68,7 @@ class Sampler {
   Buffer<float> output_;        // [2N, sample]
   Buffer<float> decoded_;       // [N, output], only with a decoder
   Buffer<float> timesteps_;     // [2N]
+  Constants constants_;         // of 2N samples
   Buffer<int64_t> classes_;     // [2N]
   Buffer<uint64_t> seeds_;      // [N]
   Buffer<int32_t> non_finite_;  // [N]

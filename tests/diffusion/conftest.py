@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +94,33 @@ def ideal_network(
 def levels_of(program: Program, path: Callable[[float], float] = lambda sigma: 1.0) -> dict[float, tuple[float, float]]:
     """Time input → (alpha, sigma) of every row; `path` gives alpha from sigma."""
     return {row.timestep: (path(row.sigma), row.sigma) for row in program.rows}
+
+
+class Widened:
+    """A module (torch, numpy) whose float32 is float64."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, "float64" if name == "float32" else name)
+
+
+@pytest.fixture
+def widen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+    """widen(class) makes a diffusers scheduler class keep its tables and samples in full precision."""
+    torch = pytest.importorskip("torch", reason="diffusers' schedulers need torch")
+    previous = torch.get_default_dtype()
+
+    def change(kind: Any) -> None:
+        torch.set_default_dtype(torch.float64)
+        module = sys.modules[kind.__module__]
+        for part in ("torch", "np"):
+            if hasattr(module, part):
+                monkeypatch.setattr(module, part, Widened(getattr(module, part)))
+
+    yield change
+    torch.set_default_dtype(previous)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,33 +27,14 @@ TOLERANCE = 1e-11  # relative to the largest number; 1e-13 is what was seen at m
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-class Widened:
-    """A module (torch, numpy) whose float32 is float64: schedulers then keep their tables and samples in full precision."""
-
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, "float64" if name == "float32" else name)
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.fixture
-def scheduler(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def scheduler(monkeypatch: pytest.MonkeyPatch, widen: Callable[[Any], None]) -> Callable[..., Any]:
     """Makes a scheduler that works in float64 and draws its noise from `noise` (a list that is used up), if any."""
 
     def make(name: str, noise: list[np.ndarray] | None = None, **config: Any) -> Any:
         kind = getattr(diffusers, name)
         module = importlib.import_module(kind.__module__)
-        for part in ("torch", "np"):
-            if hasattr(module, part):
-                monkeypatch.setattr(module, part, Widened(getattr(module, part)))
+        widen(kind)
         if hasattr(module, "randn_tensor"):
             drawn = iter(noise or [])
             monkeypatch.setattr(module, "randn_tensor", lambda *args, **kwargs: torch.from_numpy(next(drawn)))
@@ -310,3 +291,17 @@ def test_flow_on_our_own_schedule(scheduler: Any, network: Any, rng: np.random.G
     program = build({"prediction": "flow", "shift": shift, "timestep_scale": 1000}, "euler", steps)
     x = rng.normal(size=SHAPE)
     assert_close(run(program, network, x), theirs(other, network, x))
+
+
+@pytest.mark.parametrize("given", ["timesteps", "sigmas"])
+def test_given_lists(scheduler: Any, network: Any, rng: np.random.Generator, given: str) -> None:
+    """As pipelines pass published lists (align your steps) to their schedulers."""
+    values = {
+        "timesteps": [999, 850, 736, 645, 545, 455, 343, 233, 124, 24],
+        "sigmas": [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152],
+    }[given]
+    other = scheduler("EulerDiscreteScheduler", **SD_THEIRS)
+    other.set_timesteps(**{given: values + [0.0] * (given == "sigmas")})
+    program = build(SD_OURS | {"prediction": "epsilon", given: values}, "euler", 10)
+    x = rng.normal(size=SHAPE) * program.init_scale
+    assert_close(run(program, network, x / program.init_scale), theirs(other, network, x))

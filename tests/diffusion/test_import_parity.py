@@ -37,12 +37,14 @@ DDIM = [
     ({**SD, "clip_sample_range": 0.8, "steps_offset": 1, "set_alpha_to_one": False}, CLIPPED),
     ({**SD, **OPEN, **V, **ZERO_SNR, **TRAILING}, {"eta": 1.0}),
     ({**COSINE, **X0}, CLIPPED),
+    ({}, {}),
 ]
 DDPM = [
     ({}, {}),
     ({**SD, **V, **OPEN, **TRAILING}, {}),
     ({**COSINE, **X0, "variance_type": "fixed_large", "clip_sample_range": 0.7}, {}),
     ({**SD, "variance_type": "fixed_small_log", **LINSPACE}, {}),
+    ({**SD, "thresholding": True, "clip_sample": False}, {}),
 ]
 SIGMAS = [
     ({}, {}),
@@ -56,6 +58,7 @@ MULTISTEP = [
     ({**SD, "solver_order": 1, **EXPONENTIAL}, {}),
     ({**FLOW, **FLOWS, "flow_shift": 3.0}, {}),
     ({**SD, **X0, "solver_order": 2, "lower_order_final": False}, {}),
+    ({**SD, "thresholding": True, "sample_max_value": 0.8}, {}),
 ]
 DPM = [
     *MULTISTEP[:4],
@@ -103,11 +106,17 @@ CASES: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({"sigma_schedule": "karras"}, {}),
         ({"solver_type": "heun"}, {}),
     ],
-    "DDIMInverseScheduler": [(OPEN, {}), ({**OPEN, **SD, **V}, {}), ({**OPEN, **TRAILING}, {}), ({**OPEN, **COSINE}, {})],
+    "DDIMInverseScheduler": [
+        ({}, {}),
+        (OPEN, {}),
+        ({**OPEN, **SD, **V}, {}),
+        ({**OPEN, **TRAILING}, {}),
+        ({**OPEN, **COSINE}, {}),
+    ],
     "DDIMParallelScheduler": DDIM,
     "DDIMScheduler": DDIM,
-    "DDPMParallelScheduler": DDPM[:4],
-    "DDPMScheduler": DDPM[:4],
+    "DDPMParallelScheduler": DDPM,
+    "DDPMScheduler": DDPM,
     "DDPMWuerstchenScheduler": [({}, {}), ({"scaler": 2.0}, {}), ({"s": 0.02}, {}), ({"scaler": 0.5}, {})],
     "DEISMultistepScheduler": MULTISTEP,
     "DPMSolverMultistepInverseScheduler": [

@@ -70,10 +70,18 @@ def test_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "config", "options", "reason"),
     [
-        ("DDIMScheduler", {}, {}, "use_clipped_model_output=True"),  # clips D but goes on with the unclipped epsilon
-        ("DDIMInverseScheduler", {}, {}, "before clipping"),
-        ("DDPMScheduler", {"thresholding": True}, {}, "dynamic thresholding"),
-        ("DPMSolverMultistepScheduler", {"thresholding": True}, {}, "dynamic thresholding"),
+        (
+            "DDPMScheduler",
+            {"thresholding": True, "sample_max_value": 2.0, "dynamic_thresholding_ratio": 1.5},
+            {},
+            "the quantile of a threshold",
+        ),
+        (  # diffusers picks its levels by a time that it was not given
+            "DPMSolverSinglestepScheduler",
+            {"thresholding": True, "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+            {},
+            "a row keeps the shape",
+        ),
         ("DDPMScheduler", {"variance_type": "learned_range"}, {}, "variance_type='learned_range'"),
         ("UnCLIPScheduler", {"variance_type": "learned_range"}, {}, "variance_type='learned_range'"),
         ("DPMSolverMultistepScheduler", {"variance_type": "learned"}, {}, "variance_type='learned'"),

@@ -137,7 +137,8 @@ def test_a_wrong_graph_is_refused(exported: tuple[Part, Path, dict], tmp_path: P
         else:
             tensor = next(t for t in model.graph.initializer if t.name == "head.weight")
             value = numpy_helper.to_array(tensor).copy()
-            value.flat[0] = value.flat[0] * 1.001 + 1e-4 if damage == "weight" else np.nan
+            first = value.flat[0]  # the two changes must not cancel out
+            value.flat[0] = first * 1.001 + np.copysign(1e-4, first) if damage == "weight" else np.nan
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         onnx.save(model, tmp_path / "wrong.onnx")
         with pytest.raises(AigcEdgeError, match="denoiser in ONNX is off by"):

@@ -195,7 +195,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"mask": np.ones((1, 4), np.float32), "known": np.ones((1, 4), np.float32), "known_noise": 1.0},
         "known_noise is not 0 and known_eps is absent",
     ),
-    ({"after_raw": np.ones(1)}, "after_raw needs after"),
+    ({"after_output": np.ones(1)}, "after_output needs after"),
     ({"net_input": np.zeros((1, 1, 4))}, "net_input is float64: float32, float16 or bfloat16 [K, N, E] is needed"),
     ({"clip_mode": 1, "clip_low": 2.0}, "clip_low is above clip_high"),
     ({"before_noise": np.ones(1)}, "noise is asked for and seeds is absent"),

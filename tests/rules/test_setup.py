@@ -73,6 +73,18 @@ def test_when_no_way_works_it_says_so(setup: ModuleType, monkeypatch: pytest.Mon
         setup.install_torch("python")
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_what_tests_compare_with_comes_alone_and_is_not_needed(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch, works: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(setup, "run", lambda command, quiet=False: ran.append(command) or works)
+    setup.install_bare("python")
+    assert [command[-2:] for command in ran] == [["--no-deps", package] for package in setup.BARE]
+    assert any(package.startswith("k-diffusion>=") and ",<" in package for package in setup.BARE)
+    assert ("skipped" in capsys.readouterr().err) is not works
+
+
 @pytest.mark.parametrize(
     ("lacks", "says"),
     [

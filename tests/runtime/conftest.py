@@ -28,6 +28,22 @@ def denoiser(sample: np.ndarray, timestep: np.ndarray, class_labels: np.ndarray 
     return (np.tanh(sample + 0.3 * neighbours) * (0.2 + 0.1 * labels[each]) + 0.05 * np.cos(timestep)[each]).astype(sample.dtype)
 
 
+def schedule(timestep: np.ndarray) -> dict[str, np.ndarray]:
+    """Constants [N] and [N, 2, 1, 1] of the timestep: products only, which no batch size rounds differently."""
+    return {"constant_0": timestep * timestep, "constant_1": np.stack([timestep, 3 - timestep], 1)[:, :, None, None]}
+
+
+def split_denoiser(sample: np.ndarray, class_labels: np.ndarray, constant_0: np.ndarray, constant_1: np.ndarray) -> np.ndarray:
+    """A network that takes the constants of `schedule`."""
+    scale = 0.2 + 0.1 * class_labels[:, None, None, None] + 0.05 * constant_0[:, None, None, None]
+    return (np.tanh(sample) * scale + 0.1 * constant_1).astype(sample.dtype)
+
+
+def whole_denoiser(sample: np.ndarray, timestep: np.ndarray, class_labels: np.ndarray) -> np.ndarray:
+    """The same network with its schedule."""
+    return split_denoiser(sample, class_labels, **schedule(timestep))
+
+
 def decoder(sample: np.ndarray, class_labels: np.ndarray | None = None) -> np.ndarray:
     """One-shot generator: [N, 6] → [N, *SHAPE]."""
     labels = np.zeros(len(sample)) if class_labels is None else class_labels
@@ -54,11 +70,13 @@ class AnalyticEngine(Engine):
         return cls(source.spec)
 
     def bind(self, inputs: Any, outputs: Any) -> Callable[[], None]:
-        network, (output,) = self.networks[self.spec.name], outputs.values()
+        network, batch = self.networks[self.spec.name], len(next(iter(outputs.values())))
 
         def call() -> None:
-            AnalyticEngine.calls.append((self.spec.name, len(output)))
-            output[...] = network(**inputs)
+            AnalyticEngine.calls.append((self.spec.name, batch))
+            made = network(**inputs)
+            for name, output in outputs.items():
+                output[...] = made[name] if isinstance(made, dict) else made
 
         return call
 
@@ -66,7 +84,8 @@ class AnalyticEngine(Engine):
 @pytest.fixture
 def toy() -> SimpleNamespace:
     """What the synthetic bundles are made of."""
-    return SimpleNamespace(SHAPE=SHAPE, CLASSES=CLASSES, SCHEDULE=SCHEDULE, denoiser=denoiser, decoder=decoder, manifest=manifest)
+    return SimpleNamespace(SHAPE=SHAPE, CLASSES=CLASSES, SCHEDULE=SCHEDULE, denoiser=denoiser, decoder=decoder, manifest=manifest,
+                           schedule=schedule, split_denoiser=split_denoiser, whole_denoiser=whole_denoiser)  # fmt: skip
 
 
 @pytest.fixture
@@ -74,7 +93,7 @@ def engine() -> type[AnalyticEngine]:
     """The analytic engine, fresh."""
     if "analytic" not in ENGINES:
         ENGINES.register("analytic")(AnalyticEngine)
-    AnalyticEngine.networks = {"denoiser": denoiser, "decoder": decoder}
+    AnalyticEngine.networks = {"denoiser": denoiser, "decoder": decoder, "schedule": schedule}
     AnalyticEngine.calls = []
     return AnalyticEngine
 
@@ -84,10 +103,11 @@ def _tensor(name: str, role: str, dtype: str, *shape: int) -> dict[str, Any]:
 
 
 def manifest(kind: str = "diffusion", classes: int = CLASSES) -> dict[str, Any]:
-    """A manifest without its files; `kind` is "diffusion" or "gan"."""
+    """A manifest without its files; `kind` is "diffusion", "constants" (the same with schedule constants) or "gan"."""
     label = [_tensor("class_labels", "class", "int64")] if classes else []
     value: dict[str, Any] = {
-        "name": "toy", "family": kind, "output_shape": list(SHAPE), "output_range": [-1, 1], "default_format": "fp32",
+        "name": "toy", "family": "gan" if kind == "gan" else "diffusion",
+        "output_shape": list(SHAPE), "output_range": [-1, 1], "default_format": "fp32",
         "classes": {"count": classes, "names": [str(i) for i in range(classes)]} if classes else None,
     }  # fmt: skip
     if kind == "gan":
@@ -103,8 +123,22 @@ def manifest(kind: str = "diffusion", classes: int = CLASSES) -> dict[str, Any]:
     programs = {
         p.name: p.to_json() for p in (build(SCHEDULE, s, 6, guidance_scale=2.0) for s in ("dpmpp_2m", "euler_ancestral", "heun"))
     }
+    extra: dict[str, Any] = {}
+    if kind == "constants":
+        constants = [_tensor("constant_0", "constant", "float32"), _tensor("constant_1", "constant", "float32", 2, 1, 1)]
+        spec["inputs"] += constants
+        spec["onnx_inputs"] = ["sample", "class_labels", "constant_0", "constant_1"]
+        extra = {"inputs": [inputs[1]], "outputs": constants, "formats": {"fp32": {"file": "schedule.onnx"}}}
+        timesteps = sorted({float(np.float32(row["timestep"])) for p in programs.values() for row in p["rows"]})
+        extra = {"schedule": extra | {"table": {"file": "schedule.table", "timesteps": timesteps}}}
     return value | {"sample_shape": list(SHAPE), "schedule": SCHEDULE, "default_program": "dpmpp_2m-6", "programs": programs,
-                    "components": {"denoiser": spec | {"formats": {"fp32": {"file": "net.onnx"}}}}}  # fmt: skip
+                    "components": {"denoiser": spec | {"formats": {"fp32": {"file": "net.onnx"}}}} | extra}  # fmt: skip
+
+
+def table(value: dict[str, Any]) -> bytes:
+    """The table that the manifest of kind "constants" describes."""
+    times = np.array(value["components"]["schedule"]["table"]["timesteps"], np.float32)
+    return np.concatenate([made.reshape(len(times), -1) for made in schedule(times).values()], axis=1).astype("<f4").tobytes()
 
 
 @pytest.fixture
@@ -113,7 +147,9 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
 
     def make(kind: str = "diffusion", classes: int = CLASSES, **changes: Any) -> Path:
         path = tmp_path / f"bundle{len(list(tmp_path.iterdir()))}.aigc"
-        write_bundle(path, manifest(kind, classes) | changes, {"net.onnx": b"the analytic engine reads no file"})
+        made, text = manifest(kind, classes), b"the analytic engine reads no file"
+        files = {"schedule.onnx": text, "schedule.table": table(made)} if kind == "constants" else {}
+        write_bundle(path, made | changes, {"net.onnx": text} | files)
         return path
 
     return make

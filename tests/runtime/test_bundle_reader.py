@@ -157,9 +157,12 @@ def test_a_compressed_zip_is_refused(bundle, tmp_path):
         open_toy_at(packed)
 
 
-def test_truncated_and_mangled_archives_never_open_as_something_else(bundle, tmp_path):
+@pytest.mark.parametrize("kind", ["diffusion", "constants"])
+def test_truncated_and_mangled_archives_never_open_as_something_else(engine, toy, make_bundle, tmp_path, kind):
     rng = np.random.default_rng()
-    pack(bundle, tmp_path / "whole.aigc")
+    if kind == "constants":
+        engine.networks["denoiser"] = toy.split_denoiser
+    pack(make_bundle(kind), tmp_path / "whole.aigc")
     whole = (tmp_path / "whole.aigc").read_bytes()
     expected = open_toy_at(tmp_path / "whole.aigc").sample(1, seed=2)
     damaged = tmp_path / "damaged.aigc"
@@ -178,9 +181,10 @@ def test_truncated_and_mangled_archives_never_open_as_something_else(bundle, tmp
         np.testing.assert_array_equal(opened.sample(1, seed=2), expected)  # the damage hit a byte that means nothing
 
 
-def test_mangled_manifests_end_in_a_sentence(bundle, tmp_path):
+@pytest.mark.parametrize("kind", ["diffusion", "constants"])
+def test_mangled_manifests_end_in_a_sentence(engine, make_bundle, kind):
     # The digest is made to fit, so that the parser itself meets what no writer writes.
-    rng = np.random.default_rng()
+    rng, bundle = np.random.default_rng(), make_bundle(kind)
     text = (bundle / "manifest.json").read_bytes()
     pieces = [b"null", b"-1", b"1e999", b"{}", b"[]", b'"', b"\\u0000", b"\xff", b"[[[[", b"1e308", b"true", b"-", b"\\ud800"]
     refused = []

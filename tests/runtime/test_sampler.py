@@ -299,7 +299,7 @@ def test_r_itself_and_dynamic_thresholds_equal_the_numpy_executor(open_toy, toy)
     rng = np.random.default_rng()
     rows = [
         {"sigma": 1.0, "timestep": 0.3, "c_in": 0.7, "c_skip": 0.9, "c_out": -0.8, "threshold": [q, 1.7],
-         "after": (rng.normal(size=(2, 3)) / 2).tolist(), "after_raw": rng.normal(size=2).tolist()}
+         "after": (rng.normal(size=(2, 3)) / 2).tolist(), "after_output": rng.normal(size=2).tolist()}
         for q in (0.0, 0.5, 0.9, 1.0)
     ]  # fmt: skip
     table = {"version": 1, "name": "wild", "slots": 2, "init_scale": 3.5, "guidance_scale": 1.0, "rows": rows}
@@ -311,6 +311,28 @@ def test_r_itself_and_dynamic_thresholds_equal_the_numpy_executor(open_toy, toy)
     )
     floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
     assert np.abs(native - exact).max() <= 2 * np.abs(plain - exact).max() + floor
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"clip_sample": False, "thresholding": True, "dynamic_thresholding_ratio": 0.8, "sample_max_value": 2.5}]
+)
+def test_an_imported_program_that_clips_equals_the_numpy_executor(open_toy, toy, config):
+    diffusers = pytest.importorskip("diffusers")
+    program = Program.from_diffusers(diffusers.DDIMScheduler(**config), 6, timestep_scale=1e-3)
+    assert all(row.after_output is not None for row in program.rows[:-1])
+    rng, name = np.random.default_rng(), program.name
+    latents, known, mask = (rng.normal(size=(2, *toy.SHAPE)).astype(np.float32) for _ in range(3))
+    mask = (mask[:, 0] > 0).astype(np.float32)
+    native = open_toy(programs={name: program.to_json()}, default_program=name)
+    for given in ({}, {"image": known, "mask": mask}):
+        blend = {"known": known, "mask": np.broadcast_to(mask[:, None], known.shape)} if given else {}
+        found = native.sample(2, classes=[1, 2], latents=latents, output="float32", **given)
+        options = {"classes": np.array([1, 2]), "null_class": toy.CLASSES, **blend}
+        exact, plain = (
+            reference.run(program, toy.denoiser, latents, dtype=dtype, **options) for dtype in (np.float64, np.float32)
+        )
+        floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
+        assert np.abs(found - exact).max() <= 2 * np.abs(plain - exact).max() + floor
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -362,3 +384,15 @@ def test_wrong_options_are_refused_in_a_sentence(open_toy, given, sentence):
     with pytest.raises(AigcEdgeError) as raised:
         open_toy().sample(1, **given)
     assert sentence in str(raised.value)
+
+
+def test_a_bundle_s_network_stands_for_one_in_python(open_toy, toy):
+    pipeline = open_toy()
+    program, labels = build(toy.SCHEDULE, "dpmpp_2m", 5, guidance_scale=2.0), np.array([1, 3])
+    latents = np.random.default_rng().normal(size=(2, *toy.SHAPE)).astype(np.float32)
+    none = np.full(2, toy.CLASSES)
+    found = program.sample(pipeline.network, latents, conditions={"class_labels": labels}, negative={"class_labels": none})
+    native = pipeline.sample(2, latents=latents, classes=labels, solver="dpmpp_2m", steps=5, output="float32")
+    np.testing.assert_array_equal(found, native)
+    with pytest.raises(AigcEdgeError, match="it has no denoiser"):
+        open_toy("gan").network(latents, 0.5)

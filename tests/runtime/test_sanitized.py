@@ -45,9 +45,10 @@ def run(program, paths):
     return tuple(int(n) for n in result.stdout.split())
 
 
-def test_damaged_archives(open_all, make_bundle, tmp_path):
+@pytest.mark.parametrize("kind", ["diffusion", "constants"])
+def test_damaged_archives(open_all, make_bundle, tmp_path, kind):
     rng = np.random.default_rng()
-    pack(make_bundle(), tmp_path / "whole.aigc")
+    pack(make_bundle(kind), tmp_path / "whole.aigc")
     whole = (tmp_path / "whole.aigc").read_bytes()
     paths = [tmp_path / "whole.aigc"]
     directory = whole.index(b"PK\x01\x02")  # most damage goes where the offsets and sizes stand
@@ -65,9 +66,10 @@ def test_damaged_archives(open_all, make_bundle, tmp_path):
     assert refused > 300
 
 
-def test_damaged_manifests(open_all, make_bundle, tmp_path):
+@pytest.mark.parametrize("kind", ["diffusion", "constants"])
+def test_damaged_manifests(open_all, make_bundle, tmp_path, kind):
     rng = np.random.default_rng()
-    source = make_bundle()
+    source = make_bundle(kind)
     text = (source / "manifest.json").read_bytes()
     numbers = [b"0", b"-1", b"1e308", b"9007199254740993", b"0.5", b"null", b'"N"', b"[]", b"{}", b"1e-400", b"2147483648"]
     digits = [i for i in range(len(text)) if text[i : i + 1].isdigit() and not text[i - 1 : i].isdigit()]
@@ -81,7 +83,9 @@ def test_damaged_manifests(open_all, make_bundle, tmp_path):
         data[at:end] = numbers[rng.integers(len(numbers))]
         paths.append(tmp_path / f"damaged{trial}.aigc")
         paths[-1].mkdir()
-        (paths[-1] / "net.onnx").write_bytes((source / "net.onnx").read_bytes())
+        for file in source.iterdir():
+            if not file.name.startswith("manifest"):
+                (paths[-1] / file.name).write_bytes(file.read_bytes())
         (paths[-1] / "manifest.json").write_bytes(bytes(data))
         (paths[-1] / "manifest.sha256").write_text(hashlib.sha256(data).hexdigest())
     opened, refused = run(open_all, paths)

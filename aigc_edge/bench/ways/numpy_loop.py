@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from aigc_edge.bench import plain
 from aigc_edge.bench.way import WAYS, Recipe, Way, to_uint8
+from aigc_edge.engines.constants import Constants
 from aigc_edge.engines.onnxruntime import open_session
 
 
@@ -44,6 +46,7 @@ class NumpyLoop(Way):
     def __init__(self, recipe: Recipe, format: str) -> None:
         self.recipe = recipe
         self.session = session_of(recipe, format)
+        self.constants = Constants.load(Path(recipe.bundle), recipe.manifest["components"])
         schedule = recipe.manifest.get("schedule")
         if schedule:
             levels = (schedule["sigma_min"], schedule["sigma_max"], schedule["rho"])
@@ -73,6 +76,11 @@ class NumpyLoop(Way):
                 feeds[tensor.name] = x
             elif tensor.role == "timestep":
                 feeds[tensor.name] = np.full(len(x), timestep, dtype=np.float32)
+            elif tensor.role == "constant":
+                assert self.constants is not None
+                assert timestep is not None
+                value = self.constants(timestep)[tensor.name]
+                feeds[tensor.name] = np.repeat(value, len(x), axis=0)
             elif labels is not None:
                 feeds[tensor.name] = labels
         result: NDArray[np.float32] = self.session.run(None, feeds)[0]

@@ -34,8 +34,9 @@ class TorchLoop(Way):
         torch.set_num_threads(recipe.threads)
         self._recipe = recipe
         self._device = "cuda:0" if recipe.device == "cuda" else "cpu"
-        self._network = ENGINES["torch"].load(recipe.source(format), threads=recipe.threads).on_device(self._device)
-        self._class = next((t.name for t in recipe.spec.inputs if t.role == "class"), None)
+        engine = ENGINES["torch"].load(recipe.source(format), threads=recipe.threads)
+        self._network = engine.on_device(self._device)
+        self._class = next((t.name for t in engine.spec.inputs if t.role == "class"), None)
         schedule = recipe.manifest.get("schedule")
         if schedule:
             levels = (schedule["sigma_min"], schedule["sigma_max"], schedule["rho"])

@@ -24,6 +24,7 @@ from aigc_edge.diffusion.solvers.base import (
     straight,
     symbols,
 )
+from aigc_edge.errors import ProgramError
 
 _FIXED = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
@@ -91,24 +92,35 @@ def ipndm(levels: Sequence[Level], *, order: int = 4) -> Iterator[Step]:
 
 
 @SOLVERS.register("pndm")
-def pndm(levels: Sequence[Level]) -> Iterator[Step]:
+def pndm(levels: Sequence[Level], *, warm_up: str = "runge_kutta") -> Iterator[Step]:
     """PNDM: three Runge-Kutta steps of four evaluations, then Adams-Bashforth of order 4 for even steps (Liu et al. 2022).
 
-    The half-way evaluations are in the middle of sigma / alpha. A first step from alpha = 0 is Euler's, as is a Runge-Kutta step
-    to sigma 0, where eps cannot be evaluated.
+    The half-way evaluations are in the middle of sigma / alpha. With `warm_up` "heun" it begins with one step of two evaluations
+    and lower orders instead, as latent diffusion does (PLMS; diffusers' skip_prk_steps). A first step from alpha = 0 is Euler's,
+    as is a step of several evaluations to sigma 0, where eps cannot be evaluated.
     """
+    if warm_up not in ("runge_kutta", "heun"):
+        raise ProgramError(f"warm_up must be 'runge_kutta' or 'heun', not {checks.show(warm_up)}")
     x, kept, e1, e2, e3, d, _ = symbols(5)  # e1 … e3: eps at the start of earlier steps, the latest first
     none, warm = 0 * x, 0
+    alone = 3 if warm_up == "runge_kutta" else 1  # steps until one evaluation is enough
     for start, end in pairwise(levels):
         eps = (x - start.alpha * d) / start.sigma
-        if start.alpha == 0 or (warm < 3 and end.sigma == 0):
+        if start.alpha == 0 or (warm < alone and end.sigma == 0):
             keep, pull = straight(start, end, end.sigma)
             yield step(start, keep * x + pull * d, none, e1, e2, e3)
             continue
         carry, h = end.alpha / start.alpha, end.alpha * (_ratio(end) - _ratio(start))
-        if warm == 3:
-            mixed = (55 * eps - 59 * e1 + 37 * e2 - 9 * e3) / 24
+        if warm >= alone:
+            mixed = sum((w * e for w, e in zip(_FIXED[min(warm, 3)], (eps, e1, e2, e3), strict=False)), none)
             yield step(start, carry * x + h * mixed, none, eps, e1, e2)
+            warm += 1
+            continue
+        if warm_up == "heun":
+            slope = (x - end.alpha * d) / end.sigma
+            yield step(start, carry * x + h * eps, x, eps, e1, e2)
+            yield step(end, carry * kept + h * (e1 + slope) / 2, none, e1, e2, e3)
+            warm += 1
             continue
         middle = between(start, end, (_ratio(start) + _ratio(end)) / 2)
         to_middle, half = middle.alpha / start.alpha, middle.alpha * (_ratio(end) - _ratio(start)) / 2

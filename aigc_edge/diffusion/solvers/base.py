@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aigc_edge.diffusion.program import Matrix
+from aigc_edge.diffusion.row import Matrix
 from aigc_edge.diffusion.schedule import Level
 from aigc_edge.registry import Registry
 

@@ -119,9 +119,27 @@ def midpoint(levels: Sequence[Level]) -> Iterator[Step]:
 
 
 @SOLVERS.register("dpm2")
-def dpm2(levels: Sequence[Level]) -> Iterator[Step]:
-    """k-diffusion's DPM2, order 2: the midpoint method half-way in ln(sigma / alpha); Euler to sigma 0 and from alpha 0."""
-    return dpm2_ancestral(levels, eta=0.0)
+def dpm2(
+    levels: Sequence[Level], *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
+) -> Iterator[Step]:
+    """k-diffusion's DPM2, order 2: the midpoint method half-way in ln(sigma / alpha), with Karras's churn; Euler to sigma 0 and
+    from alpha 0."""
+    for start, end in pairwise(levels):
+        hat, noise = _churn(start, len(levels) - 1, s_churn, s_tmin, s_tmax, s_noise)
+        first, *second = _dpm2(hat, end, 0.0)
+        yield first._replace(before_noise=(noise, 0.0))
+        yield from second
+
+
+def _dpm2(start: Level, down: Level, fresh: float) -> Iterator[Step]:
+    """From `start` to `down` with the slope at the middle of ln(sigma / alpha), then noise."""
+    x, _, d, noise = symbols(2)
+    if start.alpha == 0 or down.sigma == 0:
+        keep, pull = straight(start, down, down.sigma)
+        yield step(start, keep * x + pull * d + fresh * noise, 0 * x)
+        return
+    middle = between(start, down, math.sqrt(start.sigma / start.alpha * down.sigma / down.alpha))
+    yield from _midpoint(start, middle, down, fresh)
 
 
 @SOLVERS.register("dpm2_ancestral")
@@ -129,12 +147,6 @@ def dpm2_ancestral(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float 
     """DPM2 down to sigma_down, then fresh noise of sigma_up (k-diffusion's sample_dpm_2_ancestral)."""
     checks.number(eta, "eta", 0.0)
     checks.number(s_noise, "s_noise", 0.0)
-    x, _, d, noise = symbols(2)
     for start, end in pairwise(levels):
         down, fresh = ancestral(start, end, eta)
-        if start.alpha == 0 or down.sigma == 0:
-            keep, pull = straight(start, end, down.sigma)
-            yield step(start, keep * x + pull * d + s_noise * fresh * noise, 0 * x)
-            continue
-        middle = between(start, down, math.sqrt(start.sigma / start.alpha * down.sigma / down.alpha))
-        yield from _midpoint(start, middle, down, s_noise * fresh)
+        yield from _dpm2(start, down, s_noise * fresh)

@@ -103,14 +103,30 @@ def unipc(levels: Sequence[Level], *, order: int = 2, variant: str = "bh2", lowe
 
 
 @SOLVERS.register("sa_solver")
-def sa_solver(levels: Sequence[Level], *, tau: float = 1.0, predictor_order: int = 2, corrector_order: int = 2) -> Iterator[Step]:
+def sa_solver(
+    levels: Sequence[Level],
+    *,
+    tau: float = 1.0,
+    predictor_order: int = 2,
+    corrector_order: int = 2,
+    few_steps: bool = False,
+) -> Iterator[Step]:
     """SA-Solver: stochastic Adams methods on D with SDE strength `tau` (0: the ODE), predictor of order 1 … 4, corrector of order
-    0 (none) … 4, one evaluation a step (Xue et al. 2023, algorithm 1)."""
+    0 (none) … 4, one evaluation a step (Xue et al. 2023, algorithm 1).
+
+    `corrector_order` counts the earlier D, as the paper does; the authors' code and diffusers count the new one too. With
+    `few_steps` the slope between two D is integrated as they do it for few steps, which leaves the order as it is.
+    """
     checks.number(tau, "tau", 0.0, 10.0)
     checks.integer(predictor_order, "predictor_order", 1, 4)
     checks.integer(corrector_order, "corrector_order", 0, 4)
 
     def weights(nodes: list[float], here: float, there: float) -> np.ndarray:
-        return exponential_weights(nodes, here, there, 1 + tau * tau)
+        rate = 1 + tau * tau
+        if not few_steps or len(nodes) != 2:
+            return exponential_weights(nodes, here, there, rate)
+        h = there - here
+        slope = rate * h * h / 2 / (nodes[0] - nodes[1])
+        return np.array([slope, -slope]) - math.expm1(-rate * h) * (np.array(nodes) == here)
 
     return _corrected(levels, (predictor_order, corrector_order), weights, tau)

@@ -110,13 +110,15 @@ def dpmpp_2s(levels: Sequence[Level], *, eta: float = 0.0, s_noise: float = 1.0)
 
 
 @SOLVERS.register("dpmpp_sde")
-def dpmpp_sde(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0) -> Iterator[Step]:
-    """DPM-Solver++ (SDE) with two evaluations a step and one Brownian path for both (k-diffusion's sample_dpmpp_sde, r = 1/2).
+def dpmpp_sde(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Iterator[Step]:
+    """DPM-Solver++ (SDE) with two evaluations a step and one Brownian path for both (k-diffusion's sample_dpmpp_sde).
 
-    The noise of the whole step contains that of its first half, in shares of sigma / alpha.
+    The second evaluation is the share `r` (0 … 1) of the step's half-log-SNR away. The noise of the whole step contains that of
+    its first part, in shares of sigma / alpha.
     """
     checks.number(eta, "eta", 0.0)
     checks.number(s_noise, "s_noise", 0.0)
+    checks.number(r, "r", 0.01, 1.0)
     x, kept, d, noise = symbols(2)
     for start, end in pairwise(levels):
         down, fresh = ancestral(start, end, eta)
@@ -125,10 +127,12 @@ def dpmpp_sde(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0
             yield step(start, keep * x + pull * d + s_noise * fresh * noise, 0 * x)
             continue
         ratios = start.sigma / start.alpha, end.sigma / end.alpha
-        middle = between(start, end, math.sqrt(ratios[0] * ratios[1]))
+        middle = between(start, end, ratios[0] ** (1 - r) * ratios[1] ** r)
         half, half_fresh = ancestral(start, middle, eta)
         half_keep, half_pull = straight(start, middle, half.sigma)
-        share = (ratios[0] - middle.sigma / middle.alpha) / (ratios[0] - ratios[1])
+        share = min((ratios[0] - middle.sigma / middle.alpha) / (ratios[0] - ratios[1]), 1.0)
         first, second = s_noise * fresh * math.sqrt(share), s_noise * fresh * math.sqrt(1 - share)
-        yield step(start, half_keep * x + half_pull * d + s_noise * half_fresh * noise, keep * x + first * noise)
-        yield step(middle, kept + pull * d + second * noise, 0 * x)
+        later = 1 / (2 * r)  # weight of the second D
+        carried = keep * x + (1 - later) * pull * d + first * noise
+        yield step(start, half_keep * x + half_pull * d + s_noise * half_fresh * noise, carried)
+        yield step(middle, kept + later * pull * d + second * noise, 0 * x)

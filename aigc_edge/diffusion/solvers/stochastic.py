@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -26,10 +26,23 @@ def consistency(levels: Sequence[Level], *, sigma_min: float = 0.0, s_noise: flo
 
 
 @SOLVERS.register("lcm")
-def lcm(levels: Sequence[Level], *, s_noise: float = 1.0) -> Iterator[Step]:
-    """Latent consistency sampling (Luo et al. 2023): `consistency` on a latent network; its boundary scaling, which only matters
-    in the first 30 of 1000 timesteps, is left to the network's prediction."""
-    return consistency(levels, s_noise=s_noise)
+def lcm(
+    levels: Sequence[Level], timestep: Callable[[Level], float], *, s_noise: float = 1.0, timestep_scaling: float | None = None
+) -> Iterator[Step]:
+    """Latent consistency sampling (Luo et al. 2023): `consistency` on a latent network.
+
+    `timestep_scaling` (10 in LCM's and diffusers' code) mixes D with the variance-preserving sample by the network's timestep t,
+    as c_skip = 0.25 / ((s t)² + 0.25), c_out = s t / sqrt((s t)² + 0.25); beyond the first timesteps that is D. None leaves D.
+    """
+    if timestep_scaling is None:
+        yield from consistency(levels, s_noise=s_noise)
+        return
+    checks.positive(checks.number(timestep_scaling, "timestep_scaling"), "timestep_scaling")
+    for start, end in pairwise(levels):
+        time = timestep_scaling * timestep(start)
+        keep = 0.25 / (time**2 + 0.25) / math.hypot(*start)
+        pull = time / math.hypot(time, 0.5)
+        yield Step(start, ((end.alpha * keep, end.alpha * pull),), after_noise=(s_noise * end.sigma,))
 
 
 @SOLVERS.register("tcd")

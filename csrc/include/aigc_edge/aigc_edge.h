@@ -54,14 +54,14 @@ typedef struct ae_tensor {
 /* One network evaluation that the runtime asks its engine for. */
 typedef struct ae_evaluation {
   size_t size;
-  const char* component; /* "denoiser" or "decoder" */
-  const char* format;    /* the format the bundle was opened with, such as "fp32" */
+  const char* component; /* "denoiser", "decoder", or "schedule": the denoiser's constants for one timestep */
+  const char* format;    /* the format the bundle was opened with, such as "fp32"; the schedule is always "fp32" */
   uint64_t binding;      /* equal numbers mean equal buffers and shapes: what was prepared for them may be kept */
-  int32_t row;           /* 0 … num_rows - 1; the decoder's evaluation has row = num_rows */
+  int32_t row;           /* 0 … num_rows - 1; the decoder's evaluation has row = num_rows, the schedule's -1 */
   int32_t num_rows;
   size_t num_inputs;
   size_t num_outputs;
-  const ae_tensor* const* inputs;  /* [num_inputs] */
+  const ae_tensor* const* inputs;  /* [num_inputs]: all in the manifest; a network may take some, by name ("onnx_inputs" there) */
   const ae_tensor* const* outputs; /* [num_outputs]: to be filled */
 } ae_evaluation;
 

@@ -1,4 +1,5 @@
 #include <string>
+#include <type_traits>
 
 #include "core/error.hpp"
 #include "ops/blocks.hpp"
@@ -14,33 +15,40 @@ bool any_nonzero(const double* values, int64_t count) {
   return false;
 }
 
-void require(bool holds, const std::string& message) {
-  if (!holds) throw Error(kInvalidArgument, "solver_step: " + message);
+// The message in parts, joined only when it is needed: nothing may be allocated between two evaluations.
+template <class... Parts>
+void require(bool holds, const Parts&... parts) {
+  if (holds) return;
+  const auto text = [](const auto& part) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(part)>>) {
+      return std::to_string(part);
+    } else {
+      return std::string(part);
+    }
+  };
+  throw Error(kInvalidArgument, "solver_step: " + (text(parts) + ...));
 }
 
 }  // namespace
 
 Work check(const SolverStepParams& p) {
-  require(p.slot_count >= 1 && p.slot_count <= kMaxSlots,
-          std::to_string(p.slot_count) + " slots were given: 1 to " + std::to_string(kMaxSlots) + " are allowed");
+  require(p.slot_count >= 1 && p.slot_count <= kMaxSlots, p.slot_count, " slots were given: 1 to ", kMaxSlots, " are allowed");
   require(p.samples >= 0 && p.elements >= 0, "a size is negative");
   require(p.elements <= int64_t{1} << 34, "a sample has more than 2^34 elements, which is all that its noise can number");
   require(!p.output == !p.after, "output and after must both be given (after a row) or both be absent (before row 0)");
-  require(p.output_halves == 1 || p.output_halves == 2,
-          "output has " + std::to_string(p.output_halves) + " halves: 1 or 2 are allowed");
-  require(p.input_halves == 1 || p.input_halves == 2,
-          "net_input has " + std::to_string(p.input_halves) + " halves: 1 or 2 are allowed");
-  require(p.clip_mode >= kClipNone && p.clip_mode <= kClipDynamic,
-          "clip_mode is " + std::to_string(p.clip_mode) + ": 0 (none), 1 (range) and 2 (dynamic) are allowed");
+  require(p.output_halves == 1 || p.output_halves == 2, "output has ", p.output_halves, " halves: 1 or 2 are allowed");
+  require(p.input_halves == 1 || p.input_halves == 2, "net_input has ", p.input_halves, " halves: 1 or 2 are allowed");
+  require(p.clip_mode >= kClipNone && p.clip_mode <= kClipDynamic, "clip_mode is ", p.clip_mode,
+          ": 0 (none), 1 (range) and 2 (dynamic) are allowed");
   require(p.clip_mode != kClipRange || p.clip_low <= p.clip_high, "clip_low is above clip_high");
   require(p.clip_mode != kClipDynamic || (p.clip_low >= 0 && p.clip_low <= 1 && p.clip_high >= 1),
           "dynamic clipping takes a quantile of 0 to 1 in clip_low and a bound of at least 1 in clip_high");
-  require(p.rescale >= 0 && p.rescale <= 1, "rescale is " + std::to_string(p.rescale) + ": 0 to 1 is allowed");
-  require(p.after || !p.after_raw, "after_raw needs after");
+  require(p.rescale >= 0 && p.rescale <= 1, "rescale is ", p.rescale, ": 0 to 1 is allowed");
+  require(p.after || !p.after_output, "after_output needs after");
   require(!p.mask == !p.known, "mask and known must both be given or both be absent");
   require(!p.mask || p.known_noise == 0.0 || p.known_eps, "known_noise is not 0 and known_eps is absent");
-  require(p.channels >= 0 && (p.channels <= 1 || p.elements % p.channels == 0),
-          std::to_string(p.channels) + " channels do not divide " + std::to_string(p.elements) + " elements");
+  require(p.channels >= 0 && (p.channels <= 1 || p.elements % p.channels == 0), p.channels, " channels do not divide ",
+          p.elements, " elements");
   const bool noisy =
       (any_nonzero(p.after_noise, p.slot_count) && !p.after_eps) || (any_nonzero(p.before_noise, p.slot_count) && !p.before_eps);
   require(p.seeds || !noisy || p.samples == 0, "noise is asked for and seeds is absent: give one uint64 a sample");

@@ -32,18 +32,18 @@ AE_FN void step_vector(const SolverStepPlan& plan, const Streams& s, int64_t i, 
   const int halves = kFixed ? Halves : plan.halves;
   const int noises = kFixed ? Noises : plan.noises;
   const auto used = [&plan](int slot) { return kFixed || slot < plan.slots; };
-  F x[Slots], y[Slots], d = {}, raw = {};
+  F x[Slots], y[Slots], d = {}, f = {};
   AE_UNROLL
   for (int slot = 0; slot < Slots; ++slot) {
     if (used(slot)) x[slot] = load(s.slots[slot] + i);
   }
   if (halves > 0) {
-    F f = load(s.output[0] + i);
+    f = load(s.output[0] + i);
     if (halves > 1) {
       const F unconditional = load(s.output[1] + i);
       f = unconditional + plan.guidance * (f - unconditional);
     }
-    raw = plan.c_skip * x[0] + plan.c_out * f;
+    const F raw = plan.c_skip * x[0] + plan.c_out * f;
     bad[0] = bad[0] + raw * 0.0f;  // stays zero unless something was infinite or not a number
     d = simd::at_most(simd::at_least(raw, simd::splat(plan.clip_low)), simd::splat(plan.clip_high));
   }
@@ -56,7 +56,7 @@ AE_FN void step_vector(const SolverStepPlan& plan, const Streams& s, int64_t i, 
       if (used(from)) sum = plan.matrix[slot][from] * x[from] + sum;
     }
     if (halves > 0) sum = plan.matrix[slot][kFixed ? Slots : plan.slots] * d + sum;
-    if (!kFixed && plan.has_raw) sum = plan.raw[slot] * raw + sum;
+    if (!kFixed && plan.has_pull) sum = plan.pull[slot] * f + sum;
     if (noises > 0) sum = plan.noise[0][slot] * load(s.noise[0] + i) + sum;
     if (noises > 1) sum = plan.noise[1][slot] * load(s.noise[1] + i) + sum;
     bad[slot] = bad[slot] + sum * 0.0f;
@@ -109,7 +109,7 @@ Step choose(const SolverStepPlan& plan) {
 }
 
 Step choose_step(const SolverStepPlan& plan) {
-  switch (plan.has_raw ? kMaxSlots : plan.slots) {
+  switch (plan.has_pull ? kMaxSlots : plan.slots) {
     case 1:
       return choose<1>(plan);
     case 2:

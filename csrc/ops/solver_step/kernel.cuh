@@ -60,19 +60,18 @@ template <int Slots, class Network>
 __device__ __forceinline__ void step_quad(const SolverStepPlan& plan, const SolverStepParams& p, int64_t sample, int64_t e) {
   const int64_t left = p.elements - e, batch = p.samples * p.elements, offset = sample * p.elements + e;
   const auto used = [&plan](int slot) { return Slots < kMaxSlots || slot < plan.slots; };
-  Quad x[Slots], y[Slots], d = {}, raw = {};
+  Quad x[Slots], y[Slots], d = {}, f = {};
 #pragma unroll
   for (int slot = 0; slot < Slots; ++slot) {
     if (used(slot)) x[slot] = Network::Slots::load(p.slots + slot * batch + offset, left);
   }
-  if (plan.halves > 0) d = load_output<Network>(plan, p, sample, e, left);
+  if (plan.halves > 0) f = load_output<Network>(plan, p, sample, e, left);
   float bad = 0.0f;  // stays zero unless something was infinite or not a number
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (plan.halves > 0) {
-      float denoised = plan.c_skip * x[0].v[i] + plan.c_out * d.v[i];
+      float denoised = plan.c_skip * x[0].v[i] + plan.c_out * f.v[i];
       bad += denoised * 0.0f;
-      raw.v[i] = denoised;
       denoised = denoised < plan.clip_low ? plan.clip_low : denoised;
       d.v[i] = denoised > plan.clip_high ? plan.clip_high : denoised;
     }
@@ -85,7 +84,7 @@ __device__ __forceinline__ void step_quad(const SolverStepPlan& plan, const Solv
         if (used(from)) sum = plan.matrix[slot][from] * x[from].v[i] + sum;
       }
       if (plan.halves > 0) sum = plan.matrix[slot][Slots < kMaxSlots ? Slots : plan.slots] * d.v[i] + sum;
-      if (!Network::kUsual && plan.has_raw) sum = plan.raw[slot] * raw.v[i] + sum;
+      if (!Network::kUsual && plan.has_pull) sum = plan.pull[slot] * f.v[i] + sum;
       y[slot].v[i] = sum;
     }
   }
@@ -223,8 +222,6 @@ void launch_usual(const SolverStepPlan& plan, const SolverStepParams& p, dim3 gr
     AE_LAUNCH((solver_step_kernel<3, Network>), grid, kThreads, stream, plan, p);
   } else if (plan.slots == 4) {
     AE_LAUNCH((solver_step_kernel<4, Network>), grid, kThreads, stream, plan, p);
-  } else {
-    AE_LAUNCH((solver_step_kernel<kMaxSlots, Network>), grid, kThreads, stream, plan, p);
   }
 }
 
@@ -236,7 +233,8 @@ void solver_step(const SolverStepParams& p) {
   constexpr int kThreads = ae::cuda::kThreads;
   const DType dtype = p.output ? p.output_dtype : p.input_dtype;
   const bool mixed = p.output && p.net_input && p.output_dtype != p.input_dtype;
-  const bool usual = !mixed && p.channels <= 1 && !p.mask && !plan.has_raw && !plan.eps[0] && !plan.eps[1];
+  // More than four slots are rare, and would take a third of the compile time.
+  const bool usual = plan.slots <= 4 && !mixed && p.channels <= 1 && !p.mask && !plan.has_pull && !plan.eps[0] && !plan.eps[1];
   // One batch of aligned whole quads starts every following slot and half aligned too.
   const bool whole =
       p.elements % 4 == 0 && ae::cuda::aligned16(p.slots) && ae::cuda::aligned16(p.output) && ae::cuda::aligned16(p.net_input);

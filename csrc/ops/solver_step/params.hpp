@@ -15,7 +15,7 @@ enum ClipMode : int32_t { kClipNone = 0, kClipRange = 1, kClipDynamic = 2 };
 // The end of row r, the beginning of row r + 1 and the network input of row r + 1, in one pass over memory:
 //   F = output[1] + w (output[0] - output[1])  or  output[0]; F *= rescale std(output[0]) / std(F) + 1 - rescale
 //   R = c_skip slots[0] + c_out F, D = clip(R)
-//   slots <- after [slots, D] + after_raw R + after_noise eps(after_draw)
+//   slots <- after [slots, D] + after_output F + after_noise eps(after_draw)
 //   slots <- before slots + before_noise eps(before_draw)
 //   slots[0] <- mask slots[0] + (1 - mask) (known_scale known + known_noise known_eps)
 //   net_input = c_in slots[0], `input_halves` times
@@ -38,11 +38,11 @@ struct SolverStepParams {
   double c_skip = 0.0;
   double c_out = 1.0;
   int32_t clip_mode = kClipNone;
-  double clip_low = -1.0;               // kClipDynamic: the quantile, 0 … 1, of the sample's |R| that bounds D …
-  double clip_high = 1.0;               // … within 1 … clip_high; D is then divided by the bound
-  const double* after = nullptr;        // [S, S + 1]; null exactly when output is
-  const double* after_raw = nullptr;    // [S], or null: zeros
-  const double* after_noise = nullptr;  // [S], or null: none
+  double clip_low = -1.0;                // kClipDynamic: the quantile, 0 … 1, of the sample's |R| that bounds D …
+  double clip_high = 1.0;                // … within 1 … clip_high; D is then divided by the bound
+  const double* after = nullptr;         // [S, S + 1]; null exactly when output is
+  const double* after_output = nullptr;  // [S], or null: zeros
+  const double* after_noise = nullptr;   // [S], or null: none
   uint32_t after_draw = 0;
   const float* after_eps = nullptr;  // [N, E] the noise itself, or null: drawn from the seeds
 
@@ -91,7 +91,7 @@ void fields(Visitor& v, SolverStepParams& p) {
   v.scalar("mark", p.mark);
   v.scalar("channels", p.channels);
   v.scalar("rescale", p.rescale);
-  v.optional_host("after_raw", p.after_raw, {"S"});
+  v.optional_host("after_output", p.after_output, {"S"});
   v.optional_in("after_eps", p.after_eps, {"N", "E"});
   v.optional_in("before_eps", p.before_eps, {"N", "E"});
   v.optional_in("mask", p.mask, {"N", "E"});

@@ -9,7 +9,7 @@
 namespace ae::ops {
 
 // The two linear maps, `after` and `before`, are one:
-//   slots <- matrix [slots, D] + raw R + noise[0] eps_0 + noise[1] eps_1.
+//   slots <- matrix [slots, D] + pull F + noise[0] eps_0 + noise[1] eps_1.
 struct SolverStepPlan {
   int32_t slots;                        // S
   int32_t halves;                       // of the network output: 0 (absent), 1 or 2
@@ -20,8 +20,8 @@ struct SolverStepPlan {
   uint32_t draw[2];
   const float* eps[2];  // [N, E] where the caller gives the noise
   float noise[2][kMaxSlots];
-  bool has_raw;
-  float raw[kMaxSlots];
+  bool has_pull;
+  float pull[kMaxSlots];                   // of F itself
   float matrix[kMaxSlots][kMaxSlots + 1];  // last column: D
 };
 
@@ -40,7 +40,7 @@ AE_FN SolverStepPlan plan_solver_step(const SolverStepParams& p) {
   plan.clip_low = p.clip_mode == kClipRange ? static_cast<float>(p.clip_low) : -infinity;
   plan.clip_high = p.clip_mode == kClipRange ? static_cast<float>(p.clip_high) : infinity;
 
-  // Column by column, R and the noise being two more: `before` applied to what `after` gives.
+  // Column by column, F and the noise being two more: `before` applied to what `after` gives.
   double after_noise[kMaxSlots] = {};
   for (int column = 0; column <= slots + 2; ++column) {
     for (int row = 0; row < slots; ++row) {
@@ -48,7 +48,7 @@ AE_FN SolverStepPlan plan_solver_step(const SolverStepParams& p) {
       for (int inner = 0; inner < slots; ++inner) {
         double value;
         if (column == slots + 2) {
-          value = p.after_raw ? p.after_raw[inner] : 0.0;
+          value = p.after_output ? p.after_output[inner] : 0.0;
         } else if (column == slots + 1) {
           value = p.after_noise ? p.after_noise[inner] : 0.0;
         } else if (p.after) {
@@ -60,8 +60,8 @@ AE_FN SolverStepPlan plan_solver_step(const SolverStepParams& p) {
         sum += weight * value;
       }
       if (column == slots + 2) {
-        plan.raw[row] = static_cast<float>(sum);
-        plan.has_raw = plan.has_raw || sum != 0.0;
+        plan.pull[row] = static_cast<float>(sum);
+        plan.has_pull = plan.has_pull || sum != 0.0;
       } else if (column == slots + 1) {
         after_noise[row] = sum;
       } else {
@@ -104,7 +104,9 @@ AE_FN float guided(const SolverStepPlan& plan, float conditional, float uncondit
 AE_FN void rescale_guidance(SolverStepPlan& plan, double rescale, double count, const double (&sums)[4]) {
   const double all = sums[1] - sums[0] * sums[0] / count, conditional = sums[3] - sums[2] * sums[2] / count;
   const double ratio = all > 0.0 && conditional >= 0.0 ? sqrt(conditional / all) : 1.0;
-  plan.c_out = static_cast<float>(plan.c_out * (rescale * ratio + 1.0 - rescale));
+  const float gain = static_cast<float>(rescale * ratio + 1.0 - rescale);
+  plan.c_out *= gain;
+  for (int row = 0; row < plan.slots; ++row) plan.pull[row] *= gain;
 }
 
 // Takes dynamic thresholding (Saharia et al., "Imagen", 2022, section 2.3) into the plan of one sample: `bound` is the quantile.

@@ -1,0 +1,51 @@
+"""Schedule constants for whoever samples outside the native runtime: calibration, and the peers of the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aigc_edge.engines.base import ENGINES, Engine, EngineSource
+from aigc_edge.spec import ComponentSpec
+
+SCHEDULE, FORMAT = "schedule", "fp32"  # the component, and the only format it has
+
+
+class Constants:
+    """The schedule of a bundle evaluated at batch 1, as the runtime does: the same bits; results are kept."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._timestep = engine.spec.inputs[0].name
+        self._kept: dict[float, dict[str, NDArray[np.float32]]] = {}
+
+    @staticmethod
+    def load(bundle: Path, components: Mapping[str, Any], *, engine: str = "onnxruntime") -> Constants | None:
+        """The constants of the bundle, folder or file, with these components; None when its networks take none."""
+        if SCHEDULE not in components:
+            return None
+        component = components[SCHEDULE]
+        source = EngineSource(bundle, component, ComponentSpec.from_json(SCHEDULE, component), FORMAT, "")
+        return Constants(ENGINES[engine].load(source, threads=1))
+
+    @property
+    def names(self) -> list[str]:
+        """The constants in the order of the schedule's outputs."""
+        return [tensor.name for tensor in self._engine.spec.outputs]
+
+    def __call__(self, timestep: float) -> dict[str, NDArray[np.float32]]:
+        """Every constant by name, float32 [1, ...], of a timestep (rounded to float32)."""
+        key = float(np.float32(timestep))
+        if key not in self._kept:
+            self._kept[key] = self._engine.evaluate({self._timestep: np.array([key], np.float32)})
+        return self._kept[key]
+
+    def table(self, timesteps: Iterable[float]) -> tuple[bytes, list[float]]:
+        """The file of a bundle's table: float32 [timesteps, floats of a row], and the timesteps it is of, which increase."""
+        times = sorted({float(np.float32(t)) for t in timesteps})
+        rows = [np.concatenate([made[name].ravel() for name in self.names]) for made in map(self, times)]
+        return b"".join(row.astype("<f4").tobytes() for row in rows), times

@@ -1,0 +1,1 @@
+"""What a bundle can be compared with, one module each; found by a scan."""

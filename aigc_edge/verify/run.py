@@ -1,0 +1,134 @@
+"""Runs a bundle and a peer around the same network from the same noise, and compares every evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import aigc_edge
+from aigc_edge.diffusion import Program, noise
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.metrics.paired import relative_l2
+from aigc_edge.pipeline import Pipeline
+from aigc_edge.spec import ComponentSpec
+from aigc_edge.verify.trace import PEERS, Evaluation, Recipe, Trace
+from aigc_edge.verify.verification import Verification
+
+SOURCE = "torch-cpu"  # the noise of both sides: what a scheduler draws with generators of the same seeds
+
+
+def verify(
+    bundle: str | os.PathLike[str],
+    against: str = "diffusers",
+    *,
+    program: str | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    samples: int = 2,
+    seed: int = 0,
+    classes: Sequence[int] | None = None,
+    guidance_scale: float | None = None,
+    engine: str = "onnxruntime",
+    format: str | None = None,
+    threads: int | None = None,
+    tolerance: float = 1e-3,
+) -> Verification:
+    """Run a program of `bundle` by the runtime and by a peer around the same network, and compare every evaluation's input.
+
+    `against` is "diffusers" (its scheduler, around the same engine) or "reference" (the NumPy executor in float64). `scheduler`
+    is the scheduler_config.json that diffusers is to use, else the one that the program was imported from or corresponds to.
+    Both sides get latents and noise as torch's CPU generators draw them for the seeds `seed`, `seed` + 1 … Raises AigcEdgeError
+    for what cannot be compared, saying why.
+    """
+    if against not in PEERS:
+        raise AigcEdgeError(f"{against!r} cannot be compared with: choose one of {', '.join(PEERS)}")
+    if samples < 1 or not tolerance > 0:
+        raise AigcEdgeError(f"{samples} samples and a tolerance of {tolerance} were given: at least 1 and more than 0 are needed")
+    with aigc_edge.open(bundle, engine=engine, format=format, threads=threads) as pipeline:
+        plan = pipeline.program(program, solver=solver, steps=steps)
+        if not plan.rows:
+            raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no steps to compare")
+        chosen = plan if guidance_scale is None else plan.with_guidance(guidance_scale)
+        conditions = pipeline.manifest.get("classes")
+        count = int(conditions["count"]) if conditions else 0
+        if not count:
+            chosen = chosen.with_guidance(1.0)
+        labels = np.arange(samples) % count if classes is None and count else classes
+        recipe = _recipe(pipeline, chosen, samples, seed, labels, count or None, scheduler)
+        ours = _run(pipeline, recipe, program, solver, steps)
+        theirs = PEERS[against](recipe)
+    if len(ours.evaluations) != len(theirs.evaluations):
+        raise AigcEdgeError(
+            f"{chosen.name} evaluates the network {len(ours.evaluations)} times, {against} {len(theirs.evaluations)} times: they "
+            "are not the same sampler; give the scheduler_config.json that the program stands for"
+        )
+    rows = [
+        {
+            "row": float(index),
+            "sigma": row.sigma,
+            "timestep": mine.timestep,
+            "other_timestep": other.timestep,
+            "relative_l2": relative_l2(mine.sample, other.sample),
+        }
+        for index, (row, mine, other) in enumerate(zip(chosen.rows, ours.evaluations, theirs.evaluations, strict=True))
+    ]
+    return Verification(chosen.name, against, tolerance, rows, relative_l2(ours.result, theirs.result))
+
+
+def _recipe(
+    pipeline: Pipeline,
+    program: Program,
+    samples: int,
+    seed: int,
+    labels: Sequence[int] | NDArray[np.int64] | None,
+    null_class: int | None,
+    scheduler: str | None,
+) -> Recipe:
+    shape = tuple(int(size) for size in pipeline.manifest["sample_shape"])
+    drawn = noise.draw(SOURCE, [seed + i for i in range(samples)], shape, 1 + len(program.draws))
+    classes = None if labels is None else np.asarray(labels, np.int64)
+    if classes is not None and classes.shape != (samples,):
+        raise AigcEdgeError(f"{classes.size} classes were given for {samples} samples: give one each")
+    condition = _input(pipeline, "class")
+
+    def network(sample: NDArray[Any], timestep: float, labels: NDArray[np.int64] | None) -> NDArray[np.float32]:
+        given = {} if labels is None or condition is None else {condition: labels}
+        return np.asarray(pipeline.network(sample, timestep, **given), np.float32)
+
+    return Recipe(program, drawn[0], drawn[1:], classes, null_class, seed, network, scheduler)
+
+
+def _input(pipeline: Pipeline, role: str) -> str | None:
+    """The name of the denoiser's input of that role."""
+    spec = ComponentSpec.from_json("denoiser", pipeline.manifest["components"]["denoiser"])
+    return next((tensor.name for tensor in spec.inputs if tensor.role == role), None)
+
+
+def _run(pipeline: Pipeline, recipe: Recipe, program: str | None, solver: str | None, steps: int | None) -> Trace:
+    """Our own runtime's run; the first half of a guided batch is recorded, the other is the same."""
+    seen: list[Evaluation] = []
+    name = _input(pipeline, "sample")
+    count = len(recipe.latents)
+
+    def watch(component: str, row: int, inputs: Any, outputs: Any) -> None:
+        if component == "denoiser":
+            seen.append(Evaluation(inputs[name][:count].astype(np.float64), float(np.float32(recipe.program.rows[row].timestep))))
+
+    result = pipeline.sample(
+        count,
+        classes=recipe.classes,
+        latents=recipe.latents,
+        noise=recipe.draws,
+        program=program,
+        solver=solver,
+        steps=steps,
+        guidance_scale=recipe.program.guidance_scale,
+        output="float32",
+        watch=watch,
+    )
+    return Trace(seen, result.astype(np.float64))

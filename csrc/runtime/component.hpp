@@ -1,0 +1,29 @@
+// What a network of a bundle takes and gives.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "aigc_edge/aigc_edge.h"
+
+namespace ae {
+
+enum class Role { kSample, kTimestep, kClass, kConstant };
+
+struct TensorSpec {
+  std::string name;
+  Role role;
+  ae_dtype dtype;
+  std::vector<int64_t> shape;  // of one sample: the batch is not in it
+  int64_t elements = 1;        // of one sample
+};
+
+struct Component {
+  std::string name;
+  std::vector<TensorSpec> inputs, outputs;
+  std::map<std::string, std::string> formats;  // format → file
+};
+
+}  // namespace ae

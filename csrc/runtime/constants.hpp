@@ -1,0 +1,71 @@
+// Schedule constants: inputs of the denoiser that follow from the timestep alone, from the bundle's table or evaluated once.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "runtime/component.hpp"
+
+namespace ae {
+
+// The constants of every timestep of the bundle's own programs. A row holds them one after the other, in the order of the
+// schedule's outputs.
+struct ConstantTable {
+  std::string file;               // [timesteps, width] float32, little-endian
+  std::vector<float> timesteps;   // increasing
+  int64_t width = 0;              // floats of one row
+  const uint8_t* data = nullptr;  // [timesteps.size() * width * 4], not aligned
+};
+
+// Reads and checks components.schedule.table; `schedule` gives the constants. Throws Error(kBundle).
+ConstantTable parse_table(const Json& json, const Component& schedule, const std::string& path);
+// Throws Error(kBundle) when an input of the role constant is no output of the schedule (which may be null) of its name and
+// shape, or the schedule is not what evaluates constants from a timestep.
+void check_constants(const Component& denoiser, const Component* schedule);
+
+// The denoiser's inputs of the role constant, for a batch whose samples share one timestep.
+class Constants {
+ public:
+  Constants(const Component* denoiser, const Component* schedule, const ConstantTable& table);
+
+  bool any() const { return !inputs_.empty(); }
+  void reserve(int64_t samples);           // what was returned by `input` before is gone
+  float* input(const std::string& name);   // [samples, ...], until the next `reserve`
+  float* output(const std::string& name);  // [1, ...]: where an evaluation of the schedule puts a constant
+  float* timestep();                       // [1]: what it takes
+
+  bool knows(float timestep) const { return find(timestep) != nullptr; }
+  void forget();      // all that was kept, when there is no more room; call it before a program, not within one
+  bool room() const;  // whether more can be kept
+  // What `output` holds now is of this timestep: known until the next, and kept while there is room. Throws Error(kEngine) when
+  // it is not finite.
+  void keep(float timestep);
+  void fill(float timestep, int64_t samples);  // of a known timestep
+
+ private:
+  struct Free {
+    void operator()(void* p) const;
+  };
+  using Buffer = std::unique_ptr<float[], Free>;
+  struct Input {
+    int64_t offset, elements;  // in a row
+    Buffer data;
+  };
+
+  const uint8_t* find(float timestep) const;
+
+  const Component* schedule_;
+  const ConstantTable& table_;
+  std::map<std::string, Input> inputs_;
+  std::map<float, std::vector<float>> kept_;
+  std::vector<float> scratch_;  // [width + 1]: a row, and the timestep it is of
+  float scratch_timestep_ = 0, filled_timestep_ = 0;
+  bool scratch_known_ = false;
+  int64_t filled_ = 0;  // samples
+};
+
+}  // namespace ae

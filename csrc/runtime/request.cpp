@@ -1,0 +1,50 @@
+#include "runtime/request.hpp"
+
+#include <cmath>
+#include <string>
+
+#include "core/error.hpp"
+
+namespace ae {
+namespace {
+
+void check_classes(const Bundle& bundle, const int32_t* classes, int count, bool null_class, const char* what) {
+  for (int i = 0; classes != nullptr && i < count; ++i) {
+    if (classes[i] >= (null_class ? -1 : 0) && classes[i] < bundle.class_count()) continue;
+    throw Error(kInvalidArgument, what + std::to_string(classes[i]) + " is out of range: this bundle has the classes 0 to " +
+                                      std::to_string(bundle.class_count() - 1) + (null_class ? ", and -1 for none" : ""));
+  }
+}
+
+}  // namespace
+
+void check_request(const ae_sample_options& options, const Bundle& bundle, const Program& program) {
+  if (options.count < 1)
+    throw Error(kInvalidArgument, "the count of samples is " + std::to_string(options.count) + ": it must be at least 1");
+  if (options.output != AE_OUTPUT_RGB8 && options.output != AE_OUTPUT_FLOAT32)
+    throw Error(kInvalidArgument,
+                "the output is " + std::to_string(options.output) + ": it must be AE_OUTPUT_RGB8 or AE_OUTPUT_FLOAT32");
+  if (options.guidance_scale != nullptr && !std::isfinite(*options.guidance_scale))
+    throw Error(kInvalidArgument, "the guidance scale is not a finite number: 1 means no guidance");
+  if (bundle.class_count() == 0 && (options.classes != nullptr || options.negative_classes != nullptr))
+    throw Error(kInvalidArgument, "this bundle is unconditional: leave the classes out");
+  const bool null_class = bundle.denoiser() != nullptr;
+  check_classes(bundle, options.classes, options.count, null_class, "class ");
+  check_classes(bundle, options.negative_classes, options.count, true, "negative class ");
+  if (options.guidance_rescale != nullptr && !(*options.guidance_rescale >= 0 && *options.guidance_rescale <= 1))
+    throw Error(kInvalidArgument, "the guidance rescale is " + std::to_string(*options.guidance_rescale) + ": 0 to 1 is allowed");
+  if (options.noise != nullptr && options.num_draws != program.draws())
+    throw Error(kInvalidArgument, "noise holds " + std::to_string(options.num_draws) + " draws: program " + program.name +
+                                      " adds noise " + std::to_string(program.draws()) + " times");
+  if ((options.mask == nullptr) != (options.known == nullptr))
+    throw Error(kInvalidArgument, "a mask and what is known must be given together");
+  for (const Row& row : program.rows)
+    if (options.mask != nullptr && !row.has_level)
+      throw Error(kUnsupported, "program " + program.name +
+                                    " does not say the noise levels of its rows, which a mask needs: take " +
+                                    "one that was built by this version");
+  if (program.rows.empty() && bundle.decoder() == nullptr)
+    throw Error(kInvalidArgument, "program " + program.name + " has no rows");
+}
+
+}  // namespace ae
