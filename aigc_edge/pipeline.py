@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge import _core, device_loop, inputs
+from aigc_edge.choose import AUTO, fastest
 from aigc_edge.diffusion import Program, build
 from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
@@ -50,8 +51,12 @@ class Pipeline:
             raise AigcEdgeError(f"threads is {threads}: it must be at least 1")
         self.path = Path(path)
         self.threads = threads or physical_cores()
-        kind = require(engine)
-        place, self._why = (torch_device, None) if torch_device else device_loop.choose(kind, device)
+        if engine == AUTO and device == "cuda":
+            engine = "torch"  # AUTO chooses among engines of the CPU
+        if engine != AUTO:
+            require(engine)
+        on_device = ENGINES["onnxruntime" if engine == AUTO else engine]
+        place, self._why = (torch_device, None) if torch_device else device_loop.choose(on_device, device)
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
@@ -63,8 +68,9 @@ class Pipeline:
         )
         self.manifest: dict[str, Any] = json.loads(self._handle.manifest)
         self._shape = tuple(int(size) for size in self.manifest["sample_shape"])
-        self.engine = engine
         self.format = format or str(self.manifest["default_format"])
+        self.engine = fastest(self.path, self.manifest, self.format, self.threads) if engine == AUTO else engine
+        kind = require(self.engine)
         for name, component in self.manifest["components"].items():
             if name == "schedule":  # its constants stand in the bundle's table: only programs built here may need it
                 continue
@@ -318,10 +324,11 @@ def open(
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
-    `engine` evaluates the networks; `format` chooses among the bundle's formats (None: its default); `threads` is the number of
-    CPU threads (None: the physical cores); `verify` says which files are hashed: those "used", "all" or "none". `device` is where
-    the loop runs: on "cuda" (engines torch and tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA
-    graph; "auto" is the CPU, but for an engine that needs a GPU. Raises BundleError when the bundle cannot be trusted,
+    `engine` evaluates the networks, "auto" measures once which CPU engine is fastest here and remembers it; `format` chooses
+    among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical cores); `verify`
+    says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
+    tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, but for an engine
+    that needs a GPU. Raises BundleError when the bundle cannot be trusted,
     EngineUnavailable when the engine is not installed or cannot run here.
     """
     if not Path(path).exists():

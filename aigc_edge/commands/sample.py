@@ -57,7 +57,10 @@ def configure(parser: Parser) -> None:
     )
     how.add_argument("--format", metavar="NAME", help="precision of the networks: fp32, int8 … (default: the bundle's)")
     how.add_argument(
-        "--engine", default="onnxruntime", metavar="NAME", help="onnxruntime, tensorrt, torch (default: %(default)s)"
+        "--engine",
+        default="onnxruntime",
+        metavar="NAME",
+        help="onnxruntime, openvino, tensorrt, torch, or auto: the fastest CPU engine here (default: %(default)s)",
     )
     how.add_argument(
         "--device",

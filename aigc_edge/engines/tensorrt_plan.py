@@ -16,7 +16,7 @@ from typing import Any
 
 import aigc_edge
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.files import atomic_file, write_json
+from aigc_edge.files import atomic_file, cache_folder, write_json
 
 BUILD_VERSION = 1  # raise it when the same inputs would be built differently
 DEFAULT_SECONDS = 900.0
@@ -51,12 +51,6 @@ class Plan:
         return f"{self.report['module']} {self.report['version']}"
 
 
-def cache_folder() -> Path:
-    """Where plans are kept: $XDG_CACHE_HOME/aigc-edge/plans, ~/.cache without it."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "aigc-edge" / "plans"
-
-
 def build_plan(
     request: PlanRequest, *, cache: Path | None = None, memory_gb: float | None = None, seconds: float = DEFAULT_SECONDS
 ) -> Plan:
@@ -70,7 +64,7 @@ def build_plan(
     if not 1 <= low <= best <= high:
         raise AigcEdgeError(f"batches {low}, {best}, {high} given: they must be 1 <= min <= best <= max")
     digests = _digests(request.onnx)
-    file = (cache or cache_folder()) / f"{_key(request, digests)}.plan"
+    file = (cache or cache_folder() / "plans") / f"{_key(request, digests)}.plan"
     plan = _cached(file)
     if plan is None:
         memory = int((memory_gb or _machine_gb() * 0.75) * 2**30)

@@ -118,7 +118,7 @@ def test_the_cache_is_keyed_by_content(request_for, tmp_path, monkeypatch):
 def _refused(request, refusal, **limits):
     with pytest.raises(AigcEdgeError) as error:
         build_plan(request, **limits)
-    folder = tensorrt_plan.cache_folder()
+    folder = tensorrt_plan.cache_folder() / "plans"
     assert not folder.exists() or not any(folder.glob("*.plan")), "a refused plan was kept"
     assert not folder.exists() or not [p for p in folder.iterdir() if p.name.startswith(".")], "something half-written was left"
     return refusal(error.value)

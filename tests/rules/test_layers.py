@@ -24,7 +24,7 @@ LAYERS = [
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "export", "targets"],
     ["engines", "inputs"],
-    ["device_loop"],
+    ["device_loop", "choose"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
     ["compile"],
