@@ -12,6 +12,9 @@ from aigc_edge.diffusion import Program, noise
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.images import to_float
 from aigc_edge.ops import randn
+from aigc_edge.ops._philox import philox
+
+CLASS_DRAW = 0xFFFFFFFF  # the draw of a seed that no row reaches
 
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
@@ -30,6 +33,13 @@ def integers(name: str, values: Any, n: int, low: int, high: int) -> NDArray[np.
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
             raise AigcEdgeError(f"{name} holds {value!r}: each must be a whole number from {low} to {high}")
     return array
+
+
+def drawn_classes(seeds: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """The classes [N] that the runtime draws from the seeds [N] where none are given (csrc/runtime/sampler.cpp: drawn_class)."""
+    low, high = seeds & np.uint64(0xFFFFFFFF), seeds >> np.uint64(32)
+    first = philox((0, CLASS_DRAW, 0, 0), (low, high))[0].astype(np.uint64)
+    return ((first * np.uint64(count)) >> np.uint64(32)).astype(np.int64)
 
 
 class Start:

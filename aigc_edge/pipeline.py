@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge import _core, inputs
+from aigc_edge import _core, device_loop, inputs
 from aigc_edge.choose import AUTO, fastest
 from aigc_edge.diffusion import SOLVERS, Program, build
 from aigc_edge.diffusion.noise import PHILOX
@@ -35,7 +35,15 @@ class Pipeline:
     """An open bundle; see `aigc_edge.open`. Safe to share between threads: calls of `sample` run one after the other."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, engine: str, format: str | None, threads: int | None, verify: Verify
+        self,
+        path: str | os.PathLike[str],
+        *,
+        engine: str,
+        format: str | None,
+        threads: int | None,
+        verify: Verify,
+        device: str = "auto",
+        torch_device: str | None = None,
     ) -> None:
         if verify not in _VERIFY:
             raise AigcEdgeError(f"verify is {verify!r}: it must be one of {', '.join(_VERIFY)}")
@@ -43,8 +51,12 @@ class Pipeline:
             raise AigcEdgeError(f"threads is {threads}: it must be at least 1")
         self.path = Path(path)
         self.threads = threads or physical_cores()
+        if engine == AUTO and device == "cuda":
+            engine = "torch"  # AUTO chooses among engines of the CPU
         if engine != AUTO:
             require(engine)
+        on_device = ENGINES["onnxruntime" if engine == AUTO else engine]
+        place, self._why = (torch_device, None) if torch_device else device_loop.choose(on_device, device)
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
@@ -65,6 +77,7 @@ class Pipeline:
             spec = ComponentSpec.from_json(name, component)
             source = EngineSource(self.path, component, spec, self.format, self.manifest["family"])
             self._engines[name] = kind.load(source, threads=self.threads)
+        self._on_device = None if place is None else device_loop.DeviceLoop(self.path, self.manifest, self._engines, place)
 
     def _bind(self, component: str, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
         if component == "schedule":
@@ -102,9 +115,20 @@ class Pipeline:
         return [default, *sorted(set(self.manifest["programs"]) - {default})]
 
     @property
+    def device(self) -> str:
+        """Where the sampling loop runs: "cpu" or "cuda"."""
+        return "cpu" if self._on_device is None else "cuda"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the last `sample` was not one CUDA graph; None when it was."""
+        return self._why if self._on_device is None else self._on_device.reason
+
+    @property
     def stats(self) -> dict[str, float]:
-        """Of the last `sample`: evaluations (count), total_seconds (wall clock) and network_seconds (inside the engine)."""
-        return dict(self._handle.statistics)
+        """Of the last `sample`: evaluations (count), total_seconds (wall clock) and, where the loop runs on the CPU,
+        network_seconds (inside the engine)."""
+        return dict(self._handle.statistics) if self._on_device is None else dict(self._on_device.statistics)
 
     def program(
         self, name: str | None = None, *, solver: str | None = None, steps: int | None = None, strength: float = 1.0
@@ -187,23 +211,25 @@ class Pipeline:
                 latents = self._programs[name].noised(known, known_noise)
             chosen = None if mask is None else start.mask(mask)
             self._progress, self._watch = progress, watch
-            images = self._handle.sample(
+            given: dict[str, Any] = dict(
                 count=count,
                 seed=first,
                 seeds=each,
                 classes=None if classes is None else self._classes("classes", classes, n),
                 negative_classes=None if negative_classes is None else self._classes("negative_classes", negative_classes, n),
-                program=name,
                 guidance_scale=guidance_scale,
                 guidance_rescale=guidance_rescale,
-                elements=math.prod(self._shape),
                 latents=None if latents is None else np.ascontiguousarray(latents, dtype=np.float32),
                 noise=draws,
                 mask=chosen,
                 known=None if chosen is None else known,
                 known_noise=None if chosen is None else known_noise,
-                output=_OUTPUT[output],
             )
+            if self._on_device is not None:
+                if watch is not None:
+                    raise AigcEdgeError("watch looks at buffers in host memory: open the bundle with device='cpu' for it")
+                return self._on_device.sample(self._programs[name], **given, rgb8=output == "uint8", progress=progress)
+            images = self._handle.sample(program=name, elements=math.prod(self._shape), output=_OUTPUT[output], **given)
         return np.asarray(images)
 
     def _classes(self, name: str, classes: int | Sequence[int] | NDArray[np.integer[Any]], n: int) -> NDArray[np.int32]:
@@ -274,6 +300,8 @@ class Pipeline:
         """Give back the networks and buffers; further calls say that the bundle was closed."""
         with self._lock:
             self._handle.close()
+            if self._on_device is not None:
+                self._on_device.close()
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
@@ -292,17 +320,20 @@ def open(
     format: str | None = None,
     threads: int | None = None,
     verify: Verify = "used",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
     `engine` evaluates the networks, "auto" measures once which CPU engine is fastest here and remembers it; `format` chooses
     among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical cores); `verify`
-    says which files are hashed: those "used", "all" or "none". Raises BundleError when the bundle cannot be trusted,
+    says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
+    tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, but for an engine
+    that needs a GPU. Raises BundleError when the bundle cannot be trusted,
     EngineUnavailable when the engine is not installed or cannot run here.
     """
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
-    return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify)
+    return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify, device=device)
 
 
 def named_solver(manifest: Mapping[str, Any]) -> str:

@@ -66,6 +66,8 @@ def text(figures: Figures) -> str:
         if comparison:
             lines.append(f"native {row['format']} against {cells.name(row)}: {cells.verdict(comparison)}")
     for row in cells.natives(figures):
+        if "outside_network" not in row["latency"]["1"]:  # one CUDA graph, which has no parts
+            continue
         shares = f"{cells.outside(row)} of the loop's time and {cells.outside(row, 'call')} of the whole call's"
         lines.append(f"native {row['format']}, batch 1: {shares} is spent outside the network")
     lines += [f"{way} was left out: {reason}" for way, reason in figures["left_out"].items()]

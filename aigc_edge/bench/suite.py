@@ -49,11 +49,13 @@ def choose(recipe: Recipe, wanted: Sequence[str]) -> tuple[list[tuple[type[Way],
     chosen: list[tuple[type[Way], str]] = []
     left_out: dict[str, str] = {}
     for way in sorted((WAYS[name] for name in WAYS), key=lambda way: way.order):
-        reason = way.unavailable(recipe)
+        on = recipe.device
+        reason = way.unavailable(recipe) if on in way.devices else f"it computes on {' and '.join(way.devices)} only, not on {on}"
         if reason:
             left_out[way.name] = reason
             continue
-        chosen += [(way, format) for format in formats if way.formats is None or format in way.formats]
+        allowed = way.formats_on(on)
+        chosen += [(way, format) for format in formats if allowed is None or format in allowed]
     return chosen, left_out
 
 
@@ -150,7 +152,8 @@ def bench(recipe: Recipe, settings: Settings, say: Say = lambda message: None) -
             scores = quality.score(native, recipe, settings.quality_images, progress)
     rows = []
     for (way, format), name in zip(chosen, names, strict=True):
-        row: dict[str, Any] = {"key": name, "way": way.name, "title": way.title, "engine": way.engine, "format": format}
+        row: dict[str, Any] = {"key": name, "way": way.name, "title": way.title, "format": format}
+        row["engine"] = way.engine_on(recipe.device)
         row["latency"] = {batch: latency(seconds[name], clocks[name], int(batch)) for batch, (seconds, clocks) in runs.items()}
         row["bytes"] = sizes(recipe, format)
         if way.name != "network" and settings.cold_starts:
@@ -187,6 +190,7 @@ def settings_json(recipe: Recipe, settings: Settings, batches: Sequence[int]) ->
         "steps": recipe.steps,
         "guidance_scale": recipe.guidance,
         "threads": recipe.threads,
+        "device": recipe.device,
         "batches": list(batches),
         "rounds": {str(batch): settings.rounds(batch) for batch in batches},
         "warmup_rounds": settings.warmup,

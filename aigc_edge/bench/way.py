@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge.device_loop import choose
 from aigc_edge.diffusion import build
-from aigc_edge.engines.base import EngineSource
+from aigc_edge.engines.base import ENGINES, EngineSource
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.bundle import read_manifest
 from aigc_edge.pipeline import named_solver
@@ -31,6 +32,7 @@ class Recipe:
     guidance: float
     custom: bool
     threads: int
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def solver(self) -> str | None:
@@ -83,9 +85,20 @@ class Recipe:
         return np.arange(n, dtype=np.int64) % self.classes if self.classes else None
 
 
-def open_recipe(bundle: str, solver: str | None, steps: int | None, guidance: float | None, threads: int) -> Recipe:
-    """The recipe for a bundle and what the user chose; raises BundleError for one that is no bundle."""
-    return resolve(bundle, read_manifest(bundle), solver, steps, guidance, threads)
+def open_recipe(
+    bundle: str,
+    solver: str | None,
+    steps: int | None,
+    guidance: float | None,
+    threads: int,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> Recipe:
+    """The recipe for a bundle and what the user chose; raises BundleError for one that is no bundle, EngineUnavailable for a GPU
+    that is not there."""
+    recipe = resolve(bundle, read_manifest(bundle), solver, steps, guidance, threads)
+    if device == "cuda":
+        choose(ENGINES["torch"], device)
+    return replace(recipe, device=device)
 
 
 def resolve(
@@ -111,6 +124,17 @@ class Way(ABC):
     order: ClassVar[int]
     engine: ClassVar[str] = "onnxruntime"
     formats: ClassVar[tuple[str, ...] | None] = None  # None: every format of the bundle
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+
+    @classmethod
+    def engine_on(cls, device: str) -> str:
+        """The engine that it uses on a device."""
+        return cls.engine
+
+    @classmethod
+    def formats_on(cls, device: str) -> tuple[str, ...] | None:
+        """The formats that it takes on a device; None: every one of the bundle."""
+        return cls.formats
 
     @classmethod
     def unavailable(cls, recipe: Recipe) -> str | None:

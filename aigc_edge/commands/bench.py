@@ -35,6 +35,12 @@ def configure(parser: Parser) -> None:
     how = parser.add_argument_group("how to measure it")
     how.add_argument("--threads", type=values.threads, default=1, metavar="N", help="threads of every way (default: %(default)s)")
     how.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: the engine torch on a GPU, with the whole loop in one CUDA graph, against a torch loop there (default: cpu)",
+    )
+    how.add_argument(
         "--runs", type=values.whole(1, 100_000), default=100, metavar="N", help="timed rounds at batch 1 (default: %(default)s)"
     )
     how.add_argument(
@@ -69,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise AigcEdgeError(
             "--quality-images 1 was given: a distance between distributions needs at least 2, and hundreds to say much"
         )
-    recipe = way.open_recipe(arguments.bundle, arguments.solver, arguments.steps, arguments.guidance, arguments.threads)
+    recipe = way.open_recipe(
+        arguments.bundle, arguments.solver, arguments.steps, arguments.guidance, arguments.threads, arguments.device
+    )
     settings = suite.Settings(
         runs=arguments.runs,
         batch=arguments.batch,

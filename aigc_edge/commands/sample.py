@@ -62,6 +62,13 @@ def configure(parser: Parser) -> None:
         metavar="NAME",
         help="onnxruntime, openvino, tensorrt, torch, or auto: the fastest CPU engine here (default: %(default)s)",
     )
+    how.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="cuda: the whole loop on the first GPU, with --engine torch or tensorrt (default: auto, which is the CPU but for an "
+        "engine that needs a GPU)",
+    )
     how.add_argument("--threads", type=values.threads, metavar="N", help="threads of the engine (default: all physical cores)")
     out = parser.add_argument_group("where to")
     out.add_argument(
@@ -105,7 +112,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     from aigc_edge import pipeline
 
-    opened = pipeline.open(arguments.bundle, engine=arguments.engine, format=arguments.format, threads=arguments.threads)
+    opened = pipeline.open(
+        arguments.bundle,
+        engine=arguments.engine,
+        format=arguments.format,
+        threads=arguments.threads,
+        device=arguments.device,
+    )
     with opened as pipe:
         known: dict[str, Any] = pipe.manifest.get("classes") or {"count": 0}
         indices: list[int] = []
@@ -129,6 +142,9 @@ def run(arguments: argparse.Namespace) -> int:
             parts.append(part)
             progress(first + size, count)
         seconds = time.perf_counter() - started
+        slower = pipe.reason if arguments.device == "cuda" or pipe.device == "cuda" else None
+    if slower:
+        print(f"note: the loop did not run as one CUDA graph: {slower}", file=sys.stderr)
     images = np.concatenate(parts)
     write(images, classes, arguments, pngs, npzs, rows=len(indices))
     print(f"{count} images in {seconds:.2f} s ({count / seconds:.1f} images/s): {', '.join(str(p) for p in pngs + npzs)}")

@@ -18,6 +18,7 @@ class NumpyArrays:
 
     on_host = True
     kind = "a NumPy array"
+    device = None
 
     def has(self, value: Any) -> bool:
         """Whether `value` is one of these arrays."""
@@ -50,7 +51,7 @@ class NumpyArrays:
 
     def expand(self, array: Any, count: int) -> Any:
         """[1, …] or [count, …] as [count, …]."""
-        return np.broadcast_to(array, (count, *array.shape[1:]))
+        return array if len(array) == count else np.broadcast_to(array, (count, *array.shape[1:]))
 
     def planes(self, array: Any, shape: tuple[int, ...], channels_last: bool) -> Any:
         """The memory of a contiguous (or channels-last) array in another shape, without a copy."""
@@ -71,17 +72,17 @@ class TorchArrays:
     def __init__(self, like: Any) -> None:
         import torch
 
-        self._torch, self._device = torch, like.device
+        self._torch, self.device = torch, like.device
         self.on_host = like.device.type == "cpu"
 
     def has(self, value: Any) -> bool:
         return isinstance(value, self._torch.Tensor)
 
     def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Any:
-        return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self._device)
+        return self._torch.empty(shape, dtype=getattr(self._torch, dtype), device=self.device)
 
     def give(self, array: np.ndarray) -> Any:
-        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def host(self, array: Any) -> np.ndarray:
         values: np.ndarray = array.detach().cpu().numpy()
@@ -92,7 +93,7 @@ class TorchArrays:
 
     def cast(self, array: Any, dtype: str, channels_last: bool) -> Any:
         layout = self._torch.channels_last if channels_last else self._torch.contiguous_format
-        return array.detach().to(self._device, getattr(self._torch, dtype)).contiguous(memory_format=layout)
+        return array.detach().to(self.device, getattr(self._torch, dtype)).contiguous(memory_format=layout)
 
     def join(self, parts: list[Any]) -> Any:
         return self._torch.cat(parts)

@@ -9,7 +9,7 @@ import numpy as np
 
 from aigc_edge.diffusion import checks, noise
 from aigc_edge.diffusion.arrays import DTYPES, Arrays, arrays_of
-from aigc_edge.diffusion.networks import EngineNetwork, dtype_of
+from aigc_edge.diffusion.networks import as_network, dtype_of
 from aigc_edge.diffusion.program import Program
 from aigc_edge.diffusion.row import Row
 from aigc_edge.errors import AigcEdgeError, ProgramError
@@ -24,7 +24,8 @@ class Execution:
     """A program prepared for one batch: every buffer and every kernel's arguments, so that a run calls kernels and the network.
 
     `latents` [N, ...] are what the arrays are like. After `start`, `run` may be called again and again; its result stands in
-    `sample` [N, ...], float32. See `Program.sample` for the other arguments.
+    `sample` [N, ...], float32. With `standing`, conditions, mask and known are copies in buffers of its own, which `give` and
+    `start` fill anew. See `Program.sample` for the other arguments.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Execution:
         negative: Conditions | None = None,
         mask: Any = None,
         known: Any = None,
+        standing: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise ProgramError(f"the network's dtype is {dtype!r}: it must be one of {', '.join(DTYPES)}")
@@ -50,6 +52,7 @@ class Execution:
         self._planar = (self._count, self._elements)
         self._halves = [1 if weight == 1.0 else 2 for weight in program.weights]
         most = max(self._halves, default=1)
+        self.largest_batch = most * self._count  # that the network is given
         self.slots = arrays.empty((program.slots, *self._planar))
         self.sample = arrays.planes(self.slots[0], shape, False)
         self.seeds = arrays.give(np.zeros(self._count, np.uint64))
@@ -57,9 +60,10 @@ class Execution:
         self._inputs = {halves: self._network_tensor(halves) for halves in sorted({1, most})}
         times = np.array([row.timestep for row in program.rows], np.float32)
         self.timesteps = arrays.give(np.repeat(times[:, None], most * self._count, 1))
-        self._conditions = _both(arrays, conditions, negative, self._count, most)
-        self._mask = self._plane(mask, "mask")
-        self._known = self._plane(known, "known")
+        self._conditions = _both(arrays, conditions, negative, self._count, most, standing)
+        self._mask, self._known = self._plane(mask, "mask"), self._plane(known, "known")
+        if standing and mask is not None and known is not None:
+            self._mask, self._known = arrays.copy(self._mask), arrays.copy(self._known)
         self._eps = None if mask is None else arrays.empty(self._planar)
         self._given: dict[int, Any] = {}  # draw → what is added, where the caller says it
         self._check_mask()
@@ -114,6 +118,33 @@ class Execution:
             arguments[_PLACE[name]] = value
         return arguments
 
+    def give(self, conditions: Conditions | None, negative: Conditions | None, mask: Any = None, known: Any = None) -> None:
+        """Put other values into the standing buffers; None leaves what is there. Raises ProgramError for what does not fit."""
+        for what, given, part in (
+            ("conditions", conditions, slice(self._count)),
+            ("negative", negative, slice(self._count, None)),
+        ):
+            plain, both = self._conditions[1], self._conditions.get(2)
+            if given is None or (both is None and part.stop is None):
+                continue
+            if set(given) != set(plain):
+                raise ProgramError(
+                    f"{what} are {checks.show(sorted(given))}: the loop was prepared for {checks.show(sorted(plain))}"
+                )
+            for name, value in given.items():
+                _fits(self.arrays, name, value, self._count, like=plain[name])
+                if part.start is None:
+                    plain[name][...] = self.arrays.expand(value, self._count)
+                if both is not None:
+                    both[name][part] = self.arrays.expand(value, self._count)
+        for what, value, buffer in (("mask", mask, self._mask), ("known", known, self._known)):
+            if value is not None and buffer is None:
+                raise ProgramError(
+                    f"{what} was given to a loop that was prepared without: prepare one with a mask and what is known"
+                )
+            if value is not None:
+                buffer[...] = self._plane(value, what)
+
     def start(
         self, latents: Any, seeds: np.ndarray | None = None, source: str | Any = noise.PHILOX, known_noise: Any = None
     ) -> None:
@@ -155,11 +186,16 @@ class Execution:
         return [self.arrays.cast(values, "float32", False) for values in source]
 
     def run(self, network: Callable[..., Any], progress: Callable[[int, int], None] | None = None) -> None:
-        """Evaluate the rows; on the host a value that is not finite stops them (elsewhere `check` tells afterwards)."""
-        rows = len(self.program.rows)
+        """Evaluate the rows; on the host a value that is not finite stops them (elsewhere `check` tells afterwards).
+
+        A network that has `at_row` is told the index of the row before each evaluation.
+        """
+        rows, tell = len(self.program.rows), getattr(network, "at_row", None)
         solver_step(*self._steps[0])
         for index, halves in enumerate(self._halves):
             seen = self._inputs[halves][1]
+            if tell is not None:
+                tell(index)
             output = network(seen, self.timesteps[index, : len(seen)], **self._conditions[halves])
             arguments = self._steps[index + 1]
             arguments[1] = self._output(output, halves)
@@ -180,12 +216,12 @@ class Execution:
         plain = self.arrays.cast(output, self.dtype, self.channels_last)
         return self.arrays.planes(plain, (halves, *self._planar), self.channels_last)
 
-    def check(self) -> None:
-        """Raise AigcEdgeError when a network gave a value that is not finite: which row, which sample."""
+    def check(self, before: int = 0) -> None:
+        """Raise AigcEdgeError when a network gave a value that is not finite: which row, which sample (`before` precede them)."""
         marks = self.arrays.host(self.flags)
         if marks.any():
             first = int(marks[marks > 0].min())
-            sample = int(np.flatnonzero(marks == first)[0])
+            sample = before + int(np.flatnonzero(marks == first)[0])
             where = f"row {first - 1} of {len(self.program.rows)} for sample {sample}"
             raise AigcEdgeError(
                 f"the network gave a value that is not finite in {where}: try another dtype, a lower guidance scale, or other "
@@ -204,22 +240,45 @@ def _end(row: Row) -> dict[str, Any]:
     return values | {name: _host(getattr(row, name)) for name in ("after", "after_noise", "after_output")}
 
 
+def _fits(arrays: Arrays, name: str, value: Any, count: int, like: Any = None) -> None:
+    if not arrays.has(value) or value.ndim < 1 or len(value) not in (1, count):
+        raise ProgramError(f"condition {name!r} must be {arrays.kind} whose first size is {count} or 1")
+    if like is not None and (tuple(value.shape[1:]) != tuple(like.shape[1:]) or value.dtype != like.dtype):
+        raise ProgramError(
+            f"condition {name!r} is {value.dtype} {list(value.shape)}: the loop was prepared for {like.dtype} {list(like.shape)}"
+        )
+
+
 def _both(
-    arrays: Arrays, conditions: Conditions | None, negative: Conditions | None, count: int, most: int
+    arrays: Arrays, conditions: Conditions | None, negative: Conditions | None, count: int, most: int, copied: bool
 ) -> dict[int, dict[str, Any]]:
-    """The network's keywords for a plain and for a doubled batch."""
+    """The network's keywords for a plain and for a doubled batch; `copied`: the plain ones too are memory of their own."""
     given, other = dict(conditions or {}), dict(negative or {})
     if most == 2 and (conditions is None or negative is None):
         raise ProgramError("guidance needs conditions and negative conditions (both may be empty), or a guidance scale of 1")
     if most == 2 and set(given) != set(other):
         raise ProgramError(f"the conditions are {checks.show(sorted(given))}, the negative ones {checks.show(sorted(other))}")
     for name, value in [*given.items(), *other.items()]:
-        if not arrays.has(value) or len(value) not in (1, count):
-            raise ProgramError(f"condition {name!r} must be {arrays.kind} whose first size is {count} or 1")
+        _fits(arrays, name, value, count)
     plain = {name: arrays.expand(value, count) for name, value in given.items()}
+    plain = {name: arrays.copy(value) for name, value in plain.items()} if copied else plain
     if most == 1:
         return {1: plain}
     return {1: plain, 2: {name: arrays.join([plain[name], arrays.expand(other[name], count)]) for name in plain}}
+
+
+def prepare(program: Program, network: Any, latents: Any, *, dtype: str | None, **options: Any) -> tuple[Execution, Any]:
+    """The execution for latents like these, and the network as it is to be called."""
+    arrays = arrays_of(latents)
+    network = as_network(network, latents)
+    dtype = dtype or dtype_of(network) or arrays.dtype_of(latents)
+    if latents.ndim < 2 or not program.rows:
+        raise ProgramError(
+            f"latents of shape {list(latents.shape)} and a program of {len(program.rows)} rows: at least [N, ...] and one row "
+            "are needed (a generator of one evaluation is called as it is)"
+        )
+    dtype = dtype if dtype in DTYPES else "float32"
+    return Execution(program, arrays, tuple(latents.shape), dtype=dtype, **options), network
 
 
 def run_program(
@@ -235,18 +294,8 @@ def run_program(
     **options: Any,
 ) -> Any:
     """One run of `Program.sample`."""
-    arrays = arrays_of(latents)
-    if hasattr(network, "bind") and hasattr(network, "spec"):
-        if not isinstance(latents, np.ndarray):
-            raise ProgramError("an engine computes on NumPy arrays: give the latents as one")
-        network = EngineNetwork(network)
-    dtype = dtype or dtype_of(network) or arrays.dtype_of(latents)
-    if latents.ndim < 2 or not program.rows:
-        raise ProgramError(
-            f"latents of shape {list(latents.shape)} and a program of {len(program.rows)} rows: at least [N, ...] and one row "
-            "are needed (a generator of one evaluation is called as it is)"
-        )
-    execution = Execution(program, arrays, tuple(latents.shape), dtype=dtype if dtype in DTYPES else "float32", **options)
+    execution, network = prepare(program, network, latents, dtype=dtype, **options)
+    arrays = execution.arrays
     with arrays.no_gradient():
         execution.start(latents, seeds, noise, known_noise)
         execution.run(network, progress)

@@ -52,6 +52,13 @@ class EngineNetwork:
         return made
 
 
+def as_network(network: Any, latents: Any) -> Any:
+    """What to call on arrays like `latents`: an engine on its host buffers, or on torch tensors of their device."""
+    if not hasattr(network, "bind") or not hasattr(network, "spec"):
+        return network
+    return EngineNetwork(network) if isinstance(latents, np.ndarray) else network.on_device(str(latents.device))
+
+
 def dtype_of(network: Any) -> str | None:
     """What a module computes in, or None for a plain function."""
     own = getattr(network, "dtype", None)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.row import MAX_SLOTS, Row
 from aigc_edge.errors import ProgramError
+
+if TYPE_CHECKING:
+    from aigc_edge.diffusion.loop import Loop
 
 VERSION = 1
 MAX_ROWS = 10_000
@@ -159,12 +162,9 @@ class Program:
         """
         from aigc_edge.diffusion.execution import run_program
 
-        program = self if guidance_scale is None else self.with_guidance(guidance_scale)
-        if guidance_rescale is not None:
-            program = dataclasses.replace(program, guidance_rescale=guidance_rescale)
         options = {"conditions": conditions, "negative": negative, "mask": mask, "known": known, "channels_last": channels_last}
         return run_program(
-            program,
+            self.guided(guidance_scale, guidance_rescale),
             network,
             latents,
             seeds=seeds,
@@ -174,6 +174,40 @@ class Program:
             progress=progress,
             **options,
         )
+
+    def prepare(
+        self,
+        network: Any,
+        like: Any,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        negative: Mapping[str, Any] | None = None,
+        mask: Any = None,
+        known: Any = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        dtype: str | None = None,
+        channels_last: bool = False,
+        graph: bool | Literal["auto"] = "auto",
+    ) -> Loop:
+        """`sample`, prepared for many calls with latents of the shape, kind and device of `like`: `loop(latents, seeds=…)`.
+
+        Conditions, mask and known say the shapes that calls may change the values of; guidance is fixed. On a CUDA device the
+        whole loop is captured into one graph, which serves any seeds and values; where that cannot be, "auto" runs row by row and
+        `loop.reason` says why, True raises ProgramError. False never captures. What the network computes on the host is done
+        once, at the capture: a network that depends on it needs False.
+        """
+        from aigc_edge.diffusion.execution import prepare
+        from aigc_edge.diffusion.loop import Loop
+
+        program = self.guided(guidance_scale, guidance_rescale)
+        options = {"conditions": conditions, "negative": negative, "mask": mask, "known": known, "channels_last": channels_last}
+        return Loop(*prepare(program, network, like, dtype=dtype, standing=True, **options), graph)
+
+    def guided(self, scale: float | None, rescale: float | None) -> Program:
+        """The same program with another guidance scale and rescale, where they are not None."""
+        program = self if scale is None else self.with_guidance(scale)
+        return program if rescale is None else dataclasses.replace(program, guidance_rescale=rescale)
 
     def plot(self) -> str:
         """An SVG picture: noise level and size of the coefficients against the row."""

@@ -85,6 +85,7 @@ class Engine(ABC):
     """One loaded network: `load` it, `bind` it to buffers once, call the binding as often as needed."""
 
     name: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)  # where it computes: "cpu" from host memory, "cuda" on a GPU
     batch_invariant: ClassVar[bool] = False  # whether a sample's bits are the same in every batch, for any number of threads
     schedule_engine: ClassVar[str] = ""  # what evaluates schedule constants: too small a network to build a plan for; "": this
     spec: ComponentSpec
@@ -106,6 +107,18 @@ class Engine(ABC):
         The buffers are C-contiguous, of the dtypes of the spec and of one batch size N; the binding keeps them alive and reads
         them anew at each call. Raises AigcEdgeError when a buffer does not fit the spec.
         """
+
+    def on_device(self, device: str) -> Callable[..., Any]:
+        """The network as a function of torch tensors on `device` ("cuda:0", …), evaluated on torch's current stream.
+
+        `network(sample, timestep, **conditions)` takes conditions by the names of the spec's inputs; its `dtype` is that of the
+        sample. Where it has `uncapturable(batch)`, that says why a batch cannot be part of a CUDA graph, or None. Raises
+        EngineUnavailable where the engine cannot compute there.
+        """
+        raise EngineUnavailable(
+            f"the engine {self.name!r} computes on arrays in host memory, not on torch tensors on {device!r}: give NumPy arrays, "
+            "or choose the engine torch or tensorrt"
+        )
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to give back
         """Give back what the engine holds (device memory, threads)."""
@@ -137,6 +150,25 @@ def require(name: str) -> type[Engine]:
 def shape_of(tensor: TensorSpec, batch: int) -> tuple[int, ...]:
     """The shape of `tensor` for a batch of `batch` samples."""
     return tuple(batch if size == BATCH else int(size) for size in tensor.shape)
+
+
+def arrange(spec: ComponentSpec, sample: Any, timestep: Any, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of the spec by their names, in its order; raises AigcEdgeError for a condition too few or too many."""
+    found = {}
+    for tensor in spec.inputs:
+        given = {"sample": sample, "timestep": timestep}.get(tensor.role, conditions.get(tensor.name))
+        if given is None:
+            raise AigcEdgeError(f"the network {spec.name!r} needs the input {tensor.name!r}: give it among the conditions")
+        found[tensor.name] = given
+    unknown = sorted(set(conditions) - set(found))
+    if unknown:
+        raise AigcEdgeError(f"the network {spec.name!r} has no input {unknown[0]!r}: it has {', '.join(found)}")
+    return found
+
+
+def sample_dtype(spec: ComponentSpec) -> str:
+    """The dtype of the sample that the network takes."""
+    return next(tensor.dtype for tensor in spec.inputs if tensor.role == "sample")
 
 
 def check_buffers(spec: ComponentSpec, inputs: Buffers, outputs: Buffers) -> int:

@@ -16,8 +16,9 @@ import numpy as np
 
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
+from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
-from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
+from aigc_edge.errors import BundleError, EngineUnavailable
 from aigc_edge.spec import ComponentSpec
 
 MODULES = ("tensorrt", "tensorrt_rtx")  # where both are, the full one knows more devices
@@ -47,7 +48,7 @@ def _runtime(name: str) -> Any:
 class TensorRTEngine(Engine):
     """A plan with one execution context; batches above the largest of its profile run in parts."""
 
-    name = "tensorrt"
+    name, devices = "tensorrt", ("cuda",)
     schedule_engine = "onnxruntime"
 
     def __init__(self, spec: ComponentSpec, engine: Any, stream: cuda_driver.Stream, largest: int) -> None:
@@ -101,10 +102,10 @@ class TensorRTEngine(Engine):
                 part = slice(first, first + largest)
                 for name, array in inputs.items():
                     stream.upload(memory[name], array[part])
-                    _accepted(context.set_input_shape(name, array[part].shape), f"the shape of {name!r}")
+                    accepted(context.set_input_shape(name, array[part].shape), f"the shape of {name!r}")
                 for name in arrays:  # each time: other bindings share the context
-                    _accepted(context.set_tensor_address(name, memory[name]), f"the address of {name!r}")
-                _accepted(context.execute_async_v3(stream.handle), "the evaluation")
+                    accepted(context.set_tensor_address(name, memory[name]), f"the address of {name!r}")
+                accepted(context.execute_async_v3(stream.handle), "the evaluation")
                 for name, array in outputs.items():
                     stream.download(array[part], memory[name])
             stream.wait()
@@ -116,6 +117,9 @@ class TensorRTEngine(Engine):
             memory[name] = stream.allocate(array[:largest].nbytes)
         return call
 
+    def on_device(self, device: str) -> Callable[..., Any]:
+        return TensorRTNetwork(self.spec, self._engine, self._largest, device)
+
     def close(self) -> None:
         self._context = None  # before its engine
         self._engine = None
@@ -124,11 +128,6 @@ class TensorRTEngine(Engine):
 def _release(stream: cuda_driver.Stream, memory: dict[str, int]) -> None:
     for pointer in memory.values():
         stream.free(pointer)
-
-
-def _accepted(accepted: bool, what: str) -> None:
-    if not accepted:
-        raise AigcEdgeError(f"TensorRT refused {what}: the plan does not fit the bundle, compile it again")
 
 
 def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, bytes]:

@@ -1,12 +1,13 @@
-"""The reference: the family's own network, rebuilt from the weights in the bundle and run by torch on the CPU."""
+"""The reference: the family's own network, rebuilt from the weights in the bundle and run by torch on the CPU or a GPU."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, arrange, check_buffers, sample_dtype
 from aigc_edge.errors import BundleError, EngineUnavailable
 from aigc_edge.spec import ComponentSpec
 
@@ -15,7 +16,7 @@ from aigc_edge.spec import ComponentSpec
 class TorchEngine(Engine):
     """The component's module in eval mode without gradients; it runs the format fp32 only (the others live in ONNX files)."""
 
-    name = "torch"
+    name, devices = "torch", ("cpu", "cuda")
 
     def __init__(self, spec: ComponentSpec, module: Any, threads: int) -> None:
         self.spec = spec
@@ -62,6 +63,29 @@ class TorchEngine(Engine):
                     result.copy_(found)
 
         return call
+
+    def on_device(self, device: str) -> Callable[..., Any]:
+        """In float32; whether its matrix products may be rounded to TF32 is torch's own setting, which is left alone."""
+        import torch
+
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise EngineUnavailable(
+                f"torch cannot compute on {device!r} here: choose the device 'cpu', or install torch with CUDA"
+            )
+        # A copy: the module itself stays where the buffers of `bind` are.
+        return TorchNetwork(self.spec, self._module if device == "cpu" else copy.deepcopy(self._module).to(device))
+
+
+class TorchNetwork:
+    """A module as a function of torch tensors with the inputs of the spec."""
+
+    def __init__(self, spec: ComponentSpec, module: Any) -> None:
+        self.spec, self.dtype = spec, sample_dtype(spec)
+        self._module = module
+
+    def __call__(self, sample: Any, timestep: Any, **conditions: Any) -> Any:
+        value = self._module(*arrange(self.spec, sample, timestep, conditions).values())
+        return value[0] if isinstance(value, tuple) else value
 
 
 def _rebuild(source: EngineSource, weights: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -143,3 +144,12 @@ def test_grids_show_the_formats_and_how_far_apart_they_are(recipe: way.Recipe) -
     assert list(pictures)[: len(formats)] == formats
     assert len(pictures) == len(formats) + (len(formats) > 1)
     assert all(png.startswith(b"\x89PNG") for png in pictures.values())
+
+
+def test_on_a_gpu_only_ways_that_compute_there_are_measured(recipe: way.Recipe) -> None:
+    chosen, left_out = suite.choose(dataclasses.replace(recipe, device="cuda"), [])
+    assert [(kind.name, format, kind.engine_on("cuda")) for kind, format in chosen] == [
+        ("native", "fp32", "torch"),
+        ("torch", "fp32", "torch"),
+    ]
+    assert left_out["numpy"] == left_out["network"] == "it computes on cpu only, not on cuda"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import aigc_edge
@@ -76,3 +77,12 @@ def test_bench_writes_its_figures(cli: Any, own_bundle: Path) -> None:
         assert len(row["latency"]["1"]["samples"]) == 2
         assert f"{row['title']} fp32" in done.stdout
     assert (own_bundle.parent / "r.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+@pytest.mark.parametrize("command", ["sample", "bench"])
+def test_a_gpu_that_is_not_there_is_refused(cli: Any, own_bundle: Path, command: str) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    engine = ("--engine", "torch") if command == "sample" else ()
+    cli.refuse(command, own_bundle.name, "--device", "cuda", *engine, says=("device='cuda' was asked for", "no GPU"))

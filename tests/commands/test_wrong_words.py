@@ -28,6 +28,7 @@ import aigc_edge
         (["sample", "x.aigc", "--step", "3"], ("--step",)),
         (["sample", "x.aigc", "-o", "x.jpg"], ("x.jpg", ".png", ".npz")),
         (["sample", "x.aigc", "--program", "p", "--steps", "3"], ("--program", "--steps")),
+        (["sample", "x.aigc", "--device", "tpu"], ("--device", "tpu", "cuda")),
         (["bench", "x.aigc", "--runs", "0"], ("--runs", "0")),
         (["bench", "x.aigc", "--quality-images", "1"], ("--quality-images 1", "at least 2")),
     ],

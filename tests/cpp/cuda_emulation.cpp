@@ -80,6 +80,14 @@ Value read_value(std::istream& in) {
   return value;
 }
 
+// Whether the op has anything to do: one of its tensors, none of which is on the host, has elements in every direction.
+bool has_elements(const std::vector<Value>& values) {
+  for (const Value& value : values) {
+    if (value.argument.kind == ae::Argument::kTensor && !value.host && value.shape.size() > 1 && value.count > 0) return true;
+  }
+  return false;
+}
+
 std::vector<Value> run(const ae::ops::Op& op, const std::vector<Value>& values, ae::Device device) {
   std::vector<Value> own;
   std::vector<ae::Argument> arguments;
@@ -88,7 +96,13 @@ std::vector<Value> run(const ae::ops::Op& op, const std::vector<Value>& values, 
     arguments.push_back(own.back().argument);
     arguments.back().tensor.shape = own.back().shape.data();
   }
+  // What an op does on a GPU is one kernel, so that between two evaluations of a network there is exactly one: solver_step.
+  const int before = emulation::machine().launches;
   op.call(arguments.data(), arguments.size(), 1, nullptr);
+  const int launches = emulation::machine().launches - before;
+  const int wanted = device.kind == ae::Device::kCuda && has_elements(values) ? 1 : 0;
+  if (launches != wanted)
+    fail(std::string(op.name) + " launched " + std::to_string(launches) + " kernels instead of " + std::to_string(wanted));
   return own;
 }
 

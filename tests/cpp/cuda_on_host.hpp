@@ -77,6 +77,7 @@ struct Machine {
   const void* kernel = nullptr;
   uint64_t exchange[32][32];  // [warp][lane], for shuffles
   cudaError_t error = cudaSuccess;
+  int launches = 0;  // since the program began, refused ones too
 };
 
 inline Machine& machine() {
@@ -165,6 +166,7 @@ inline void run_block(unsigned threads) {
 template <class Kernel>
 void launch(dim3 grid, dim3 block, const Kernel& kernel) {
   Machine& m = machine();
+  ++m.launches;
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
     m.error = cudaErrorInvalidConfiguration;

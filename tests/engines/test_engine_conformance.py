@@ -126,3 +126,24 @@ def test_what_is_not_there_or_damaged_is_a_bundle_error(network, refusal, format
     with pytest.raises(BundleError) as error:
         kind.load(network.source(format), threads=1)
     assert words in refusal(error.value)
+
+
+def test_on_torch_tensors_it_gives_the_same_or_says_why_not(engine, network, refusal):
+    torch = pytest.importorskip("torch")
+    inputs = network.inputs(3, seed=5)
+    sample, timestep, labels = (torch.from_numpy(inputs[name]) for name in ("sample", "timestep", "class_labels"))
+    if type(engine).on_device is Engine.on_device:
+        with pytest.raises(EngineUnavailable) as error:
+            engine.on_device("cpu")
+        assert "not on torch tensors" in refusal(error.value)
+        return
+    if "cpu" not in engine.devices:
+        with pytest.raises(EngineUnavailable, match="GPU"):
+            engine.on_device("cpu")
+        return
+    found = engine.on_device("cpu")
+    assert found.dtype == "float32"
+    difference = found(sample, timestep, class_labels=labels).numpy() - network.answer(inputs)
+    assert np.abs(difference).max() <= network.allowed(inputs)
+    with pytest.raises(AigcEdgeError, match="'class_labels'"):
+        found(sample, timestep)

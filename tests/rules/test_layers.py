@@ -24,7 +24,7 @@ LAYERS = [
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "tuning", "export", "targets"],
     ["engines", "inputs"],
-    ["choose"],
+    ["device_loop", "choose"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
     ["compile", "tune"],
@@ -37,7 +37,18 @@ BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "cloc
 
 TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "engines/torch.py"]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
-TORCH_IN_FUNCTIONS = [*TORCH, "bench/ways/", "commands/train.py", "ops/", "compile.py", "diffusion/", "verify/peers/"]
+# engines/tensorrt_network.py, device_loop.py: on a GPU torch owns memory and streams, where it is installed.
+TORCH_IN_FUNCTIONS = [
+    *TORCH,
+    "bench/ways/",
+    "commands/train.py",
+    "ops/",
+    "compile.py",
+    "diffusion/",
+    "verify/peers/",
+    "engines/tensorrt_network.py",
+    "device_loop.py",
+]
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
     "tensorrt_rtx": ["engines/tensorrt"],

@@ -16,12 +16,22 @@ class Native(Way):
     """`aigc_edge.open(...).sample(...)`."""
 
     name, title, order = "native", "aigc-edge", 0
+    devices = ("cpu", "cuda")
+
+    @classmethod
+    def engine_on(cls, device: str) -> str:
+        return "torch" if device == "cuda" else cls.engine
+
+    @classmethod
+    def formats_on(cls, device: str) -> tuple[str, ...] | None:
+        return ("fp32",) if device == "cuda" else cls.formats  # what the engine torch runs
 
     def __init__(self, recipe: Recipe, format: str) -> None:
         import aigc_edge
 
         self._recipe = recipe
-        self._pipeline = aigc_edge.open(recipe.bundle, format=format, threads=recipe.threads)
+        engine, device = self.engine_on(recipe.device), recipe.device
+        self._pipeline = aigc_edge.open(recipe.bundle, format=format, threads=recipe.threads, engine=engine, device=device)
 
     def generate(
         self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
@@ -35,6 +45,8 @@ class Native(Way):
 
     def seconds(self) -> tuple[float, float] | None:
         stats = self._pipeline.stats
+        if "network_seconds" not in stats:  # one graph on a GPU has no parts
+            return None
         return float(stats["total_seconds"]), float(stats["network_seconds"])
 
     def close(self) -> None:
