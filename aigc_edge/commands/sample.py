@@ -52,6 +52,20 @@ def configure(parser: Parser) -> None:
     how.add_argument(
         "--guidance", type=values.real(0, 1000), metavar="X", help="guidance scale, 1 is off (default: the program's)"
     )
+    how.add_argument("--rescale", type=values.real(0, 1), metavar="X", help="guidance rescale, 0 is off (default: the program's)")
+    how.add_argument(
+        "--negative-class",
+        dest="negative",
+        type=values.listed,
+        metavar="C",
+        help="the class that guidance leads away from (default: none)",
+    )
+    how.add_argument(
+        "--noise",
+        default="philox",
+        metavar="SOURCE",
+        help="philox, or as other tools draw it for the seeds: torch-cpu, torch-cuda, numpy (default: %(default)s)",
+    )
     how.add_argument(
         "--program", metavar="NAME", help="a program of the bundle instead of --solver and --steps (default: the bundle's)"
     )
@@ -124,6 +138,12 @@ def run(arguments: argparse.Namespace) -> int:
         indices: list[int] = []
         if arguments.classes:
             indices = values.class_indices(arguments.classes, known.get("names", []), known["count"], arguments.bundle)
+        negative = None
+        if arguments.negative:
+            given = values.class_indices([arguments.negative], known.get("names", []), known["count"], arguments.bundle)
+            if len(given) != 1:
+                raise AigcEdgeError(f"--negative-class was given {len(given)} classes: one is allowed")
+            negative = given[0]
         count = arguments.count or (8 * len(indices) if indices else 16)
         classes = shared_out(count, indices) if indices else None
         started = time.perf_counter()
@@ -138,6 +158,9 @@ def run(arguments: argparse.Namespace) -> int:
                 solver=arguments.solver,
                 program=arguments.program,
                 guidance_scale=arguments.guidance,
+                guidance_rescale=arguments.rescale,
+                negative_classes=negative,
+                noise=arguments.noise,
             )
             parts.append(part)
             progress(first + size, count)

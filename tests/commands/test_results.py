@@ -86,3 +86,14 @@ def test_a_gpu_that_is_not_there_is_refused(cli: Any, own_bundle: Path, command:
         pytest.skip("there is a GPU here")
     engine = ("--engine", "torch") if command == "sample" else ()
     cli.refuse(command, own_bundle.name, "--device", "cuda", *engine, says=("device='cuda' was asked for", "no GPU"))
+
+
+def test_sample_takes_noise_rescale_and_a_negative_class(cli: Any, own_bundle: Path) -> None:
+    options = "-n 2 --class 3 --negative-class 8 --rescale 0.5 --noise numpy --solver euler_ancestral --steps 4 --threads 1"
+    done = cli.run("sample", own_bundle.name, *options.split(), "--seed", "5", "--npz", "x.npz")
+    assert done.returncode == 0, done.stderr
+    with aigc_edge.open(own_bundle, threads=1) as pipeline:
+        given = {"solver": "euler_ancestral", "steps": 4, "seed": 5, "classes": 3}
+        wanted = pipeline.sample(2, negative_classes=8, guidance_rescale=0.5, noise="numpy", **given)
+        assert not np.array_equal(wanted, pipeline.sample(2, **given))
+    np.testing.assert_array_equal(np.load(own_bundle.parent / "x.npz")["images"], wanted)
