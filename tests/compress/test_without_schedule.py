@@ -69,7 +69,7 @@ def test_formats_are_as_good_as_of_the_whole(
         convert(parse(format), part.write(tmp_path), tmp_path / f"{part.name}.out.onnx", calibration)
         for part, calibration in ((net, whole), (rest, without))
     ]
-    assert reports[1]["psnr"] > reports[0]["psnr"] - 3
+    assert reports[1]["psnr"] > min(reports[0]["psnr"] - 3, 50)  # of smaller errors than that luck decides
     assert reports[1]["bytes"] < reports[0]["bytes"]
 
 

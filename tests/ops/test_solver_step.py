@@ -106,7 +106,7 @@ def test_guidance_clip_and_input_on_numbers_that_floats_hold_exactly() -> None:
 
 def test_every_float16_is_read_and_every_float_is_rounded_to_the_nearest(fresh_seed: int) -> None:
     halves = np.arange(65536, dtype=np.uint16).view(np.float16)
-    slots = np.empty((1, 1, 65536), np.float32)
+    slots = np.zeros((1, 1, 65536), np.float32)
     solver_step(slots, halves.reshape(1, 1, -1), after=np.array([[0.0, 1.0]]))
     finite = np.isfinite(halves)
     np.testing.assert_array_equal(slots[0, 0][finite], halves[finite].astype(np.float32))
