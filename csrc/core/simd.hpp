@@ -36,6 +36,28 @@ typedef float LooseF __attribute__((vector_size(kBytes), aligned(4), may_alias))
 AE_FN F load(const float* p) { return *reinterpret_cast<const LooseF*>(p); }
 AE_FN void store(float* p, F x) { *reinterpret_cast<LooseF*>(p) = x; }
 
+// Past the caches, to an address that is a multiple of kBytes; `fence` before another thread may read it.
+AE_FN void stream(float* p, F x) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, x);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, x);
+#elif defined(__x86_64__)
+  _mm_stream_ps(p, x);
+#else
+  store(p, x);
+#endif
+}
+// How many floats precede the first that `stream` takes.
+AE_FN int64_t before_aligned(const float* p) {
+  return static_cast<int64_t>((kBytes - reinterpret_cast<uintptr_t>(p) % kBytes) % kBytes / sizeof(float));
+}
+AE_FN void fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // The first `count` < kLanes lanes; the rest reads as zero.
 AE_FN F load_part(const float* p, int64_t count) {
   F x = {};

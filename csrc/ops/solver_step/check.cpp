@@ -52,9 +52,8 @@ Work check(const SolverStepParams& p) {
   const bool noisy =
       (any_nonzero(p.after_noise, p.slot_count) && !p.after_eps) || (any_nonzero(p.before_noise, p.slot_count) && !p.before_eps);
   require(p.seeds || !noisy || p.samples == 0, "noise is asked for and seeds is absent: give one uint64 a sample");
-  const int64_t streams = 2 * p.slot_count + (p.output ? p.output_halves : 0) + (p.net_input ? p.input_halves : 0);
   const bool whole = needs_statistics(p);  // statistics are of a whole sample
-  return {whole ? p.samples : p.samples * blocks_per_sample(p.elements), streams * p.samples * p.elements * 4};
+  return {whole ? p.samples : p.samples * blocks_per_sample(p.elements), traffic(p)};
 }
 
 }  // namespace ae::ops

@@ -14,11 +14,15 @@ using simd::kLanes;
 
 constexpr int64_t kTile = 1024;  // elements whose noise is made, or whose dtype changed, ahead; several fit a first-level cache
 
+// More than most caches hold. The network's input is only written: past the caches, its lines need not be read first.
+constexpr int64_t kStreamBytes = 48 << 20;
+
 struct Streams {
   float* slots[kMaxSlots];
   const float* output[2];
   const float* noise[2];
   float* input[2];
+  bool past_caches;  // whether the input is written there
   const float* mask;
   const float* known;
   const float* known_eps;
@@ -26,7 +30,7 @@ struct Streams {
 
 // One vector of elements. Slots, Halves and Noises are the plan's numbers; with Slots = kMaxSlots, which serves the rare larger
 // counts, all three are read from the plan.
-template <int Slots, int Halves, int Noises, class Load, class Store>
+template <int Slots, int Halves, int Noises, bool kWhole, class Load, class Store>
 AE_FN void step_vector(const SolverStepPlan& plan, const Streams& s, int64_t i, F (&bad)[Slots], Load load, Store store) {
   constexpr bool kFixed = Slots < kMaxSlots;
   const int halves = kFixed ? Halves : plan.halves;
@@ -72,8 +76,14 @@ AE_FN void step_vector(const SolverStepPlan& plan, const Streams& s, int64_t i, 
     if (used(slot)) store(s.slots[slot] + i, y[slot]);
   }
   const F input = plan.c_in * y[0];
-  if (s.input[0]) store(s.input[0] + i, input);
-  if (s.input[1]) store(s.input[1] + i, input);
+  for (float* const target : s.input) {
+    if (!target) continue;
+    if (kWhole && s.past_caches) {
+      simd::stream(target + i, input);
+    } else {
+      store(target + i, input);
+    }
+  }
 }
 
 // `count` elements of one sample; returns whether anything was not finite.
@@ -83,16 +93,18 @@ bool step(const SolverStepPlan& given_plan, const Streams& given_streams, int64_
   std::conditional_t<(Slots < kMaxSlots), const SolverStepPlan, const SolverStepPlan&> plan = given_plan;
   const Streams s = given_streams;
   F bad[Slots] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    step_vector<Slots, Halves, Noises>(plan, s, i, bad, simd::load, simd::store);
-  }
-  if (i < count) {
-    const int64_t left = count - i;
-    step_vector<Slots, Halves, Noises>(
+  const auto part = [&](int64_t i, int64_t left) {
+    step_vector<Slots, Halves, Noises, false>(
         plan, s, i, bad, [left](const float* p) { return simd::load_part(p, left); },
         [left](float* p, F x) { simd::store_part(p, x, left); });
+  };
+  int64_t i = s.past_caches ? simd::before_aligned(s.input[0]) : 0;
+  if (i > count) i = count;
+  if (i > 0) part(0, i);
+  for (; i + kLanes <= count; i += kLanes) {
+    step_vector<Slots, Halves, Noises, true>(plan, s, i, bad, simd::load, simd::store);
   }
+  if (i < count) part(i, count - i);
   F all = bad[0];
   for (int slot = 1; slot < Slots; ++slot) all += bad[slot];
   return simd::any_nan(all);
@@ -165,6 +177,7 @@ void solver_step(const SolverStepParams& p, int64_t begin, int64_t end) {
   const NetworkOutput output(p);
   const NetworkInput input(p);
   alignas(64) float noise[2][kTile], given[2][kTile], wanted[kTile];
+  const bool large = p.net_input && !input.converted() && traffic(p) >= kStreamBytes;
   const auto work = [&](int64_t sample, int64_t first, int64_t count) {
     bool bad = false;
     const bool tiled = plan.noises || output.converted() || input.converted();
@@ -182,6 +195,8 @@ void solver_step(const SolverStepParams& p, int64_t begin, int64_t end) {
         s.noise[i] = plan.eps[i] ? plan.eps[i] + offset : noise[i];
         if (!plan.eps[i]) simd::fill_normals(p.seeds[sample], plan.draw[i], at, size, noise[i]);
       }
+      // Both halves are aligned by the same few elements, or neither is written past the caches.
+      s.past_caches = large && (!s.input[1] || simd::before_aligned(s.input[0]) == simd::before_aligned(s.input[1]));
       if (p.mask) {
         s.mask = p.mask + offset;
         s.known = p.known + offset;
@@ -194,12 +209,17 @@ void solver_step(const SolverStepParams& p, int64_t begin, int64_t end) {
     int32_t none = 0;  // other threads may say the same
     __atomic_compare_exchange_n(p.nonfinite + sample, &none, p.mark, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   };
-  if (!needs_statistics(p)) return for_each_block(begin, end, p.elements, work);
+  if (!needs_statistics(p)) {
+    for_each_block(begin, end, p.elements, work);
+    if (large) simd::fence();
+    return;
+  }
   const SolverStepPlan common = plan;
   for (int64_t sample = begin; sample < end; ++sample) {
     plan = plan_of_sample(p, common, sample);
     work(sample, 0, p.elements);
   }
+  if (large) simd::fence();
 }
 
 }  // namespace ae::ops::AIGC_EDGE_ISA

@@ -87,6 +87,12 @@ AE_FN bool needs_statistics(const SolverStepParams& p) {
   return p.output && ((p.output_halves == 2 && p.rescale != 0.0) || p.clip_mode == kClipDynamic);
 }
 
+// Bytes that are read and written, all in float32.
+AE_FN int64_t traffic(const SolverStepParams& p) {
+  const int64_t streams = 2 * p.slot_count + (p.output ? p.output_halves : 0) + (p.net_input ? p.input_halves : 0);
+  return streams * p.samples * p.elements * 4;
+}
+
 // Where element e (in the order of the slots) of sample n stands in a half of the network's tensors.
 AE_FN int64_t network_index(int64_t elements, int32_t channels, int64_t n, int64_t e) {
   if (channels <= 1) return n * elements + e;
