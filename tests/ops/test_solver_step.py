@@ -66,6 +66,24 @@ def test_threads_and_addresses_change_nothing(noises: int, fresh_seed: int) -> N
         np.testing.assert_array_equal(shifted[name], expected[name])
 
 
+@pytest.mark.parametrize(("inputs", "elements"), [(1, 400_003), (2, 200_016), (2, 200_003)])
+def test_what_is_written_past_the_caches_is_the_same(inputs: int, elements: int, fresh_seed: int) -> None:
+    # Above 48 MB in all; each sample alone is below. One float beyond where the array would lie, so that the first are no vector.
+    arguments = named(
+        ops.MODULES["solver_step"]._arguments(np.random.default_rng(fresh_seed), 2, 8, elements, 2, inputs, 1, True, 1)
+    )
+    room = np.full(arguments["net_input"].size + 1, np.nan, np.float32)
+    arguments["net_input"] = room[1:].reshape(arguments["net_input"].shape)
+    alone = [only_sample(arguments, sample) for sample in range(8)]
+    solver_step(**arguments)
+    for sample, own in enumerate(alone):
+        solver_step(**own)
+        expected = only_sample(arguments, sample)
+        for name in ("slots", "net_input", "nonfinite"):
+            np.testing.assert_array_equal(own[name], expected[name])
+    assert np.isnan(room[0])
+
+
 def test_euler_steps_of_a_linear_equation_have_their_closed_form() -> None:
     # dx/dt = (x - D) / t with D = x / 2, the network giving F = x (c_skip 0, c_out 1/2); an Euler step from t to s multiplies by
     # 1 + (s - t) / (2 t).
