@@ -52,6 +52,17 @@ class EngineSource:
         files = formats[self.format]
         return str(files.get(engine, files["file"]))
 
+    def loadable(self) -> tuple[str, str | bytes]:
+        """The relative path of the ONNX file, and what a runtime loads: its path, weights beside it, or of a packed bundle bytes.
+
+        Raises BundleError when it is missing.
+        """
+        relative = self.model_file()
+        path = self.bundle / relative
+        if not self.packed and not path.is_file():
+            raise BundleError(f"{self.bundle} lacks {relative}: make or copy the bundle again")
+        return relative, self.read(relative) if self.packed else str(path)
+
     def read(self, relative: str) -> bytes:
         """The bytes of one file of the bundle, checked against the hash in its manifest.
 

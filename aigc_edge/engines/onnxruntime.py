@@ -47,11 +47,7 @@ class OnnxRuntimeEngine(Engine):
         reason = cls.unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
-        relative = source.model_file()
-        path = source.bundle / relative
-        if not source.packed and not path.is_file():
-            raise BundleError(f"{source.bundle} lacks {relative}: make or copy the bundle again")
-        model: str | bytes = source.read(relative) if source.packed else str(path)
+        relative, model = source.loadable()
         session = open_session(model, threads, what=f"{relative} of {source.bundle}")
         _check_signature(session, source, relative)
         return cls(source.spec, session)

@@ -34,7 +34,7 @@ class OpenVinoEngine(Engine):
             raise EngineUnavailable(reason)
         import openvino
 
-        relative = source.model_file()
+        relative, model = source.loadable()
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -44,12 +44,7 @@ class OpenVinoEngine(Engine):
         }
         core = openvino.Core()
         try:
-            if source.packed:
-                model = core.read_model(source.read(relative))
-            else:
-                source.read(relative)  # its hash is checked; OpenVINO maps the file itself, with weights beside it
-                model = core.read_model(str(source.bundle / relative))
-            compiled = core.compile_model(model, "CPU", options)
+            compiled = core.compile_model(core.read_model(model), "CPU", options)
         except (RuntimeError, ValueError) as error:
             raise BundleError(
                 f"OpenVINO {openvino.__version__} cannot load {relative} of {source.bundle}: {_first_line(error)}"
