@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WHEELS = ROOT / "build" / "wheel"
 TORCH = os.environ.get("TORCH", "2.13.0")
 EXTRAS = {"dev": "dev,train,diffusers", "test": "dev,train,diffusers", "runtime": ""}
-OPTIONAL = {"dev": ("tensorrt",), "test": ("tensorrt",), "runtime": ()}  # large or not made for every platform: nice to have
+# Large, or not made for every platform: nice to have.
+OPTIONAL = {"dev": ("tensorrt", "openvino"), "test": ("tensorrt", "openvino"), "runtime": ()}
 # Compared with in tests, by one module that needs little: what the whole package depends on would be gigabytes for nothing.
 BARE = ("k-diffusion>=0.1.1,<0.2",)  # 0.1.1: dpmpp_3m_sde; 0.2 is not out
 SOURCES = ("CMakeLists.txt", "cmake", "csrc")
