@@ -48,6 +48,9 @@ UNETS = {  # parameters in millions → settings; 32×32 RGB
 }
 
 
+REPEATS = 5  # of a loop in its turn: both find their caches as a loop leaves them
+
+
 class NoNetwork(Engine):
     """Leaves its output as it is: what remains of a loop's time is the loop."""
 
@@ -136,17 +139,23 @@ def step(folder: Path, seconds: float) -> dict[str, Any]:
         scheduler = unipc(20)
 
         def theirs(scheduler: Any = scheduler, x: Any = x, output: Any = output) -> float:
-            scheduler.set_timesteps(20)  # or it would run out of steps; not timed
-            sample, times = x, scheduler.timesteps
-            start = time.perf_counter()
-            for t in times:
-                sample = scheduler.step(output, t, sample).prev_sample
-            return (time.perf_counter() - start) / 20
+            seconds = 0.0
+            for _ in range(REPEATS):
+                scheduler.set_timesteps(20)  # or it would run out of steps; not timed
+                sample, times = x, scheduler.timesteps
+                start = time.perf_counter()
+                for t in times:
+                    sample = scheduler.step(output, t, sample).prev_sample
+                seconds += time.perf_counter() - start
+            return seconds / REPEATS / 20
 
         def ours(own: Any = own, steps: int = steps) -> float:
-            own.sample(1, output="float32")
-            stats = own.stats
-            return float(stats["total_seconds"] - stats["network_seconds"]) / steps
+            seconds = 0.0
+            for _ in range(REPEATS):
+                own.sample(1, output="float32")
+                stats = own.stats
+                seconds += stats["total_seconds"] - stats["network_seconds"]
+            return seconds / REPEATS / steps
 
         times: list[tuple[float, float]] = []
         end = time.perf_counter() + seconds
@@ -164,16 +173,16 @@ def step(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def bandwidth(seconds: float) -> dict[str, Any]:
-    """solver_step (two slots) on more than any cache holds, as a share of what a copy of as many bytes reaches."""
+    """solver_step (two slots) on batches that no cache holds, as a share of what a copy of as many bytes reaches."""
     from aigc_edge.ops.solver_step import _arguments
 
     found = {}
     for megabytes in (64, 256):
-        elements = megabytes * 1024 * 256 // 6  # six streams: two slots in and out, the network's output and input
+        elements = megabytes * 1024 * 256
         arguments = _arguments(np.random.default_rng(0), 2, 1, elements, 1, 1, 0, False, False)
         native = core.op("solver_step")
-        moved = 6 * 4 * elements
-        source, target = np.zeros(moved // 2, np.uint8), np.ones(moved // 2, np.uint8)
+        moved = 6 * 4 * elements  # two slots in and out, the network's output and input
+        source, target = (np.ones(moved // 2, np.uint8) for _ in range(2))  # zeros would be one page of memory, read from a cache
         times = rounds({"ours": lambda n=native, a=arguments: n(*a), "copy": lambda s=source, t=target: np.copyto(t, s)}, seconds)
         found[f"{megabytes} MB"] = {
             "copy_gb_per_s": round(moved / float(np.median(times["copy"])) / 1e9, 2),
@@ -287,6 +296,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few seconds: figures that mean little")
     parser.add_argument("-o", "--output", help="the JSON file (default: benchmarks/results/sampling-<machine>.json)")
+    parser.add_argument("--only", action="append", metavar="PART", help="measure this part anew and keep the others of the file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ENGINES.register("none")(NoNetwork)
@@ -294,7 +304,10 @@ def main() -> int:
     if arguments.quick:
         for name in list(UNETS)[1:]:
             del UNETS[name]
-    results: dict[str, Any] = {"machine": fingerprint(), "isa": core.isa(), "threads": 1}
+    isa = "x86" if os.uname().machine == "x86_64" else os.uname().machine
+    output = Path(arguments.output or RESULTS / f"sampling-{isa}-{core.isa()}.json")
+    results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if arguments.only else {}
+    results |= {"machine": fingerprint(), "isa": core.isa(), "threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         parts: dict[str, Callable[[], Any]] = {
             "step": lambda: step(Path(folder), seconds),
@@ -303,11 +316,9 @@ def main() -> int:
             "loops": lambda: loops(Path(folder), seconds),
             "build": lambda: build_times(seconds / 10),
         }
-        for name, part in parts.items():
-            results[name] = part()
+        for name in arguments.only or parts:
+            results[name] = parts[name]()
             print(f"{name}: {json.dumps(results[name], indent=1)}", flush=True)
-    isa = "x86" if os.uname().machine == "x86_64" else os.uname().machine
-    output = Path(arguments.output or RESULTS / f"sampling-{isa}-{results['isa']}.json")
     write_json(output, results)
     print(f"written: {output}", file=sys.stderr)
     return 0

@@ -40,7 +40,7 @@ def core(figures: Mapping[str, Any]) -> str:
     for size, found in figures["bandwidth"].items():
         rows.append(
             [
-                f"a step on {size}",
+                f"a step on a batch of {size}",
                 "a copy of as many bytes",
                 ratio(found["share_of_copy"]),
                 f"copy: {found['copy_gb_per_s']:.0f} GB/s",
