@@ -42,23 +42,16 @@ AE_FN SolverStepPlan plan_solver_step(const SolverStepParams& p) {
 
   // Column by column, F and the noise being two more: `before` applied to what `after` gives.
   double after_noise[kMaxSlots] = {};
+  const auto value = [&](int inner, int column) {
+    if (column == slots + 2) return p.after_output ? p.after_output[inner] : 0.0;
+    if (column == slots + 1) return p.after_noise ? p.after_noise[inner] : 0.0;
+    if (p.after) return p.after[inner * (slots + 1) + column];
+    return inner == column ? 1.0 : 0.0;
+  };
   for (int column = 0; column <= slots + 2; ++column) {
     for (int row = 0; row < slots; ++row) {
-      double sum = 0.0;
-      for (int inner = 0; inner < slots; ++inner) {
-        double value;
-        if (column == slots + 2) {
-          value = p.after_output ? p.after_output[inner] : 0.0;
-        } else if (column == slots + 1) {
-          value = p.after_noise ? p.after_noise[inner] : 0.0;
-        } else if (p.after) {
-          value = p.after[inner * (slots + 1) + column];
-        } else {
-          value = inner == column ? 1.0 : 0.0;
-        }
-        const double weight = p.before ? p.before[row * slots + inner] : (row == inner ? 1.0 : 0.0);
-        sum += weight * value;
-      }
+      double sum = p.before ? 0.0 : value(row, column);
+      for (int inner = 0; p.before && inner < slots; ++inner) sum += p.before[row * slots + inner] * value(inner, column);
       if (column == slots + 2) {
         plan.pull[row] = static_cast<float>(sum);
         plan.has_pull = plan.has_pull || sum != 0.0;
