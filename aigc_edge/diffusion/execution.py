@@ -271,13 +271,14 @@ def prepare(program: Program, network: Any, latents: Any, *, dtype: str | None, 
     """The execution for latents like these, and the network as it is to be called."""
     arrays = arrays_of(latents)
     network = as_network(network, latents)
-    dtype = dtype or dtype_of(network) or arrays.dtype_of(latents)
+    if dtype is None:
+        own = dtype_of(network) or arrays.dtype_of(latents)
+        dtype = own if own in DTYPES else "float32"  # what is asked for by name is checked, not replaced
     if latents.ndim < 2 or not program.rows:
         raise ProgramError(
             f"latents of shape {list(latents.shape)} and a program of {len(program.rows)} rows: at least [N, ...] and one row "
             "are needed (a generator of one evaluation is called as it is)"
         )
-    dtype = dtype if dtype in DTYPES else "float32"
     return Execution(program, arrays, tuple(latents.shape), dtype=dtype, **options), network
 
 

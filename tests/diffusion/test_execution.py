@@ -221,6 +221,7 @@ def test_odd_latents_and_outputs_are_taken() -> None:
         ({"mask": np.ones(SHAPE, np.float32)}, "a mask and what is known must be given together"),
         ({"mask": np.ones((1, 2)), "known": np.ones(SHAPE)}, r"mask must be a NumPy array \[3, 2, 6, 4\]"),
         ({"dtype": "bfloat16"}, "NumPy has no bfloat16"),
+        ({"dtype": "int8"}, "the network's dtype is 'int8': it must be one of float32, float16, bfloat16"),
         ({"seeds": [1]}, "seeds must hold one whole number for each of the 3 samples"),
         ({"noise": "dice"}, "philox|numpy"),
         ({"noise": np.zeros((2, *SHAPE))}, r"noise must be a NumPy array \[4, 3, 2, 6, 4\]"),
