@@ -23,6 +23,7 @@ LAYERS = [
     ["nn"],
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "tuning", "export", "targets"],
+    ["sources"],
     ["engines", "inputs"],
     ["device_loop", "choose"],
     ["pipeline"],
@@ -35,7 +36,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Base helpers that may use each other.
 BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "clock", "hardware"}
 
-TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "engines/torch.py"]
+TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "sources/", "engines/torch.py"]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
 # engines/tensorrt_network.py, device_loop.py: on a GPU torch owns memory and streams, where it is installed.
 TORCH_IN_FUNCTIONS = [
@@ -54,7 +55,8 @@ ONLY_IN = {
     "tensorrt_rtx": ["engines/tensorrt"],
     "onnx": ["export/", "compress/", "engines/tensorrt", "metrics/classifier.py", "compile.py"],
     "openvino": ["engines/openvino.py"],
-    "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "models/", "diffusion/"],
+    "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
+    "transformers": ["sources/"],
     "sklearn": ["data/"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
