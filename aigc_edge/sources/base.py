@@ -96,6 +96,7 @@ class Source(ABC):
     class_names: tuple[str, ...] = ()
     guidance_scale: float = 1.0  # of its programs, unless another is asked for
     steps: int = 10  # of its default program, unless another number is asked for
+    samples: int = 64  # a format that are measured, unless another number is asked for
     text: Text | None = None
     schedule: Mapping[str, Any] | None = None  # what `diffusion.build` takes; None: one evaluation, or own programs only
     folder: Path | None = None  # a folder that may keep what is made of it (the judge)
@@ -122,9 +123,18 @@ class Source(ABC):
         chosen = [(solver or SOLVERS[0], steps or self.steps), *((name, n) for name in SOLVERS for n in STEPS)]
         return [build(self.schedule, name, n, guidance_scale=scale) for name, n in dict.fromkeys(chosen)]
 
+    def identity(self, part: str) -> str | None:
+        """What the exported network of that name depends on, as text: equal means equal; None: it cannot be told."""
+        return None
+
     def data(self) -> ImageSet | None:
         """Real images to judge by, in the size of the output; None: none are known."""
         return None
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are real images to judge by, known without loading them."""
+        return False
 
     def model_config(self) -> dict[str, Any] | None:
         """What the torch engine rebuilds the modules of the family from; None: it cannot."""
@@ -145,6 +155,12 @@ class SourceOptions:
     size: tuple[int, int] | None = None  # height and width of the images, where the networks take several
     data: str | None = None  # a data set or folder of real images
     prompts: tuple[str, ...] = ()
+
+    def refuse(self, what: str, *names: str) -> None:
+        """Raise AigcEdgeError when one of the options `names` was given, which `what` says itself."""
+        for name in names:
+            if getattr(self, name):
+                raise AigcEdgeError(f"--{name} was given, but {what} says that itself: leave the option out")
 
 
 SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources")

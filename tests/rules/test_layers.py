@@ -17,7 +17,7 @@ CSRC = ROOT / "csrc"
 LAYERS = [
     ["errors"],
     ["_core", "text", "clock", "hardware"],
-    ["registry", "files", "config"],
+    ["registry", "files", "config", "budget"],
     ["spec", "images"],
     ["ops"],
     ["nn"],
@@ -44,7 +44,7 @@ TORCH_IN_FUNCTIONS = [
     "bench/ways/",
     "commands/train.py",
     "ops/",
-    "compile.py",
+    "compile/",
     "diffusion/",
     "verify/peers/",
     "engines/tensorrt_network.py",
@@ -53,7 +53,7 @@ TORCH_IN_FUNCTIONS = [
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
     "tensorrt_rtx": ["engines/tensorrt"],
-    "onnx": ["export/", "compress/", "engines/tensorrt", "metrics/classifier.py", "compile.py"],
+    "onnx": ["export/", "compress/", "engines/tensorrt", "metrics/classifier.py"],
     "openvino": ["engines/openvino.py"],
     "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
     "transformers": ["sources/"],
