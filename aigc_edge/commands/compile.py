@@ -68,6 +68,16 @@ def configure(parser: Parser) -> None:
         metavar="KEY=VALUE",
         help="of a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
     )
+    about.add_argument(
+        "--classes", type=values.whole(1, 1_000_000), metavar="N", help="number of classes of an ONNX file or module"
+    )
+    about.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=ROLE",
+        help="what an input of an ONNX file is, where its name and type do not tell: sample, timestep or class; may be repeated",
+    )
     about.add_argument("--size", type=values.size, metavar="HxW", help="height and width of the images, where one can choose")
     about.add_argument("--data", metavar="NAME", help="real images to judge by: a data set or a folder")
     about.add_argument("--prompts", metavar="FILE", help="prompts to calibrate and measure with, one a line")
@@ -128,6 +138,8 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
         data=arguments.data,
         prompts=values.lines(arguments.prompts),
+        classes=arguments.classes,
+        inputs=values.roles(arguments.input),
     )
     source = open_source(arguments.source, options)
     output = arguments.output or f"{source.name}.aigc"

@@ -15,6 +15,7 @@ from aigc_edge.errors import AigcEdgeError
 Number = TypeVar("Number", int, float)
 SEEDS = 2**64
 UNCONDITIONAL = -1
+ROLES = ("sample", "timestep", "class")
 
 
 def _bounded(kind: Callable[[str], Number], what: str, low: Number, high: Number) -> Callable[[str], Number]:
@@ -100,8 +101,17 @@ def pairs(given: list[str], option: str) -> dict[str, bool | int | float | str]:
     for text in given:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise AigcEdgeError(f"{option} {text!r} was given: write KEY=VALUE, such as betas=linear")
+            raise AigcEdgeError(f"{option} {text!r} was given: write KEY=VALUE, with = between")
         found[key.strip()] = plain(value.strip())
+    return found
+
+
+def roles(given: list[str]) -> dict[str, str]:
+    """Roles of inputs by name, from what --input was given."""
+    found = {key: str(value) for key, value in pairs(given, "--input").items()}
+    for key, role in found.items():
+        if role not in ROLES:
+            raise AigcEdgeError(f"--input {key}={role} was given: a role is one of {', '.join(ROLES)}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 from pathlib import Path
@@ -112,7 +113,7 @@ def _split(folder: Path, part: Part, entry: dict[str, Any], whole: Path) -> tupl
     from aigc_edge.export.split import Split, export_split
 
     name, file = entry["formats"][REFERENCE]["file"], f"{SCHEDULE}.{REFERENCE}.onnx"
-    split = export_split(part, whole, folder / name, folder / file)
+    split = export_split(part, whole, folder / name, folder / file, compare=functools.partial(part.compare, whole))
     if not isinstance(split, Split):
         return {"denoiser": entry | {"schedule_constants": {"operators": 0, "reason": split}}}, [name]
     denoiser, schedule = split.entries(part.spec, entry, file)

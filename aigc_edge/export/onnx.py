@@ -30,6 +30,9 @@ CHECK_BATCHES = (1, 4)  # not the batch of the export: 1 and another catch sizes
 ULPS = 4 * float(np.finfo(np.float32).eps)
 
 
+Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
+
+
 class Exportable(Protocol):
     """What is exported: a spec, its module, and example inputs of a batch size in the order of the spec."""
 
@@ -132,7 +135,7 @@ def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0)
 
 def compare(
     component: Exportable,
-    evaluate: Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]],
+    evaluate: Evaluate,
     what: str,
     *,
     seed: int = 0,

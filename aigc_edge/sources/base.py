@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from aigc_edge.data.image_set import ImageSet
+    from aigc_edge.export.onnx import Evaluate
 
 # Compiled into every bundle whose schedule is known, at these numbers of steps; the runtime builds others when asked.
 SOLVERS = ("dpmpp_2m", "euler", "heun", "ddim", "euler_ancestral")
@@ -57,6 +58,14 @@ class Part:
         from aigc_edge.export.onnx import export_component
 
         return export_component(self, path)
+
+    def compare(
+        self, whole: Path, evaluate: Evaluate, what: str, *, seed: int = 0, one_timestep: bool = False
+    ) -> list[dict[str, Any]]:
+        """Hold `evaluate`, the network `what`, to torch (or to the file `whole` that `write` wrote): see `export.onnx`."""
+        from aigc_edge.export.onnx import compare
+
+        return compare(self, evaluate, what, seed=seed, one_timestep=one_timestep)
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,8 @@ class SourceOptions:
     size: tuple[int, int] | None = None  # height and width of the images, where the networks take several
     data: str | None = None  # a data set or folder of real images
     prompts: tuple[str, ...] = ()
+    classes: int | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
 
     def refuse(self, what: str, *names: str) -> None:
         """Raise AigcEdgeError when one of the options `names` was given, which `what` says itself."""

@@ -25,11 +25,11 @@ class Generator(Source):
     Give a `denoiser`, evaluated at every step, a `decoder`, evaluated once, or both (the decoder then takes the denoised sample).
     Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example of what the first of them
     takes, float32 [N, ...]: its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
-    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where the index `num_classes` stands for
-    no class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
-    the denoiser, examples [N, ...] by name, in the order of its arguments: what a caller gives for each sample. `schedule` is
-    what `aigc_edge.diffusion.build` takes ({"prediction": "epsilon", "betas": "linear"}); `programs` are programs of one's own in
-    place of it. `data` is a data set or a folder of real images to judge by; the output is in `output_range`.
+    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where the index `num_classes` stands
+    for no class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further
+    inputs of the denoiser, examples [N, ...] by name, in the order of its arguments: what a caller gives for each sample.
+    `schedule` is what `aigc_edge.diffusion.build` takes ({"prediction": "epsilon", "betas": "linear"}); `programs` are programs
+    of one's own in place of it. `data` is a data set or a folder of real images to judge by; the output is in `output_range`.
 
     Raises AigcEdgeError for what does not fit together.
     """

@@ -37,7 +37,7 @@ class ModuleSource(Source):
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {reason}") from error
         if isinstance(found, Source):
-            options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts")
+            options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs")
             return found
         return _wrap(text, found, options)
 
@@ -55,13 +55,13 @@ def _find(text: str) -> Callable[[], Any]:
     if not callable(function):
         names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
         raise AigcEdgeError(f"{name} has no function {attribute!r}: it has {', '.join(names) or 'none'}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _wrap(text: str, found: Any, options: SourceOptions) -> Generator:
     import torch
 
-    options.refuse("a torch module", "size", "prompts")
+    options.refuse("a torch module", "size", "prompts", "inputs")
     example = None
     if isinstance(found, tuple) and len(found) == 2:
         found, example = found
@@ -74,7 +74,9 @@ def _wrap(text: str, found: Any, options: SourceOptions) -> Generator:
         if options.prediction is None:
             raise AigcEdgeError("a denoiser was named without --prediction: say what it predicts (epsilon, v, x0, flow or edm)")
         schedule = {"prediction": options.prediction, **options.schedule}
-        return Generator(sample=example, denoiser=found, schedule=schedule, name=name, data=options.data)
+        return Generator(
+            sample=example, denoiser=found, schedule=schedule, num_classes=options.classes or 0, name=name, data=options.data
+        )
     if options.prediction or options.schedule:
         raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
-    return Generator(sample=example, decoder=found, name=name, data=options.data)
+    return Generator(sample=example, decoder=found, num_classes=options.classes or 0, name=name, data=options.data)

@@ -38,7 +38,7 @@ class RunSource(Source):
 
     @classmethod
     def open(cls, text: str, options: SourceOptions) -> RunSource:
-        options.refuse("a training run", "role", "prediction", "schedule", "size", "prompts")
+        options.refuse("a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "data")
         return cls(Path(text))
 
     def parts(self) -> list[Part]:
