@@ -25,9 +25,8 @@ def _compiled(source, path, **options):
 @pytest.mark.parametrize("classes", [0, 5])
 def test_a_denoiser_generates_what_torch_does(denoiser, tmp_path, rng, classes):
     network = denoiser(classes).eval()
-    source = Generator(
-        sample=torch.randn(2, 3, 8, 8), denoiser=network, schedule=SCHEDULE, num_classes=classes, guidance_scale=2.0
-    )
+    example, scale = torch.randn(2, 3, 8, 8), 2.0 if classes else 1.0
+    source = Generator(sample=example, denoiser=network, schedule=SCHEDULE, num_classes=classes, guidance_scale=scale)
     labels = rng.integers(0, 5, 3) if classes else None
     latents = rng.standard_normal((3, 3, 8, 8), dtype=np.float32)
     with _compiled(source, tmp_path / "a.aigc") as pipeline:
