@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge.bench.machine import fingerprint
-from aigc_edge.bench.svg import Scale, element, label, tick_text
+from aigc_edge.pages.svg import Scale, element, label, tick_text
 from aigc_edge.diffusion import Program, build
 from aigc_edge.export.amend import files_below, unpacked
 from aigc_edge.files import atomic_file, write_json

@@ -17,7 +17,7 @@ CSRC = ROOT / "csrc"
 LAYERS = [
     ["errors"],
     ["_core", "text", "clock", "hardware"],
-    ["registry", "files", "config", "budget"],
+    ["registry", "files", "config", "budget", "pages"],
     ["spec", "images"],
     ["ops"],
     ["nn"],
@@ -27,7 +27,7 @@ LAYERS = [
     ["engines", "inputs"],
     ["device_loop", "choose"],
     ["pipeline"],
-    ["bench", "inspect", "prove", "verify"],
+    ["bench", "inspect", "prove", "verify", "why"],
     ["compile", "tune"],
     ["commands"],
     ["cli"],
