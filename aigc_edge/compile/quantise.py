@@ -61,6 +61,10 @@ def quantise_bundle(
         raise AigcEdgeError(f"{path} has {', '.join(there)} already: ask to overwrite it, or leave it out")
     if REFERENCE in there:
         raise AigcEdgeError(f"{REFERENCE} is what the other formats are made from: leave it out")
+    if request.budget.frechet is not None and not manifest.get("judge"):
+        raise AigcEdgeError(
+            f"a Fréchet distance was asked for, but {path} has no judge: compile it with --data, or ask for psnr=…"
+        )
     with begun(request) as work, unpacked(path, list(manifest["files"])) as folder:
         _load(work, manifest, folder)
         parts = len(work.networks)

@@ -27,8 +27,8 @@ LAYERS = [
     ["engines", "inputs"],
     ["device_loop", "choose"],
     ["pipeline"],
-    ["bench", "inspect", "prove", "verify", "why"],
-    ["compile", "tune"],
+    ["bench", "inspect", "prove", "verify"],
+    ["compile", "tune", "why"],
     ["commands"],
     ["cli"],
 ]
