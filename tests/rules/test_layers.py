@@ -24,7 +24,7 @@ LAYERS = [
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "tuning", "export", "targets"],
     ["engines", "inputs"],
-    ["device_loop", "choose"],
+    ["device_loop", "choose", "text_conditions"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
     ["compile", "tune"],
@@ -56,6 +56,7 @@ ONLY_IN = {
     "openvino": ["engines/openvino.py"],
     "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "models/", "diffusion/"],
     "sklearn": ["data/"],
+    "tokenizers": ["text_conditions/tokens.py"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
 }

@@ -126,8 +126,8 @@ def test_several_encoders_and_a_condition_of_the_caller(engine, toy, make_bundle
     opened = pipeline.open(make_bundle("text", 0, components=components, text=entries), engine="analytic")
     size = {"size": np.array([0.5, 0.7], np.float32)}
     found = opened.sample(2, prompt="a cat", conditions=size, negative_conditions=size, output="float32")
-    ids = [np.array([toy.ids_of(prompt, 4)]) for prompt in ("a cat", "")]
-    pooled = [(tokens[:, 1:3] * 0.1 + np.where(tokens == 1, 0, tokens)[:, 3:]).astype(np.float32) for tokens in ids]
+    ids = [np.array([[0 if i == 1 else i for i in toy.ids_of(prompt, 4)]]) for prompt in ("a cat", "")]
+    pooled = [(tokens[:, 1:3] * 0.1 + tokens[:, 3:]).astype(np.float32) for tokens in ids]
     given = [
         size | {"text": np.repeat(encoded(toy, prompt)["text"], 2, 0), "pooled": np.repeat(value, 2, 0)}
         for prompt, value in zip(("a cat", ""), pooled, strict=True)
