@@ -22,6 +22,8 @@ from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physi
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.spec import ComponentSpec
+from aigc_edge.text_conditions.encoders import NAMES, TextEncoders
+from aigc_edge.text_conditions.given import Conditions, Prompt, texts
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str, int, Buffers, Buffers], None]
@@ -72,12 +74,22 @@ class Pipeline:
         self.engine = fastest(self.path, self.manifest, self.format, self.threads) if engine == AUTO else engine
         kind = require(self.engine)
         for name, component in self.manifest["components"].items():
-            if name == "schedule":  # its constants stand in the bundle's table: only programs built here may need it
-                continue
-            spec = ComponentSpec.from_json(name, component)
-            source = EngineSource(self.path, component, spec, self.format, self.manifest["family"])
-            self._engines[name] = kind.load(source, threads=self.threads)
+            if name not in ("schedule", *NAMES):  # which a call may need or not
+                self._engines[name] = kind.load(self._source(name, component), threads=self.threads)
+        self._encoders = TextEncoders(self.manifest, self._load_encoder, self._handle.file)
+        self._given = Conditions(self.path, self.manifest, self._encoders)
         self._on_device = None if place is None else device_loop.DeviceLoop(self.path, self.manifest, self._engines, place)
+
+    def _source(self, name: str, component: Mapping[str, Any]) -> EngineSource:
+        spec = ComponentSpec.from_json(name, component)
+        return EngineSource(self.path, component, spec, self.format, self.manifest["family"])
+
+    def _load_encoder(self, name: str) -> Engine:
+        source = self._source(name, self.manifest["components"][name])
+        for file in (source.model_file(), f"{source.model_file()}.data"):  # opening did not hash them: they may be large
+            if file in self.manifest["files"]:
+                self._handle.verify(file)
+        return require(self.engine).load(source, threads=self.threads)
 
     def _bind(self, component: str, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
         if component == "schedule":
@@ -157,6 +169,10 @@ class Pipeline:
         seeds: Sequence[int] | NDArray[np.uint64] | None = None,
         classes: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
         negative_classes: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt | None = None,
+        conditions: Mapping[str, NDArray[Any]] | None = None,
+        negative_conditions: Mapping[str, NDArray[Any]] | None = None,
         program: str | None = None,
         solver: str | None = None,
         steps: int | None = None,
@@ -175,8 +191,10 @@ class Pipeline:
 
         Sample i is drawn from `seed` + i, or from `seeds`[i] (whole numbers from 0 to 2^64 - 1), and does not depend on the
         others. `classes` are class indices, one for all or one each; -1 is unconditional; None draws them from the seeds.
-        `negative_classes` are what guidance leads away from (None: no class). `program` names one of `programs`; `solver` and
-        `steps` build another one from the bundle's schedule. `guidance_scale` is the CFG scale (1: no guidance),
+        `negative_classes` are what guidance leads away from (None: no class). `prompt` and `negative_prompt`, one for all or one
+        each, are encoded by the bundle's text encoders (None: what the bundle says of no negative prompt); `conditions` and
+        `negative_conditions` [N or 1, ...] are what its network takes beside, or instead, by name. `program` names one of
+        `programs`; `solver` and `steps` build another one from the bundle's schedule. `guidance_scale` is the CFG scale (1: off),
         `guidance_rescale` 0 … 1 draws its contrast back (Lin et al. 2024). `latents`, float32 [N, *sample_shape] of unit normals,
         replace the noise of the seeds. `noise` is where noise comes from: "philox" (our own), "numpy", "torch-cpu", "torch-cuda"
         (as those draw it for the seeds), or what the rows add, float32 [draws, N, *sample_shape] in the order of
@@ -210,6 +228,9 @@ class Pipeline:
                 known_noise = start.latents() if latents is None else latents
                 latents = self._programs[name].noised(known, known_noise)
             chosen = None if mask is None else start.mask(mask)
+            guided = any(weight != 1.0 for weight in self._programs[name].guided(guidance_scale, None).weights)
+            text = prompt, negative_prompt, conditions, negative_conditions
+            own, other = self._given.arrays(count, guided, *text)
             self._progress, self._watch = progress, watch
             given: dict[str, Any] = dict(
                 count=count,
@@ -224,6 +245,8 @@ class Pipeline:
                 mask=chosen,
                 known=None if chosen is None else known,
                 known_noise=None if chosen is None else known_noise,
+                conditions=own,
+                negative_conditions=other,
             )
             if self._on_device is not None:
                 if watch is not None:
@@ -289,6 +312,8 @@ class Pipeline:
                 given[tensor.name] = sample
             elif tensor.role == "timestep":
                 given[tensor.name] = times
+            elif tensor.role == "guidance" and tensor.name in given:
+                given[tensor.name] = np.broadcast_to(np.asarray(given[tensor.name], np.float32), (len(sample),))
             elif tensor.role == "constant":
                 self._constants = self._constants or Constants.load(self.path, self.manifest["components"])
                 assert self._constants is not None
@@ -296,12 +321,28 @@ class Pipeline:
         (output,) = engine.evaluate(given).values()
         return output
 
+    def encode(self, prompt: Prompt) -> dict[str, NDArray[np.float32]]:
+        """What the bundle's text encoders make of one prompt or of several: conditions by name, float32 [N, ...].
+
+        Raises AigcEdgeError for a bundle without text encoders, and where the package tokenizers is not installed.
+        """
+        if not self._encoders.gives:
+            raise AigcEdgeError(f"{self.path} has no text encoder: it cannot encode a prompt")
+        with self._lock:
+            return self._encoders(texts("prompt", prompt, len(prompt)))
+
+    def close_encoders(self) -> None:
+        """Give back the text encoders alone, which may be larger than all else; a prompt that is not kept loads them again."""
+        with self._lock:
+            self._encoders.close()
+
     def close(self) -> None:
         """Give back the networks and buffers; further calls say that the bundle was closed."""
         with self._lock:
             self._handle.close()
             if self._on_device is not None:
                 self._on_device.close()
+            self._encoders.close()
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()

@@ -25,7 +25,7 @@ LAYERS = [
     ["train", "metrics", "compress", "tuning", "export", "targets"],
     ["sources"],
     ["engines", "inputs"],
-    ["device_loop", "choose"],
+    ["device_loop", "choose", "text_conditions"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
     ["compile", "tune", "why"],
@@ -58,6 +58,7 @@ ONLY_IN = {
     "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
     "transformers": ["sources/"],
     "sklearn": ["data/"],
+    "tokenizers": ["text_conditions/tokens.py"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
 }

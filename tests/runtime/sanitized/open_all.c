@@ -1,5 +1,5 @@
 /* Opens every path given, reads and samples from what opens; the sanitizers stop it at the first wrong access. Prints "opened
- * refused". */
+ * refused conditioned". */
 #include <aigc_edge/aigc_edge.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +16,15 @@ static ae_status evaluate(void* user, const ae_evaluation* e, char* message, siz
 }
 
 int main(int argc, char** argv) {
-  int i, opened = 0, refused = 0;
+  /* what the bundles of the kind "text" take; others refuse it */
+  static float text[12], pooled[2], other[24];
+  static const int64_t text_shape[] = {1, 4, 3}, pooled_shape[] = {1, 2}, other_shape[] = {2, 4, 3};
+  const ae_tensor tensors[] = {{sizeof(ae_tensor), "text", AE_FLOAT32, 3, text_shape, text},
+                               {sizeof(ae_tensor), "pooled", AE_FLOAT32, 2, pooled_shape, pooled},
+                               {sizeof(ae_tensor), "text", AE_FLOAT32, 3, other_shape, other}};
+  const ae_tensor* const own[] = {&tensors[0], &tensors[1]};
+  const ae_tensor* const negative[] = {&tensors[1], &tensors[2]};
+  int i, opened = 0, refused = 0, conditioned = 0;
   for (i = 1; i < argc; ++i) {
     ae_engine engine = {sizeof engine, NULL, evaluate, NULL};
     ae_open_options options = {sizeof options};
@@ -33,12 +41,17 @@ int main(int argc, char** argv) {
       request.count = 2;
       ae_sample(handle, &request, &image);
       ae_image_free(&image);
+      request.conditions = own;
+      request.negative_conditions = negative;
+      request.num_conditions = request.num_negative_conditions = 2;
+      if (ae_sample(handle, &request, &image) == AE_OK) ++conditioned;
+      ae_image_free(&image);
     } else {
       ++refused;
       if (ae_message(handle)[0] == 0) return 3; /* refused without a reason */
     }
     ae_close(handle);
   }
-  printf("%d %d\n", opened, refused);
+  printf("%d %d %d\n", opened, refused, conditioned);
   return 0;
 }
