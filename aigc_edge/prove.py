@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +19,31 @@ BATCH = 16  # doubled by guidance: what a processor's cache holds; 100 at a time
 ELEMENTS = BATCH * 3 * 64 * 64  # of the images of a batch: larger ones are drawn fewer at a time
 SINGLES = 2  # samples that are drawn again alone: their bits must be the same
 Tell = Callable[[int, int], None]
+Given = Callable[[NDArray[np.int64]], dict[str, Any]]  # numbers of samples → what `Pipeline.sample` is given for them
 
 
 def draw(
     bundle: Path,
     format: str,
-    classes: NDArray[np.int64] | None,
-    prompts: Sequence[str] | None,
-    samples: int,
+    given: Given,
+    index: NDArray[np.int64],
     *,
     seed: int,
     threads: int,
     tell: Tell = lambda done, total: None,
     batch: int | None = None,
 ) -> NDArray[np.float32]:
-    """Images float32 [samples, C, H, W], clamped to [-1, 1], by the default program; sample i has the seed `seed` + i."""
+    """Images float32 [N, C, H, W], clamped to [-1, 1], by the default program, of what is `given` for each number of `index` [N].
+
+    Image i has the seed `seed` + i.
+    """
     parts = []
     with aigc_edge.open(bundle, format=format, threads=threads, verify="none") as pipeline:
         each = batch or max(1, min(BATCH, ELEMENTS // math.prod(pipeline.manifest["output_shape"])))
-        for first in range(0, samples, each):
-            size = min(each, samples - first)
-            given: dict[str, Any] = {} if classes is None else {"classes": classes[first : first + size]}
-            if prompts is not None:
-                given["prompt"] = list(prompts[first : first + size])
-            parts.append(pipeline.sample(size, seed=seed + first, output="float32", **given))
-            tell(first + size, samples)
+        for first in range(0, len(index), each):
+            some = index[first : first + each]
+            parts.append(pipeline.sample(len(some), seed=seed + first, output="float32", **given(some)))
+            tell(first + len(some), len(index))
     return np.clip(np.concatenate(parts), -1, 1)
 
 
@@ -57,31 +57,29 @@ class Prover:
         self,
         judge: Path | None,
         *,
-        num_classes: int = 0,
-        prompts: Sequence[str] = (),
+        given: Given = lambda index: {},
         samples: int,
         seed: int,
         threads: int,
     ) -> None:
-        self.samples, self.seed, self.threads = samples, seed, threads
+        self.seed, self.threads = seed, threads
         self.judge = None if judge is None else Judge.load(judge, threads=threads)
-        self.classes = np.arange(samples) % num_classes if num_classes else None
-        self.prompts = [prompts[i % len(prompts)] for i in range(samples)] if prompts else None
+        self.given, self.index = given, np.arange(samples)
         self.reference: NDArray[np.float32] | None = None
 
     def score(self, bundle: Path, format: str, tell: Tell) -> dict[str, Any]:
         """Figures of the judge and, but for the first format, psnr, ssim and relative_l2 against it; and whether the same samples
         drawn alone have the same bits. Raises AigcEdgeError for images that are not finite."""
-        seed, threads, few = self.seed, self.threads, min(SINGLES, self.samples)
-        images = draw(bundle, format, self.classes, self.prompts, self.samples, seed=seed, threads=threads, tell=tell)
+        seed, threads, index = self.seed, self.threads, self.index
+        images = draw(bundle, format, self.given, index, seed=seed, threads=threads, tell=tell)
         if self.judge is not None:
-            figures = self.judge.score(images, self.classes, self.reference, seed=seed)
+            figures = self.judge.score(images, self.given(index).get("classes"), self.reference, seed=seed)
         else:
             to_unit(images)  # says what is wrong with images that are not finite
-            figures = {"n": self.samples} | ({} if self.reference is None else paired(images, self.reference))
+            figures = {"n": len(index)} | ({} if self.reference is None else paired(images, self.reference))
         if self.reference is not None:
             figures["ssim"] = ssim(images, self.reference)
-        alone = draw(bundle, format, self.classes, self.prompts, few, seed=seed, threads=threads, batch=1)
+        alone = draw(bundle, format, self.given, index[:SINGLES], seed=seed, threads=threads, batch=1)
         if self.reference is None:
             self.reference = images
         return figures | {"seed": self.seed, "batch_invariant": bool(np.array_equal(alone, images[: len(alone)]))}

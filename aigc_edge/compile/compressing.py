@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_edge.compile.conditions import arrays
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.steps import fingerprint
 from aigc_edge.compile.work import Work
@@ -104,7 +105,10 @@ def _calibration(work: Work) -> Calibration:
 
     program, spec = work.programs[work.default_program], work.spec(work.main)
     count = samples_for(work)
-    return Calibration.draw(spec, program, count, num_classes=work.num_classes, constants=work.constants)
+    own, negative = arrays(work)
+    return Calibration.draw(
+        spec, program, count, num_classes=work.num_classes, constants=work.constants, conditions=own, negative=negative
+    )
 
 
 def samples_for(work: Work) -> int:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aigc_edge.compile.conditions import store
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.constants import SCHEDULE, Constants
@@ -45,7 +46,9 @@ def describe(work: Work, source: Source) -> None:
             file = f"tokenizer/{name}.json"
             work.files[file] = tokens.tokenizer
             encoders[name] = {"tokenizer": file, "length": tokens.length, "pad": tokens.pad}
-        work.manifest["text"] = {"encoders": encoders, "negative": source.text.negative}
+        prompts = list(source.text.prompts)
+        work.manifest["text"] = {"encoders": encoders, "negative": source.text.negative, "prompts": prompts}
+    store(work, source.conditions, source.negative)
 
 
 def export(work: Work, source: Source, *, weights: bool, schedule_constants: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aigc_edge.compile.compressing import convert_format
+from aigc_edge.compile.conditions import given
 from aigc_edge.compile.request import REFERENCE, with_psnr
 from aigc_edge.compile.work import Work
 from aigc_edge.errors import BudgetError
@@ -24,8 +25,7 @@ def prove(work: Work, samples: int) -> None:
     request = work.request
     prover = Prover(
         work.judge,
-        num_classes=work.num_classes,
-        prompts=work.prompts,
+        given=given(work),
         samples=samples,
         seed=request.seed,
         threads=request.threads,
@@ -81,9 +81,8 @@ def preview(work: Work) -> None:
     images = draw(
         work.draft([name] if name == REFERENCE else [name, REFERENCE]),
         name,
-        which if work.num_classes else None,
-        [work.prompts[i % len(work.prompts)] for i in which] if work.prompts else None,
-        rows * columns,
+        given(work),
+        which,
         seed=work.request.seed,
         threads=work.request.threads,
     )

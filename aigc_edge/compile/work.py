@@ -38,6 +38,7 @@ class Work:
         self.details: dict[str, Any] = {}  # the quality card's compression reports of formats that were there before
         self.reports: dict[str, dict[str, Any]] = {}
         self.prompts: tuple[str, ...] = ()
+        self.encoded: Any = None  # conditions and negative conditions of the prompts, once they were needed
         self.clock = Clock({}, None)
 
     @property

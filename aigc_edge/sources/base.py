@@ -107,6 +107,8 @@ class Source(ABC):
     steps: int = 10  # of its default program, unless another number is asked for
     samples: int = 64  # a format that are measured, unless another number is asked for
     text: Text | None = None
+    conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of what no text encoder gives
+    negative: Mapping[str, Any] = {}
     schedule: Mapping[str, Any] | None = None  # what `diffusion.build` takes; None: one evaluation, or own programs only
     folder: Path | None = None  # a folder that may keep what is made of it (the judge)
 

@@ -27,7 +27,8 @@ class Generator(Source):
     takes, float32 [N, ...]: its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
     timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where the index `num_classes` stands
     for no class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further
-    inputs of the denoiser, examples [N, ...] by name, in the order of its arguments: what a caller gives for each sample.
+    inputs of the denoiser, examples [k, ...] by name, in the order of its arguments: what a caller gives for each sample;
+    `negative` are examples of what guidance leads away from. Formats are calibrated and measured with these.
     `schedule` is what `aigc_edge.diffusion.build` takes ({"prediction": "epsilon", "betas": "linear"}); `programs` are programs
     of one's own in place of it. `data` is a data set or a folder of real images to judge by; the output is in `output_range`.
 
@@ -47,6 +48,7 @@ class Generator(Source):
         num_classes: int = 0,
         class_names: Sequence[str] = (),
         conditions: Mapping[str, Tensor] | None = None,
+        negative: Mapping[str, Tensor] | None = None,
         guidance_scale: float = 1.0,
         output_range: tuple[float, float] = (-1.0, 1.0),
         data: str | None = None,
@@ -66,10 +68,15 @@ class Generator(Source):
         self.name, self.schedule, self.num_classes = name, schedule, num_classes
         self.class_names, self.guidance_scale, self.output_range = tuple(class_names), guidance_scale, output_range
         self._denoiser, self._decoder, self._programs = denoiser, decoder, list(programs)
-        self._conditions, self._data, self._licence = dict(conditions or {}), data, licence
+        self.conditions, self.negative = dict(conditions or {}), dict(negative or {})
+        self._data, self._licence = data, licence
         self._sample = _floats(sample, "sample")
-        for key, value in self._conditions.items():
+        for key, value in [*self.conditions.items(), *self.negative.items()]:
             _floats(value, key)
+        if self.negative and set(self.negative) != set(self.conditions):
+            raise AigcEdgeError(
+                f"negative conditions {sorted(self.negative)} for conditions {sorted(self.conditions)}: give the same"
+            )
         self.sample_shape = tuple(self._sample.shape[1:])
         shape = self.sample_shape if decoder is None else self._decoded()
         if len(shape) != IMAGE:
@@ -87,7 +94,7 @@ class Generator(Source):
     def parts(self) -> list[Part]:
         found = []
         if self._denoiser is not None:
-            values = {"sample": self._sample, "timestep": None} | self._classes() | self._conditions
+            values = {"sample": self._sample, "timestep": None} | self._classes() | dict(self.conditions)
             found.append(_part("denoiser", self._denoiser, values, self.num_classes, self.sample_shape, self._times()))
         if self._decoder is not None:
             given = {"sample": self._sample} | (self._classes() if self._denoiser is None else {})

@@ -111,3 +111,29 @@ def test_its_own_programs_come_first():
     assert source.programs("ddim", 7, None)[0].name == "ddim-7"
     assert {p.guidance_scale for p in source.programs(None, None, 3.5)} == {3.5}
     assert all(isinstance(p, Program) for p in source.programs(None, 4, None))
+
+
+def test_conditions_are_what_a_caller_gives(tmp_path, rng):
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3 + 2, 3, 3, padding=1)
+
+        def forward(self, sample, timestep, tone):
+            shown = tone[:, :, None, None].expand(-1, -1, *sample.shape[2:]) * timestep[:, None, None, None] / 1000
+            return self.body(torch.cat([sample, shown], dim=1))
+
+    network = Conditional().eval()
+    examples = {"conditions": {"tone": torch.randn(3, 2)}, "negative": {"tone": torch.zeros(1, 2)}}
+    source = Generator(sample=torch.zeros(1, 3, 8, 8), denoiser=network, schedule=SCHEDULE, guidance_scale=3.0, **examples)
+    latents, tone = rng.standard_normal((2, 3, 8, 8), dtype=np.float32), rng.standard_normal((2, 2), dtype=np.float32)
+    compile_source(source, tmp_path / "a.aigc", formats=["fp32", "int8:psnr=5,aim=0,rank=false"], samples=2, threads=1)
+    with aigc_edge.open(tmp_path / "a.aigc", threads=1) as pipeline:
+        given = {"conditions": {"tone": tone}, "negative_conditions": {"tone": np.zeros((1, 2), np.float32)}}
+        found = pipeline.sample(2, latents=latents, output="float32", **given)
+        assert pipeline.manifest["quality"]["int8"]["psnr"] > 5
+    program = build(SCHEDULE, "dpmpp_2m", 10, guidance_scale=3.0)
+    with torch.no_grad():
+        own, other = {"tone": torch.as_tensor(tone)}, {"tone": torch.zeros(2, 2)}
+        wanted = program.sample(network, torch.as_tensor(latents), conditions=own, negative=other).numpy()
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
