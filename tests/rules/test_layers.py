@@ -24,7 +24,7 @@ LAYERS = [
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "tuning", "export", "targets"],
     ["engines", "inputs"],
-    ["device_loop", "choose", "text_conditions"],
+    ["device_loop", "choose", "programs", "text_conditions"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
     ["compile", "tune"],
