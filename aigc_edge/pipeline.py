@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from aigc_edge import _core, device_loop, inputs
 from aigc_edge.choose import AUTO, fastest
-from aigc_edge.diffusion import SOLVERS, Program, build
+from aigc_edge.diffusion import Program
 from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.programs import Programs
 from aigc_edge.spec import ComponentSpec
 from aigc_edge.text_conditions.encoders import NAMES, TextEncoders
 from aigc_edge.text_conditions.given import Conditions, Prompt, texts
@@ -64,11 +65,11 @@ class Pipeline:
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._constants: Constants | None = None
-        self._programs: dict[str, Program] = {}  # what was asked for so far
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
         )
         self.manifest: dict[str, Any] = json.loads(self._handle.manifest)
+        self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest["sample_shape"])
         self.format = format or str(self.manifest["default_format"])
         self.engine = fastest(self.path, self.manifest, self.format, self.threads) if engine == AUTO else engine
@@ -123,8 +124,7 @@ class Pipeline:
     @property
     def programs(self) -> list[str]:
         """The names of the programs in the bundle; the first is the default."""
-        default = str(self.manifest["default_program"])
-        return [default, *sorted(set(self.manifest["programs"]) - {default})]
+        return self._programs.own
 
     @property
     def device(self) -> str:
@@ -149,7 +149,7 @@ class Pipeline:
 
         With `strength` below 1 it is the last part of it, for image to image. Raises AigcEdgeError for what is not there.
         """
-        return self._programs[self._program_name(name, solver, steps, strength)]
+        return self._programs[self._programs.find(name, solver, steps, strength)]
 
     def add_program(self, program: Program) -> None:
         """Take a program beside the bundle's own, to be sampled from by its name; one of that name that was added is replaced.
@@ -159,7 +159,7 @@ class Pipeline:
         if program.name in self.manifest["programs"]:
             raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
         with self._lock:
-            self._add(program.name, program)
+            self._programs.add(program.name, program)
 
     def sample(
         self,
@@ -219,7 +219,7 @@ class Pipeline:
         first = inputs.integer("seed", seed, 0, 2**64 - 1)
         each = None if seeds is None else inputs.integers("seeds", seeds, n, 0, 2**64 - 1).astype(np.uint64)
         with self._lock:
-            name = self._program_name(program, solver, steps, strength)
+            name = self._programs.find(program, solver, steps, strength)
             start = inputs.Start(self.manifest, self._programs[name], n, each, first)
             latents, draws = start.noise(noise, latents)
             known = start.known(image, mask, strength)
@@ -261,41 +261,6 @@ class Pipeline:
         last = int(self.manifest["classes"]["count"]) - 1
         each = [classes] * n if isinstance(classes, int) else classes
         return inputs.integers(name, each, n, -1, last).astype(np.int32)
-
-    def _program_name(self, name: str | None, solver: str | None, steps: int | None, strength: float) -> str:
-        """The name under which the handle has the program that is asked for; it is built when it is new."""
-        if solver is None and steps is None:
-            found = name or str(self.manifest["default_program"])
-            if found not in self._programs:
-                if found not in self.manifest["programs"]:
-                    raise AigcEdgeError(f"{self.path} has no program {found}: choose one of {', '.join(self.programs)}")
-                self._programs[found] = Program.from_json(self.manifest["programs"][found])
-        else:
-            found = self._build(name, solver, steps)
-        if strength >= 1:
-            return found
-        part = f"{found} strength {strength:g}"
-        if part not in self._programs:
-            self._add(part, self._programs[found].start_at(strength))
-        return part
-
-    def _build(self, program: str | None, solver: str | None, steps: int | None) -> str:
-        if program is not None:
-            raise AigcEdgeError(f"program {program!r} was given together with a solver or steps: give one or the other")
-        schedule = self.manifest.get("schedule")
-        if schedule is None:
-            raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no solver and no steps to choose")
-        default = self.manifest["programs"][self.manifest["default_program"]]
-        solver = solver or named_solver(self.manifest)
-        steps = int(default["meta"]["steps"]) if steps is None else steps
-        name = f"custom {solver}-{steps}"  # a name that no bundle uses: a program of the bundle must not be replaced
-        if name not in self._programs:
-            self._add(name, build(schedule, solver, steps, guidance_scale=float(default["guidance_scale"])))
-        return name
-
-    def _add(self, name: str, program: Program) -> None:
-        self._handle.add_program(json.dumps(program.to_json() | {"name": name}))
-        self._programs[name] = program
 
     def network(self, sample: NDArray[Any], timestep: NDArray[Any] | float, **conditions: NDArray[Any]) -> NDArray[Any]:
         """The bundle's denoiser on `sample` [M, *sample_shape] at `timestep` (one, or [M]), conditions by their input names.
@@ -375,12 +340,3 @@ def open(
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
     return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify, device=device)
-
-
-def named_solver(manifest: Mapping[str, Any]) -> str:
-    """The solver of the default program, to be built with other steps; raises AigcEdgeError for a tuned or an imported one."""
-    name = manifest["default_program"]
-    solver = str(manifest["programs"][name]["meta"].get("solver"))
-    if solver not in SOLVERS:
-        raise AigcEdgeError(f"the default program {name!r} is made for its own number of steps: give a solver with the steps")
-    return solver

@@ -17,7 +17,7 @@ from aigc_edge.diffusion import build
 from aigc_edge.engines.base import ENGINES, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.bundle import read_manifest
-from aigc_edge.pipeline import named_solver
+from aigc_edge.programs import named_solver
 from aigc_edge.registry import Registry
 from aigc_edge.spec import ComponentSpec
 from aigc_edge.text_conditions.encoders import NAMES

@@ -11,7 +11,7 @@ from aigc_edge.diffusion import build
 from aigc_edge.export.bundle import write_bundle
 
 
-@pytest.mark.parametrize("name", ["test_philox", "test_parallel"])
+@pytest.mark.parametrize("name", ["test_philox", "test_parallel", "test_sha256"])
 def test_program(native: Any, name: str) -> None:
     assert native.run(native.build_test(name)) == "done\n"
 

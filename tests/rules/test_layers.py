@@ -25,7 +25,7 @@ LAYERS = [
     ["train", "metrics", "compress", "tuning", "export", "targets"],
     ["sources"],
     ["engines", "inputs"],
-    ["device_loop", "choose", "text_conditions"],
+    ["device_loop", "choose", "programs", "text_conditions"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
     ["compile", "tune", "why"],

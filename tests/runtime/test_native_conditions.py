@@ -148,6 +148,17 @@ def test_guidance_as_a_number_doubles_nothing(text, engine, toy, classes):
             pipeline.sample(3, conditions=own, negative_classes=1)
 
 
+def test_a_network_that_is_told_the_scale_in_python(text, engine, toy):
+    rng, program = np.random.default_rng(), build(toy.SCHEDULE, "euler", 4, guidance_scale=1.0)
+    pipeline = text(components=with_scale(toy))
+    engine.networks["denoiser"] = scaled(toy)
+    latents, own = rng.normal(size=(2, *toy.SHAPE)).astype(np.float32), conditions(rng, 2)
+    told = own | {"scale": np.array([3.5], np.float32)}
+    found = program.sample(pipeline.network, latents, conditions=told)
+    native = pipeline.sample(2, latents=latents, conditions=own, solver="euler", steps=4, guidance_scale=3.5, output="float32")
+    np.testing.assert_array_equal(found, native)
+
+
 def test_conditions_and_constants_go_together(engine, toy, open_toy):
     rng, made = np.random.default_rng(), toy.manifest("constants")
     text_input = {"name": "text", "role": "condition", "dtype": "float32", "shape": ["N", 5]}

@@ -60,10 +60,10 @@ def test_damaged_archives(open_all, make_bundle, tmp_path, kind):
                 data[at] = rng.choice([0, 255, rng.integers(256)])
         paths.append(tmp_path / f"damaged{trial}.aigc")
         paths[-1].write_bytes(bytes(data))
-    opened, refused, conditioned = run(open_all, paths)
+    opened, refused, sampled, conditioned = run(open_all, paths)
     assert opened + refused == 401
     assert opened >= 1
-    assert (conditioned >= 1) == (kind == "text")
+    assert (sampled == 0, conditioned >= 1) == ((True, True) if kind == "text" else (False, False))
     assert refused > 300
 
 
@@ -86,8 +86,8 @@ def test_damaged_manifests(open_all, make_bundle, tmp_path, kind):
         shutil.copytree(source, paths[-1], ignore=shutil.ignore_patterns("manifest*"))
         (paths[-1] / "manifest.json").write_bytes(bytes(data))
         (paths[-1] / "manifest.sha256").write_text(hashlib.sha256(data).hexdigest())
-    opened, refused, conditioned = run(open_all, paths)
+    opened, refused, sampled, conditioned = run(open_all, paths)
     assert opened + refused == 301
     assert opened >= 1
-    assert (conditioned >= 1) == (kind == "text")
+    assert (sampled == 0, conditioned >= 1) == ((True, True) if kind == "text" else (False, False))
     assert refused > 50

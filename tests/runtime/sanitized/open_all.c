@@ -1,6 +1,7 @@
 /* Opens every path given, reads and samples from what opens; the sanitizers stop it at the first wrong access. Prints "opened
- * refused conditioned". */
+ * refused sampled conditioned". */
 #include <aigc_edge/aigc_edge.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,7 +25,7 @@ int main(int argc, char** argv) {
                                {sizeof(ae_tensor), "text", AE_FLOAT32, 3, other_shape, other}};
   const ae_tensor* const own[] = {&tensors[0], &tensors[1]};
   const ae_tensor* const negative[] = {&tensors[1], &tensors[2]};
-  int i, opened = 0, refused = 0, conditioned = 0;
+  int i, opened = 0, refused = 0, sampled = 0, conditioned = 0;
   for (i = 1; i < argc; ++i) {
     ae_engine engine = {sizeof engine, NULL, evaluate, NULL};
     ae_open_options options = {sizeof options};
@@ -39,8 +40,12 @@ int main(int argc, char** argv) {
       ++opened;
       ae_file(handle, "net.onnx", &data, &bytes);
       request.count = 2;
-      ae_sample(handle, &request, &image);
+      request.size = offsetof(ae_sample_options, conditions); /* of a caller that was compiled before there were any */
+      request.conditions = own;
+      request.num_conditions = (size_t)-1;
+      if (ae_sample(handle, &request, &image) == AE_OK) ++sampled;
       ae_image_free(&image);
+      request.size = sizeof request;
       request.conditions = own;
       request.negative_conditions = negative;
       request.num_conditions = request.num_negative_conditions = 2;
@@ -52,6 +57,6 @@ int main(int argc, char** argv) {
     }
     ae_close(handle);
   }
-  printf("%d %d %d\n", opened, refused, conditioned);
+  printf("%d %d %d %d\n", opened, refused, sampled, conditioned);
   return 0;
 }
