@@ -59,6 +59,10 @@ class Recipe(ABC):
     def bytes_of(self, layer: Layer) -> int:
         """What the layer's weight takes in the format."""
 
+    def kind_of(self, layer: Layer) -> str:
+        """The name of what the layer is stored in: some fit a neighbouring format better."""
+        return self.name
+
     def proven(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """What onnxruntime computes in place of `model` for the proof: the same values, in types that it has."""
         return folded(model)
@@ -168,7 +172,7 @@ def _nodes(recipe: Recipe, kept: Sequence[Layer], alone: dict[str, float]) -> di
     for layer in [*recipe.layers, *recipe.small]:
         inside = layer.name in names
         nodes[layer.name] = {
-            "format": recipe.name if inside else recipe.floats,
+            "format": recipe.kind_of(layer) if inside else recipe.floats,
             "error": finite(alone[layer.name]) if layer.name in alone else None,
             "bytes": recipe.bytes_of(layer) if inside else layer.bytes // each,
             "macs": layer.macs,

@@ -87,3 +87,8 @@ def quantised(rows: Floats, scales: Floats, project: Project) -> Floats:
     blocks = rows.reshape(len(rows), scales.shape[1], -1)
     made: Floats = project(blocks / scales[:, :, None]).reshape(rows.shape)
     return made
+
+
+def spread(scales: Floats, inputs: int) -> Floats:
+    """The scale of every weight [outputs, inputs] from those of the blocks."""
+    return scales.repeat(inputs // scales.shape[1], axis=1)
