@@ -49,8 +49,6 @@ def find_scaling(
     rounded: Rounded,
     absorber: Absorber,
     threads: int,
-    *,
-    search: bool = True,
 ) -> Scaling:
     """The scaling of all `layers` for which it pays, put into what computes their inputs where that can take it (`absorber`)."""
     found = Scaling()
@@ -59,7 +57,7 @@ def find_scaling(
     for group, inputs in collected(model, layers, records, ROWS, threads):
         energy = {node: np.square(rows).mean(axis=0) for node, rows in inputs.items()}
         found.energy |= energy
-        if not search or any(layer.weight in several for layer in group):
+        if any(layer.weight in several for layer in group):
             continue
         rows = {layer.node: to_rows(layer, onnx.numpy_helper.to_array(constants[layer.weight])) for layer in group}
         scales, share = _searched(group, inputs, rows, rounded, model)

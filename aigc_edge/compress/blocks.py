@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ PackOther = Callable[[Layer, Any], Change]
 class Blocks(Recipe):
     """Weights stored by `pack`; embedding tables, the first and the last layer and what does not divide into blocks by `other`.
 
-    `rounded` is what `pack` keeps of rows, for the search of the scaling; without a proof nothing is searched for.
+    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, for the search of the scaling; formats that do
+    not calibrate have none.
     """
 
     def __init__(
@@ -38,13 +40,13 @@ class Blocks(Recipe):
         proof: Proof | None,
         *,
         pack: PackRows,
-        other: PackOther,
+        other: tuple[PackOther, str],
         rounded: Rounded,
         opset: int,
-        other_name: str,
-        scaled: bool = True,
     ) -> None:
-        self.name, self.floats, self._other_name = format.name, format.arithmetic, other_name
+        self.name, self.floats = format.name, format.arithmetic
+        self._other, self._other_name = other
+        self.estimator = "mse" if proof is None or not proof.seen else "awq"
         self.model = raise_opset(model, opset)
         self.layers, self.small = [], []
         self._changes: dict[str, Change] = {}
@@ -56,15 +58,12 @@ class Blocks(Recipe):
         ends = {layer.node for layer in (products[:1] + products[-1:])} if len(products) > 2 else set()
         inner = [layer for layer in products if layer.node not in ends]
         if proof is not None and proof.seen:
-            threads = proof.threads
-            self._scaling = find_scaling(
-                self.model, inner, proof.seen, rounded, self._absorber, threads, search=scaled
-            )
+            self._scaling = find_scaling(self.model, inner, proof.seen, rounded, self._absorber, proof.threads)
         able = {layer.node for layer in inner}
         for layer in every:
             change = self._packed(layer, pack) if layer.node in able else None
             if change is None:
-                change = self._with_scale(layer, other)
+                change = self._in_front(layer, self._other(layer, self._scaled(layer)))
                 self._plain.add(layer.node)
             if layer.bytes - change.bytes < LEAST_SAVED:
                 self.small.append(layer)
@@ -77,11 +76,10 @@ class Blocks(Recipe):
         weight = self._absorber.value(layer.weight)
         rows = to_rows(layer, weight)
         rows = rows * self._scaling.columns(layer, rows.shape[1])
-        change = pack(layer, rows, self._scaling.energy.get(layer.node), weight.shape)
+        divided = layer.node in self._scaling.multiplied
+        seen = replace(layer, input=f"{layer.input}_divided") if divided else layer  # what a branch beside the layer reads too
+        change = pack(seen, rows, self._scaling.energy.get(layer.node), weight.shape)
         return None if change is None else self._in_front(layer, change)
-
-    def _with_scale(self, layer: Layer, other: PackOther) -> Change:
-        return self._in_front(layer, other(layer, self._scaled(layer)))
 
     def _scaled(self, layer: Layer) -> Any:
         weight = self._absorber.value(layer.weight)
@@ -99,7 +97,9 @@ class Blocks(Recipe):
         places = len(self._absorber.value(layer.weight).shape) - 2 if layer.op in ("Conv", "ConvTranspose") else 0
         tensor = numpy_helper.from_array(factors.reshape(-1, *[1] * places), name)
         node = helper.make_node("Mul", [layer.input, name], [result], name=result)
-        return Change((*change.tensors, tensor), (*change.before, node), {**change.inputs, 0: result})
+        return replace(
+            change, tensors=(*change.tensors, tensor), before=(*change.before, node), inputs={**change.inputs, 0: result}
+        )
 
     def bytes_of(self, layer: Layer) -> int:
         return self._changes[layer.node].bytes

@@ -35,34 +35,44 @@ class Int4(Stored):
 
     name: ClassVar[str] = "int4"
     least_sm: ClassVar[int] = 80
-    calibrates: ClassVar[bool] = True
     expected_psnr: ClassVar[float] = 25.0
     expected_size: ClassVar[float] = 0.16
 
     psnr: float = option(25.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     block: int = option(64, "inputs that share a scale", choices=(16, 32, 64, 128))
-    scaled: bool = option(True, "scale input channels by what they carry (AWQ)")
+    scaled: bool = option(True, "scale input channels by what they carry (AWQ); false needs no calibration data")
+
+    @property
+    def calibrates(self) -> bool:
+        return self.scaled
 
 
-class _Recipe(Blocks):
-    def __init__(self, format: Int4, model: onnx.ModelProto, proof: Proof | None) -> None:
-        def scales_of(rows: Floats, importance: Floats | None) -> Floats | None:
-            block = block_of(rows.shape[1], format.block)
-            return best_scales(rows, block, 7, _ROUND, shrink=SHRINK, importance=importance) if block else None
+class Int4Blocks:
+    """Rows as integers of 4 bits in blocks of at most `block` inputs."""
 
-        def pack(layer: Layer, rows: Floats, importance: Floats | None, shape: tuple[int, ...]) -> Change | None:
-            scales = scales_of(rows, importance)
-            return None if scales is None else blocked(layer, quantised(rows, scales, _ROUND), scales, "int4", shape)
+    def __init__(self, block: int) -> None:
+        self.block = block
 
-        def rounded(layer: Layer, rows: Floats, importance: Floats) -> Floats | None:
-            scales = scales_of(rows, importance)
-            return None if scales is None else quantised(rows, scales, _ROUND) * spread(scales, rows.shape[1])
+    def scales(self, rows: Floats, importance: Floats | None) -> Floats | None:
+        """The scales that err least; None when no block of at least 16 divides the rows."""
+        block = block_of(rows.shape[1], self.block)
+        return best_scales(rows, block, 7, _ROUND, shrink=SHRINK, importance=importance) if block else None
 
-        self.estimator = "awq" if format.scaled else "mse"
-        super().__init__(
-            format, model, proof,
-            pack=pack, other=int8_channels, rounded=rounded, opset=21, other_name="int8w", scaled=format.scaled,
-        )  # fmt: skip
+    def pack(self, layer: Layer, rows: Floats, importance: Floats | None, shape: tuple[int, ...]) -> Change | None:
+        """The layer stored so; see blocks.PackRows."""
+        scales = self.scales(rows, importance)
+        return None if scales is None else blocked(layer, quantised(rows, scales, _ROUND), scales, "int4", shape)
+
+    def rounded(self, layer: Layer, rows: Floats, importance: Floats) -> Floats | None:
+        """What is left of the rows; see awq.Rounded."""
+        scales = self.scales(rows, importance)
+        return None if scales is None else quantised(rows, scales, _ROUND) * spread(scales, rows.shape[1])
+
+
+def _recipe(format: Int4, model: onnx.ModelProto, proof: Proof | None) -> Blocks:
+    four = Int4Blocks(format.block)
+    other = (int8_channels, "int8w")
+    return Blocks(format, model, proof, pack=four.pack, other=other, rounded=four.rounded, opset=21)
 
 
 @convert.register
@@ -75,4 +85,4 @@ def _(
     progress: Progress | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
-    return compress(format, lambda model, proof: _Recipe(format, model, proof), source, out, calibration, progress, threads)
+    return compress(format, lambda model, proof: _recipe(format, model, proof), source, out, calibration, progress, threads)

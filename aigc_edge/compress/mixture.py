@@ -32,7 +32,6 @@ class Mixed(Format):
 
     least_sm: ClassVar[int] = 75
     engines: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "tensorrt")
-    calibrates: ClassVar[bool] = False
     expected_psnr: ClassVar[float] = 30.0
     expected_size: ClassVar[float] = 1.0
 
@@ -40,6 +39,11 @@ class Mixed(Format):
     min_share: float = option(0.5, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1)
     rank: bool = option(False, "measure every layer alone even when the budget holds without (for the report)")
     trials: int = option(64, "most measurements to rank layers with: more layers than that are ranked in groups", low=1)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the format looks at calibration data to convert a network, and not only to measure what that did."""
+        return False
 
 
 class Recipe(ABC):

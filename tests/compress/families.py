@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from onnx_ir import to_proto
 from torch import Tensor, nn
 
 from aigc_edge.diffusion import Program, build
-from aigc_edge.export.onnx import export_component
+from aigc_edge.export.onnx import to_ir
 from aigc_edge.models.base import FAMILIES, Component
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
@@ -87,7 +89,7 @@ def digits(bundle: Path) -> tuple[Path, ComponentSpec, Program, int]:
 def exported(component: Component, folder: Path, classes: int) -> tuple[Path, ComponentSpec, Program, int]:
     """A component with random weights as an ONNX file, with a program of four rows (none for a generator)."""
     path = folder / f"{classes}.onnx"
-    export_component(component, path)
+    onnx.save(to_proto(to_ir(component)), path)
     one_shot = component.spec.name == "decoder"
     program = Program("one", slots=1, init_scale=1.0, rows=()) if one_shot else build(SCHEDULE, "dpmpp_2m", 4)
     return path, component.spec, program, classes
