@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx
 
 from aigc_edge.compress import graph, search
-from aigc_edge.compress.calibration import Calibration, Record, mean_square, psnr, row_errors
+from aigc_edge.compress.calibration import Calibration, mean_square, psnr, row_errors
 from aigc_edge.compress.formats import FORMATS, Format, Progress, convert
+from aigc_edge.compress.forms import FORMS, suited
 from aigc_edge.compress.graph import Layer
-from aigc_edge.compress.half import to_half
-from aigc_edge.compress.observers import ESTIMATORS, Observer, Scale, scale_of
-from aigc_edge.compress.qdq import Writer, observed
+from aigc_edge.compress.observers import ESTIMATORS
 from aigc_edge.compress.report import finite, stamped
+from aigc_edge.compress.trials import Trials
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
@@ -34,13 +33,14 @@ CHEAP_SHARE = 6 / 7  # of the multiply-adds stay in int8 when a better figure th
 class Int8(Format):
     """Options of INT8.
 
-    The two engines want different graphs, and either is worse in the other's form. onnxruntime: uint8 activations with a zero
-    point (x86 multiplies unsigned by signed; behind a SiLU nearly twice the resolution) and quantised results, without which it
-    has no int8 convolution. TensorRT: int8 activations with zero point 0, results not quantised.
+    The engines want different graphs, and each is worse in another's form. onnxruntime: uint8 activations with a zero point (x86
+    multiplies unsigned by signed; behind a SiLU nearly twice the resolution) and quantised results, without which it has no int8
+    convolution. TensorRT: int8 activations with zero point 0, results not quantised. OpenVINO: uint8 activations, results not
+    quantised, the two products of attention in int8, and group norms that keep channels last.
     """
 
     name: ClassVar[str] = "int8"
-    engine: str = option("onnxruntime", "the engine that the graph is for", choices=("onnxruntime", "tensorrt"))
+    engine: str = option("onnxruntime", "the engine that the graph is for", choices=tuple(FORMS))
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     aim: float = option(
         36.0, "PSNR (dB) that is worth up to a seventh of the multiply-adds in float; 0 = the least will do", low=0
@@ -49,69 +49,8 @@ class Int8(Format):
     min_share: float = option(0.5, "least share of multiply-adds in int8: below it the budget counts as missed", low=0, high=1)
     rank: bool = option(True, "measure every layer alone even when the budget holds without (for the report)")
     trials: int = option(64, "most measurements to rank layers with: more layers than that are ranked in groups", low=1)
+    effort: float = option(1.0, "samples and measurements that large networks get, 1 is usual: time goes with it", above=0)
     floats: str = option("fp32", "what is not int8: fp32, or fp16 for GPUs", choices=("fp32", "fp16"))
-
-
-class _Trials:
-    """One network's quantised versions, measured on held-out noise."""
-
-    def __init__(self, format: Int8, original: onnx.ModelProto, calibration: Calibration, threads: int) -> None:
-        self.format = format
-        self.original = original
-        self.threads = threads
-        self.layers = graph.layers(original)
-        count = len(calibration.latents)
-        if count < 2:
-            raise AigcEdgeError(
-                f"{count} calibration samples given: int8 needs at least 2, one part to calibrate and one to measure on"
-            )
-        self.seen, self.held = calibration.split(count // 2)
-        self.reference = graph.Network(original, threads=threads)
-        self.records: list[Record] = []
-        self.wanted = self.held.run(self.reference, self.records)
-        self.observers: dict[str, Observer] = {}
-        self.scales: dict[str, Scale] = {}
-        self.measured = 0
-
-    @property
-    def symmetric(self) -> bool:
-        return self.format.engine == "tensorrt"
-
-    def observe(self) -> None:
-        """Collect the ranges of every tensor that may be quantised, along the trajectory of the calibration samples."""
-        records: list[Record] = []
-        self.seen.run(self.reference, records)
-        tensors = observed(self.original, self.layers)
-        self.observers = {name: Observer() for name in sorted(tensors)}
-        watched = onnx.ModelProto()
-        watched.CopyFrom(self.original)
-        inputs = {value.name for value in watched.graph.input}
-        present = {value.name for value in watched.graph.output}
-        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(tensors - inputs - present))
-        network = graph.Network(watched, threads=self.threads)
-        for record in records:
-            values = dict(zip(network.outputs, network(record.inputs), strict=True)) | record.inputs
-            for name, observer in self.observers.items():
-                observer.see(values[name], record.row)
-
-    def calibrate(self, estimator: str) -> None:
-        """Set the scales by one of the estimators."""
-        estimate = ESTIMATORS[estimator]
-        ranges = {name: estimate(observer, self.symmetric) for name, observer in self.observers.items()}
-        self.scales = {name: scale_of(low, high, self.symmetric) for name, (low, high) in ranges.items()}
-        self.writer = Writer(self.original, self.scales, symmetric=self.symmetric, fused=not self.symmetric)
-
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        model = self.writer.write(layers)
-        return to_half(model) if self.format.floats == "fp16" else model
-
-    def network(self, model: onnx.ModelProto) -> graph.Network:
-        return graph.Network(model, threads=self.threads, exact=self.symmetric)
-
-    def measure(self, layers: Sequence[Layer]) -> float:
-        """Mean squared error of the final samples with `layers` in int8."""
-        self.measured += 1
-        return mean_square(self.held.run(self.network(self.build(layers))), self.wanted)
 
 
 @convert.register
@@ -130,7 +69,8 @@ def _(
         )
     tell = progress or (lambda stage, done, total: None)
     tell("calibrate", 0, 1)
-    trials = _Trials(format, graph.load(source), calibration, threads)
+    original = suited(graph.load(source), format.engine)
+    trials = Trials(FORMS[format.engine], original, calibration, threads, half=format.floats == "fp16", effort=format.effort)
     layers = trials.layers
     if not layers:
         raise AigcEdgeError(f"{source} has no convolution or matrix product with constant weights: there is nothing to quantise")
@@ -141,7 +81,7 @@ def _(
     trials.calibrate(best)
     limits = calibration.limits
     if format.rank or psnr(estimators[best], limits) < max(format.psnr, format.aim):
-        ranking = search.rank(layers, trials.measure, estimators[best], format.trials, lambda *done: tell("rank layers", *done))
+        ranking = _rank(format, layers, trials, estimators[best], tell)
     else:
         ranking = search.Ranking(estimators[best])
     kept, error = _choose(format, layers, ranking, trials, limits)
@@ -185,8 +125,21 @@ def _(
     }
 
 
+def _rank(format: Int8, layers: Sequence[Layer], trials: Trials, everything: float, tell: Progress) -> search.Ranking:
+    """Each layer's part in the final error: measured alone over whole trajectories, of large networks on single evaluations."""
+    count = min(format.trials, len(layers))
+    if trials.effort.ranks_whole(count, len(trials.held.latents)):
+        return search.rank(layers, trials.measure, everything, count, lambda *done: tell("rank layers", *done))
+    count = trials.effort.trials(count, trials.evaluations)
+    ranking = search.rank(layers, trials.measure_once, everything, count, lambda *done: tell("rank layers", *done))
+    total = sum(ranking.alone.values())
+    if 0 < total < math.inf and math.isfinite(everything):  # shares of the final error
+        ranking.alone = {name: error * everything / total for name, error in ranking.alone.items()}
+    return ranking
+
+
 def _choose(
-    format: Int8, layers: Sequence[Layer], ranking: search.Ranking, trials: _Trials, limits: tuple[float, float]
+    format: Int8, layers: Sequence[Layer], ranking: search.Ranking, trials: Trials, limits: tuple[float, float]
 ) -> tuple[list[Layer], float]:
     """The layers in int8 and their error: what is aimed for where that is cheap, else what the budget asks for."""
 
@@ -200,7 +153,7 @@ def _choose(
     return choose(format.psnr, format.min_share)
 
 
-def _try_estimators(format: Int8, trials: _Trials, tell: Progress) -> dict[str, float]:
+def _try_estimators(format: Int8, trials: Trials, tell: Progress) -> dict[str, float]:
     """Mean squared error with all layers in int8, by estimator."""
     names = list(ESTIMATORS) if format.estimator == "auto" else [format.estimator]
     errors = {}

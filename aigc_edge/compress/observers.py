@@ -15,6 +15,7 @@ import numpy.typing as npt
 from aigc_edge.errors import AigcEdgeError
 
 BINS = 4096  # on either side of zero: 16 and more bins a step of the quantiser, also after the range has doubled
+COUNTED = 1 << 15  # values of one evaluation that the histogram counts, evenly spread; ranges are of all
 
 
 class Observer:
@@ -45,7 +46,9 @@ class Observer:
             self.counts = np.zeros(2 * BINS, np.int64)
             self.counts[BINS // 2 : BINS // 2 + BINS] = pairs
             self.limit *= 2
-        scaled = (values.ravel() * (BINS / (self.limit or 1.0)) + BINS).astype(np.int64)
+        step = (values.size // COUNTED) | 1  # odd: it meets all rows and columns of a map
+        counted = values.ravel()[::step] if values.size > COUNTED else values.ravel()
+        scaled = (counted * np.float32(BINS / (self.limit or 1.0)) + np.float32(BINS)).astype(np.int32)
         self.counts += np.bincount(np.clip(scaled, 0, 2 * BINS - 1), minlength=2 * BINS)
 
     def centres(self) -> npt.NDArray[np.float64]:
@@ -82,9 +85,7 @@ def least_squares(observer: Observer, symmetric: bool) -> tuple[float, float]:
     used = observer.counts > 0
     values, weights = observer.centres()[used], observer.counts[used].astype(np.float64)
     best = (math.inf, observer.low, observer.high)
-    shrink = np.linspace(1, 0.3, 36)
-    pairs = [(f, f) for f in shrink] if symmetric else [p for f in shrink for p in ((f, f), (1.0, f), (f, 1.0))]
-    for below, above in pairs:
+    for below, above in _shrunken(symmetric):
         low, high = observer.low * below, observer.high * above
         scale, zero = scale_of(low, high, symmetric)
         edges = (-127, 127) if symmetric else (0, 255)
@@ -95,8 +96,47 @@ def least_squares(observer: Observer, symmetric: bool) -> tuple[float, float]:
     return best[1], best[2]
 
 
+def entropy(observer: Observer, symmetric: bool) -> tuple[float, float]:
+    """The range whose quantisation loses the least information, over shrunken versions of what was seen.
+
+    That is the Kullback-Leibler divergence of the values, what lies outside moved to the ends, from their quantised distribution,
+    each step's share spread evenly over the bins in use (Migacz 2017, 8-bit inference with TensorRT).
+    """
+    used = observer.counts > 0
+    values, counts = observer.centres()[used], observer.counts[used].astype(np.float64)
+    best = (math.inf, observer.low, observer.high)
+    for below, above in _shrunken(symmetric):
+        low, high = observer.low * below, observer.high * above
+        if symmetric:
+            high = max(-low, high)
+            low = -high
+        inside = np.flatnonzero((values >= low) & (values <= high))
+        if not inside.size:
+            continue
+        scale, zero = scale_of(low, high, symmetric)
+        first, last = inside[0], inside[-1] + 1
+        kept = counts[first:last]
+        clipped = kept.copy()
+        clipped[0] += counts[:first].sum()
+        clipped[-1] += counts[last:].sum()
+        steps = np.clip(np.rint(values[first:last] / scale) + zero, *((-127, 127) if symmetric else (0, 255))).astype(int)
+        steps -= steps.min()
+        spread = (np.bincount(steps, kept) / np.maximum(np.bincount(steps), 1))[steps]
+        lost = float(clipped @ np.log(clipped * kept.sum() / (spread * clipped.sum()))) / float(clipped.sum())
+        if lost < best[0] - 1e-12:
+            best = (lost, low, high)
+    return max(best[1], observer.low), min(best[2], observer.high)
+
+
+def _shrunken(symmetric: bool) -> list[tuple[float, float]]:
+    """Shares of the low and the high end that are tried."""
+    shrink = [float(f) for f in np.linspace(1, 0.3, 36)]
+    return [(f, f) for f in shrink] if symmetric else [pair for f in shrink for pair in ((f, f), (1.0, f), (f, 1.0))]
+
+
 ESTIMATORS: dict[str, Callable[[Observer, bool], tuple[float, float]]] = {
     "minmax": lambda observer, symmetric: minmax(observer),
     "percentile": lambda observer, symmetric: percentile(observer),
+    "entropy": entropy,
     "mse": least_squares,
 }

@@ -16,9 +16,21 @@ from onnx import helper, numpy_helper
 
 from aigc_edge.compress.graph import Layer, attribute, initialisers
 from aigc_edge.compress.observers import Scale
+from aigc_edge.compress.products import PRODUCT
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
-_MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth", "MaxPool")
+_MOVES = (
+    "Reshape",
+    "Transpose",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "MaxPool",
+    "Slice",
+)
 
 
 def quantise_weight(
@@ -52,7 +64,14 @@ def source_of(model: onnx.ModelProto) -> dict[str, str]:
 def observed(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
     """The tensors whose range must be known to quantise `layers`, inputs and outputs both."""
     moved = source_of(model)
-    return {moved.get(name, name) for layer in layers for name in (layer.input, layer.output)}
+    names = {name for layer in layers for name in (layer.input, layer.weight if layer.op == PRODUCT else layer.output)}
+    return {moved.get(name, name) for name in names}
+
+
+def factors(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
+    """The tensors (in front of what merely moves them) that products of two activations among `layers` read."""
+    moved = source_of(model)
+    return {moved.get(name, name) for layer in layers if layer.op == PRODUCT for name in (layer.input, layer.weight)}
 
 
 class Writer:
@@ -60,20 +79,33 @@ class Writer:
 
     `symmetric` activations are int8 with zero point 0 (all that TensorRT takes); the others uint8 with a zero point (twice the
     resolution behind a ReLU or SiLU, and what x86 multiplies). With `fused` the results of convolutions and the biases of Gemm
-    are quantised too: only then onnxruntime has int8 kernels for them. TensorRT wants neither, and refuses int32 biases.
+    are quantised too: only then onnxruntime has int8 kernels for them. TensorRT wants neither, and refuses int32 biases. The
+    tensors `signed` (in front of what merely moves them) are int8 with zero point 0 in any case.
     """
 
-    def __init__(self, model: onnx.ModelProto, scales: Mapping[str, Scale], *, symmetric: bool, fused: bool) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        scales: Mapping[str, Scale],
+        *,
+        symmetric: bool,
+        fused: bool,
+        signed: Collection[str] = (),
+    ) -> None:
         self.model = model
         self.scales = scales
         self.symmetric = symmetric
         self.fused = fused
+        self.signed = frozenset(signed)
         self._constants = initialisers(model)
         self._moved = source_of(model)
         self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
 
     def _scale(self, tensor: str) -> Scale:
         return self.scales[self._moved.get(tensor, tensor)]
+
+    def _dtype(self, tensor: str) -> type[np.integer[Any]]:
+        return np.int8 if self.symmetric or self._moved.get(tensor, tensor) in self.signed else np.uint8
 
     def _weight(self, layer: Layer) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
         if layer.name not in self._weights:
@@ -95,7 +127,7 @@ class Writer:
             scale, zero = self._scale(tensor)
             names = [f"{tensor}_scale", f"{tensor}_zero"]
             constants[names[0]] = np.asarray(scale, np.float32)
-            constants[names[1]] = np.asarray(zero, np.int8 if self.symmetric else np.uint8)
+            constants[names[1]] = np.asarray(zero, self._dtype(tensor))
             nodes.append(helper.make_node("QuantizeLinear", [source, *names], [f"{tensor}_q"], name=f"{tensor}_quantize"))
             nodes.append(helper.make_node("DequantizeLinear", [f"{tensor}_q", *names], [result], name=f"{tensor}_dequantize"))
 
@@ -104,9 +136,10 @@ class Writer:
             copy.CopyFrom(node)
             layer = chosen.get(node.output[0])
             if layer is not None:
-                if layer.input not in ready:
-                    ready[layer.input] = f"{layer.input}_dq"
-                    quantise(layer.input, layer.input, ready[layer.input])
+                for tensor in (layer.input, layer.weight) if layer.op == PRODUCT else (layer.input,):
+                    if tensor not in ready:
+                        ready[tensor] = f"{tensor}_dq"
+                        quantise(tensor, tensor, ready[tensor])
                 if layer.weight not in ready:
                     ready[layer.weight] = f"{layer.weight}_dq"
                     names = [f"{layer.weight}_{part}" for part in ("int8", "scale", "zero")]
@@ -122,7 +155,7 @@ class Writer:
                 copy.output[0] = f"{node.output[0]}_float"
                 quantise(node.output[0], copy.output[0], node.output[0])
         read = {name for node in nodes for name in node.input}
-        replaced = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None}
+        replaced = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != PRODUCT}
         model = self._shell(replaced - read)
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())

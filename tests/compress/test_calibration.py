@@ -8,7 +8,8 @@ import pytest
 
 from aigc_edge.compress import graph
 from aigc_edge.compress.calibration import Calibration, Record, mean_square, psnr, row_errors
-from aigc_edge.compress.int8 import Int8, _Trials
+from aigc_edge.compress.forms import FORMS
+from aigc_edge.compress.trials import Trials
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -35,7 +36,7 @@ def test_records_cover_the_trajectory(rng: np.random.Generator, make: dict) -> N
 def test_observed_ranges_are_those_of_the_network(rng: np.random.Generator, make: dict, tmp_path) -> None:
     """Every tensor's range in every row, against a direct look at that tensor."""
     net = make["unet"](rng)
-    trials = _Trials(Int8(), net.model, net.calibration(4), 1)
+    trials = Trials(FORMS["onnxruntime"], net.model, net.calibration(4), 1)
     trials.observe()
     names = sorted(trials.observers)
     assert {"sample", *(layer.output for layer in trials.layers)} <= set(names)

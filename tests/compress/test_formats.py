@@ -17,6 +17,7 @@ from aigc_edge.compress import graph
 from aigc_edge.compress.calibration import Record
 from aigc_edge.compress.formats import FORMATS, Format, convert, parse
 from aigc_edge.compress.int8 import Int8
+from aigc_edge.compress.observers import ESTIMATORS
 from aigc_edge.config import names
 from aigc_edge.errors import AigcEdgeError
 
@@ -130,7 +131,7 @@ def test_int8_report(rng: np.random.Generator, make: dict, tmp_path: Path) -> No
     assert all(node["format"] == "int8" and node["error"] >= 0 for node in report["nodes"].values())
     assert report["estimators"][report["estimator"]] == max(report["estimators"].values()) == report["psnr"]
     assert len(report["rows"]) == len(net.program.rows)
-    assert report["trials"] == len(names) + 3
+    assert report["trials"] == len(names) + len(ESTIMATORS)
     assert [entry for entry in told if entry[0] == "rank layers"][-1][1:] == (len(names), len(names))
     # Its figures are true: measured again, on the held-out half.
     _, held = calibration.split(3)
