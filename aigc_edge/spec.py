@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from aigc_edge.errors import BundleError
 
-Role = Literal["sample", "timestep", "class", "constant"]
+Role = Literal["sample", "timestep", "class", "constant", "condition", "guidance", "tokens"]
 Network = Literal["onnx", "weights", "any"]
 BATCH = "N"
 
