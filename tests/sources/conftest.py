@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,62 @@ class Exported:
 def export(tmp_path: Path) -> Callable[..., Exported]:
     """Exports the parts of a source, but those of `torch`; the result can run them and compare images."""
     return lambda source, torch=(): Exported(source, tmp_path, torch)
+
+
+def _bytes() -> list[str]:
+    """The letters that byte-level BPE writes the 256 bytes in."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(b if b in plain else 256 + sum(other not in plain for other in range(b))) for b in range(256)]
+
+
+@pytest.fixture
+def clip_tokenizer() -> Callable[..., None]:
+    """Writes a small CLIP tokenizer as the files of Stable Diffusion's folders are: vocab.json, merges.txt, configuration."""
+
+    def write(folder: Path, length: int, pad: str = "<|endoftext|>") -> None:
+        letters = _bytes()
+        merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("r", "e"), ("re", "d</w>"), ("o", "n</w>")]
+        words = [*letters, *(f"{letter}</w>" for letter in letters), *(a + b for a, b in merges)]
+        words += ["<|startoftext|>", "<|endoftext|>"]
+        folder.mkdir(parents=True)
+        (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n")
+        special = {"bos_token": words[-2], "eos_token": words[-1], "unk_token": words[-1], "pad_token": pad}
+        config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+    return write
+
+
+CLIP_WORDS = 521  # of the small CLIP tokenizer
+
+
+@pytest.fixture
+def clip_model() -> Callable[..., Any]:
+    """A small CLIP text model with random weights, of a width, with a projection where one is asked for."""
+
+    def make(length: int, width: int = 16, projection: int = 0, layers: int = 2) -> Any:
+        import transformers
+
+        config = transformers.CLIPTextConfig(
+            vocab_size=CLIP_WORDS,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            max_position_embeddings=length,
+            projection_dim=projection or 512,
+            bos_token_id=CLIP_WORDS - 2,
+            eos_token_id=CLIP_WORDS - 1,
+            pad_token_id=CLIP_WORDS - 1,
+        )
+        kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
+        model = kind(config)
+        for weight in model.parameters():  # larger than CLIP's first weights, so that prompts differ
+            weight.data += 0.1 * torch.randn_like(weight)
+        return model
+
+    return make
 
 
 @pytest.fixture(autouse=True)

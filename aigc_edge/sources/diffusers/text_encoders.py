@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,13 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Part, Tokens
+from aigc_edge.sources.base import Part, SourceOptions, Text, Tokens
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.tokens import tokens_of
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 Hidden = Literal["last", "penultimate"]
+# What is calibrated with unless a user gives prompts: short and long, people, places, things, drawings, letters.
+PROMPTS = (
+    "a photograph of an astronaut riding a horse",
+    "portrait of an old fisherman, soft window light, 85mm",
+    "a bowl of ripe oranges on a wooden table, oil painting",
+    "a narrow street in the rain at night, neon signs, reflections on the pavement, cinematic",
+    "a red bicycle leaning against a white wall",
+    "pencil sketch of a cathedral",
+    "a mountain lake at dawn with mist over the water, wide angle, highly detailed",
+    "a shop sign that says OPEN",
+)
 
 
 class Clip(nn.Module):
@@ -104,6 +115,11 @@ def t5(folder: Folder, name: str, tokenizer: str, length: int) -> Encoder:
     return _encoder(folder, name, classes, tokens, T5, states, None)
 
 
+def text_of(encoders: Sequence[Encoder], negative: Literal["encode", "zeros"], options: SourceOptions) -> Text:
+    """What the bundle says of its text encoders, with the prompts to calibrate with."""
+    return Text({e.part.spec.name: e.tokens for e in encoders}, negative, options.prompts or PROMPTS)
+
+
 def number(folder: Folder, component: str, config: Mapping[str, Any], key: str, usual: int) -> int:
     """A positive whole number of a configuration, which leaves out what is `usual`."""
     value = config.get(key, usual)
@@ -117,7 +133,7 @@ def _encoder(
     name: str,
     classes: tuple[str, ...],
     tokens: Tokens,
-    wrap: Any,
+    wrap: Callable[[nn.Module], nn.Module],
     hidden: TensorSpec | None,
     pooled: TensorSpec | None,
 ) -> Encoder:
