@@ -17,7 +17,7 @@ from aigc_edge.sources.base import Part, Source
 
 
 class Exported:
-    """The parts of a source, exported, checked against torch and loaded in onnxruntime, but those of `torch`, which run as modules.
+    """The parts of a source, exported, checked against torch and loaded in onnxruntime; those of `torch` run as modules.
 
     An export takes seconds: kinds of networks that another test has exported need not be.
     """
@@ -114,7 +114,7 @@ def export(tmp_path: Path) -> Callable[..., Exported]:
 def _bytes() -> list[str]:
     """The letters that byte-level BPE writes the 256 bytes in."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(b if b in plain else 256 + sum(other not in plain for other in range(b))) for b in range(256)]
+    return [*map(chr, plain), *(chr(256 + n) for n in range(256 - len(plain)))]
 
 
 @pytest.fixture
@@ -163,6 +163,33 @@ def clip_model() -> Callable[..., Any]:
         for weight in model.parameters():  # larger than CLIP's first weights, so that prompts differ
             weight.data += 0.1 * torch.randn_like(weight)
         return model
+
+    return make
+
+
+@pytest.fixture
+def t5_tokenizer() -> Callable[..., Any]:
+    """A small T5 tokenizer (unigram), of the class that folders of SD3 and FLUX hold."""
+
+    def make() -> Any:
+        import transformers
+
+        words = ["▁", *"abcdefghijklmnopqrstuvwxyzé,:0123456789", "▁a", "▁red", "▁cat", "▁dog", "▁on", "s"]
+        pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -1.0 - i / 50) for i, word in enumerate(words))]
+        return transformers.T5TokenizerFast(vocab=pieces, extra_ids=0)
+
+    return make
+
+
+@pytest.fixture
+def t5_model() -> Callable[..., Any]:
+    """A small T5 encoder with random weights, of a width."""
+
+    def make(width: int = 16) -> Any:
+        import transformers
+
+        sizes = {"d_model": width, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
+        return transformers.T5EncoderModel(transformers.T5Config(**sizes, feed_forward_proj="gated-gelu"))
 
     return make
 

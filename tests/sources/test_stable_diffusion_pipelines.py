@@ -36,7 +36,9 @@ Save = Callable[..., Path]
 
 @pytest.fixture
 def save(tmp_path: Path, clip_tokenizer: Callable[..., None], clip_model: Callable[..., Any]) -> Save:
-    def write(name: str, scheduler: Any, network: Any, kind: Any = diffusers.StableDiffusionPipeline, decoder: Any = None) -> Path:
+    def write(
+        name: str, scheduler: Any, network: Any, kind: Any = diffusers.StableDiffusionPipeline, decoder: Any = None
+    ) -> Path:
         from transformers import CLIPTokenizer
 
         clip_tokenizer(tmp_path / "clip", LENGTH)

@@ -45,7 +45,7 @@ class Vae:
         self.colours = number(folder, "vae", self.config, "out_channels", 3)
 
     def part(self, height: int, width: int, *, shift: bool = False, statistics: bool = False) -> Part:
-        """The decoder of latents [N, C, height, width]; a pipeline of this class adds shift_factor, or uses the latents' statistics."""
+        """The decoder of latents [N, C, height, width]; with `shift` or `statistics` where the pipeline looks at these."""
         shape = (BATCH, self.channels, height, width)
         image = (BATCH, self.colours, height * self.factor, width * self.factor)
         inputs = (TensorSpec("latents", "sample", "float32", shape),)

@@ -74,8 +74,8 @@ class Folder:
             pickles = [name for name in files if name.endswith(_PICKLES)]
             if pickles:
                 raise AigcEdgeError(
-                    f"{self.name}/{component} holds pickled weights ({pickles[0]}), which can run code when they are loaded: where "
-                    "you trust them, DiffusionPipeline.from_pretrained(folder).save_pretrained(other) writes safetensors"
+                    f"{self.name}/{component} holds pickled weights ({pickles[0]}), which can run code when loaded: where you "
+                    "trust them, DiffusionPipeline.from_pretrained(folder).save_pretrained(other) writes safetensors"
                 )
             raise AigcEdgeError(f"{self.name}/{component} holds no safetensors: copy the whole folder, with its weights")
         variant = None if None in found else sorted(str(name) for name in found)[0]

@@ -1,4 +1,4 @@
-"""A folder's scheduler: the object that diffusers makes of it, and the training schedule it describes, where it is one of ours."""
+"""A folder's scheduler: the object that diffusers makes of it, and the training schedule that it describes, where it is ours."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ DISTILLED = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "
 _DISTILLED_NAMES = ("turbo", "lightning", "schnell", "hyper", "lcm")
 
 
-def scheduler_of(folder: Folder) -> Any:
-    """The folder's scheduler, a class of diffusers; raises AigcEdgeError for another, or options that it does not take."""
-    _, kind = folder.class_of("scheduler")
-    config = folder.config("scheduler", file="scheduler_config.json")
+def scheduler_of(folder: Folder, *, kind: str | None = None, **changes: Any) -> Any:
+    """The folder's scheduler, a class of diffusers; raises AigcEdgeError for another, or options that it does not take.
+
+    Some pipelines make a scheduler of a certain `kind` of whatever they are given, or make `changes` to its configuration where
+    it has such members.
+    """
+    own = folder.class_of("scheduler")[1]
+    kind = kind or own
+    config = dict(folder.config("scheduler", file="scheduler_config.json"))
     cls = getattr(require("diffusers"), kind, None) if kind.endswith("Scheduler") else None
     if cls is None:
         raise AigcEdgeError(f"the scheduler of {folder.name} is a {kind}: it must be one of the installed diffusers' schedulers")
     try:
         with quiet():
-            return cls.from_config({key: value for key, value in config.items() if key != "_class_name"})
+            made = cls.from_config(config)
+            changed = {key: value for key, value in changes.items() if key in made.config}
+            return cls.from_config(made.config, **changed) if changed else made
     except Exception as error:  # whatever a scheduler raises for a configuration that it does not like
         reason = " ".join(str(error).split())[:300]
         raise AigcEdgeError(f"the scheduler of {folder.name} is no {kind} as its configuration says: {reason}") from error
@@ -39,7 +46,7 @@ def is_distilled(folder: Folder) -> bool:
 
 
 def schedule_of(scheduler: Any, shift: float | None = None, timestep_scale: float = 1.0) -> Mapping[str, Any] | None:
-    """What `diffusion.build` takes: the noise that the network was trained on, visited as the scheduler spaces it; None: not ours.
+    """What `diffusion.build` takes: the noise that the network was trained on, visited as the scheduler does; None: not ours.
 
     `shift` and `timestep_scale` are those of a flow network; without a shift the scheduler's own is taken.
     """

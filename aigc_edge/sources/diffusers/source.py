@@ -60,7 +60,7 @@ class DiffusersSource(Source):
         return self._layout.parts
 
     def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:
-        """The folder's own scheduler first, unless a solver is named; then the usual solvers where the schedule is one of ours."""
+        """The folder's own scheduler first, unless a solver is named; then the usual solvers, where the schedule is ours."""
         layout = self._layout
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         count = steps or self.steps

@@ -38,7 +38,7 @@ class Clip(nn.Module):
         self.model, self.hidden, self.pooled = model, hidden, pooled
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        """Token ids int64 [N, L] → hidden states [N, L, D] of "last" (normalised) or "penultimate" (as they are), pooled [N, P]."""
+        """Token ids int64 [N, L] → hidden states [N, L, D], the last (normalised) or the penultimate ones, and pooled [N, P]."""
         made = self.model(tokens, output_hidden_states=self.hidden == "penultimate")
         found: tuple[Tensor, ...] = ()
         if self.hidden is not None:

@@ -48,8 +48,8 @@ def unconditional(folder: Folder, options: SourceOptions) -> Layout:
     channels, out = number(folder, "unet", config, "in_channels", 3), number(folder, "unet", config, "out_channels", 3)
     if out != channels:
         raise AigcEdgeError(
-            f"the unet of {folder.name} takes {channels} channels and gives {out}: one that predicts its variance too, or is told "
-            "of more than the sample, cannot be compiled"
+            f"the unet of {folder.name} takes {channels} channels and gives {out}: one that predicts its variance too, or "
+            "is told of more than the sample, cannot be compiled"
         )
     if config.get("class_embed_type") is not None:
         kind = config["class_embed_type"]
@@ -60,7 +60,7 @@ def unconditional(folder: Folder, options: SourceOptions) -> Layout:
     levels = len(config.get("block_out_channels", (0, 0, 0, 0)))
     height, width = latent_size(folder.name, options, config.get("sample_size"), 1, 2 ** (levels - 1))
     shape = (channels, height, width)
-    scheduler = scheduler_of(folder)
+    scheduler = scheduler_of(folder, kind="DDIMScheduler" if folder.kind == "DDIMPipeline" else None)
     few = (1, 2, 4) if folder.kind == "ConsistencyModelPipeline" else ()
     return Layout(
         sample_shape=shape,
