@@ -11,7 +11,6 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Part
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.loading import load
-from aigc_edge.sources.diffusers.text_encoders import number
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
@@ -41,8 +40,8 @@ class Vae:
         self.config = folder.config("vae", CLASSES)
         blocks = self.config.get("block_out_channels") or self.config.get("decoder_block_out_channels") or (64,)
         self.factor = 2 ** (len(blocks) - 1)
-        self.channels = number(folder, "vae", self.config, "latent_channels", 4)
-        self.colours = number(folder, "vae", self.config, "out_channels", 3)
+        self.channels = folder.number("vae", self.config, "latent_channels", 4)
+        self.colours = folder.number("vae", self.config, "out_channels", 3)
 
     def part(self, height: int, width: int, *, shift: bool = False, statistics: bool = False) -> Part:
         """The decoder of latents [N, C, height, width]; with `shift` or `statistics` where the pipeline looks at these."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,20 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[a-zA-Z]\w*))?(?:-\d+-of-\d+)?\.safetensors")
 
 
+def _name(path: Path) -> str:
+    """Of the folder; of a snapshot in the cache of a hub, whose own name is a number, that of the repository."""
+    whole = Path(os.path.abspath(path))
+    if whole.parent.name == "snapshots" and whole.parents[1].name.startswith("models--"):
+        return whole.parents[1].name.rsplit("--", 1)[-1]
+    return whole.name
+
+
 class Folder:
     """A folder that diffusers' `save_pretrained` wrote; raises AigcEdgeError where its index cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.resolve().name
+        self.name = _name(path)
         self.index = self._json(path / INDEX)
         kind = self.index.get("_class_name")
         if not isinstance(kind, str):
@@ -62,6 +71,13 @@ class Folder:
         self.class_of(component, allowed)
         return self._json(self.path / component / file)
 
+    def number(self, component: str, config: Mapping[str, Any], key: str, usual: int) -> int:
+        """A positive whole number of a component's configuration, which may leave out what is `usual`."""
+        value = config.get(key, usual)
+        if not isinstance(value, int) or value <= 0:
+            raise AigcEdgeError(f"{key} of {self.name}/{component} is {value!r}: it must be a positive whole number")
+        return value
+
     def check_weights(self, component: str) -> str | None:
         """The variant of the component's safetensors ("fp16"; None is the plain one), whose files are whole.
 
@@ -79,10 +95,12 @@ class Folder:
                 )
             raise AigcEdgeError(f"{self.name}/{component} holds no safetensors: copy the whole folder, with its weights")
         variant = None if None in found else sorted(str(name) for name in found)[0]
-        for name in files:
-            match = _WEIGHTS.fullmatch(name)
-            if match and match["variant"] == variant:
-                self._check_file(place / name)
+        chosen = [name for name in files if (match := _WEIGHTS.fullmatch(name)) and match["variant"] == variant]
+        parts = {int(total) for name in chosen for total in re.findall(r"-of-(\d+)", name)}
+        if parts and max(parts) != sum("-of-" in name for name in chosen):
+            raise AigcEdgeError(f"{self.name}/{component} lacks some of its {max(parts)} files of weights: copy the folder again")
+        for name in chosen:
+            self._check_file(place / name)
         return variant
 
     def _check_file(self, file: Path) -> None:

@@ -15,6 +15,7 @@ from aigc_edge.sources.diffusers.folder import INDEX, Folder
 if TYPE_CHECKING:
     from aigc_edge.sources.diffusers.layout import Layout
 
+_NETWORKS = ("unet", "transformer", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3")
 _HARMLESS = ("safety_checker", "image_encoder", "feature_extractor")  # that a pipeline may carry and text to image does not use
 
 
@@ -51,9 +52,8 @@ class DiffusersSource(Source):
             )
         require("diffusers")
         layout = PIPELINES[folder.kind](folder, options)
-        for component in folder.index:
-            if folder.has(component) and any(component == part.spec.name or component in _NETWORKS for part in layout.parts):
-                folder.check_weights(component)
+        for component in filter(folder.has, _NETWORKS):
+            folder.check_weights(component)
         return cls(folder, layout)
 
     def parts(self) -> list[Part]:
@@ -109,6 +109,3 @@ class DiffusersSource(Source):
             "diffusers": index.get("_diffusers_version"),
         }
         return found | ({"left_out": left_out} if left_out else {})
-
-
-_NETWORKS = ("unet", "transformer", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -87,19 +87,27 @@ class Encoder:
         return int(self.pooled.shape[-1]) if self.pooled else 0
 
 
-def clip(folder: Folder, name: str, tokenizer: str, *, hidden: Hidden | None, pooled: bool, length: int | None = None) -> Encoder:
-    """CLIP's text model `name` with its `tokenizer`, cut and padded to `length` tokens (unless given: the tokenizer's own)."""
-    classes = ("CLIPTextModel", "CLIPTextModelWithProjection")
+def clip(
+    folder: Folder,
+    name: str,
+    tokenizer: str,
+    *,
+    hidden: Hidden | None,
+    pooled: bool = False,
+    projected: bool = False,
+    length: int | None = None,
+) -> Encoder:
+    """CLIP's text model `name`, with a projection or without, and its `tokenizer`, for `length` tokens (its own unless given)."""
+    classes = ("CLIPTextModelWithProjection" if projected else "CLIPTextModel",)
     config = folder.config(name, classes)
     if config.get("use_attention_mask"):
         raise AigcEdgeError(f"the {name} of {folder.name} masks its padding (use_attention_mask), which is not supported")
-    tokens = tokens_of(folder, tokenizer, length, number(folder, name, config, "vocab_size", 49408))
-    longest = number(folder, name, config, "max_position_embeddings", 77)
+    tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 49408))
+    longest = folder.number(name, config, "max_position_embeddings", 77)
     if tokens.length > longest:
         raise AigcEdgeError(f"the {tokenizer} of {folder.name} gives {tokens.length} tokens, its {name} takes {longest}")
-    width = number(folder, name, config, "hidden_size", 512)
-    projected = folder.class_of(name)[1] == "CLIPTextModelWithProjection"
-    wide = number(folder, name, config, "projection_dim", 512) if projected else width
+    width = folder.number(name, config, "hidden_size", 512)
+    wide = folder.number(name, config, "projection_dim", 512) if projected else width
     states = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, tokens.length, width)) if hidden else None
     vector = TensorSpec(f"{name}_pooled", "condition", "float32", (BATCH, wide)) if pooled else None
     return _encoder(folder, name, classes, tokens, lambda model: Clip(model, hidden, pooled), states, vector)
@@ -109,8 +117,8 @@ def t5(folder: Folder, name: str, tokenizer: str, length: int) -> Encoder:
     """T5's encoder `name` with its `tokenizer`, cut and padded to `length` tokens."""
     classes = ("T5EncoderModel",)
     config = folder.config(name, classes)
-    tokens = tokens_of(folder, tokenizer, length, number(folder, name, config, "vocab_size", 32128))
-    width = number(folder, name, config, "d_model", 512)
+    tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 32128))
+    width = folder.number(name, config, "d_model", 512)
     states = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, length, width))
     return _encoder(folder, name, classes, tokens, T5, states, None)
 
@@ -118,14 +126,6 @@ def t5(folder: Folder, name: str, tokenizer: str, length: int) -> Encoder:
 def text_of(encoders: Sequence[Encoder], negative: Literal["encode", "zeros"], options: SourceOptions) -> Text:
     """What the bundle says of its text encoders, with the prompts to calibrate with."""
     return Text({e.part.spec.name: e.tokens for e in encoders}, negative, options.prompts or PROMPTS)
-
-
-def number(folder: Folder, component: str, config: Mapping[str, Any], key: str, usual: int) -> int:
-    """A positive whole number of a configuration, which leaves out what is `usual`."""
-    value = config.get(key, usual)
-    if not isinstance(value, int) or value <= 0:
-        raise AigcEdgeError(f"{key} of {folder.name}/{component} is {value!r}: it must be a positive whole number")
-    return value
 
 
 def _encoder(

@@ -13,7 +13,6 @@ from aigc_edge.sources.base import Part
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import same
 from aigc_edge.sources.diffusers.loading import load
-from aigc_edge.sources.diffusers.text_encoders import number
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 UNET = "UNet2DConditionModel"
@@ -60,15 +59,15 @@ class TextUnet(nn.Module):
 
 
 def config_of(folder: Folder, *, addition: str | None, channels: int) -> Mapping[str, Any]:
-    """The configuration of the folder's `unet`, that is told a text and, as `addition` says, more; raises AigcEdgeError otherwise."""
+    """The configuration of the folder's `unet`, that is told a text and what `addition` says; raises AigcEdgeError otherwise."""
     config = folder.config("unet", (UNET,))
     for key, wanted in (("class_embed_type", None), ("encoder_hid_dim_type", None), ("addition_embed_type", addition)):
         if config.get(key) != wanted:
             raise AigcEdgeError(
-                f"the unet of {folder.name} has {key} {config.get(key)!r}, which its {folder.kind} is not compiled with: it must be "
+                f"the unet of {folder.name} has {key} {config.get(key)!r}, with which a {folder.kind} is not compiled: it must be "
                 f"{wanted!r}"
             )
-    takes = number(folder, "unet", config, "in_channels", 4)
+    takes = folder.number("unet", config, "in_channels", 4)
     same(folder.name, "in_channels of the unet", takes, "latent channels of the vae", channels)
     same(folder.name, "out_channels of the unet", config.get("out_channels", 4), "latent channels of the vae", channels)
     return config

@@ -15,7 +15,7 @@ from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, same
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import dynamic_shift, is_distilled, schedule_of, scheduler_of
-from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, number, t5, text_of
+from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, t5, text_of
 from aigc_edge.sources.diffusers.unets import examples
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
@@ -106,7 +106,7 @@ def _encoders(folder: Folder, config: Any, vae: Vae) -> list[Encoder]:
     pooled, joint = config.get("pooled_projection_dim", 768), config.get("joint_attention_dim", 4096)
     same(folder.name, "pooled_projection_dim of the transformer", pooled, "width of text_encoder", first.pooled_width)
     same(folder.name, "joint_attention_dim of the transformer", joint, "width of text_encoder_2", second.width)
-    channels = number(folder, "transformer", config, "in_channels", 64)
+    channels = folder.number("transformer", config, "in_channels", 64)
     same(folder.name, "in_channels of the transformer", channels, "latent channels of the vae times 4", 4 * vae.channels)
     return [first, second]
 

@@ -38,7 +38,7 @@ def stable_diffusion(folder: Folder, options: SourceOptions) -> Layout:
     consistency = folder.kind == "LatentConsistencyModelPipeline"
     usual = config.get("sample_size") if consistency else _sample_size(config)
     height, width = latent_size(folder.name, options, usual, vae.factor, vae.factor)
-    encoder = clip(folder, "text_encoder", "tokenizer", hidden="last", pooled=False)
+    encoder = clip(folder, "text_encoder", "tokenizer", hidden="last")
     width_of_text = config.get("cross_attention_dim", 1280)
     same(folder.name, "cross_attention_dim of the unet", width_of_text, "hidden_size of the text_encoder", encoder.width)
     embedded = config.get("time_cond_proj_dim") is not None

@@ -14,7 +14,7 @@ from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, same
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import dynamic_shift, is_distilled, schedule_of, scheduler_of
-from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, number, t5, text_of
+from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, t5, text_of
 from aigc_edge.sources.diffusers.unets import examples
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
@@ -41,13 +41,13 @@ class Sd3Transformer(nn.Module):
         pooled_2: Tensor,
         hidden_3: Tensor | None = None,
     ) -> Tensor:
-        """Noisy latents [N, C, H, W], timestep float32 [N] in 0 … 1000, hidden states [N, L, D] and pooled vectors → [N, C, H, W].
+        """Noisy latents [N, C, H, W], timestep float32 [N] in 0 … 1000, hidden states [N, L, D], pooled vectors [N, P] → output.
 
         Without T5 its states are zeros, as diffusers has them.
         """
         clips = torch.cat([hidden, hidden_2], dim=-1)
         clips = nn.functional.pad(clips, (0, self.width - clips.shape[-1]))
-        last = clips.new_zeros(len(clips), T5_LENGTH, self.width) if hidden_3 is None else hidden_3
+        last = clips.new_zeros(clips.shape[0], T5_LENGTH, self.width) if hidden_3 is None else hidden_3
         text, vector = torch.cat([clips, last], dim=-2), torch.cat([pooled, pooled_2], dim=-1)
         made: Tensor = self.transformer(
             hidden_states=sample, encoder_hidden_states=text, pooled_projections=vector, timestep=timestep, return_dict=False
@@ -59,9 +59,9 @@ class Sd3Transformer(nn.Module):
 def stable_diffusion_3(folder: Folder, options: SourceOptions) -> Layout:
     """A folder of `transformer`, `vae`, two CLIP text encoders with projections and perhaps T5."""
     vae, config = Vae(folder), folder.config("transformer", (TRANSFORMER,))
-    patch = number(folder, "transformer", config, "patch_size", 2)
+    patch = folder.number("transformer", config, "patch_size", 2)
     height, width = latent_size(folder.name, options, config.get("sample_size", 128), vae.factor, vae.factor * patch)
-    longest = number(folder, "transformer", config, "pos_embed_max_size", 96)
+    longest = folder.number("transformer", config, "pos_embed_max_size", 96)
     if max(height, width) > longest * patch:
         most = longest * patch * vae.factor
         raise AigcEdgeError(
@@ -86,10 +86,11 @@ def stable_diffusion_3(folder: Folder, options: SourceOptions) -> Layout:
 
 
 def _encoders(folder: Folder, config: Any, vae: Vae) -> list[Encoder]:
-    first = clip(folder, "text_encoder", "tokenizer", hidden="penultimate", pooled=True)
-    second = clip(folder, "text_encoder_2", "tokenizer_2", hidden="penultimate", pooled=True, length=first.tokens.length)
+    first = clip(folder, "text_encoder", "tokenizer", hidden="penultimate", pooled=True, projected=True)
+    length = first.tokens.length
+    second = clip(folder, "text_encoder_2", "tokenizer_2", hidden="penultimate", pooled=True, projected=True, length=length)
     found = [first, second]
-    joint = number(folder, "transformer", config, "joint_attention_dim", 4096)
+    joint = folder.number("transformer", config, "joint_attention_dim", 4096)
     if folder.has("text_encoder_3"):
         third = t5(folder, "text_encoder_3", "tokenizer_3", T5_LENGTH)
         same(folder.name, "joint_attention_dim of the transformer", joint, "width of text_encoder_3", third.width)

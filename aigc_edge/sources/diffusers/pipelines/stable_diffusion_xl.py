@@ -13,7 +13,7 @@ from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, same
 from aigc_edge.sources.diffusers.pipelines.stable_diffusion import FEW
 from aigc_edge.sources.diffusers.schedules import is_distilled, schedule_of, scheduler_of
-from aigc_edge.sources.diffusers.text_encoders import clip, number, text_of
+from aigc_edge.sources.diffusers.text_encoders import clip, text_of
 from aigc_edge.sources.diffusers.unets import TextUnet, config_of, part
 
 
@@ -34,7 +34,7 @@ class XlUnet(TextUnet):
         guidance: Tensor | None = None,
     ) -> Tensor:
         """As `TextUnet`, with the hidden states [N, L, D] of both encoders and the pooled vector [N, P] of the second."""
-        added = {"text_embeds": pooled_2, "time_ids": self.time_ids.expand(len(sample), -1)}
+        added = {"text_embeds": pooled_2, "time_ids": self.time_ids.expand(sample.shape[0], -1)}
         return self.evaluate(sample, timestep, torch.cat([hidden, hidden_2], dim=-1), guidance, added)
 
 
@@ -44,11 +44,12 @@ def stable_diffusion_xl(folder: Folder, options: SourceOptions) -> Layout:
     vae = Vae(folder)
     config = config_of(folder, addition="text_time", channels=vae.channels)
     height, width = latent_size(folder.name, options, config.get("sample_size"), vae.factor, vae.factor)
-    first = clip(folder, "text_encoder", "tokenizer", hidden="penultimate", pooled=False)
-    second = clip(folder, "text_encoder_2", "tokenizer_2", hidden="penultimate", pooled=True, length=first.tokens.length)
+    first = clip(folder, "text_encoder", "tokenizer", hidden="penultimate")
+    length = first.tokens.length
+    second = clip(folder, "text_encoder_2", "tokenizer_2", hidden="penultimate", pooled=True, projected=True, length=length)
     widths = first.width + second.width
     same(folder.name, "cross_attention_dim of the unet", config.get("cross_attention_dim"), "width of both text encoders", widths)
-    told = 6 * number(folder, "unet", config, "addition_time_embed_dim", 256) + second.pooled_width
+    told = 6 * folder.number("unet", config, "addition_time_embed_dim", 256) + second.pooled_width
     given = config.get("projection_class_embeddings_input_dim")
     same(folder.name, "projection_class_embeddings_input_dim of the unet", given, "width of sizes and pooled text", told)
     embedded, few, scheduler = config.get("time_cond_proj_dim") is not None, is_distilled(folder), scheduler_of(folder)

@@ -13,7 +13,6 @@ from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import clip_of, schedule_of, scheduler_of
-from aigc_edge.sources.diffusers.text_encoders import number
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 UNET = "UNet2DModel"
@@ -45,7 +44,7 @@ class Unconditional(nn.Module):
 def unconditional(folder: Folder, options: SourceOptions) -> Layout:
     """A folder of `unet` and `scheduler`: the sample is the image, -1 … 1; classes where the UNet has an embedding of them."""
     config = folder.config("unet", (UNET,))
-    channels, out = number(folder, "unet", config, "in_channels", 3), number(folder, "unet", config, "out_channels", 3)
+    channels, out = folder.number("unet", config, "in_channels", 3), folder.number("unet", config, "out_channels", 3)
     if out != channels:
         raise AigcEdgeError(
             f"the unet of {folder.name} takes {channels} channels and gives {out}: one that predicts its variance too, or "
@@ -56,7 +55,7 @@ def unconditional(folder: Folder, options: SourceOptions) -> Layout:
         raise AigcEdgeError(
             f"the unet of {folder.name} embeds {kind!r} in place of classes: only a table of classes can be compiled"
         )
-    classes = number(folder, "unet", config, "num_class_embeds", 1) if config.get("num_class_embeds") is not None else 0
+    classes = folder.number("unet", config, "num_class_embeds", 1) if config.get("num_class_embeds") is not None else 0
     levels = len(config.get("block_out_channels", (0, 0, 0, 0)))
     height, width = latent_size(folder.name, options, config.get("sample_size"), 1, 2 ** (levels - 1))
     shape = (channels, height, width)
