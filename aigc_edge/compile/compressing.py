@@ -96,8 +96,7 @@ def _for_engine(format: Format, engine: str) -> Format | None:
 def _companion(format: Format) -> Format:
     from aigc_edge.compress.formats import parse
 
-    name = getattr(format, "companion", None)
-    return format if name is None else parse(name)
+    return format if format.companion is None else parse(format.companion)
 
 
 def _calibration(work: Work) -> Calibration:

@@ -24,6 +24,8 @@ class Format:
     """Base of all formats; its fields are the options of the format."""
 
     name: ClassVar[str]
+    # What text encoders and the decoders of latents are stored in beside it; None: the same. They are not calibrated.
+    companion: ClassVar[str | None] = None
 
 
 FORMATS: Registry[type[Format]] = Registry("format", "aigc_edge.compress", "aigc_edge.formats")

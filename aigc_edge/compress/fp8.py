@@ -39,6 +39,7 @@ class Fp8(Stored):
     """Convolutions and matrix products in E4M3; embedding tables and transposed convolutions with weights in E4M3 only."""
 
     name: ClassVar[str] = "fp8"
+    companion: ClassVar[str | None] = "fp8w"
     least_sm: ClassVar[int] = 89
     expected_psnr: ClassVar[float] = 22.0
     expected_size: ClassVar[float] = 0.26

@@ -34,6 +34,7 @@ class Int4(Stored):
     """
 
     name: ClassVar[str] = "int4"
+    companion: ClassVar[str | None] = "int8w"
     least_sm: ClassVar[int] = 80
     expected_psnr: ClassVar[float] = 25.0
     expected_size: ClassVar[float] = 0.16
