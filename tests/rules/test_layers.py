@@ -56,7 +56,7 @@ ONLY_IN = {
     "openvino": ["engines/openvino.py"],
     "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "models/", "diffusion/"],
     "sklearn": ["data/"],
-    "tokenizers": ["text_conditions/tokens.py"],
+    "tokenizers": ["text_conditions/tokens.py", "sources/"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
 }
