@@ -151,7 +151,8 @@ Bundle::Bundle(const std::string& path, const std::string& format, ae_verify ver
   }
   for (auto& [name, file] : files_) {
     const auto uses = [&, &name = name](const std::optional<Component>& c) {
-      return c && c->formats.count(format_) && c->formats.at(format_) == name;
+      if (!c || c->formats.count(format_) == 0) return false;
+      return name == c->formats.at(format_) || name == c->formats.at(format_) + ".data";  // weights beside an ONNX file
     };
     if (verify == AE_VERIFY_ALL || uses(denoiser_) || uses(decoder_)) check(name, file, hash_);
   }

@@ -58,7 +58,7 @@ ONLY_IN = {
     "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
     "transformers": ["sources/"],
     "sklearn": ["data/"],
-    "tokenizers": ["text_conditions/tokens.py"],
+    "tokenizers": ["text_conditions/tokens.py", "sources/"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
 }

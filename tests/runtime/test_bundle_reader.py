@@ -59,6 +59,20 @@ def test_a_changed_file_is_refused_unless_trusted(bundle, verify):
             open_toy_at(bundle, verify=verify)
 
 
+def test_weights_beside_the_network_are_hashed_with_it(engine, toy, tmp_path):
+    from aigc_edge.export.bundle import write_bundle
+
+    path = tmp_path / "two.aigc"
+    write_bundle(path, toy.manifest(), {"net.onnx": b"x", "net.onnx.data": b"weights", "other.data": b"of something else"})
+    assert open_toy_at(path).sample(1).shape[0] == 1
+    (path / "other.data").write_bytes(b"of something ELSE")
+    assert open_toy_at(path).sample(1).shape[0] == 1
+    (path / "net.onnx.data").write_bytes(b"Weights")
+    with pytest.raises(BundleError, match=r"net.onnx.data does not match its hash"):
+        open_toy_at(path)
+    assert open_toy_at(path, verify="none").sample(1).shape[0] == 1
+
+
 def test_a_truncated_or_missing_file_is_refused_even_when_trusted(bundle):
     whole = (bundle / "net.onnx").read_bytes()
     (bundle / "net.onnx").write_bytes(whole[:-1])
