@@ -20,6 +20,7 @@ from aigc_edge.compress.formats import FORMATS, Format, Progress, convert
 from aigc_edge.compress.forms import FORMS, suited
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.observers import ESTIMATORS
+from aigc_edge.compress.qat import converted
 from aigc_edge.compress.report import finite, stamped
 from aigc_edge.compress.trials import Trials
 from aigc_edge.config import option
@@ -52,6 +53,7 @@ class Int8(Format):
     trials: int = option(64, "most measurements to rank layers with: more layers than that are ranked in groups", low=1)
     effort: float = option(1.0, "samples and measurements that large networks get, 1 is usual: time goes with it", above=0)
     floats: str = option("fp32", "what is not int8: fp32, or fp16 for GPUs", choices=("fp32", "fp16"))
+    qat: int = option(0, "steps of training with the rounding in the loop; 0 = none", low=0)
 
 
 @convert.register
@@ -68,6 +70,8 @@ def _(
         raise AigcEdgeError(
             "int8 needs calibration data: give a Calibration (Calibration.draw makes one from a sampling program)"
         )
+    if format.qat:
+        return converted(format, source, out, calibration, progress, threads)
     tell = progress or (lambda stage, done, total: None)
     tell("calibrate", 0, 1)
     original = suited(graph.load(source), format.engine)
