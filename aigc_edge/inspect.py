@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -98,8 +99,19 @@ def _text(manifest: Manifest) -> str:
     return f"Text (no negative prompt: {nothing})\n" + text.table(header, rows, right=[2, 3, 4])
 
 
-def _tensors(tensors: Any) -> str:
-    return ", ".join(f"{t['name']} {t['dtype']} [{', '.join(str(s) for s in t['shape'])}]" for t in tensors)
+FEW = 3  # schedule constants are listed one by one up to this many
+
+
+def _tensors(tensors: Any, schedule: bool = False) -> str:
+    """Names, dtypes and shapes; what the schedule gives, a constant or two for every block of a network, as one sum."""
+    constants = [t for t in tensors if schedule or t["role"] == "constant"]
+    if len(constants) <= FEW:
+        constants = []
+    listed = [f"{t['name']} {t['dtype']} [{', '.join(map(str, t['shape']))}]" for t in tensors if t not in constants]
+    if constants:
+        floats = sum(math.prod(t["shape"][1:]) for t in constants)
+        listed.append(f"{len(constants)} schedule constants of {floats} floats")
+    return ", ".join(listed)
 
 
 def _bytes(manifest: Manifest, file: str) -> str:
@@ -111,7 +123,8 @@ def _networks(manifest: Manifest) -> str:
     for name, component in manifest["components"].items():
         lines.append(f"Network {name}")
         for arrow, key in (("in ", "inputs"), ("out", "outputs")):
-            wrapped = textwrap.wrap(_tensors(component[key]), WIDTH - 6, break_on_hyphens=False)
+            listed = _tensors(component[key], name == "schedule" and key == "outputs")
+            wrapped = textwrap.wrap(listed, WIDTH - 6, break_on_hyphens=False)
             lines += [f"  {arrow if i == 0 else '   '} {line}" for i, line in enumerate(wrapped)]
         rows = []
         for format, entry in component["formats"].items():

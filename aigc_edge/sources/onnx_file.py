@@ -132,7 +132,7 @@ class OnnxPart(Part):
         from aigc_edge.export.clean import clean
         from aigc_edge.export.onnx import saved
 
-        proto = self._model()
+        proto = self.model()
         model = ir.from_proto(proto)
         try:
             clean(model)
