@@ -4,8 +4,8 @@
 
 The networks are those of diffusers (UNet2DModel as in ddpm-cifar10-32, DiTTransformer2DModel), untrained: their size and the work
 of converting them do not depend on the weights, their quality does, so none is reported. Each conversion (calibration and proof
-along ten steps of 16 samples included) runs in a process of its own; its peak memory is the process's. Seconds are wall time, on a
-machine that may have other work. `share` is the file's size by that of the float32 file.
+along ten steps of 16 samples included) runs in a process of its own; its peak memory is the process's. Seconds are wall time, which other
+work on the machine lengthens, and processor time of all threads. `share` is the file's size by that of the float32 file.
 """
 
 from __future__ import annotations
@@ -86,12 +86,13 @@ def convert_one(name: str, text: str, source: Path, out: Path, threads: int) -> 
         spec_of(name), build(SCHEDULE, "dpmpp_2m", 10), SAMPLES, num_classes=1000 if name == "dit" else 0
     )
     free = [f"{key}={value}" for key, value in (("psnr", 0), ("aim", 0), ("rank", "false")) if key in names(FORMATS[text])]
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     report = convert(parse(f"{text}:{','.join(free)}"), source, out, calibration, threads=threads)
-    seconds = time.perf_counter() - started
+    seconds, worked = time.perf_counter() - started, time.process_time() - worked
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     share = report["bytes"] / report["source_bytes"]
-    return {"bytes": report["bytes"], "share": round(share, 4), "seconds": round(seconds, 1), "peak_bytes": peak, "n": report.get("n")}
+    figures = {"bytes": report["bytes"], "share": round(share, 4), "seconds": round(seconds, 1), "cpu_seconds": round(worked, 1)}
+    return figures | {"peak_bytes": peak, "n": report.get("n")}
 
 
 def main() -> None:
@@ -122,9 +123,10 @@ def main() -> None:
                 done = subprocess.run(child, check=True, capture_output=True, text=True, env=os.environ)
                 figures = found["formats"][text] = json.loads(done.stdout.splitlines()[-1])
                 allowed = 3 * weights + 2 * 2**30
+                memory = f"{figures['peak_bytes'] / 2**30:.2f} GB at most ({figures['peak_bytes'] / allowed:.2f} of what is allowed)"
                 print(
-                    f"  {text:9} {figures['share']:.3f} of the file, {figures['seconds']:6.1f} s, {figures['peak_bytes'] / 2**30:.2f} GB "
-                    f"at most ({figures['peak_bytes'] / allowed:.2f} of 3 times the weights and 2 GB), {figures['n']} samples",
+                    f"  {text:9} {figures['share']:.3f} of the file, {figures['seconds']:6.1f} s ({figures['cpu_seconds']:.0f} of the processor), {memory}, "
+                    f"{figures['n']} samples",
                     flush=True,
                 )
                 if path is not None:

@@ -14,7 +14,7 @@ import onnx
 from aigc_edge.compress import graph
 from aigc_edge.compress.calibration import Calibration, Evaluate, Inputs, Record, mean_square, row_errors
 
-WORK = 1e12  # multiply-adds that one pass over the program may take: 40 s of one core or so
+WORK = 4e11  # multiply-adds that one pass over the program may take: 15 s of one core or so
 SEEN = 4  # evaluations that a quick comparison looks at
 ROW_SAMPLES = 2  # samples of each row's batch that the errors of single rows are measured on
 

@@ -40,6 +40,7 @@ class OpenVinoEngine(Engine):
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 where the CPU can: quality was measured without
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # nor activations rounded to int8 where only weights are
             "ENABLE_CPU_PINNING": False,  # the caller's threads are the caller's business
         }
         core = openvino.Core()

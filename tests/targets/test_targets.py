@@ -13,9 +13,9 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
 
 FILES = sorted(Path(targets.__file__).parent.glob("*.json"))
-PRECISIONS = {"fp32", "fp16", "bf16", "int8", "int4", "fp8", "nvfp4"}
 # Compute capability → precisions that arrive with it (and stay), from NVIDIA's documentation and from builds.
 FIRST = {"fp32": 80, "bf16": 80, "int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100, "fp16": 75}
+FIRST |= {"int8w": 75, "fp8w": 89, "svdquant": 80, "sparse24": 80}
 RTX_BUILDS = {75, 80, 86, 89, 120, 121}
 
 
@@ -32,7 +32,7 @@ def test_a_target_file_follows_the_schema(path):
         assert all(targets.get(name).kind != "group" for name in target.members)
         return
     assert {"name", "title", "kind", "sm", "memory_gb", "bandwidth_gbs", "precisions", "tensorrt"} == set(value)
-    assert set(target.precisions) <= PRECISIONS
+    assert set(target.precisions) <= set(FIRST)
     if target.kind == "gpu":
         assert target.memory_gb > 0
         assert target.bandwidth_gbs > 0
