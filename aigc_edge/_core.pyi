@@ -56,6 +56,9 @@ class Handle:
     def statistics(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
     def file(self, name: str) -> bytes: ...
+    def verify(self, name: str) -> None:
+        """Check a file of the bundle as `file` does, without a copy of it."""
+
     def add_program(self, json: str) -> None: ...
     def sample(
         self,
@@ -75,4 +78,6 @@ class Handle:
         known: np.ndarray | None,
         known_noise: np.ndarray | None,
         output: int,
+        conditions: dict[str, np.ndarray] = ...,
+        negative_conditions: dict[str, np.ndarray] = ...,
     ) -> np.ndarray: ...

@@ -74,6 +74,9 @@ class DeviceLoop:
         self._path, self._device, self._manifest = path, device, manifest
         self._shape = tuple(int(size) for size in manifest["sample_shape"])
         self._classes = int((manifest.get("classes") or {"count": 0})["count"])
+        roles = {t.role: t.name for t in self._specs["denoiser"].inputs} if "denoiser" in self._specs else {}
+        self._embedded = roles.get("guidance")  # the input that takes the scale as a number: then no row is doubled
+        self._guides = self._embedded is None and (self._classes > 0 or "condition" in roles)
         self._loops: OrderedDict[tuple[Program, int, bool], Any] = OrderedDict()
         self.statistics: dict[str, float] = {"evaluations": 0, "total_seconds": 0.0}
         self.captured, self.reason = False, "nothing was sampled yet"
@@ -94,6 +97,8 @@ class DeviceLoop:
         mask: NDArray[np.float32] | None,
         known: NDArray[np.float32] | None,
         known_noise: NDArray[np.float32] | None,
+        conditions: Mapping[str, NDArray[np.float32]],
+        negative_conditions: Mapping[str, NDArray[np.float32]],
         rgb8: bool,
         progress: Callable[[int, int], None] | None,
     ) -> NDArray[Any]:
@@ -106,7 +111,11 @@ class DeviceLoop:
         if "denoiser" not in self._specs and classes is not None and (classes < 0).any():
             raise AigcEdgeError(f"class -1 is out of range: this bundle has the classes 0 to {self._classes - 1}")
         program = program.guided(guidance_scale, guidance_rescale)
-        if not self._classes:  # without classes there is nothing to guide by
+        if self._embedded is not None and negative_classes is not None:
+            raise AigcEdgeError(
+                "this network takes the guidance scale as a number, so that nothing negative has an effect: leave it out"
+            )
+        if not self._guides and self._embedded is None:  # without classes and conditions there is nothing to guide by
             program = program.guided(1.0, 0.0)
         every = np.array([(seed + i) % (1 << 64) for i in range(count)], np.uint64) if seeds is None else seeds
         chosen = self._labels(every, classes)
@@ -119,7 +128,10 @@ class DeviceLoop:
                 rows = {name: None if value is None else self._give(value[part]) for name, value in
                         (("mask", mask), ("known", known), ("known_noise", known_noise))}  # fmt: skip
                 start = self._latents(every[part], latents, part)
-                own = self._conditions("denoiser", chosen, part), self._conditions("denoiser", other, part)
+                own = tuple(
+                    self._conditions("denoiser", labels, part) | self._rows(given, part)
+                    for labels, given in ((chosen, conditions), (other, negative_conditions))
+                )
                 if program.rows:
                     given = "philox" if noise is None else self._give(noise[:, part])
                     loop = self._loop(program, start, own, rows)
@@ -169,24 +181,33 @@ class DeviceLoop:
         spec = self._specs.get(component)
         return {t.name: self._give(labels[part]) for t in (spec.inputs if spec else ()) if t.role == "class"}
 
-    def _loop(self, program: Program, start: Any, own: tuple[Any, Any], rows: Mapping[str, Any]) -> Any:
+    def _rows(self, conditions: Mapping[str, NDArray[np.float32]], part: slice) -> dict[str, Any]:
+        """Given conditions of a part of the samples; one that stands for all is one."""
+        return {name: self._give(value if len(value) == 1 else value[part]) for name, value in conditions.items()}
+
+    def _loop(self, program: Program, start: Any, own: tuple[Any, ...], rows: Mapping[str, Any]) -> Any:
         key = (program, len(start), rows["mask"] is not None)
         if key not in self._loops:
             options = {"conditions": own[0], "negative": own[1], "mask": rows["mask"], "known": rows["known"]}
             while len(self._loops) >= KEPT:
                 self._loops.popitem(last=False)
-            self._loops[key] = program.prepare(self._denoiser(program), start, **options)
+            rows_program = program if self._embedded is None else program.guided(1.0, 0.0)
+            self._loops[key] = rows_program.prepare(self._denoiser(program), start, **options)
         self._loops.move_to_end(key)
         return self._loops[key]
 
     def _denoiser(self, program: Program) -> Any:
-        """The denoiser, with the schedule's constants for the rows of `program` where it takes such."""
+        """The denoiser, with what it takes beside that each row of `program` fixes: the schedule's constants, the weight."""
         network = self._networks["denoiser"]
         names = [t.name for t in self._specs["denoiser"].inputs if t.role == "constant"]
         constants = Constants.load(self._path, self._manifest["components"]) if names else None
-        if constants is None:
-            return network
-        return WithConstants(network, [{n: self._give(constants(row.timestep)[n]) for n in names} for row in program.rows])
+        rows: list[dict[str, Any]] = [{} for _ in program.rows]
+        if constants is not None:
+            rows = [{n: self._give(constants(row.timestep)[n]) for n in names} for row in program.rows]
+        if self._embedded is not None:
+            for row, weight in zip(rows, program.weights, strict=True):
+                row[self._embedded] = self._give(np.array([weight], np.float32))
+        return WithConstants(network, rows) if any(rows) else network
 
     def _decode(self, samples: Any, conditions: Mapping[str, Any], first: int) -> Any:
         import torch
@@ -213,7 +234,7 @@ class DeviceLoop:
 
 
 class WithConstants:
-    """A network that takes constants of the schedule instead of the timestep: `rows[r]` has those of row r, [1, ...] by name."""
+    """A network that takes what its row fixes, constants or the weight: `rows[r]` has those of row r, [1, ...] by name."""
 
     def __init__(self, network: Any, rows: list[dict[str, Any]]) -> None:
         self._network, self._rows, self._row = network, rows, 0

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from aigc_edge import _core, device_loop, inputs
 from aigc_edge.choose import AUTO, fastest
-from aigc_edge.diffusion import SOLVERS, Program, build
+from aigc_edge.diffusion import Program
 from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.programs import Programs
 from aigc_edge.spec import ComponentSpec
+from aigc_edge.text_conditions.encoders import NAMES, TextEncoders
+from aigc_edge.text_conditions.given import Conditions, Prompt, texts
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str, int, Buffers, Buffers], None]
@@ -62,22 +65,32 @@ class Pipeline:
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._constants: Constants | None = None
-        self._programs: dict[str, Program] = {}  # what was asked for so far
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
         )
         self.manifest: dict[str, Any] = json.loads(self._handle.manifest)
+        self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest["sample_shape"])
         self.format = format or str(self.manifest["default_format"])
         self.engine = fastest(self.path, self.manifest, self.format, self.threads) if engine == AUTO else engine
         kind = require(self.engine)
         for name, component in self.manifest["components"].items():
-            if name == "schedule":  # its constants stand in the bundle's table: only programs built here may need it
-                continue
-            spec = ComponentSpec.from_json(name, component)
-            source = EngineSource(self.path, component, spec, self.format, self.manifest["family"])
-            self._engines[name] = kind.load(source, threads=self.threads)
+            if name not in ("schedule", *NAMES):  # which a call may need or not
+                self._engines[name] = kind.load(self._source(name, component), threads=self.threads)
+        self._encoders = TextEncoders(self.manifest, self._load_encoder, self._handle.file)
+        self._given = Conditions(self.path, self.manifest, self._encoders)
         self._on_device = None if place is None else device_loop.DeviceLoop(self.path, self.manifest, self._engines, place)
+
+    def _source(self, name: str, component: Mapping[str, Any]) -> EngineSource:
+        spec = ComponentSpec.from_json(name, component)
+        return EngineSource(self.path, component, spec, self.format, self.manifest["family"])
+
+    def _load_encoder(self, name: str) -> Engine:
+        source = self._source(name, self.manifest["components"][name])
+        for file in (source.model_file(), f"{source.model_file()}.data"):  # opening did not hash them: they may be large
+            if file in self.manifest["files"]:
+                self._handle.verify(file)
+        return require(self.engine).load(source, threads=self.threads)
 
     def _bind(self, component: str, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
         if component == "schedule":
@@ -111,8 +124,7 @@ class Pipeline:
     @property
     def programs(self) -> list[str]:
         """The names of the programs in the bundle; the first is the default."""
-        default = str(self.manifest["default_program"])
-        return [default, *sorted(set(self.manifest["programs"]) - {default})]
+        return self._programs.own
 
     @property
     def device(self) -> str:
@@ -137,7 +149,7 @@ class Pipeline:
 
         With `strength` below 1 it is the last part of it, for image to image. Raises AigcEdgeError for what is not there.
         """
-        return self._programs[self._program_name(name, solver, steps, strength)]
+        return self._programs[self._programs.find(name, solver, steps, strength)]
 
     def add_program(self, program: Program) -> None:
         """Take a program beside the bundle's own, to be sampled from by its name; one of that name that was added is replaced.
@@ -147,7 +159,7 @@ class Pipeline:
         if program.name in self.manifest["programs"]:
             raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
         with self._lock:
-            self._add(program.name, program)
+            self._programs.add(program.name, program)
 
     def sample(
         self,
@@ -157,6 +169,10 @@ class Pipeline:
         seeds: Sequence[int] | NDArray[np.uint64] | None = None,
         classes: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
         negative_classes: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
+        prompt: Prompt | None = None,
+        negative_prompt: Prompt | None = None,
+        conditions: Mapping[str, NDArray[Any]] | None = None,
+        negative_conditions: Mapping[str, NDArray[Any]] | None = None,
         program: str | None = None,
         solver: str | None = None,
         steps: int | None = None,
@@ -175,8 +191,10 @@ class Pipeline:
 
         Sample i is drawn from `seed` + i, or from `seeds`[i] (whole numbers from 0 to 2^64 - 1), and does not depend on the
         others. `classes` are class indices, one for all or one each; -1 is unconditional; None draws them from the seeds.
-        `negative_classes` are what guidance leads away from (None: no class). `program` names one of `programs`; `solver` and
-        `steps` build another one from the bundle's schedule. `guidance_scale` is the CFG scale (1: no guidance),
+        `negative_classes` are what guidance leads away from (None: no class). `prompt` and `negative_prompt`, one for all or one
+        each, are encoded by the bundle's text encoders (None: what the bundle says of no negative prompt); `conditions` and
+        `negative_conditions` [N or 1, ...] are what its network takes beside, or instead, by name. `program` names one of
+        `programs`; `solver` and `steps` build another one from the bundle's schedule. `guidance_scale` is the CFG scale (1: off),
         `guidance_rescale` 0 … 1 draws its contrast back (Lin et al. 2024). `latents`, float32 [N, *sample_shape] of unit normals,
         replace the noise of the seeds. `noise` is where noise comes from: "philox" (our own), "numpy", "torch-cpu", "torch-cuda"
         (as those draw it for the seeds), or what the rows add, float32 [draws, N, *sample_shape] in the order of
@@ -201,7 +219,7 @@ class Pipeline:
         first = inputs.integer("seed", seed, 0, 2**64 - 1)
         each = None if seeds is None else inputs.integers("seeds", seeds, n, 0, 2**64 - 1).astype(np.uint64)
         with self._lock:
-            name = self._program_name(program, solver, steps, strength)
+            name = self._programs.find(program, solver, steps, strength)
             start = inputs.Start(self.manifest, self._programs[name], n, each, first)
             latents, draws = start.noise(noise, latents)
             known = start.known(image, mask, strength)
@@ -210,6 +228,9 @@ class Pipeline:
                 known_noise = start.latents() if latents is None else latents
                 latents = self._programs[name].noised(known, known_noise)
             chosen = None if mask is None else start.mask(mask)
+            guided = any(weight != 1.0 for weight in self._programs[name].guided(guidance_scale, None).weights)
+            text = prompt, negative_prompt, conditions, negative_conditions
+            own, other = self._given.arrays(count, guided, *text)
             self._progress, self._watch = progress, watch
             given: dict[str, Any] = dict(
                 count=count,
@@ -224,6 +245,8 @@ class Pipeline:
                 mask=chosen,
                 known=None if chosen is None else known,
                 known_noise=None if chosen is None else known_noise,
+                conditions=own,
+                negative_conditions=other,
             )
             if self._on_device is not None:
                 if watch is not None:
@@ -238,41 +261,6 @@ class Pipeline:
         last = int(self.manifest["classes"]["count"]) - 1
         each = [classes] * n if isinstance(classes, int) else classes
         return inputs.integers(name, each, n, -1, last).astype(np.int32)
-
-    def _program_name(self, name: str | None, solver: str | None, steps: int | None, strength: float) -> str:
-        """The name under which the handle has the program that is asked for; it is built when it is new."""
-        if solver is None and steps is None:
-            found = name or str(self.manifest["default_program"])
-            if found not in self._programs:
-                if found not in self.manifest["programs"]:
-                    raise AigcEdgeError(f"{self.path} has no program {found}: choose one of {', '.join(self.programs)}")
-                self._programs[found] = Program.from_json(self.manifest["programs"][found])
-        else:
-            found = self._build(name, solver, steps)
-        if strength >= 1:
-            return found
-        part = f"{found} strength {strength:g}"
-        if part not in self._programs:
-            self._add(part, self._programs[found].start_at(strength))
-        return part
-
-    def _build(self, program: str | None, solver: str | None, steps: int | None) -> str:
-        if program is not None:
-            raise AigcEdgeError(f"program {program!r} was given together with a solver or steps: give one or the other")
-        schedule = self.manifest.get("schedule")
-        if schedule is None:
-            raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no solver and no steps to choose")
-        default = self.manifest["programs"][self.manifest["default_program"]]
-        solver = solver or named_solver(self.manifest)
-        steps = int(default["meta"]["steps"]) if steps is None else steps
-        name = f"custom {solver}-{steps}"  # a name that no bundle uses: a program of the bundle must not be replaced
-        if name not in self._programs:
-            self._add(name, build(schedule, solver, steps, guidance_scale=float(default["guidance_scale"])))
-        return name
-
-    def _add(self, name: str, program: Program) -> None:
-        self._handle.add_program(json.dumps(program.to_json() | {"name": name}))
-        self._programs[name] = program
 
     def network(self, sample: NDArray[Any], timestep: NDArray[Any] | float, **conditions: NDArray[Any]) -> NDArray[Any]:
         """The bundle's denoiser on `sample` [M, *sample_shape] at `timestep` (one, or [M]), conditions by their input names.
@@ -289,6 +277,8 @@ class Pipeline:
                 given[tensor.name] = sample
             elif tensor.role == "timestep":
                 given[tensor.name] = times
+            elif tensor.role == "guidance" and tensor.name in given:
+                given[tensor.name] = np.broadcast_to(np.asarray(given[tensor.name], np.float32), (len(sample),))
             elif tensor.role == "constant":
                 self._constants = self._constants or Constants.load(self.path, self.manifest["components"])
                 assert self._constants is not None
@@ -296,12 +286,28 @@ class Pipeline:
         (output,) = engine.evaluate(given).values()
         return output
 
+    def encode(self, prompt: Prompt) -> dict[str, NDArray[np.float32]]:
+        """What the bundle's text encoders make of one prompt or of several: conditions by name, float32 [N, ...].
+
+        Raises AigcEdgeError for a bundle without text encoders, and where the package tokenizers is not installed.
+        """
+        if not self._encoders.gives:
+            raise AigcEdgeError(f"{self.path} has no text encoder: it cannot encode a prompt")
+        with self._lock:
+            return self._encoders(texts("prompt", prompt, len(prompt)))
+
+    def close_encoders(self) -> None:
+        """Give back the text encoders alone, which may be larger than all else; a prompt that is not kept loads them again."""
+        with self._lock:
+            self._encoders.close()
+
     def close(self) -> None:
         """Give back the networks and buffers; further calls say that the bundle was closed."""
         with self._lock:
             self._handle.close()
             if self._on_device is not None:
                 self._on_device.close()
+            self._encoders.close()
             for engine in self._engines.values():
                 engine.close()
             self._engines.clear()
@@ -334,12 +340,3 @@ def open(
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
     return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify, device=device)
-
-
-def named_solver(manifest: Mapping[str, Any]) -> str:
-    """The solver of the default program, to be built with other steps; raises AigcEdgeError for a tuned or an imported one."""
-    name = manifest["default_program"]
-    solver = str(manifest["programs"][name]["meta"].get("solver"))
-    if solver not in SOLVERS:
-        raise AigcEdgeError(f"the default program {name!r} is made for its own number of steps: give a solver with the steps")
-    return solver

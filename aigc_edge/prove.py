@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,69 +11,88 @@ import numpy as np
 from numpy.typing import NDArray
 
 import aigc_edge
-from aigc_edge.errors import BudgetError
-from aigc_edge.metrics.judge import Judge
+from aigc_edge.metrics.judge import Judge, to_unit
+from aigc_edge.metrics.paired import psnr, relative_l2
+from aigc_edge.metrics.ssim import ssim
 
 BATCH = 16  # doubled by guidance: what a processor's cache holds; 100 at a time take 1.6 times as long an image
+ELEMENTS = BATCH * 3 * 64 * 64  # of the images of a batch: larger ones are drawn fewer at a time
 SINGLES = 2  # samples that are drawn again alone: their bits must be the same
 Tell = Callable[[int, int], None]
+Given = Callable[[NDArray[np.int64]], dict[str, Any]]  # numbers of samples → what `Pipeline.sample` is given for them
 
 
 def draw(
     bundle: Path,
     format: str,
-    classes: NDArray[np.int64] | None,
-    samples: int,
+    given: Given,
+    index: NDArray[np.int64],
     *,
     seed: int,
     threads: int,
     tell: Tell = lambda done, total: None,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> NDArray[np.float32]:
-    """Images float32 [samples, C, H, W], clamped to [-1, 1], by the default program; sample i has the seed `seed` + i."""
+    """Images float32 [N, C, H, W], clamped to [-1, 1], by the default program, of what is `given` for each number of `index` [N].
+
+    Image i has the seed `seed` + i.
+    """
     parts = []
     with aigc_edge.open(bundle, format=format, threads=threads, verify="none") as pipeline:
-        for first in range(0, samples, batch):
-            size = min(batch, samples - first)
-            some = None if classes is None else classes[first : first + size]
-            parts.append(pipeline.sample(size, seed=seed + first, classes=some, output="float32"))
-            tell(first + size, samples)
+        each = batch or max(1, min(BATCH, ELEMENTS // math.prod(pipeline.manifest["output_shape"])))
+        for first in range(0, len(index), each):
+            some = index[first : first + each]
+            parts.append(pipeline.sample(len(some), seed=seed + first, output="float32", **given(some)))
+            tell(first + len(some), len(index))
     return np.clip(np.concatenate(parts), -1, 1)
 
 
 class Prover:
-    """Scores one format after the other of one bundle; the first is the reference that the others are compared with."""
+    """Scores one format after the other; the first is the reference that the others are compared with.
 
-    def __init__(self, bundle: Path, judge: Path, *, num_classes: int, samples: int, seed: int, threads: int) -> None:
-        self.bundle, self.samples, self.seed, self.threads = bundle, samples, seed, threads
-        self.judge = Judge.load(judge, threads=threads)
-        self.classes = np.arange(samples) % num_classes if num_classes else None
+    With a judge there are Fréchet distances to real images; without one, the errors against the reference alone.
+    """
+
+    def __init__(
+        self,
+        judge: Path | None,
+        *,
+        given: Given = lambda index: {},
+        samples: int,
+        seed: int,
+        threads: int,
+    ) -> None:
+        self.seed, self.threads = seed, threads
+        self.judge = None if judge is None else Judge.load(judge, threads=threads)
+        self.given, self.index = given, np.arange(samples)
         self.reference: NDArray[np.float32] | None = None
 
-    def score(self, format: str, tell: Tell) -> dict[str, Any]:
-        """Figures of the judge and, but for the first format, psnr and relative_l2 against it; and whether the same samples drawn
-        alone have the same bits."""
-        seed, threads, few = self.seed, self.threads, min(SINGLES, self.samples)
-        images = draw(self.bundle, format, self.classes, self.samples, seed=seed, threads=threads, tell=tell)
-        figures = self.judge.score(images, self.classes, self.reference, seed=seed)
-        alone = draw(self.bundle, format, self.classes, few, seed=seed, threads=threads, batch=1)
+    def score(self, bundle: Path, format: str, tell: Tell) -> dict[str, Any]:
+        """Figures of the judge and, but for the first format, psnr, ssim and relative_l2 against it; and whether the same samples
+        drawn alone have the same bits. Raises AigcEdgeError for images that are not finite."""
+        seed, threads, index = self.seed, self.threads, self.index
+        images = draw(bundle, format, self.given, index, seed=seed, threads=threads, tell=tell)
+        if self.judge is not None:
+            figures = self.judge.score(images, self.given(index).get("classes"), self.reference, seed=seed)
+        else:
+            to_unit(images)  # says what is wrong with images that are not finite
+            figures = {"n": len(index)} | ({} if self.reference is None else paired(images, self.reference))
+        if self.reference is not None:
+            figures["ssim"] = ssim(images, self.reference)
+        alone = draw(bundle, format, self.given, index[:SINGLES], seed=seed, threads=threads, batch=1)
         if self.reference is None:
             self.reference = images
         return figures | {"seed": self.seed, "batch_invariant": bool(np.array_equal(alone, images[: len(alone)]))}
 
 
-def hold_to_budget(
-    quality: Mapping[str, Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any]], budget: float, reference: str = "fp32"
-) -> None:
-    """Raise BudgetError, naming the layers to blame, when a format's Fréchet distance exceeds `budget` times the reference's."""
-    exact = quality[reference]["frechet"]
-    for name, figures in quality.items():
-        if figures["frechet"] <= budget * exact:
-            continue
-        layers = {k: v["error"] for r in reports.get(name, {}).values() for k, v in r.get("nodes", {}).items() if v.get("error")}
-        worst = ", ".join(sorted(layers, key=lambda layer: -layers[layer])[:3])
-        blame = f" (the layers that err most: {worst})" if worst else ""
-        raise BudgetError(
-            f"{name} has a Fréchet distance of {figures['frechet']:.4g}; {budget:g} times the {exact:.4g} of {reference} are "
-            f"allowed{blame}: allow more, or keep more layers in higher precision"
-        )
+def paired(images: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float | None]:
+    """psnr in dB (None when equal) and relative L2 of images [N, C, H, W] against the reference's from the same noise."""
+    ratio = psnr(images, reference)
+    return {"psnr": ratio if math.isfinite(ratio) else None, "relative_l2": relative_l2(images, reference)}
+
+
+def blame(reports: Mapping[str, Mapping[str, Any]], count: int = 3) -> str:
+    """The layers that err most in the compression reports of a format, as part of a sentence; empty where none is known."""
+    layers = {k: v["error"] for r in reports.values() for k, v in r.get("nodes", {}).items() if v.get("error")}
+    worst = ", ".join(sorted(layers, key=lambda layer: -layers[layer])[:count])
+    return f" (the layers that err most: {worst})" if worst else ""

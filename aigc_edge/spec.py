@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from aigc_edge.errors import BundleError
 
-Role = Literal["sample", "timestep", "class", "constant"]
+Role = Literal["sample", "timestep", "class", "constant", "condition", "guidance", "tokens"]
 Network = Literal["onnx", "weights", "any"]
 BATCH = "N"
 
@@ -19,7 +19,10 @@ class TensorSpec:
 
     `shape` begins with "N" (the batch, dynamic); the other sizes are numbers. `role` tells the executor what to feed: "sample"
     the scaled noisy sample (or the latents of a decoder), "timestep" the row's timestep float32 [N], "class" the class index
-    int64 [N], "constant" what the schedule gives for the row's timestep, float32 [N, ...], the same for every sample.
+    int64 [N], "constant" what the schedule gives for the row's timestep, float32 [N, ...], the same for every sample,
+    "condition" what a prompt or the caller gives, float32 [N, ...], the same in every row (and what a text encoder puts out),
+    "guidance" the row's guidance weight as a number, float32 [N]: a network that takes it is never evaluated twice a row,
+    "tokens" token ids int64 [N, L], which text encoders alone take.
     """
 
     name: str
@@ -38,6 +41,9 @@ class TensorSpec:
 @dataclass(frozen=True)
 class ComponentSpec:
     """One network of a bundle: "denoiser" is evaluated once a row, "decoder" once at the end, "schedule" once a timestep.
+
+    "text_encoder", "text_encoder_2" and "text_encoder_3" are evaluated once a prompt: tokens in, conditions out, which feed the
+    denoiser's inputs of the same names.
 
     One network may be stored in two ways that take different inputs: the ONNX files and plans of a denoiser take constants in
     place of the timestep, the module that its weights belong to still takes the timestep. In a manifest "inputs" lists all that

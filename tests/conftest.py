@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,3 +44,16 @@ def tiny_bundle() -> Path:
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the small bundle that a test may damage."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "digits.aigc"))
+
+
+@pytest.fixture
+def text_to_image(rng: np.random.Generator) -> Any:
+    """text_to_image(guidance=…, encoders=…) makes the networks of a tiny text-to-image bundle, see tests/text_bundle.py."""
+    for needed in ("onnx", "tokenizers"):
+        pytest.importorskip(needed)
+    spec = importlib.util.spec_from_file_location("text_bundle", ROOT / "tests" / "text_bundle.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda **options: module.TextToImage(rng, **options)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aigc_edge.bench.svg import Scale, element, label, picture, tick_text
+from aigc_edge.pages.svg import Scale, element, label, picture, tick_text
 from aigc_edge.text import digits
 
 WIDE, HALF = 1080, 520  # widths of a picture: the whole page, or one of two columns

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from aigc_edge.bench import cells, charts
+from aigc_edge.pages import card, page
 from aigc_edge.text import digits, milliseconds, size
 
 Figures = Mapping[str, Any]
@@ -16,16 +16,10 @@ esc = html.escape
 
 def build(figures: Figures, pictures: Mapping[str, str]) -> str:
     """The page; `pictures` maps a format to a PNG in base64."""
-    style = files("aigc_edge.bench").joinpath("report.css").read_text(encoding="utf-8")
     title = f"aigc-edge benchmark: {figures['bundle']['name']}"
     sections = [_head(figures, title), _cards(figures), _table(figures), _speed(figures), _cost(figures)]
     sections += [_quality(figures), _samples(pictures), _method(figures), _machine(figures)]
-    body = "\n".join(section for section in sections if section)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{esc(title)}</title><style>{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
-    )
+    return page(title, *sections)
 
 
 def _head(figures: Figures, title: str) -> str:
@@ -39,10 +33,6 @@ def _head(figures: Figures, title: str) -> str:
     warning = cells.warning(figures)
     busy = f'<p class="slower">{esc(warning[0].upper() + warning[1:])}.</p>' if warning else ""
     return f'<h1>{esc(title)}</h1><p class="soft">{esc(about)}</p>{busy}'
-
-
-def _card(what: str, big: str, note: str) -> str:
-    return f'<div class="card"><div class="what">{what}</div><div class="big">{big}</div><div class="note">{note}</div></div>'
 
 
 def _cards(figures: Figures) -> str:
@@ -59,10 +49,10 @@ def _cards(figures: Figures) -> str:
         (c for c in figures["comparisons"] if (c["ours"], c["theirs"], c["batch"]) == (last["key"], first["key"], 1)), None
     )
     faster = f"{digits(comparison['ratio'])}× as fast, batch 1" if comparison else "one image"
-    out.append(_card("time for one image", pair(lambda r: f"{digits(r['latency']['1']['median'] * 1e3)} ms"), faster))
+    out.append(card("time for one image", pair(lambda r: f"{digits(r['latency']['1']['median'] * 1e3)} ms"), faster))
     smaller = first["bytes"]["networks"] / last["bytes"]["networks"]
     out.append(
-        _card(
+        card(
             "network file",
             pair(lambda r: size(r["bytes"]["networks"])),
             f"{digits(smaller)}× smaller" if both else "in the bundle",
@@ -71,11 +61,11 @@ def _cards(figures: Figures) -> str:
     if first.get("quality") and first["quality"].get("frechet") is not None:
         n = first["quality"]["n"]
         out.append(
-            _card("Fréchet distance (lower: better)", pair(lambda r: digits(r["quality"]["frechet"])), f"{n} images a format")
+            card("Fréchet distance (lower: better)", pair(lambda r: digits(r["quality"]["frechet"])), f"{n} images a format")
         )
         if first["quality"].get("class_accuracy") is not None:
             judge = f"by a classifier of {first['quality']['judge_accuracy']:.1%}"
-            out.append(_card("recognised as their class", pair(lambda r: cells.accuracy(r["quality"])), judge))
+            out.append(card("recognised as their class", pair(lambda r: cells.accuracy(r["quality"])), judge))
     peers = [
         c
         for c in figures["comparisons"]
@@ -85,7 +75,7 @@ def _cards(figures: Figures) -> str:
         names = cells.by_key(figures)
         text = ", ".join(f"{digits(c['ratio'])}× {esc(names[c['theirs']]['title'])}" for c in peers)
         out.append(
-            _card(f"{first['format']} against peers", f"{digits(min(c['ratio'] for c in peers))}× <small>at least</small>", text)
+            card(f"{first['format']} against peers", f"{digits(min(c['ratio'] for c in peers))}× <small>at least</small>", text)
         )
     return f'<div class="cards">{"".join(out)}</div>'
 

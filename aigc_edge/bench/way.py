@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from aigc_edge.device_loop import choose
 from aigc_edge.diffusion import build
-from aigc_edge.engines.base import ENGINES, EngineSource
+from aigc_edge.engines.base import ENGINES, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.bundle import read_manifest
-from aigc_edge.pipeline import named_solver
+from aigc_edge.programs import named_solver
 from aigc_edge.registry import Registry
 from aigc_edge.spec import ComponentSpec
+from aigc_edge.text_conditions.encoders import NAMES
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Recipe:
     @property
     def steps(self) -> int:
         """Solver steps; 1 for a generator of one evaluation."""
-        return int(self.program["meta"]["steps"]) if self.program["rows"] else 1
+        return int(self.program["meta"].get("steps") or len(self.program["rows"])) if self.program["rows"] else 1
 
     @property
     def evaluations(self) -> int:
@@ -63,7 +64,9 @@ class Recipe:
     @property
     def guided(self) -> bool:
         """Whether each step evaluates both halves."""
-        return self.classes > 0 and self.guidance != 1.0 and self.solver is not None
+        roles = {tensor.role for tensor in self.spec.inputs}
+        guides = (self.classes > 0 or "condition" in roles) and "guidance" not in roles
+        return guides and self.guidance != 1.0 and self.solver is not None
 
     @property
     def component(self) -> str:
@@ -74,6 +77,14 @@ class Recipe:
     def spec(self) -> ComponentSpec:
         """What that network takes and gives."""
         return ComponentSpec.from_json(self.component, self.manifest["components"][self.component])
+
+    @property
+    def conditions(self) -> dict[str, NDArray[np.float32]]:
+        """What stands for conditions that no text encoder of the bundle gives: unit normals [1, ...] by name."""
+        draw, components = np.random.default_rng(0), self.manifest["components"]
+        encoded = {tensor["name"] for name in NAMES if name in components for tensor in components[name]["outputs"]}
+        wanted = [tensor for tensor in self.spec.inputs if tensor.role == "condition" and tensor.name not in encoded]
+        return {tensor.name: draw.standard_normal(shape_of(tensor, 1), dtype=np.float32) for tensor in wanted}
 
     def source(self, format: str) -> EngineSource:
         """That network in a format, as an engine loads it."""

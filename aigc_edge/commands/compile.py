@@ -1,58 +1,50 @@
-"""`aigc-edge compile`: from a training run to a bundle, with proof that it still generates what the original did."""
+"""`aigc-edge compile`: from a trained generator to a bundle, with proof that it still generates what the original did."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from aigc_edge.commands import values
 from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.progress import Progress
 from aigc_edge.hardware import let_threads_sleep
 
 ORDER = 20
-HELP = "make a bundle from a trained run"
+HELP = "make a bundle from a trained generator"
 DESCRIPTION = """\
-Export a trained run, make the formats that are asked for, build engines for targets that have them, and measure every format
-against fp32 from the same noise. A bundle that misses its quality budget is not written.
+Export a generator, make the formats that are asked for, build engines for targets that have them, and measure every format
+against fp32 from the same noise. A bundle that misses its quality budget is not written. What was finished before an interruption
+is kept: the same command goes on from it.
 
-  aigc-edge compile runs/digits -o digits.aigc --format fp32 --format int8 --target x86-cpu --target rtx"""
+  aigc-edge compile runs/digits -o digits.aigc --format fp32 --format int8 --target x86-cpu --target rtx
+  aigc-edge compile ./stable-diffusion -o sd.aigc --format int8 --budget psnr=30
+  aigc-edge compile my_package:build_generator -o mine.aigc --format fp8 --target rtx-50
+  aigc-edge compile net.onnx --role denoiser --prediction v --schedule betas=scaled_linear -o net.aigc"""
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", help="a folder that 'aigc-edge train' wrote")
-    parser.add_argument("-o", "--output", metavar="BUNDLE", help="the bundle to write (default: the run's name with .aigc)")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder that 'aigc-edge train' wrote, a diffusers folder, an ONNX file, or package:function that returns a module",
+    )
+    parser.add_argument("-o", "--output", metavar="BUNDLE", help="the bundle to write (default: the source's name with .aigc)")
     parser.add_argument("--overwrite", action="store_true", help="replace the bundle if there is one")
     what = parser.add_argument_group("what to make")
-    what.add_argument(
-        "--format",
-        dest="formats",
-        action="append",
-        metavar="NAME",
-        help="fp32, fp16 or int8, with options behind a colon (int8:psnr=35); may be repeated, the first is the bundle's default "
-        "(default: fp32 and int8)",
-    )
-    what.add_argument(
-        "--target",
-        dest="targets",
-        action="append",
-        metavar="NAME",
-        help="a device or a group of them ('aigc-edge targets' lists them), or auto: this machine; may be repeated "
-        "(default: x86-cpu)",
-    )
-    what.add_argument("--solver", default="dpmpp_2m", metavar="NAME", help="solver of the default program (default: %(default)s)")
+    formats(what, "fp32 and int8")
+    targets(what)
+    what.add_argument("--solver", metavar="NAME", help="solver of the default program (default: the source's own, or dpmpp_2m)")
     what.add_argument(
         "--steps",
         type=values.whole(1, 10_000),
-        default=10,
         metavar="N",
-        help="steps of the default program (default: %(default)s)",
+        help="steps of the default program (default: the source's own, or 10)",
     )
     what.add_argument(
         "--guidance",
         type=values.real(0, 1000),
-        default=2.0,
         metavar="X",
-        help="guidance scale of the programs, 1 is off (default: %(default)s)",
+        help="guidance scale of the programs, 1 is off (default: the source's own; 2 for runs with classes)",
     )
     what.add_argument(
         "--no-weights",
@@ -66,37 +58,92 @@ def configure(parser: Parser) -> None:
         action="store_false",
         help="leave in the network what depends on the timestep alone, instead of evaluating it once, here",
     )
-    proof = parser.add_argument_group("how to prove it")
-    proof.add_argument(
-        "--samples",
-        type=values.whole(2, 1_000_000),
-        default=1000,
-        metavar="N",
-        help="images a format that are judged (default: %(default)s)",
+    about = parser.add_argument_group("what a source does not say itself")
+    about.add_argument("--role", choices=("denoiser", "decoder"), help="of an ONNX file or module: evaluated each step, or once")
+    about.add_argument("--prediction", metavar="NAME", help="what a denoiser predicts: epsilon, v, x0, flow or edm")
+    about.add_argument(
+        "--schedule",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
     )
-    proof.add_argument(
+    about.add_argument(
+        "--classes", type=values.whole(1, 1_000_000), metavar="N", help="number of classes of an ONNX file or module"
+    )
+    about.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=ROLE",
+        help="what an input of an ONNX file is, where its name and type do not tell: sample, timestep or class; may be repeated",
+    )
+    about.add_argument("--size", type=values.size, metavar="HxW", help="height and width of the images, where one can choose")
+    about.add_argument("--data", metavar="NAME", help="real images to judge by: a data set or a folder")
+    about.add_argument("--prompts", metavar="FILE", help="prompts to calibrate and measure with, one a line")
+    proof(parser, 1.1)
+
+
+def formats(group: argparse._ArgumentGroup, default: str) -> None:
+    """Add --format."""
+    group.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        metavar="NAME",
+        help="fp32, fp16, int8, int4 and others (an unknown one lists them all), with options behind a colon (int8:psnr=35); may "
+        f"be repeated, the first is the bundle's default (default: {default})",
+    )
+
+
+def targets(group: argparse._ArgumentGroup) -> None:
+    """Add --target."""
+    group.add_argument(
+        "--target",
+        dest="targets",
+        action="append",
+        metavar="NAME",
+        help="a device or a group of them ('aigc-edge targets' lists them), or auto: this machine; may be repeated "
+        "(default: x86-cpu)",
+    )
+
+
+def proof(parser: Parser, frechet: float | None) -> None:
+    """Add what decides how the formats are proven; `frechet` is the budget where real images are known and none is given."""
+    group = parser.add_argument_group("how to prove it")
+    group.add_argument("--samples", type=values.whole(2, 1_000_000), metavar="N", help="images a format that are measured")
+    group.add_argument(
         "--budget",
-        type=values.real(1),
-        default=1.1,
-        metavar="X",
-        help="refuse a format whose Fréchet distance exceeds X times that of fp32 (default: %(default)s)",
+        action="append",
+        metavar="NAME=X",
+        help="refuse a format that misses it: psnr=30 (dB, at least, against fp32 from the same noise), frechet=1.05x (times "
+        "that of fp32, at most)" + ("" if frechet is None else f" (default: frechet={frechet:g}x where real images are known)"),
     )
-    proof.add_argument(
+    group.add_argument(
         "--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="seed of calibration and judging (default: 0)"
     )
-    proof.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
+    group.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
-    from pathlib import Path
-
     from aigc_edge import inspect
-    from aigc_edge.compile import compile_run
+    from aigc_edge.compile import compile_source
+    from aigc_edge.sources.base import SourceOptions, open_source
 
-    source = Path(arguments.run_folder)
-    output = arguments.output or f"{source.resolve().name}.aigc"
-    compile_run(
+    options = SourceOptions(
+        role=arguments.role,
+        prediction=arguments.prediction,
+        schedule=values.pairs(arguments.schedule, "--schedule"),
+        size=arguments.size,
+        data=arguments.data,
+        prompts=values.lines(arguments.prompts),
+        classes=arguments.classes,
+        inputs=values.roles(arguments.input),
+    )
+    source = open_source(arguments.source, options)
+    output = arguments.output or f"{source.name}.aigc"
+    compile_source(
         source,
         output,
         formats=arguments.formats or ["fp32", "int8"],
@@ -105,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         guidance_scale=arguments.guidance,
         samples=arguments.samples,
-        budget=arguments.budget,
+        budget=arguments.budget or (["frechet=1.1x"] if source.judged else []),
         weights=arguments.weights,
         schedule_constants=arguments.schedule_constants,
         overwrite=arguments.overwrite,
@@ -116,19 +163,3 @@ def run(arguments: argparse.Namespace) -> int:
     print(inspect.render(inspect.describe(output)))
     print(f"\n{output} is written: aigc-edge sample {output} -o samples.png")
     return 0
-
-
-class Progress:
-    """What is being done: one line that is overwritten on a terminal, one line a stage in a log."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, what: str, done: float, seconds_left: float) -> None:
-        if self._terminal:
-            left = f", about {seconds_left:.0f} s left" if 0 < seconds_left < 1e6 else ""
-            print(f"\r\x1b[2K{done:4.0%} {what}{left}", end="\n" if done >= 1 else "", file=sys.stderr, flush=True)
-        elif what != self._stage:
-            print(what, file=sys.stderr, flush=True)
-        self._stage = what

@@ -25,14 +25,19 @@ Image i of a call has the seed SEED + i: it is the same whatever -n and --thread
 
   aigc-edge sample digits.aigc -n 64 --seed 0 --class 7 --steps 10 --solver dpmpp_2m --guidance 2 -o sevens.png
   aigc-edge sample digits.aigc -n 120 --class all -o grid.png      one row a class
-  aigc-edge sample digits.aigc -n 1000 --npz samples.npz           images uint8 [N, H, W, C], classes, seeds"""
+  aigc-edge sample digits.aigc -n 1000 --npz samples.npz           images uint8 [N, H, W, C], classes, seeds
+  aigc-edge sample sd15.aigc --prompt "a red cat on the moon" -n 4 --negative-prompt "blurred" -o cats.png"""
 
 
 def configure(parser: Parser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
     what = parser.add_argument_group("what to generate")
     what.add_argument(
-        "-n", "--count", type=values.count, metavar="N", help="number of images (default: 16, or 8 for each --class)"
+        "-n",
+        "--count",
+        type=values.count,
+        metavar="N",
+        help="number of images (default: 16, 8 for each --class, or 1 for each --prompt)",
     )
     what.add_argument(
         "--seed", type=values.seed, default=0, metavar="S", help="seed of the first image, 0 to 2^64-1 (default: 0)"
@@ -45,6 +50,13 @@ def configure(parser: Parser) -> None:
         metavar="C",
         help="class index or name, a comma-separated list, 'all', or 'none' (unconditional); may be repeated; -n is shared out "
         "evenly, in this order (default: classes drawn from the seeds)",
+    )
+    what.add_argument(
+        "--prompt",
+        dest="prompts",
+        action="append",
+        metavar="TEXT",
+        help="what the images show, for a bundle with text encoders; may be repeated; -n is shared out evenly, in this order",
     )
     how = parser.add_argument_group("how to generate it")
     how.add_argument("--steps", type=values.whole(1, 10_000), metavar="N", help="solver steps (default: the bundle's)")
@@ -59,6 +71,11 @@ def configure(parser: Parser) -> None:
         type=values.listed,
         metavar="C",
         help="the class that guidance leads away from (default: none)",
+    )
+    how.add_argument(
+        "--negative-prompt",
+        metavar="TEXT",
+        help="what guidance leads away from (default: what the bundle says of none, mostly the empty prompt)",
     )
     how.add_argument(
         "--noise",
@@ -93,10 +110,13 @@ def configure(parser: Parser) -> None:
         "--npz",
         type=values.place_for,
         metavar="FILE",
-        help="also write a NumPy archive: images uint8 [N, H, W, C], classes [N], seeds [N]",
+        help="also write a NumPy archive: images uint8 [N, H, W, C], classes [N], prompts [N], seeds [N]",
     )
     out.add_argument(
-        "--columns", type=values.count, metavar="N", help="columns of the grid (default: one row a class, else near square)"
+        "--columns",
+        type=values.count,
+        metavar="N",
+        help="columns of the grid (default: one row a class or a prompt, else near square)",
     )
 
 
@@ -144,8 +164,10 @@ def run(arguments: argparse.Namespace) -> int:
             if len(given) != 1:
                 raise AigcEdgeError(f"--negative-class was given {len(given)} classes: one is allowed")
             negative = given[0]
-        count = arguments.count or (8 * len(indices) if indices else 16)
+        texts: list[str] = arguments.prompts or []
+        count = arguments.count or (8 * len(indices) if indices else len(texts) or 16)
         classes = shared_out(count, indices) if indices else None
+        prompts = [texts[place] for place in shared_out(count, list(range(len(texts))))] if texts else None
         started = time.perf_counter()
         parts = []
         for first in range(0, count, AT_ONCE):
@@ -160,6 +182,8 @@ def run(arguments: argparse.Namespace) -> int:
                 guidance_scale=arguments.guidance,
                 guidance_rescale=arguments.rescale,
                 negative_classes=negative,
+                prompt=prompts[first : first + size] if prompts else None,
+                negative_prompt=arguments.negative_prompt,
                 noise=arguments.noise,
             )
             parts.append(part)
@@ -169,7 +193,7 @@ def run(arguments: argparse.Namespace) -> int:
     if slower:
         print(f"note: the loop did not run as one CUDA graph: {slower}", file=sys.stderr)
     images = np.concatenate(parts)
-    write(images, classes, arguments, pngs, npzs, rows=len(indices))
+    write(images, classes, prompts, arguments, pngs, npzs, rows=len(indices or texts))
     print(f"{count} images in {seconds:.2f} s ({count / seconds:.1f} images/s): {', '.join(str(p) for p in pngs + npzs)}")
     return 0
 
@@ -183,6 +207,7 @@ def progress(done: int, total: int) -> None:
 def write(
     images: np.ndarray[Any, Any],
     classes: list[int] | None,
+    prompts: list[str] | None,
     arguments: argparse.Namespace,
     pngs: list[Path],
     npzs: list[Path],
@@ -200,6 +225,7 @@ def write(
         write_png(path, grid(images, columns=columns))
     seeds = np.uint64(arguments.seed) + np.arange(len(images), dtype=np.uint64)  # wraps around 2^64 as the seeds do
     extra: dict[str, Any] = {} if classes is None else {"classes": np.asarray(classes, dtype=np.int64)}
+    extra |= {} if prompts is None else {"prompts": np.asarray(prompts, dtype=np.str_)}
     for path in npzs:
         with atomic_file(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, images=images, seeds=seeds, **extra)

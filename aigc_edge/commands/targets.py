@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from aigc_edge import targets
-    from aigc_edge.compile import here
+    from aigc_edge.compile.request import here
     from aigc_edge.text import table
 
     own = here()

@@ -78,7 +78,7 @@ def configure(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
-    from aigc_edge.commands.compile import Progress
+    from aigc_edge.commands.progress import Progress
     from aigc_edge.tune import state_file, tune_bundle
 
     try:

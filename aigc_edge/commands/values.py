@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from aigc_edge.errors import AigcEdgeError
 Number = TypeVar("Number", int, float)
 SEEDS = 2**64
 UNCONDITIONAL = -1
+ROLES = ("sample", "timestep", "class")
 
 
 def _bounded(kind: Callable[[str], Number], what: str, low: Number, high: Number) -> Callable[[str], Number]:
@@ -83,3 +85,54 @@ def class_indices(given: list[list[str]], names: list[str], total: int, bundle: 
                 known += f" ({shown})"
             raise AigcEdgeError(f"class {text!r} is not one of {bundle}: it has classes {known}, 'all' or 'none'")
     return indices
+
+
+def size(text: str) -> tuple[int, int]:
+    """Height and width: 512x768, or 512 for a square."""
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() and 0 < int(part) <= 1 << 16 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} was given, a height and width such as 512x768 is allowed")
+    return int(parts[0]), int(parts[-1])
+
+
+def pairs(given: list[str], option: str) -> dict[str, bool | int | float | str]:
+    """The members that `option` was given as KEY=VALUE: whole numbers, numbers, true and false, or text."""
+    found: dict[str, bool | int | float | str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise AigcEdgeError(f"{option} {text!r} was given: write KEY=VALUE, with = between")
+        found[key.strip()] = plain(value.strip())
+    return found
+
+
+def roles(given: list[str]) -> dict[str, str]:
+    """Roles of inputs by name, from what --input was given."""
+    found = {key: str(value) for key, value in pairs(given, "--input").items()}
+    for key, role in found.items():
+        if role not in ROLES:
+            raise AigcEdgeError(f"--input {key}={role} was given: a role is one of {', '.join(ROLES)}")
+    return found
+
+
+def plain(text: str) -> bool | int | float | str:
+    """The value that a text stands for."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
+
+
+def lines(file: str | None) -> tuple[str, ...]:
+    """The lines of a text file that are not empty; raises AigcEdgeError where there are none."""
+    if file is None:
+        return ()
+    try:
+        found = tuple(line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise AigcEdgeError(f"{file} cannot be read as text ({error}): give a UTF-8 file with one prompt a line") from error
+    if not found:
+        raise AigcEdgeError(f"{file} holds no prompt: give one a line")
+    return found

@@ -34,6 +34,8 @@ class Calibration:
     `latents` are unit normal [n, ...] float32, `classes` [n] int64 or None, `null_class` the index that stands for no class. A
     program without rows calibrates a decoder: its inputs are the latents themselves. `limits` is the range that results are
     clamped to before they are compared: errors outside it are in no image. `constants` gives what inputs of that role take.
+    `conditions` and `negative`, float32 [n, ...] by the names of the inputs, are what inputs of the role condition take where
+    they are guided to and away from; an input of the role guidance takes the row's weight, and no row is then doubled.
     """
 
     spec: ComponentSpec
@@ -44,6 +46,8 @@ class Calibration:
     seeds: npt.NDArray[np.uint64] | None = None
     limits: tuple[float, float] = (-1.0, 1.0)
     constants: Constants | None = None
+    conditions: Mapping[str, npt.NDArray[Any]] | None = None
+    negative: Mapping[str, npt.NDArray[Any]] | None = None
 
     @staticmethod
     def draw(
@@ -54,8 +58,13 @@ class Calibration:
         num_classes: int = 0,
         seed: int = 1 << 32,
         constants: Constants | None = None,
+        conditions: Mapping[str, npt.NDArray[Any]] | None = None,
+        negative: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> Calibration:
-        """`n` random latents with the classes 0, 1, … in turn; the default seed is none that a user samples with by chance."""
+        """`n` random latents with the classes 0, 1, … in turn; the default seed is none that a user samples with by chance.
+
+        Conditions [m, ...] are taken in turn where they are not `n`.
+        """
         if n < 1:
             raise AigcEdgeError(f"{n} calibration samples asked for: give at least 1 (16 is usual)")
         shape = next((tensor.shape[1:] for tensor in spec.inputs if tensor.role == "sample"), None)
@@ -65,7 +74,10 @@ class Calibration:
         latents = np.random.default_rng(seed).standard_normal((n, *sizes), dtype=np.float32)
         classes = np.arange(n, dtype=np.int64) % num_classes if num_classes else None
         seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
-        return Calibration(spec, program, latents, classes, num_classes or None, seeds, constants=constants)
+        own, other = ({k: _in_turn(k, v, n) for k, v in given.items()} if given else None for given in (conditions, negative))
+        return Calibration(
+            spec, program, latents, classes, num_classes or None, seeds, constants=constants, conditions=own, negative=other
+        )
 
     def split(self, n: int) -> tuple[Calibration, Calibration]:
         """The first `n` samples and the others: ranges come from the one part, errors are measured on the other."""
@@ -73,7 +85,10 @@ class Calibration:
         def part(chosen: slice) -> Calibration:
             classes = None if self.classes is None else self.classes[chosen]
             seeds = None if self.seeds is None else self.seeds[chosen]
-            return replace(self, latents=self.latents[chosen], classes=classes, seeds=seeds)
+            own, other = (
+                {k: v[chosen] for k, v in given.items()} if given else None for given in (self.conditions, self.negative)
+            )
+            return replace(self, latents=self.latents[chosen], classes=classes, seeds=seeds, conditions=own, negative=other)
 
         return part(slice(None, n)), part(slice(n, None))
 
@@ -81,7 +96,7 @@ class Calibration:
         """The final samples [n, C, H, W] of the network `evaluate`, clamped; every evaluation's inputs are put into `records`."""
         calls = 0
 
-        def network(sample: Any, timestep: Any, classes: Any) -> npt.NDArray[Any]:
+        def network(sample: Any, timestep: Any, classes: Any, **conditions: Any) -> npt.NDArray[Any]:
             nonlocal calls
             by_role = {"sample": (sample, np.float32), "timestep": (timestep, np.float32), "class": (classes, np.int64)}
             inputs: Inputs = {}
@@ -91,10 +106,14 @@ class Calibration:
                 if tensor.role == "constant":
                     row = known.get(tensor.name)
                     value, dtype = None if row is None else np.broadcast_to(row, (len(sample), *row.shape[1:])), np.float32
+                elif tensor.role in ("condition", "guidance"):
+                    value, dtype = conditions.get(tensor.name), np.float32
                 else:
                     value, dtype = by_role[tensor.role]
                 if value is None:
-                    needed = "schedule constants" if tensor.role == "constant" else "classes"
+                    needed = {"constant": "schedule constants", "condition": "conditions of that name"}.get(
+                        tensor.role, "classes"
+                    )
                     raise AigcEdgeError(
                         f"input {tensor.name!r} of {self.spec.name!r} needs {needed}: give them to the calibration"
                     )
@@ -111,10 +130,22 @@ class Calibration:
             seeds=self.seeds,
             classes=self.classes,
             null_class=self.null_class,
+            conditions=self.conditions,
+            negative_conditions=self.negative,
+            guidance_input=next((tensor.name for tensor in self.spec.inputs if tensor.role == "guidance"), None),
             decoder=None if self.program.rows else lambda z, classes: network(z, None, classes),
             dtype=np.float32,
         )
         return np.clip(made, *self.limits).astype(np.float32)
+
+
+def _in_turn(name: str, values: npt.NDArray[Any], n: int) -> npt.NDArray[np.float32]:
+    """`n` rows of `values` [m, ...], from the first again after the last."""
+    if np.ndim(values) < 1 or len(values) < 1:
+        raise AigcEdgeError(
+            f"the conditions {name!r} have the shape {list(np.shape(values))}: give [n, ...] with n of at least 1"
+        )
+    return np.asarray(values, np.float32)[np.arange(n) % len(values)]
 
 
 def mean_square(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:

@@ -1,19 +1,23 @@
-"""Turns a float32 graph into a half-precision one: casts where the precision changes, standard operators only.
+"""Turns a float32 graph into one of 16-bit floats (half precision or bfloat16): casts where the precision changes, standard operators only.
 
 onnxruntime's own converter leaves nodes out of order, so that onnx.checker refuses the file, and knows nothing of Q/DQ scales.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.graph import initialisers, types_and_shapes
+from aigc_edge.compress.opset import opset_of
 
 # Sums over many elements, and functions that magnify the rounding of their argument.
 # fmt: off
@@ -25,23 +29,51 @@ _SENSITIVE = frozenset((
 # fmt: on
 _PERIODIC = ("Sin", "Cos", "Tan")  # an angle of 50 in half precision is off by 0.03: what computes it stays in float32 too
 _FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that ONNX wants in float32 whatever the data is
-_LARGEST, _SMALLEST = 65504.0, 2.0**-14  # below the one half precision loses digits, above the other it overflows
 
 
-def _beyond_half(sizes: npt.NDArray[Any], typical: Callable[[npt.NDArray[Any]], Any]) -> bool:
-    """Whether half precision overflows on a constant, or has lost its digits: for weights the largest counts, for scales all."""
-    return bool(sizes.size and (sizes.max() > _LARGEST or 0 < typical(sizes) < _SMALLEST))
+@dataclass(frozen=True)
+class Kind:
+    """A 16-bit float: its type in NumPy and ONNX, what it overflows above and below what it loses digits."""
+
+    name: str
+    dtype: Any
+    onnx: int
+    largest: float
+    smallest: float
 
 
-def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]]) -> set[int]:
+HALF = Kind("half", np.float16, TensorProto.FLOAT16, 65504.0, 2.0**-14)
+BFLOAT16 = Kind("bf16", ml_dtypes.bfloat16, TensorProto.BFLOAT16, math.inf, 0.0)  # the range of float32
+
+
+def _beyond(kind: Kind, sizes: npt.NDArray[Any], typical: Callable[[npt.NDArray[Any]], Any]) -> bool:
+    """Whether the type overflows on a constant, or has lost its digits: for weights the largest counts, for scales all."""
+    return bool(sizes.size and (sizes.max() > kind.largest or 0 < typical(sizes) < kind.smallest))
+
+
+def _takes(node: onnx.NodeProto, kind: Kind, opset: int) -> bool:
+    """Whether the operator is defined for the type."""
+    if kind is HALF or not node.input or node.op_type == "Cast":
+        return True
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    allowed = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
+    return all("tensor(bfloat16)" in allowed.get(value.type_str, ()) for value in schema.outputs)
+
+
+def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: Kind, keep: Collection[str]) -> set[int]:
     """Indices of the nodes that stay in float32."""
     nodes = model.graph.node
     producer = {name: index for index, node in enumerate(nodes) for name in node.output}
-    kept = {index for index, node in enumerate(nodes) if node.op_type in _SENSITIVE}
+    opset = opset_of(model)
+    kept = {
+        index
+        for index, node in enumerate(nodes)
+        if node.op_type in _SENSITIVE or not keep.isdisjoint(node.output) or not _takes(node, kind, opset)
+    }
     for index, node in enumerate(nodes):
         floats = [constants[name] for name in node.input if name in constants and constants[name].dtype == np.float32]
         scales = node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        if any(_beyond_half(np.abs(a), np.min if scales else np.max) for a in floats):
+        if any(_beyond(kind, np.abs(a), np.min if scales else np.max) for a in floats):
             kept.add(index)
     waiting = [index for index in kept if nodes[index].op_type in _PERIODIC]
     while waiting:
@@ -52,15 +84,15 @@ def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]]) -> set
     return kept
 
 
-def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` whose float32 weights and arithmetic are float16; inputs and outputs stay float32.
+def to_half(model: onnx.ModelProto, kind: Kind = HALF, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy of `model` whose float32 weights and arithmetic are float16 (or bfloat16); inputs and outputs stay float32.
 
     Normalisations, softmax, reductions and the angles of timestep embeddings stay in float32, and so does any node with a
-    constant that float16 cannot hold.
+    constant that the type cannot hold, with an output among `keep`, or of an operator that is not defined for the type.
     """
     constants = initialisers(model)
     known = types_and_shapes(model)
-    kept = _kept(model, constants)
+    kept = _kept(model, constants, kind, frozenset(keep))
     is_float = {name for name, (kind, _) in known.items() if kind == TensorProto.FLOAT}
     nodes: list[onnx.NodeProto] = []
     halves: set[str] = set()  # activations that exist in half precision only
@@ -69,7 +101,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
     def cast(name: str, to: int) -> str:
         if (name, to) not in casts:
-            casts[name, to] = f"{name}_{'half' if to == TensorProto.FLOAT16 else 'float'}"
+            casts[name, to] = f"{name}_{kind.name if to == kind.onnx else 'float'}"
             nodes.append(helper.make_node("Cast", [name], [casts[name, to]], name=f"{casts[name, to]}_cast", to=to))
         return casts[name, to]
 
@@ -79,12 +111,12 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
                 used[name] = constants[name]
             return name
         if name in constants:
-            key = f"{name}_half" if half else name
-            used[key] = constants[name].astype(np.float16) if half else constants[name]
+            key = f"{name}_{kind.name}" if half else name
+            used[key] = constants[name].astype(kind.dtype) if half else constants[name]
             return key
         if half == (name in halves):
             return name
-        return cast(name, TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+        return cast(name, kind.onnx if half else TensorProto.FLOAT)
 
     outputs = {value.name for value in model.graph.output}
     for index, node in enumerate(model.graph.node):
@@ -96,7 +128,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
             if name:
                 copy.input[place] = read(name, half and place not in _FLOAT_INPUTS.get(node.op_type, ()))
         if half and node.op_type == "Cast":
-            _recast(copy)
+            _recast(copy, kind)
         nodes.append(copy)
         for place, name in enumerate(node.output):
             if half and name in is_float:
@@ -108,10 +140,10 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return _assembled(model, nodes, used)
 
 
-def _recast(node: onnx.NodeProto) -> None:
+def _recast(node: onnx.NodeProto, kind: Kind) -> None:
     for item in node.attribute:
         if item.name == "to" and item.i == TensorProto.FLOAT:
-            item.i = TensorProto.FLOAT16
+            item.i = kind.onnx
 
 
 def _assembled(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], used: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:

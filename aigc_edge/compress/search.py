@@ -16,6 +16,7 @@ from aigc_edge.errors import BudgetError
 
 Measure = Callable[[Sequence[Layer]], float]  # layers in 8 bits → mean squared error of the final sample
 Tell = Callable[[int, int], None]
+Cost = Callable[[Layer], int]  # what a layer weighs: multiply-adds or bytes
 
 
 @dataclass
@@ -46,32 +47,41 @@ def rank(layers: Sequence[Layer], measure: Measure, everything: float, trials: i
 
 
 def choose(
-    layers: Sequence[Layer], ranking: Ranking, measure: Measure, target: float, min_share: float, limits: tuple[float, float]
+    layers: Sequence[Layer],
+    ranking: Ranking,
+    measure: Measure,
+    target: float,
+    min_share: float,
+    limits: tuple[float, float],
+    *,
+    name: str = "int8",
+    cost: Cost | None = None,
 ) -> tuple[list[Layer], float]:
-    """The layers that stay in 8 bits so that the error is at most `target`, and the measured error of that choice.
+    """The layers that stay in the format `name` so that the error is at most `target`, and the measured error of that choice.
 
-    Layers return to float in the order of error per multiply-add, until a measurement holds the target; then those that turn out
-    not to be needed go back to 8 bits. Raises BudgetError, with the worst layers, when less than `min_share` of the
-    multiply-adds would remain in 8 bits.
+    Layers return to float in the order of error per `cost` (their multiply-adds when None, or their bytes), until a measurement
+    holds the target; then those that turn out not to be needed go back. Raises BudgetError, with the worst layers, when less than
+    `min_share` of the cost would remain in the format.
     """
+    of = cost or (lambda layer: layer.macs)
     if ranking.everything <= target:
         return list(layers), ranking.everything
-    total = sum(layer.macs for layer in layers)
-    order = sorted(layers, key=lambda layer: -ranking.alone[layer.name] / (layer.macs + total / 1000))
+    total = sum(of(layer) for layer in layers)
+    order = sorted(layers, key=lambda layer: -ranking.alone[layer.name] / (of(layer) + total / 1000))
     restored: list[Layer] = []
     error = ranking.everything
     for layer in order:
         restored.append(layer)
         kept = [other for other in layers if other not in restored]
-        if sum(other.macs for other in kept) < min_share * total or not kept:
-            raise _missed(ranking, target, min_share, limits)
+        if sum(of(other) for other in kept) < min_share * total or not kept:
+            raise _missed(ranking, target, limits, _share(min_share, name, cost), name)
         if ranking.predicted(kept) > target:
             continue
         error = measure(kept)
         if error <= target:
             break
     else:
-        raise _missed(ranking, target, min_share, limits)
+        raise _missed(ranking, target, limits, _share(min_share, name, cost), name)
     # From the back: what was put back last, or errs least, is most likely not needed.
     for layer in sorted(restored, key=lambda layer: ranking.alone[layer.name]):
         kept = [other for other in layers if other not in restored or other is layer]
@@ -90,9 +100,13 @@ def blame(alone: dict[str, float], count: int = 3) -> str:
     return ", ".join(f"{name} ({100 * alone[name] / total:.0f} % of the error)" for name in worst)
 
 
-def _missed(ranking: Ranking, target: float, min_share: float, limits: tuple[float, float]) -> BudgetError:
+def _share(share: float, name: str, cost: Cost | None) -> str:
+    return f"{100 * share:.0f} % of the {'arithmetic' if cost is None else 'weights'} in {name}"
+
+
+def _missed(ranking: Ranking, target: float, limits: tuple[float, float], share: str, name: str) -> BudgetError:
     reached, asked = psnr(ranking.everything, limits), psnr(target, limits)
     return BudgetError(
-        f"int8 reaches {reached:.1f} dB (PSNR against fp32 from the same noise), {asked:.1f} dB was asked for and cannot be held "
-        f"with {100 * min_share:.0f} % of the arithmetic in int8: to blame are {blame(ranking.alone)}; ask for less, or take fp16"
+        f"{name} reaches {reached:.1f} dB (PSNR against fp32 from the same noise), {asked:.1f} dB was asked for and cannot be held "
+        f"with {share}: to blame are {blame(ranking.alone)}; ask for less, or take {'fp16' if name == 'int8' else 'another format'}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from aigc_edge.diffusion.program import Program
 from aigc_edge.diffusion.row import Matrix, Row
 from aigc_edge.errors import ProgramError
 
-Network = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], np.ndarray]
+Network = Callable[..., np.ndarray]
+Conditions = Mapping[str, Any]
 Decoder = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
 Draw = Callable[[np.ndarray, int, "tuple[int, ...]"], np.ndarray]
 
@@ -25,6 +26,9 @@ def run(
     classes: np.ndarray | None = None,
     null_class: int | None = None,
     negative_classes: np.ndarray | None = None,
+    conditions: Conditions | None = None,
+    negative_conditions: Conditions | None = None,
+    guidance_input: str | None = None,
     guidance_scale: float | None = None,
     mask: np.ndarray | None = None,
     known: np.ndarray | None = None,
@@ -35,13 +39,15 @@ def run(
 ) -> np.ndarray:
     """Run `program` on unit normal `latents` [N, C, H, W] (or any [N, ...]) and return slot 0, or what `decoder` makes of it.
 
-    `network(sample [M, C, H, W], timestep [M], classes [M] int64 or None)` → [M, C, H, W]; M = 2N in a guided row, the first N
-    with `classes` [N], the others with `negative_classes` [N] or `null_class`. Where `mask` [N, C, H, W] is 0 the sample is
+    `network(sample [M, C, H, W], timestep [M], classes [M] int64 or None, **conditions)` → [M, C, H, W]; M = 2N in a guided row,
+    the first N with `classes` [N] and `conditions` [N or 1, ...] by name, the others with `negative_classes` [N] or `null_class`
+    and `negative_conditions`. A network that takes the row's guidance weight as a number gets it as the keyword `guidance_input`,
+    [N], and no row is doubled. Where `mask` [N, C, H, W] is 0 the sample is
     `known` [N, C, H, W], brought to each row's noise level with `known_noise` [N, C, H, W], the latents unless given.
     `guidance_scale` replaces the program's own. `draw(seeds [N] uint64, index,
     shape [N, C, H, W])` returns unit normal noise, index 2 r + 1 before and 2 r + 2 after row r; it is called only where a row
     adds noise, and is the library's own noise unless given. All arithmetic around the network is done in `dtype`. Raises
-    ProgramError when guidance lacks classes, or a program without rows lacks a decoder.
+    ProgramError when guidance lacks classes and conditions, or a program without rows lacks a decoder.
     """
     dtype = np.dtype(dtype).type
     if guidance_scale is not None:
@@ -51,6 +57,7 @@ def run(
     negative = None if negative_classes is None else np.asarray(negative_classes, np.int64)
     if negative is None and null_class is not None:
         negative = np.full(len(x), null_class, np.int64)
+    own = _rows(conditions, len(x), dtype), _rows(negative_conditions, len(x), dtype)
     if mask is not None and (known is None or any(row.level is None for row in program.rows)):
         raise ProgramError("a mask needs what is known, and a program whose rows say their level")
     if program.rows and network is None:
@@ -69,7 +76,11 @@ def run(
         slots += _noise(row.before_noise, draw, seeds, 2 * index + 1, slots, dtype)
         if mask is not None:
             slots[0] = _blend(slots[0], mask, known, row.level, eps, dtype)
-        output = _evaluate(network, row, weight, program.guidance_rescale, slots[0], labels, negative, dtype)
+        if guidance_input is not None:
+            embedded = {**own[0], guidance_input: np.full(len(x), weight, dtype)}
+            output = _evaluate(network, row, 1.0, 0.0, slots[0], (labels, None), (embedded, {}), dtype)
+        else:
+            output = _evaluate(network, row, weight, program.guidance_rescale, slots[0], (labels, negative), own, dtype)
         raw = dtype(row.c_skip) * slots[0] + dtype(row.c_out) * output
         slots = _combine(row.after, np.concatenate([slots, _clipped(row, raw, dtype)[None]]), dtype)
         if row.after_output is not None:
@@ -78,6 +89,15 @@ def run(
     if mask is not None:
         slots[0] = _blend(slots[0], mask, known, (1.0, 0.0), eps, dtype)
     return slots[0] if decoder is None else decoder(slots[0], labels)
+
+
+def _rows(conditions: Conditions | None, count: int, dtype: Any) -> dict[str, np.ndarray]:
+    """Conditions of every sample: one stands for all."""
+    arrays = {name: np.asarray(value, dtype) for name, value in (conditions or {}).items()}
+    for name, value in arrays.items():
+        if value.ndim < 1 or len(value) not in (1, count):
+            raise ProgramError(f"condition {name!r} has the shape {list(value.shape)}: its first size must be {count} or 1")
+    return {name: np.broadcast_to(value, (count, *value.shape[1:])) for name, value in arrays.items()}
 
 
 def _combine(matrix: Matrix, inputs: np.ndarray, dtype: Any) -> np.ndarray:
@@ -114,17 +134,24 @@ def _evaluate(
     weight: float,
     rescale: float,
     x: np.ndarray,
-    labels: np.ndarray | None,
-    negative: np.ndarray | None,
+    classes: tuple[np.ndarray | None, np.ndarray | None],
+    conditions: tuple[Conditions, Conditions],
     dtype: Any,
 ) -> np.ndarray:
     sample = dtype(row.c_in) * x
+    (labels, negative), (given, other) = classes, conditions
     if weight == 1.0:
-        return np.asarray(network(sample, np.full(len(x), row.timestep, dtype), labels), dtype)
-    if labels is None or negative is None:
+        return np.asarray(network(sample, np.full(len(x), row.timestep, dtype), labels, **given), dtype)
+    if (labels is None and not given) or (labels is not None and negative is None):
         raise ProgramError("guidance needs a class for each sample and the null class: give both, or a guidance scale of 1")
-    both = np.concatenate([labels, negative])
-    output = np.asarray(network(np.concatenate([sample, sample]), np.full(2 * len(x), row.timestep, dtype), both), dtype)
+    if set(given) != set(other):
+        raise ProgramError(
+            f"guidance needs negative conditions of the same names: {sorted(given)} and {sorted(other)} were given; give both, "
+            "or a guidance scale of 1"
+        )
+    both = None if labels is None or negative is None else np.concatenate([labels, negative])
+    times, joined = np.full(2 * len(x), row.timestep, dtype), {k: np.concatenate([v, other[k]]) for k, v in given.items()}
+    output = np.asarray(network(np.concatenate([sample, sample]), times, both, **joined), dtype)
     conditional, unconditional = output[: len(x)], output[len(x) :]
     guided = unconditional + dtype(weight) * (conditional - unconditional)
     if rescale:

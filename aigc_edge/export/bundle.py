@@ -22,19 +22,26 @@ _AGAIN = "copy the bundle again or compile it again"
 
 
 def write_bundle(
-    path: str | os.PathLike[str], manifest: Mapping[str, Any], files: Mapping[str, Path | bytes], *, overwrite: bool = False
+    path: str | os.PathLike[str],
+    manifest: Mapping[str, Any],
+    files: Mapping[str, Path | bytes],
+    *,
+    overwrite: bool = False,
+    link: bool = False,
 ) -> dict[str, Any]:
     """Write the bundle folder `path` atomically and return its manifest with the sizes and SHA-256 hashes of `files`.
 
     `files` maps a relative name to a source file or to the bytes themselves; `manifest` comes without "format", "version" and
-    "files". Raises AigcEdgeError when `path` exists (unless `overwrite`), a name leads out of the bundle, or the disk is full;
-    then nothing is left behind.
+    "files". With `link`, files are linked where the file system allows it, and not hashed: for a bundle that is soon gone and
+    opened without verification. Raises AigcEdgeError when `path` exists (unless `overwrite`), a name leads out of the bundle, or
+    the disk is full; then nothing is left behind.
     """
     for name in files:
         if not _safe(name) or name in (MANIFEST, DIGEST):
             raise AigcEdgeError(f"{name!r} cannot be a file of a bundle: give a relative path with / that stays inside it")
     with atomic_dir(path, overwrite=overwrite) as folder:
-        listed = {name: _store(files[name], folder / name) for name in sorted(files)}
+        store = _link if link else _store
+        listed = {name: store(files[name], folder / name) for name in sorted(files)}
         full = {"format": FORMAT, "version": VERSION, **manifest, "files": listed}
         text = json.dumps(full, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
         (folder / MANIFEST).write_bytes(text)
@@ -161,6 +168,17 @@ def _store(source: Path | bytes, target: Path) -> dict[str, Any]:
             digest.update(chunk)
             size += len(chunk)
     return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _link(source: Path | bytes, target: Path) -> dict[str, Any]:
+    if isinstance(source, bytes):
+        return _store(source, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, target)
+    except OSError:  # another file system
+        return _store(source, target)
+    return {"bytes": target.stat().st_size, "sha256": "0" * 64}
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:

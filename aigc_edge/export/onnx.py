@@ -26,8 +26,12 @@ from aigc_edge.spec import BATCH, ComponentSpec
 
 OPSET = 20  # opset 21 and later break quantisers and bring operators that TensorRT-RTX has no kernel for
 EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
+LARGEST_BATCH = 63  # of the trace alone: diffusers' networks branch at 64 samples (to no effect), and would be traced twice
 CHECK_BATCHES = (1, 4)  # not the batch of the export: 1 and another catch sizes that were baked in
 ULPS = 4 * float(np.finfo(np.float32).eps)
+
+
+Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
 
 
 class Exportable(Protocol):
@@ -62,7 +66,7 @@ def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
     names = [t.name for t in spec.inputs]
     if len(example) != len(names):
         raise AigcEdgeError(f"component {spec.name!r} has {len(names)} inputs in its spec but its example gives {len(example)}")
-    batch = torch.export.Dim(BATCH)
+    batch = torch.export.Dim(BATCH, max=LARGEST_BATCH)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -132,7 +136,7 @@ def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0)
 
 def compare(
     component: Exportable,
-    evaluate: Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]],
+    evaluate: Evaluate,
     what: str,
     *,
     seed: int = 0,

@@ -25,8 +25,8 @@ def tools() -> dict[str, str]:
     return found
 
 
-def provenance(config: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """The manifest's "provenance" from a run's config.json; of a data folder only its name is told, not its place."""
+def of_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a run's weights came from, from its config.json; of a data folder only its name is told, not its place."""
     data, train = config["data"], config["train"]
     return {
         "data": Path(data["source"]).name,
@@ -35,7 +35,6 @@ def provenance(config: Mapping[str, Any], command: str) -> dict[str, Any]:
         "fingerprint": data.get("fingerprint"),
         "seed": train.get("seed"),
         "trained_steps": train.get("steps"),
-        "command": command,
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.onnx import EXTERNAL_ABOVE, Exportable, compare, saved, session_of
+from aigc_edge.export.onnx import EXTERNAL_ABOVE, Exportable, saved, session_of
+from aigc_edge.export.onnx import compare as against_torch
 from aigc_edge.export.schedule import SplitReport, split_schedule
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+Compare = Callable[..., list[dict[str, Any]]]  # evaluate, what is evaluated; seed and one_timestep by name
 
 
 class _Refused(AigcEdgeError):
@@ -54,11 +58,13 @@ def export_split(
     *,
     seed: int = 0,
     external_above: int = EXTERNAL_ABOVE,
+    compare: Compare | None = None,
 ) -> Split | str:
     """Split the ONNX file `whole` of the component into the files `denoiser` and `schedule`; else the reason why it stays whole.
 
     Together the two err at most twice as much as torch in float32 does, against the module in float64, on random inputs at two
-    batch sizes whose samples share a timestep; what errs more is not kept. A reason leaves no file behind.
+    batch sizes whose samples share a timestep (or as little as `compare` allows); what errs more is not kept. A reason leaves no
+    file behind.
     """
     time = next((t for t in component.spec.inputs if t.role == "timestep"), None)
     if time is None:
@@ -72,14 +78,14 @@ def export_split(
     spec = ComponentSpec("schedule", (time,), given)
     try:
         with saved(constants, schedule) as first, saved(rest, denoiser, external_above=external_above) as second:
-            checks = _check(component, second, first, spec, taken, seed)
+            checks = _check(compare or functools.partial(against_torch, component), second, first, spec, taken, seed)
     except _Refused as error:
         return str(error)
     return Split(taken, spec, report, checks)
 
 
 def _check(
-    component: Exportable, denoiser: Path, schedule: Path, spec: ComponentSpec, taken: tuple[TensorSpec, ...], seed: int
+    compare: Compare, denoiser: Path, schedule: Path, spec: ComponentSpec, taken: tuple[TensorSpec, ...], seed: int
 ) -> list[dict[str, Any]]:
     names, time = [t.name for t in spec.outputs], spec.inputs[0].name
 
@@ -92,7 +98,7 @@ def _check(
 
     try:
         first, second = session_of(schedule), session_of(denoiser)
-        return compare(component, evaluate, "without its schedule", seed=seed, one_timestep=True)
+        return compare(evaluate, "without its schedule", seed=seed, one_timestep=True)
     except Exception as error:  # onnxruntime raises its own; whatever it is, the whole component is still there
         raise _Refused((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
 

@@ -53,6 +53,8 @@ def verify(
         plan = pipeline.program(program, solver=solver, steps=steps)
         if not plan.rows:
             raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no steps to compare")
+        if _input(pipeline, "condition") or _input(pipeline, "guidance"):
+            raise AigcEdgeError(f"{bundle} generates by conditions or is told the guidance scale: verify compares none such yet")
         chosen = plan if guidance_scale is None else plan.with_guidance(guidance_scale)
         conditions = pipeline.manifest.get("classes")
         count = int(conditions["count"]) if conditions else 0

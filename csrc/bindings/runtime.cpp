@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -77,6 +78,33 @@ const T* pointer(const Given<T>& array, size_t count, const char* name) {
   return array->data();
 }
 
+// Conditions by name as the C API takes them; the arrays live in here.
+class Tensors {
+ public:
+  explicit Tensors(const py::dict& given) {
+    arrays_.reserve(given.size());
+    tensors_.reserve(given.size());
+    for (const auto& [name, value] : given) {
+      names_.push_back(name.cast<std::string>());
+      arrays_.push_back(value.cast<py::array_t<float, py::array::c_style | py::array::forcecast>>());
+      const auto& array = arrays_.back();
+      shapes_.emplace_back(array.shape(), array.shape() + array.ndim());
+      tensors_.push_back({sizeof(ae_tensor), names_.back().c_str(), AE_FLOAT32, static_cast<int32_t>(array.ndim()),
+                          shapes_.back().data(), const_cast<float*>(array.data())});
+      pointers_.push_back(&tensors_.back());
+    }
+  }
+  const ae_tensor* const* data() const { return pointers_.data(); }
+  size_t size() const { return pointers_.size(); }
+
+ private:
+  std::deque<std::string> names_;
+  std::deque<std::vector<int64_t>> shapes_;
+  std::vector<py::array_t<float, py::array::c_style | py::array::forcecast>> arrays_;
+  std::vector<ae_tensor> tensors_;
+  std::vector<const ae_tensor*> pointers_;
+};
+
 class Handle {
  public:
   Handle(const std::string& path, py::object bind, const std::string& format, int threads, int max_batch, ae_verify verify) {
@@ -123,12 +151,25 @@ class Handle {
     return py::bytes(static_cast<const char*>(data), bytes);
   }
 
+  void verify(const std::string& name) {
+    const void* data = nullptr;
+    size_t bytes = 0;
+    ae_handle* handle = open();
+    ae_status status = AE_OK;
+    {
+      const py::gil_scoped_release nogil;
+      status = ae_file(handle, name.c_str(), &data, &bytes);
+    }
+    check(status);
+  }
+
   void add_program(const std::string& json) { check(ae_add_program(open(), json.data(), json.size())); }
 
   py::array sample(int count, uint64_t seed, const Given<uint64_t>& seeds, const Given<int32_t>& classes,
                    const Given<int32_t>& negative_classes, const std::string& program, std::optional<float> guidance_scale,
                    std::optional<float> guidance_rescale, size_t elements, const Given<float>& latents, const Given<float>& noise,
-                   const Given<float>& mask, const Given<float>& known, const Given<float>& known_noise, ae_output output) {
+                   const Given<float>& mask, const Given<float>& known, const Given<float>& known_noise, ae_output output,
+                   const py::dict& conditions, const py::dict& negative_conditions) {
     const auto n = static_cast<size_t>(count);
     ae_sample_options options = {};
     options.size = sizeof options;
@@ -147,6 +188,11 @@ class Handle {
     options.mask = pointer(mask, n * elements, "mask");
     options.known = pointer(known, n * elements, "known");
     options.known_noise = pointer(known_noise, n * elements, "known_noise");
+    const Tensors own(conditions), negative(negative_conditions);
+    options.conditions = own.data();
+    options.num_conditions = own.size();
+    options.negative_conditions = negative.data();
+    options.num_negative_conditions = negative.size();
     auto image = std::make_unique<ae_image>();
     *image = {};
     image->size = sizeof *image;
@@ -208,11 +254,12 @@ void bind_runtime(py::module_& m) {
            py::arg("verify") = static_cast<ae_verify>(AE_VERIFY_USED))
       .def("close", &Handle::close)
       .def("file", &Handle::file, py::arg("name"))
+      .def("verify", &Handle::verify, py::arg("name"))
       .def("add_program", &Handle::add_program, py::arg("json"))
       .def("sample", &Handle::sample, py::kw_only(), py::arg("count"), py::arg("seed"), py::arg("seeds"), py::arg("classes"),
            py::arg("negative_classes"), py::arg("program"), py::arg("guidance_scale"), py::arg("guidance_rescale"),
            py::arg("elements"), py::arg("latents"), py::arg("noise"), py::arg("mask"), py::arg("known"), py::arg("known_noise"),
-           py::arg("output"))
+           py::arg("output"), py::arg("conditions") = py::dict(), py::arg("negative_conditions") = py::dict())
       .def_property_readonly("manifest", &Handle::manifest)
       .def_property_readonly("statistics", &Handle::statistics);
 }

@@ -7,6 +7,7 @@
 #include "core/error.hpp"
 #include "core/sha256.hpp"
 #include "core/zip.hpp"
+#include "runtime/text.hpp"
 
 namespace ae {
 namespace {
@@ -55,7 +56,11 @@ Role parse_role(const std::string& name, const std::string& path) {
   if (name == "timestep") return Role::kTimestep;
   if (name == "class") return Role::kClass;
   if (name == "constant") return Role::kConstant;
-  throw Error(kBundle, path + " is \"" + name + "\", known roles are sample, timestep, class and constant");
+  if (name == "condition") return Role::kCondition;
+  if (name == "guidance") return Role::kGuidance;
+  if (name == "tokens") return Role::kTokens;
+  throw Error(kBundle,
+              path + " is \"" + name + "\", known roles are sample, timestep, class, constant, condition, guidance and tokens");
 }
 
 std::vector<TensorSpec> parse_tensors(const Json& json, const std::string& path) {
@@ -73,29 +78,44 @@ std::vector<TensorSpec> parse_tensors(const Json& json, const std::string& path)
   return tensors;
 }
 
+const char* name_of(Role role) {
+  return role == Role::kConstant ? "constant" : role == Role::kCondition ? "condition" : "guidance scale";
+}
+
 // The executor fills what it knows: one sample, and for a denoiser the timestep; the rest would be garbage in the network.
 void check_component(const Component& c, const std::vector<int64_t>& sample, const std::vector<int64_t>& output,
                      int64_t classes) {
   const std::string where = "components." + c.name;
-  int samples = 0;
-  for (const auto& input : c.inputs) {
+  int samples = 0, scales = 0;
+  for (size_t i = 0; i < c.inputs.size(); ++i) {
+    const TensorSpec& input = c.inputs[i];
+    const bool extra = input.role == Role::kConstant || input.role == Role::kCondition || input.role == Role::kGuidance;
+    for (size_t j = 0; j < i; ++j)
+      if (c.inputs[j].name == input.name) throw Error(kBundle, where + " has two inputs with the name " + input.name);
+    scales += input.role == Role::kGuidance;
     if (input.role == Role::kSample) {
       ++samples;
       if (input.shape != sample || input.dtype != AE_FLOAT32)
         throw Error(kBundle, where + ": the input " + input.name + " must be float32 of the bundle's sample_shape");
-    } else if (input.role == Role::kConstant && c.name == "denoiser") {
-      continue;  // check_constants
+    } else if (input.role == Role::kTokens) {
+      throw Error(kBundle, where + ": the input " + input.name + " takes tokens, which only text encoders do");
+    } else if (extra && c.name != "denoiser") {
+      throw Error(kBundle,
+                  where + ": the input " + input.name + " is a " + name_of(input.role) + ", which only the denoiser takes");
     } else if (input.role == Role::kConstant) {
-      throw Error(kBundle, where + ": the input " + input.name + " is a constant, which only the denoiser takes");
+      continue;  // check_constants
+    } else if (input.role == Role::kCondition) {
+      if (input.dtype != AE_FLOAT32) throw Error(kBundle, where + ": the condition " + input.name + " must be float32");
     } else if (!input.shape.empty()) {
       throw Error(kBundle, where + ": the input " + input.name + " must have the shape [N]");
-    } else if ((input.role == Role::kTimestep) != (input.dtype == AE_FLOAT32)) {
-      throw Error(kBundle, where + ": a timestep is float32 and a class is int64, not so " + input.name);
+    } else if ((input.role == Role::kClass) != (input.dtype == AE_INT64)) {
+      throw Error(kBundle, where + ": a timestep and a guidance scale are float32 and a class is int64, not so " + input.name);
     } else if (input.role == Role::kClass && classes == 0) {
       throw Error(kBundle, where + ": the input " + input.name + " takes a class, the bundle has none");
     }
   }
   if (samples != 1) throw Error(kBundle, where + " must have exactly one input of the role sample");
+  if (scales > 1) throw Error(kBundle, where + " must have at most one input of the role guidance");
   if (c.outputs.size() != 1 || c.outputs[0].dtype != AE_FLOAT32 || c.outputs[0].shape != output)
     throw Error(kBundle, where + " must have one float32 output of the shape that follows it");
 }
@@ -232,8 +252,11 @@ void Bundle::parse(const Json& root) {
                                  std::to_string(rows) + " rows of " + std::to_string(constants_.width) + " float32");
       if (component.formats.count("fp32") == 0) throw Error(kBundle, "components.schedule must have the format fp32");
       schedule_ = std::move(component);
+    } else if (is_text_encoder(name)) {
+      text_encoders_.push_back(std::move(component));
     } else {
-      throw Error(kBundle, "components." + name + " is unknown; known are denoiser, decoder and schedule");
+      throw Error(kBundle,
+                  "components." + name + " is unknown; known are denoiser, decoder, schedule and text_encoder, _2 and _3");
     }
   }
   if (!denoiser_ && !decoder_) throw Error(kBundle, "manifest.components has neither a denoiser nor a decoder");
@@ -241,16 +264,22 @@ void Bundle::parse(const Json& root) {
   if (schedule_ && !denoiser_) throw Error(kBundle, "components.schedule gives constants, but there is no denoiser to take them");
   if (denoiser_) check_constants(*denoiser_, schedule());
   if (decoder_) check_component(*decoder_, sample_shape_, output_shape_, class_count_);
+  const Json* text = root.find("text", m);
+  check_text(text_encoders_, denoiser(), text == nullptr || text->is_null() ? nullptr : text,
+             [this](const std::string& name) { return files_.count(name) != 0; });
   if (!decoder_ && sample_shape_ != output_shape_)
     throw Error(kBundle, "manifest.output_shape must be the sample_shape: there is no decoder");
 
   if (format_.empty()) format_ = root.at("default_format", m).string("manifest.default_format");
-  for (const auto* component : {denoiser(), decoder()}) {
+  std::vector<const Component*> in_format = {denoiser(), decoder()};
+  for (const Component& encoder : text_encoders_) in_format.push_back(&encoder);
+  for (const Component* component : in_format) {
     if (component == nullptr || component->formats.count(format_) != 0) continue;
     std::string known;
     for (const auto& entry : component->formats) known += (known.empty() ? "" : ", ") + entry.first;
-    throw Error(kInvalidArgument,
-                path_ + " has no format " + format_ + ": choose one of " + known + ", or compile it with --format " + format_);
+    throw Error(kInvalidArgument, path_ + " has no format " + format_ +
+                                      (is_text_encoder(component->name) ? " of " + component->name : "") + ": choose one of " +
+                                      known + ", or compile it with --format " + format_);
   }
   for (const auto& [name, value] : root.at("programs", m).object("manifest.programs")) {
     Program program = parse_program(value, "programs." + name);

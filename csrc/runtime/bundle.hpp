@@ -37,8 +37,11 @@ class Bundle {
   int64_t class_count() const { return class_count_; }  // 0: unconditional
   const Component* denoiser() const { return denoiser_ ? &*denoiser_ : nullptr; }
   const Component* decoder() const { return decoder_ ? &*decoder_ : nullptr; }
-  const Component* schedule() const { return schedule_ ? &*schedule_ : nullptr; }  // evaluates the denoiser's constants
-  const ConstantTable& constants() const { return constants_; }                    // empty without a schedule
+  const Component* schedule() const { return schedule_ ? &*schedule_ : nullptr; }          // evaluates the denoiser's constants
+  const ConstantTable& constants() const { return constants_; }                            // empty without a schedule
+  bool embeds_guidance() const { return denoiser_ && denoiser_->takes(Role::kGuidance); }  // the weight goes in as a number
+  // Whether rows whose guidance weight is not 1 evaluate a second half, without the class or the conditions.
+  bool guides() const { return (class_count_ > 0 || (denoiser_ && denoiser_->takes(Role::kCondition))) && !embeds_guidance(); }
 
   const Program& program(const std::string& name) const;  // empty: the default. Throws Error.
   void add_program(Program program);                      // throws Error when it does not fit the bundle's components
@@ -67,6 +70,7 @@ class Bundle {
   float output_low_ = -1, output_high_ = 1;
   int64_t class_count_ = 0;
   std::optional<Component> denoiser_, decoder_, schedule_;
+  std::vector<Component> text_encoders_;  // checked, and run by whoever has a tokenizer
   ConstantTable constants_;
   std::string default_program_;
   std::map<std::string, Program> programs_;

@@ -10,7 +10,7 @@
 
 namespace ae {
 
-enum class Role { kSample, kTimestep, kClass, kConstant };
+enum class Role { kSample, kTimestep, kClass, kConstant, kCondition, kGuidance, kTokens };
 
 struct TensorSpec {
   std::string name;
@@ -24,6 +24,12 @@ struct Component {
   std::string name;
   std::vector<TensorSpec> inputs, outputs;
   std::map<std::string, std::string> formats;  // format → file
+
+  bool takes(Role role) const {
+    for (const TensorSpec& input : inputs)
+      if (input.role == role) return true;
+    return false;
+  }
 };
 
 }  // namespace ae

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "runtime/conditions.hpp"
 
 namespace ae {
 namespace {
@@ -16,7 +17,33 @@ void check_classes(const Bundle& bundle, const int32_t* classes, int count, bool
   }
 }
 
+// The guidance weights of all rows decide whether something to lead away from is needed.
+void check_guidance(const ae_sample_options& options, const Bundle& bundle, const Program& program) {
+  const Component* denoiser = bundle.denoiser();
+  check_conditions(denoiser, options.conditions, options.num_conditions, options.count, "the condition");
+  if (bundle.embeds_guidance()) {
+    if (options.num_negative_conditions > 0 || options.negative_classes != nullptr)
+      throw Error(kInvalidArgument,
+                  "this network takes the guidance scale as a number, so that nothing negative has an effect: leave it out");
+    return;
+  }
+  bool guided = false;
+  for (const Row& row : program.rows) guided = guided || weight_of(options, program, row) != 1.0;
+  const bool takes = denoiser != nullptr && denoiser->takes(Role::kCondition);
+  if (guided && takes && options.num_negative_conditions == 0)
+    throw Error(kInvalidArgument,
+                "guidance needs negative conditions, to lead away from them: give them, or a guidance scale of 1");
+  if (options.num_negative_conditions > 0)
+    check_conditions(denoiser, options.negative_conditions, options.num_negative_conditions, options.count,
+                     "the negative condition");
+}
+
 }  // namespace
+
+double weight_of(const ae_sample_options& options, const Program& program, const Row& row) {
+  const double scale = options.guidance_scale != nullptr ? double{*options.guidance_scale} : program.guidance_scale;
+  return 1.0 + row.guidance * (scale - 1.0);
+}
 
 void check_request(const ae_sample_options& options, const Bundle& bundle, const Program& program) {
   if (options.count < 1)
@@ -43,6 +70,7 @@ void check_request(const ae_sample_options& options, const Bundle& bundle, const
       throw Error(kUnsupported, "program " + program.name +
                                     " does not say the noise levels of its rows, which a mask needs: take " +
                                     "one that was built by this version");
+  check_guidance(options, bundle, program);
   if (program.rows.empty() && bundle.decoder() == nullptr)
     throw Error(kInvalidArgument, "program " + program.name + " has no rows");
 }

@@ -65,7 +65,8 @@ Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, int threads, int
       max_batch_(max_batch),
       sample_elements_(product(bundle.sample_shape())),
       output_elements_(product(bundle.output_shape())),
-      constants_(bundle.denoiser(), bundle.schedule(), bundle.constants()) {}
+      constants_(bundle.denoiser(), bundle.schedule(), bundle.constants()),
+      conditions_(bundle.denoiser()) {}
 
 Sampler::~Sampler() { release_bindings(); }
 
@@ -85,7 +86,9 @@ void Sampler::reserve(int batch, int slots) {
   output_ = allocate<float>(2 * n * sample_elements_);
   if (bundle_.decoder() != nullptr) decoded_ = allocate<float>(n * output_elements_);
   timesteps_ = allocate<float>(2 * n);
+  guidance_ = allocate<float>(n);
   constants_.reserve(2 * n);
+  conditions_.reserve(bundle_.guides() ? 2 * n : n);
   classes_ = allocate<int64_t>(2 * n);
   seeds_ = allocate<uint64_t>(n);
   non_finite_ = allocate<int32_t>(n);
@@ -118,7 +121,12 @@ Sampler::Binding& Sampler::binding(const Component& component, int64_t batch) {
         return schedule ? constants_.timestep() : timesteps_.get();
       case Role::kConstant:
         return constants_.input(input.name);
+      case Role::kCondition:
+        return conditions_.input(input.name);
+      case Role::kGuidance:
+        return guidance_.get();
       case Role::kClass:
+      case Role::kTokens:  // of text encoders, which are not evaluated here
         break;
     }
     return classes_.get();
@@ -198,11 +206,12 @@ void Sampler::fill_conditions(const ae_sample_options& options, int first, int b
     const int64_t negative = options.negative_classes != nullptr ? options.negative_classes[first + i] : -1;
     classes_[static_cast<size_t>(batch + i)] = negative < 0 ? null_class : negative;
   }
+  conditions_.fill(options.conditions, options.num_conditions, first, batch, 0);
+  conditions_.fill(options.negative_conditions, options.num_negative_conditions, first, batch, batch);
 }
 
 void Sampler::run_rows(const Program& program, const ae_sample_options& options, int first, int batch) {
   const size_t rows = program.rows.size();
-  const double scale = options.guidance_scale != nullptr ? double{*options.guidance_scale} : program.guidance_scale;
   const double rescale = options.guidance_rescale != nullptr ? double{*options.guidance_rescale} : program.guidance_rescale;
   // Slot 0 holds unit normals: the scale of the first noise level goes into the matrix that runs before row 0.
   const auto slots = static_cast<size_t>(program.slots);
@@ -221,8 +230,8 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
     noise += options.count * sample_elements_;
     return own;
   };
-  const auto weight = [&](size_t r) { return 1.0 + program.rows[r].guidance * (scale - 1.0); };
-  const auto halves = [&](size_t r) { return bundle_.class_count() > 0 && weight(r) != 1.0 ? 2 : 1; };
+  const auto weight = [&](size_t r) { return weight_of(options, program, program.rows[r]); };
+  const auto halves = [&](size_t r) { return bundle_.guides() && weight(r) != 1.0 ? 2 : 1; };
   for (size_t r = 0; r <= rows; ++r) {  // step r: finish row r - 1, begin row r
     ops::SolverStepParams p;
     p.samples = batch;
@@ -273,6 +282,7 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
     if (r > 0) require_finite(first, batch, "denoiser", static_cast<int>(r - 1), static_cast<int>(rows));
     if (r == rows) break;
     std::fill_n(timesteps_.get(), 2 * batch, static_cast<float>(program.rows[r].timestep));
+    std::fill_n(guidance_.get(), batch, static_cast<float>(weight(r)));
     fill_constants(static_cast<float>(program.rows[r].timestep), int64_t{batch} * halves(r), static_cast<int>(rows));
     evaluate(*bundle_.denoiser(), int64_t{batch} * halves(r), static_cast<int>(r), static_cast<int>(rows));
   }

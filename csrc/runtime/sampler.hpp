@@ -10,6 +10,7 @@
 
 #include "aigc_edge/aigc_edge.h"
 #include "runtime/bundle.hpp"
+#include "runtime/conditions.hpp"
 #include "runtime/constants.hpp"
 
 namespace ae {
@@ -68,7 +69,9 @@ class Sampler {
   Buffer<float> output_;        // [2N, sample]
   Buffer<float> decoded_;       // [N, output], only with a decoder
   Buffer<float> timesteps_;     // [2N]
+  Buffer<float> guidance_;      // [N]: the row's weight, for a network that takes it
   Constants constants_;         // of 2N samples
+  Conditions conditions_;       // of 2N samples, of N where no row is doubled
   Buffer<int64_t> classes_;     // [2N]
   Buffer<uint64_t> seeds_;      // [N]
   Buffer<int32_t> non_finite_;  // [N]

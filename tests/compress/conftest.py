@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,18 @@ def net(request: pytest.FixtureRequest, rng: np.random.Generator) -> Net:
 def make() -> dict[str, Any]:
     """The makers of networks by name, and `decoder` for networks of a test's own."""
     return NETS | {"decoder": decoder, "unet_module": unet_module}
+
+
+@pytest.fixture(scope="session")
+def families(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ComponentSpec, Program, int]]:
+    """A network of each family (tests/compress/families.py): its ONNX file, spec, program and number of classes."""
+    spec = importlib.util.spec_from_file_location("families", Path(__file__).with_name("families.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("families")
+    return {
+        "diffusion": module.digits(tiny_bundle),
+        "gan": module.exported(module.generator(), folder, 10),
+        "transformer": module.exported(module.transformer(), folder, 40),
+    }

@@ -18,6 +18,7 @@ from aigc_edge.compress.calibration import Record
 from aigc_edge.compress.formats import FORMATS, Format, convert, parse
 from aigc_edge.compress.int8 import Int8
 from aigc_edge.compress.observers import ESTIMATORS
+from aigc_edge.config import names
 from aigc_edge.errors import AigcEdgeError
 
 VARIANTS = ["int8:engine=tensorrt", "int8:engine=tensorrt,floats=fp16"]
@@ -26,7 +27,9 @@ EVERYTHING = [*FORMATS, *VARIANTS]
 
 def _format(text: str) -> Format:
     """Without a budget and without ranking: the networks here are random, and need no search."""
-    return parse(text + (":" if ":" not in text else ",") + "psnr=0,aim=0,rank=false" if text.startswith("int8") else text)
+    known = names(FORMATS[text.split(":")[0]])
+    free = [f"{name}={value}" for name, value in (("psnr", 0), ("aim", 0), ("rank", "false")) if name in known]
+    return parse(text + (":" if ":" not in text else ",") + ",".join(free))
 
 
 def _convert(net: Any, text: str, folder: Path, n: int = 6) -> tuple[Path, dict]:

@@ -1,5 +1,6 @@
 // The native loop allocates nothing between the first and the last evaluation: every allocation of the program is counted, and
-// the engine looks at the count whenever it is called. Takes the path of a bundle.
+// the engine looks at the count whenever it is called. Takes the path of a bundle, or of one whose network takes the condition
+// "text" [N, 2, 3] and the word "conditions".
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -60,7 +61,11 @@ int fail(const char* what, const char* detail) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) return fail("usage", "test_loop_allocations BUNDLE");
+  if (argc != 2 && argc != 3) return fail("usage", "test_loop_allocations BUNDLE [conditions]");
+  float values[3 * 2 * 3] = {};
+  int64_t shape[] = {1, 2, 3};
+  const ae_tensor text = {sizeof(ae_tensor), "text", AE_FLOAT32, 3, shape, values};
+  const ae_tensor* const conditions[] = {&text};
   ae_engine engine = {};
   engine.size = sizeof engine;
   engine.evaluate = evaluate;
@@ -77,6 +82,11 @@ int main(int argc, char** argv) {
       request.size = sizeof request;
       request.program = program;
       request.count = n;
+      if (argc == 3) {
+        shape[0] = n;
+        request.conditions = request.negative_conditions = conditions;
+        request.num_conditions = request.num_negative_conditions = 1;
+      }
       ae_image image = {};
       image.size = sizeof image;
       if (ae_sample(handle, &request, &image) != AE_OK) return fail("sample", ae_message(handle));

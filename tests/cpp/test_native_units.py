@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aigc_edge.diffusion import build
+from aigc_edge.export.bundle import write_bundle
 
-@pytest.mark.parametrize("name", ["test_philox", "test_parallel"])
+
+@pytest.mark.parametrize("name", ["test_philox", "test_parallel", "test_sha256"])
 def test_program(native: Any, name: str) -> None:
     assert native.run(native.build_test(name)) == "done\n"
 
@@ -15,3 +19,19 @@ def test_program(native: Any, name: str) -> None:
 def test_the_loop_allocates_nothing(native: Any) -> None:
     program = native.build_test("test_loop_allocations")
     assert native.run(program, native.root / "tests" / "data" / "digits-tiny.aigc") == "done\n"
+
+
+def test_the_loop_allocates_nothing_with_conditions(native: Any, tmp_path: Path) -> None:
+    shape = [2, 3, 5]
+    tensors = [("sample", "sample", shape), ("timestep", "timestep", []), ("text", "condition", [2, 3])]
+    inputs = [{"name": name, "role": role, "dtype": "float32", "shape": ["N", *rest]} for name, role, rest in tensors]
+    spec = {"inputs": inputs, "outputs": [inputs[0] | {"name": "output"}], "formats": {"fp32": {"file": "net.onnx"}}}
+    programs = {
+        f"{solver}-20": build({"prediction": "edm"}, solver, 20, guidance_scale=2.0).to_json() | {"name": f"{solver}-20"}
+        for solver in ("dpmpp_2m", "euler_ancestral", "heun")
+    }
+    manifest = {"name": "toy", "family": "", "sample_shape": shape, "output_shape": shape, "output_range": [-1, 1],
+                "default_format": "fp32", "components": {"denoiser": spec}, "programs": programs,
+                "default_program": "dpmpp_2m-20"}  # fmt: skip
+    write_bundle(tmp_path / "toy.aigc", manifest, {"net.onnx": b"the engine of the test reads no file"})
+    assert native.run(native.build_test("test_loop_allocations"), tmp_path / "toy.aigc", "conditions") == "done\n"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 
 from aigc_edge import __version__
-from aigc_edge.export.provenance import created, provenance, tools
+from aigc_edge.export.provenance import created, of_run, tools
 
 
 def test_of_a_folder_only_its_name_is_told():
     data = {"source": "/somewhere/pictures/cats", "licence": "CC0", "count": 9, "fingerprint": "ab"}
-    found = provenance({"data": data, "train": {"seed": 4, "steps": 100}}, "aigc-edge compile cats")
+    found = of_run({"data": data, "train": {"seed": 4, "steps": 100}})
     assert found == {
         "data": "cats",
         "licence": "CC0",
@@ -18,7 +18,6 @@ def test_of_a_folder_only_its_name_is_told():
         "fingerprint": "ab",
         "seed": 4,
         "trained_steps": 100,
-        "command": "aigc-edge compile cats",
     }
 
 

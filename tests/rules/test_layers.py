@@ -17,17 +17,18 @@ CSRC = ROOT / "csrc"
 LAYERS = [
     ["errors"],
     ["_core", "text", "clock", "hardware"],
-    ["registry", "files", "config"],
+    ["registry", "files", "config", "budget", "pages"],
     ["spec", "images"],
     ["ops"],
     ["nn"],
     ["models", "diffusion", "tokens", "data"],
     ["train", "metrics", "compress", "tuning", "export", "targets"],
+    ["sources"],
     ["engines", "inputs"],
-    ["device_loop", "choose"],
+    ["device_loop", "choose", "programs", "text_conditions"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
-    ["compile", "tune"],
+    ["compile", "tune", "why"],
     ["commands"],
     ["cli"],
 ]
@@ -35,7 +36,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Base helpers that may use each other.
 BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "clock", "hardware"}
 
-TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "engines/torch.py"]
+TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "sources/", "engines/torch.py"]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
 # engines/tensorrt_network.py, device_loop.py: on a GPU torch owns memory and streams, where it is installed.
 TORCH_IN_FUNCTIONS = [
@@ -43,7 +44,7 @@ TORCH_IN_FUNCTIONS = [
     "bench/ways/",
     "commands/train.py",
     "ops/",
-    "compile.py",
+    "compile/",
     "diffusion/",
     "verify/peers/",
     "engines/tensorrt_network.py",
@@ -52,10 +53,12 @@ TORCH_IN_FUNCTIONS = [
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
     "tensorrt_rtx": ["engines/tensorrt"],
-    "onnx": ["export/", "compress/", "engines/tensorrt", "metrics/classifier.py", "compile.py"],
+    "onnx": ["export/", "compress/", "sources/", "engines/tensorrt", "metrics/classifier.py"],
     "openvino": ["engines/openvino.py"],
-    "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "models/", "diffusion/"],
+    "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
+    "transformers": ["sources/"],
     "sklearn": ["data/"],
+    "tokenizers": ["text_conditions/tokens.py"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
 }

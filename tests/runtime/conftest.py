@@ -44,6 +44,41 @@ def whole_denoiser(sample: np.ndarray, timestep: np.ndarray, class_labels: np.nd
     return split_denoiser(sample, class_labels, **schedule(timestep))
 
 
+def text_denoiser(
+    sample: np.ndarray, timestep: np.ndarray, text: np.ndarray, pooled: np.ndarray, class_labels: np.ndarray | None = None
+) -> np.ndarray:
+    """The network of `denoiser` that depends on both conditions, each sample on its own."""
+    shift = np.sin(text).sum(axis=(1, 2)) + pooled[:, 0] * pooled[:, 1]
+    return (denoiser(sample, timestep, class_labels) + 0.1 * shift[:, None, None, None]).astype(sample.dtype)
+
+
+def text_encoder(input_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Conditions [N, 4, 3] and [N, 2] of token ids [N, 6]."""
+    ids = input_ids.astype(np.float64)
+    grid = np.cos(ids[:, :4, None] * np.arange(1, 4) + ids[:, -1:, None])
+    return {"text": grid.astype(np.float32), "pooled": np.sin(ids[:, 1:3] * ids.sum(1, keepdims=True)).astype(np.float32)}
+
+
+WORDS = ["<unk>", "<pad>", "<s>", "</s>", "a", "red", "cat", "on", "the", "moon"]
+
+
+def words() -> bytes:
+    """A tokenizer file: words between <s> and </s>, in lower case."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    made.normalizer = tokenizers.normalizers.Lowercase()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
+    return made.to_str().encode()
+
+
+def ids_of(prompt: str, length: int = 6) -> list[int]:
+    """The same without the library."""
+    found = [WORDS.index(word) if word in WORDS else 0 for word in prompt.lower().split()]
+    whole = [2, *found[: length - 2], 3]
+    return whole + [1] * (length - len(whole))
+
+
 def decoder(sample: np.ndarray, class_labels: np.ndarray | None = None) -> np.ndarray:
     """One-shot generator: [N, 6] → [N, *SHAPE]."""
     labels = np.zeros(len(sample)) if class_labels is None else class_labels
@@ -85,7 +120,8 @@ class AnalyticEngine(Engine):
 def toy() -> SimpleNamespace:
     """What the synthetic bundles are made of."""
     return SimpleNamespace(SHAPE=SHAPE, CLASSES=CLASSES, SCHEDULE=SCHEDULE, denoiser=denoiser, decoder=decoder, manifest=manifest,
-                           schedule=schedule, split_denoiser=split_denoiser, whole_denoiser=whole_denoiser)  # fmt: skip
+                           schedule=schedule, split_denoiser=split_denoiser, whole_denoiser=whole_denoiser,
+                           text_denoiser=text_denoiser, text_encoder=text_encoder, ids_of=ids_of)  # fmt: skip
 
 
 @pytest.fixture
@@ -103,7 +139,8 @@ def _tensor(name: str, role: str, dtype: str, *shape: int) -> dict[str, Any]:
 
 
 def manifest(kind: str = "diffusion", classes: int = CLASSES) -> dict[str, Any]:
-    """A manifest without its files; `kind` is "diffusion", "constants" (the same with schedule constants) or "gan"."""
+    """A manifest without its files; `kind` is "diffusion", "constants" (the same with schedule constants), "text" (with
+    conditions and a text encoder) or "gan"."""
     label = [_tensor("class_labels", "class", "int64")] if classes else []
     value: dict[str, Any] = {
         "name": "toy", "family": "gan" if kind == "gan" else "diffusion",
@@ -131,6 +168,13 @@ def manifest(kind: str = "diffusion", classes: int = CLASSES) -> dict[str, Any]:
         extra = {"inputs": [inputs[1]], "outputs": constants, "formats": {"fp32": {"file": "schedule.onnx"}}}
         timesteps = sorted({float(np.float32(row["timestep"])) for p in programs.values() for row in p["rows"]})
         extra = {"schedule": extra | {"table": {"file": "schedule.table", "timesteps": timesteps}}}
+    if kind == "text":
+        conditions = [_tensor("text", "condition", "float32", 4, 3), _tensor("pooled", "condition", "float32", 2)]
+        spec["inputs"] += conditions
+        tokens = [_tensor("input_ids", "tokens", "int64", 6)]
+        extra = {"text_encoder": {"inputs": tokens, "outputs": conditions, "formats": {"fp32": {"file": "text.onnx"}}}}
+        entry = {"tokenizer": "tokenizer/text.json", "length": 6, "pad": 1}
+        value["text"] = {"encoders": {"text_encoder": entry}, "negative": "encode"}
     return value | {"sample_shape": list(SHAPE), "schedule": SCHEDULE, "default_program": "dpmpp_2m-6", "programs": programs,
                     "components": {"denoiser": spec | {"formats": {"fp32": {"file": "net.onnx"}}}} | extra}  # fmt: skip
 
@@ -149,6 +193,7 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / f"bundle{len(list(tmp_path.iterdir()))}.aigc"
         made, text = manifest(kind, classes), b"the analytic engine reads no file"
         files = {"schedule.onnx": text, "schedule.table": table(made)} if kind == "constants" else {}
+        files |= {"text.onnx": text, "tokenizer/text.json": words()} if kind == "text" else {}
         write_bundle(path, made | changes, {"net.onnx": text} | files)
         return path
 

@@ -181,7 +181,7 @@ def test_truncated_and_mangled_archives_never_open_as_something_else(engine, toy
         np.testing.assert_array_equal(opened.sample(1, seed=2), expected)  # the damage hit a byte that means nothing
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "constants"])
+@pytest.mark.parametrize("kind", ["diffusion", "constants", "text"])
 def test_mangled_manifests_end_in_a_sentence(engine, make_bundle, kind):
     # The digest is made to fit, so that the parser itself meets what no writer writes.
     rng, bundle = np.random.default_rng(), make_bundle(kind)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aigc_edge import pipeline
+from aigc_edge.diffusion import build
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.export.bundle import write_bundle
 
@@ -59,7 +60,7 @@ def test_other_timesteps_are_evaluated_once_each(engine, whole, split):
     first = opened.sample(3, seed=7, solver="heun", steps=STEPS, output="float32")
     np.testing.assert_array_equal(first, expected["heun"])
     schedule = [batch for name, batch in engine.calls if name == "schedule"]
-    program = pipeline.build(opened.manifest["schedule"], "heun", STEPS).to_json()
+    program = build(opened.manifest["schedule"], "heun", STEPS).to_json()
     known = {float(np.float32(t)) for t in opened.manifest["components"]["schedule"]["table"]["timesteps"]}
     new = {float(np.float32(row["timestep"])) for row in program["rows"]} - known
     assert schedule == [1] * len(new)  # at batch 1, Heun's second evaluations included

@@ -45,7 +45,7 @@ def run(program, paths):
     return tuple(int(n) for n in result.stdout.split())
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "constants"])
+@pytest.mark.parametrize("kind", ["diffusion", "constants", "text"])
 def test_damaged_archives(open_all, make_bundle, tmp_path, kind):
     rng = np.random.default_rng()
     pack(make_bundle(kind), tmp_path / "whole.aigc")
@@ -60,13 +60,14 @@ def test_damaged_archives(open_all, make_bundle, tmp_path, kind):
                 data[at] = rng.choice([0, 255, rng.integers(256)])
         paths.append(tmp_path / f"damaged{trial}.aigc")
         paths[-1].write_bytes(bytes(data))
-    opened, refused = run(open_all, paths)
+    opened, refused, sampled, conditioned = run(open_all, paths)
     assert opened + refused == 401
     assert opened >= 1
+    assert (sampled == 0, conditioned >= 1) == ((True, True) if kind == "text" else (False, False))
     assert refused > 300
 
 
-@pytest.mark.parametrize("kind", ["diffusion", "constants"])
+@pytest.mark.parametrize("kind", ["diffusion", "constants", "text"])
 def test_damaged_manifests(open_all, make_bundle, tmp_path, kind):
     rng = np.random.default_rng()
     source = make_bundle(kind)
@@ -82,13 +83,11 @@ def test_damaged_manifests(open_all, make_bundle, tmp_path, kind):
             end += 1
         data[at:end] = numbers[rng.integers(len(numbers))]
         paths.append(tmp_path / f"damaged{trial}.aigc")
-        paths[-1].mkdir()
-        for file in source.iterdir():
-            if not file.name.startswith("manifest"):
-                (paths[-1] / file.name).write_bytes(file.read_bytes())
+        shutil.copytree(source, paths[-1], ignore=shutil.ignore_patterns("manifest*"))
         (paths[-1] / "manifest.json").write_bytes(bytes(data))
         (paths[-1] / "manifest.sha256").write_text(hashlib.sha256(data).hexdigest())
-    opened, refused = run(open_all, paths)
+    opened, refused, sampled, conditioned = run(open_all, paths)
     assert opened + refused == 301
     assert opened >= 1
+    assert (sampled == 0, conditioned >= 1) == ((True, True) if kind == "text" else (False, False))
     assert refused > 50

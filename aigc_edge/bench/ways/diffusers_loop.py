@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge.bench.way import WAYS, Recipe, Way, to_uint8
-from aigc_edge.bench.ways.numpy_loop import NumpyLoop
+from aigc_edge.bench.ways.numpy_loop import NumpyLoop, not_plain
 
 SCHEDULERS = {"dpmpp_2m": "EDMDPMSolverMultistepScheduler", "euler": "EDMEulerScheduler"}
 
@@ -31,7 +31,7 @@ class DiffusersLoop(Way):
             return f"written for the solvers {', '.join(SCHEDULERS)} only, not for {recipe.solver or 'a single evaluation'}"
         if recipe.program["meta"].get("options"):
             return "the scheduler knows no clipping and no other options of this program"
-        return None
+        return not_plain(recipe)
 
     def __init__(self, recipe: Recipe, format: str) -> None:
         import diffusers

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from aigc_edge.bench.way import WAYS, Recipe, Way
 
+PROMPT = "a photograph of a cat on a red sofa"  # of a bundle with text encoders
+
 
 @WAYS.register("native")
 class Native(Way):
@@ -32,6 +34,13 @@ class Native(Way):
         self._recipe = recipe
         engine, device = self.engine_on(recipe.device), recipe.device
         self._pipeline = aigc_edge.open(recipe.bundle, format=format, threads=recipe.threads, engine=engine, device=device)
+        self._text: dict[str, Any] = {"prompt": PROMPT} if recipe.manifest.get("text") else {}
+        if self._text:  # encoded once, at opening: what is timed is sampling
+            self._pipeline.encode([PROMPT, ""])
+        if own := recipe.conditions:
+            self._text["conditions"] = own
+            if recipe.guided:
+                self._text["negative_conditions"] = {name: np.zeros_like(value) for name, value in own.items()}
 
     def generate(
         self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
@@ -39,7 +48,7 @@ class Native(Way):
         recipe = self._recipe
         program: dict[str, Any] = {"solver": recipe.solver, "steps": recipe.steps} if recipe.custom else {}
         images: NDArray[np.uint8] = self._pipeline.sample(
-            n, seed=seed, classes=classes, guidance_scale=recipe.guidance, latents=latents, **program
+            n, seed=seed, classes=classes, guidance_scale=recipe.guidance, latents=latents, **self._text, **program
         )
         return images
 

@@ -25,6 +25,8 @@ def session_of(recipe: Recipe, format: str) -> Any:
 
 def not_plain(recipe: Recipe) -> str | None:
     """Why the plain solvers cannot sample this recipe; None when they can."""
+    if {tensor.role for tensor in recipe.spec.inputs} & {"condition", "guidance"}:
+        return "written for networks that take a class at most, not conditions or a guidance scale"
     if recipe.solver is not None and recipe.solver not in plain.SOLVERS:
         return f"written for the solvers {', '.join(plain.SOLVERS)} only, not for {recipe.solver}"
     own = set(recipe.program.get("meta", {}).get("options", {})) - {"clip"}

@@ -133,6 +133,13 @@ typedef struct ae_sample_options {
   const float* mask;               /* float32 [count, sample shape], 1 where the sample is generated and 0 where … */
   const float* known;              /* … it is this one, float32 [count, sample shape]; both or neither */
   const float* known_noise;        /* float32 [count, sample shape] that brings it to a row's noise level; null: the latents */
+  /* What the denoiser's inputs of the role condition take (what text encoders make of a prompt, or the caller's own), each by its
+     name, float32 [count, ...] or, where all samples share it, [1, ...]; the data are read, not written. The negative ones are
+     what guidance leads away from: needed when a row's guidance weight is not 1, unless the network takes that as a number. */
+  const ae_tensor* const* conditions; /* [num_conditions] */
+  size_t num_conditions;
+  const ae_tensor* const* negative_conditions; /* [num_negative_conditions] */
+  size_t num_negative_conditions;
 } ae_sample_options;
 
 typedef struct ae_image {

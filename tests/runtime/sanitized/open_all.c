@@ -1,6 +1,7 @@
 /* Opens every path given, reads and samples from what opens; the sanitizers stop it at the first wrong access. Prints "opened
- * refused". */
+ * refused sampled conditioned". */
 #include <aigc_edge/aigc_edge.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,7 +17,15 @@ static ae_status evaluate(void* user, const ae_evaluation* e, char* message, siz
 }
 
 int main(int argc, char** argv) {
-  int i, opened = 0, refused = 0;
+  /* what the bundles of the kind "text" take; others refuse it */
+  static float text[12], pooled[2], other[24];
+  static const int64_t text_shape[] = {1, 4, 3}, pooled_shape[] = {1, 2}, other_shape[] = {2, 4, 3};
+  const ae_tensor tensors[] = {{sizeof(ae_tensor), "text", AE_FLOAT32, 3, text_shape, text},
+                               {sizeof(ae_tensor), "pooled", AE_FLOAT32, 2, pooled_shape, pooled},
+                               {sizeof(ae_tensor), "text", AE_FLOAT32, 3, other_shape, other}};
+  const ae_tensor* const own[] = {&tensors[0], &tensors[1]};
+  const ae_tensor* const negative[] = {&tensors[1], &tensors[2]};
+  int i, opened = 0, refused = 0, sampled = 0, conditioned = 0;
   for (i = 1; i < argc; ++i) {
     ae_engine engine = {sizeof engine, NULL, evaluate, NULL};
     ae_open_options options = {sizeof options};
@@ -31,7 +40,16 @@ int main(int argc, char** argv) {
       ++opened;
       ae_file(handle, "net.onnx", &data, &bytes);
       request.count = 2;
-      ae_sample(handle, &request, &image);
+      request.size = offsetof(ae_sample_options, conditions); /* of a caller that was compiled before there were any */
+      request.conditions = own;
+      request.num_conditions = (size_t)-1;
+      if (ae_sample(handle, &request, &image) == AE_OK) ++sampled;
+      ae_image_free(&image);
+      request.size = sizeof request;
+      request.conditions = own;
+      request.negative_conditions = negative;
+      request.num_conditions = request.num_negative_conditions = 2;
+      if (ae_sample(handle, &request, &image) == AE_OK) ++conditioned;
       ae_image_free(&image);
     } else {
       ++refused;
@@ -39,6 +57,6 @@ int main(int argc, char** argv) {
     }
     ae_close(handle);
   }
-  printf("%d %d\n", opened, refused);
+  printf("%d %d %d %d\n", opened, refused, sampled, conditioned);
   return 0;
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 import aigc_edge
 from aigc_edge import compile as compilation
 from aigc_edge import data, inspect
-from aigc_edge.compile import compile_run
+from aigc_edge.compile import compile_source, compressing, proving, request
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.errors import AigcEdgeError, BudgetError
@@ -67,12 +66,12 @@ def bundles(place, runs) -> dict[str, Path]:
     """Both families as fp32 and int8; the diffusion run has no judge yet, so that one is trained (shortly)."""
     patch = pytest.MonkeyPatch()
     patch.setattr(classifier, "train_judge", functools.partial(classifier.train_judge, steps=20))
-    patch.setattr(compilation, "CALIBRATION", 8)
+    patch.setattr(compressing, "CALIBRATION", 8)
     patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     targets = ["x86-cpu", "jetson-orin-nano"] + (["rtx-30"] if "tensorrt_rtx" in installed() else [])
     for family, run in runs.items():
         formats = ["fp32", "int8:psnr=0,rank=false,estimator=minmax"]
-        compile_run(run, place / f"{family}.aigc", formats=formats, targets=targets, samples=SAMPLES, threads=1)
+        compile_source(run, place / f"{family}.aigc", formats=formats, targets=targets, samples=SAMPLES, threads=1)
     patch.undo()
     return {family: place / f"{family}.aigc" for family in runs}
 
@@ -182,7 +181,7 @@ def test_the_schedule_is_taken_out_and_said(bundles, runs):
     ],
 )
 def test_a_bundle_lists_what_its_networks_take(runs, tmp_path, options, roles, said):
-    compile_run(runs["diffusion"], tmp_path / "a.aigc", formats=["fp32"], samples=2, threads=1, **options)
+    compile_source(runs["diffusion"], tmp_path / "a.aigc", formats=["fp32"], samples=2, threads=1, **options)
     denoiser = read_manifest(tmp_path / "a.aigc")["components"]["denoiser"]
     assert [t["role"] for t in denoiser["inputs"]] == roles
     text = inspect.render(inspect.describe(tmp_path / "a.aigc"))
@@ -192,7 +191,7 @@ def test_a_bundle_lists_what_its_networks_take(runs, tmp_path, options, roles, s
 def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs, tmp_path, rng, monkeypatch):
     whole = tmp_path / "whole.aigc"
     monkeypatch.setattr(split, "export_split", lambda *_: "it would not be exact")
-    compile_run(runs["diffusion"], whole, formats=["fp32"], samples=2, threads=1)
+    compile_source(runs["diffusion"], whole, formats=["fp32"], samples=2, threads=1)
     manifest = read_manifest(whole, verify=True)
     assert list(manifest["components"]) == ["denoiser"]
     assert manifest["components"]["denoiser"]["schedule_constants"] == {"operators": 0, "reason": "it would not be exact"}
@@ -282,7 +281,7 @@ def test_engines_come_with_their_proof(bundle):
 
 
 def _no_work(monkeypatch):
-    monkeypatch.setattr("aigc_edge.models.base.load_run", lambda path: pytest.fail("work was begun"))
+    monkeypatch.setattr(compilation, "open_source", lambda *_: pytest.fail("work was begun"))
 
 
 @pytest.mark.parametrize(
@@ -294,13 +293,15 @@ def _no_work(monkeypatch):
         ({"targets": ["rtx-99"]}, "unknown target 'rtx-99'"),
         ({"formats": ["fp32", "int8"], "targets": ["rtx-20"]}, "rtx-20 does not run fp32, int8, it runs fp16"),
         ({"samples": 1}, "at least 2"),
-        ({"budget": 0.5}, "at least 1"),
+        ({"budget": ["frechet=0.5"]}, "at least 1"),
+        ({"budget": ["lpips=3"]}, "is no budget"),
+        ({"budget": ["psnr=x"]}, "is no budget"),
     ],
 )
 def test_what_cannot_succeed_is_refused_before_the_work(tmp_path, monkeypatch, arguments, words):
     _no_work(monkeypatch)
     with pytest.raises(AigcEdgeError) as error:
-        compile_run(tmp_path / "run", tmp_path / "out.aigc", **arguments)
+        compile_source(tmp_path / "run", tmp_path / "out.aigc", **arguments)
     assert words in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -314,49 +315,55 @@ def test_an_existing_bundle_or_an_impossible_place_is_refused_before_the_work(tm
         (tmp_path / "file" / "x.aigc", "no folder that can be written"),
     ):
         with pytest.raises(AigcEdgeError, match=words):
-            compile_run(tmp_path / "run", out)
-    monkeypatch.setattr(compilation, "installed", list)
+            compile_source(tmp_path / "run", out)
+    monkeypatch.setattr(request, "installed", list)
     with pytest.raises(AigcEdgeError, match=r"pip install 'aigc-edge\[tensorrt\]'"):
-        compile_run(tmp_path / "run", tmp_path / "x.aigc", targets=["rtx"])
+        compile_source(tmp_path / "run", tmp_path / "x.aigc", targets=["rtx"])
 
 
 def _shortcut(monkeypatch, quality):
-    """Everything but the measurement is skipped."""
-    for name in ("export", "make_judge", "compress", "build_engines"):
-        monkeypatch.setattr(compilation.Compilation, name, lambda self, *_: None)
+    """Everything but the proof is skipped, and what it would measure is given."""
+    for name in ("export", "tabulate", "make_judge", "convert_all", "build_engines", "preview"):
+        monkeypatch.setattr(compilation, name, lambda *_, **__: None)
+    monkeypatch.setattr(proving, "convert_format", lambda *_: None)
+    monkeypatch.setattr("aigc_edge.compile.work.Work.draft", lambda self, formats: self.folder)
+    monkeypatch.setattr("aigc_edge.compile.work.Work.network_files", lambda self, formats: {})
 
-    def measure(self, samples, budget):
-        (self.folder / "half-written").write_text("x")
-        if isinstance(quality, BaseException):
-            raise quality
-        from aigc_edge.prove import hold_to_budget
+    class Prover:
+        def __init__(self, *_, **__):
+            pass
 
-        hold_to_budget(quality, {"int8": {"denoiser": {"nodes": {"a": {"error": 0.1}, "b": {"error": 0.3}}}}}, budget)
+        def score(self, bundle, name, tell):
+            (bundle / "half-written").write_text("x")
+            if isinstance(quality, BaseException):
+                raise quality
+            return quality[name]
 
-    monkeypatch.setattr(compilation.Compilation, "measure", measure)
+    monkeypatch.setattr(proving, "Prover", Prover)
 
 
 @pytest.mark.parametrize(
     ("quality", "budget", "expected"),
     [
         (KeyboardInterrupt(), None, KeyboardInterrupt),
-        ({"fp32": {"frechet": 1.0}, "int8": {"frechet": 1.3}}, 1.2, BudgetError),
-        ({"fp32": {"frechet": 1.0}, "int8": {"frechet": float("nan")}}, 1.2, BudgetError),
+        ({"fp32": {"frechet": 1.0}, "int8": {"frechet": 1.3}}, ["frechet=1.2x"], BudgetError),
+        ({"fp32": {"frechet": 1.0}, "int8": {"frechet": float("nan")}}, ["frechet=1.2x"], BudgetError),
+        ({"fp32": {"frechet": 1.0}, "int8": {"psnr": 20.0}}, ["psnr=30"], BudgetError),
     ],
 )
 def test_an_interrupt_or_a_missed_budget_leaves_nothing(runs, tmp_path, monkeypatch, quality, budget, expected):
     _shortcut(monkeypatch, quality)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(expected) as error:
-        compile_run(runs["gan"], tmp_path / "out.aigc", budget=budget)
-    if expected is BudgetError:
-        assert "b, a" in str(error.value)  # the worst layer first
-    assert os.listdir(tmp_path) == []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(expected):
+        compile_source(runs["gan"], tmp_path / "out.aigc", formats=["fp32", "int8"], budget=budget)
+    assert os.listdir(tmp_path) == ["cache"]
+    assert os.listdir(tmp_path / "cache" / "aigc-edge" / "compile") == []
 
 
 def test_a_kept_budget_passes(runs, tmp_path, monkeypatch):
-    _shortcut(monkeypatch, {"fp32": {"frechet": 1.0}, "int8": {"frechet": 1.2}})
-    assert compile_run(runs["gan"], tmp_path / "out.aigc", budget=1.2)["name"] == "out"
+    _shortcut(monkeypatch, {"fp32": {"frechet": 1.0}, "int8": {"frechet": 1.2, "psnr": None}})
+    made = compile_source(runs["gan"], tmp_path / "out.aigc", formats=["fp32", "int8"], budget=["frechet=1.2x", "psnr=30"])
+    assert made["name"] == "out"
 
 
 def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):
@@ -364,15 +371,16 @@ def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):
     config = json.loads((run / "config.json").read_text())
     config["data"]["fingerprint"] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(compilation.Compilation, "export", lambda self, weights, schedule_constants: None)
+    monkeypatch.setattr(compilation, "export", lambda *_, **__: None)
+    monkeypatch.setattr(compilation, "tabulate", lambda *_: None)
     with pytest.raises(AigcEdgeError, match="not those that"):
-        compile_run(run, tmp_path / "out.aigc")
+        compile_source(run, tmp_path / "out.aigc")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
 
 
 def test_progress_only_goes_forward(runs, tmp_path, monkeypatch):
     _shortcut(monkeypatch, {"fp32": {"frechet": 1.0}})
     said = []
-    compile_run(runs["gan"], tmp_path / "out.aigc", budget=1.0, progress=lambda *report: said.append(report))
+    compile_source(runs["gan"], tmp_path / "out.aigc", progress=lambda *report: said.append(report))
     assert said[-1] == ("done", 1.0, 0.0)
     assert [s[1] for s in said] == sorted(s[1] for s in said)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aigc_edge.bench import charts
-from aigc_edge.bench.svg import Scale, element, picture, tick_text
+from aigc_edge.pages.svg import Scale, element, picture, tick_text
 
 
 def test_scale_is_linear(rng: np.random.Generator) -> None:

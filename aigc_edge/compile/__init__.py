@@ -1,0 +1,85 @@
+"""From a generator to a bundle: export, formats, engines, quality on the same noise, programs, one atomic write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.budget import Budget
+from aigc_edge.clock import Progress
+from aigc_edge.compile.compressing import convert_all
+from aigc_edge.compile.engines import build_engines
+from aigc_edge.compile.exporting import describe, export, tabulate
+from aigc_edge.compile.judging import make_judge
+from aigc_edge.compile.proving import preview, prove
+from aigc_edge.compile.request import REFERENCE, checked
+from aigc_edge.compile.work import COSTS, begun
+from aigc_edge.export.bundle import write_bundle
+from aigc_edge.sources.base import Source, SourceOptions, open_source
+
+__all__ = ["compile_source"]
+
+
+def compile_source(
+    source: str | os.PathLike[str] | Source,
+    out: str | os.PathLike[str],
+    *,
+    formats: Sequence[str] = (REFERENCE,),
+    targets: Sequence[str] = ("x86-cpu",),
+    solver: str | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    budget: Budget | Sequence[str] | None = None,
+    samples: int | None = None,
+    weights: bool = True,
+    schedule_constants: bool = True,
+    options: SourceOptions | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compile `source` (a training run, a diffusers folder, an ONNX file, "package:function", a Source) into the bundle `out`.
+
+    Returns the bundle's manifest. `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format
+    is measured against fp32 on `samples` images from the same noise (None: what suits the source); one that misses the `budget`
+    ("psnr=30", "frechet=1.05x") is made again with more layers in higher precision, and the bundle is refused when that does not
+    help. `solver`, `steps` and `guidance_scale` make the default program (None: the source's own). Without `weights` the bundle
+    lacks the copy that the torch engine loads, and is smaller. `schedule_constants` takes out of the denoiser what depends on the
+    timestep alone: its results come from a table in the bundle. Engines are built for the GPU targets that can be built for here;
+    for the others the bundle carries the ONNX files, from which the device builds its own.
+
+    `progress(what, done, seconds_left)` is called as the work goes on, `done` in 0 … 1. What was finished before an interruption
+    or a failure is kept for two weeks, and the same call goes on from it. Raises AigcEdgeError (BudgetError for quality) for
+    whatever a user can mend, before the long work where it can be known; nothing half-written is left.
+    """
+    words = [f"--format {name}" for name in formats] + [f"--target {name}" for name in targets]
+    given = source.name if isinstance(source, Source) else os.path.basename(os.path.normpath(os.fspath(source)))
+    command = " ".join(["aigc-edge compile", given, *words])
+    request = checked(out, formats, targets, budget, samples, seed, threads, overwrite, command, progress)
+    found = source if isinstance(source, Source) else open_source(os.fspath(source), options)
+    with begun(request) as work:
+        describe(work, found)
+        made = found.programs(solver, steps, guidance_scale)
+        work.programs, work.default_program = {program.name: program for program in made}, made[0].name
+        parts = len(found.parts())
+        stages = {"exporting": COSTS["export"] * parts, "training the judge": COSTS["judge"]}
+        stages |= {f"making {name}": COSTS["format"] * parts for name in request.derived}
+        stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
+        work.plan_stages(**stages, **{"building engines": COSTS["plan"] * len(request.plans) * parts, "writing": COSTS["write"]})
+        export(work, found, weights=weights, schedule_constants=schedule_constants)
+        tabulate(work)
+        make_judge(work, found)
+        convert_all(work)
+        prove(work, samples or found.samples)
+        build_engines(work)
+        preview(work)
+        for entry in work.networks.values():
+            entry["formats"] = {name: entry["formats"][name] for name in request.formats}
+        work.clock.start("writing")
+        files = work.files | work.network_files(list(request.formats))
+        manifest = write_bundle(request.out, work.whole_manifest(Path(out).stem), files, overwrite=overwrite)
+        work.clock.finish()
+    return manifest

@@ -1,0 +1,125 @@
+"""Every format of every component: the denoiser's calibrated along its trajectory, the others beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aigc_edge.compile.conditions import arrays
+from aigc_edge.compile.request import REFERENCE
+from aigc_edge.compile.steps import fingerprint
+from aigc_edge.compile.work import Work
+
+if TYPE_CHECKING:
+    from aigc_edge.compress.calibration import Calibration
+    from aigc_edge.compress.formats import Format
+
+# Samples whose trajectories calibrate and test a format: as many as this many multiply-adds allow, within the bounds.
+CALIBRATION, LEAST, MACS = 64, 4, 2.5e12
+ENGINES = ("onnxruntime", "openvino", "tensorrt")  # the first makes "file", the others a file of their own where theirs differs
+
+
+def convert_all(work: Work) -> None:
+    """Make every derived format of the request."""
+    for name in work.request.derived:
+        work.clock.start(f"making {name}")
+        convert_format(work, work.request.formats[name])
+
+
+def convert_format(work: Work, format: Format) -> None:
+    """One format of all components, in the graphs that the engines of the targets want.
+
+    Text encoders and the decoders of latents take what the format names as its companion, which needs no calibration.
+    """
+    made, reports = 0, work.reports.setdefault(format.name, {})
+    reports.clear()
+    jobs = [
+        (part, engine, chosen)
+        for part in work.networks
+        for engine, chosen in _variants(work, format if part == work.main else _companion(format)).items()
+    ]
+    for part, engine, chosen in jobs:
+        entry = work.components[part]["formats"]
+        file = f"{part}.{chosen.name}.onnx" if engine == "file" else f"{part}.{chosen.name}.{engine}.onnx"
+        tell = work.clock.within(made / len(jobs), (made + 1) / len(jobs))
+        made += 1
+        if engine == "file":
+            entry[format.name] = {}
+        if chosen.name == REFERENCE:
+            entry[format.name][engine] = entry[REFERENCE]["file"]
+            continue
+        calibration = _calibration(work) if part == work.main else None
+        report = _convert(work, part, chosen, calibration, file, tell)
+        entry[format.name][engine] = file
+        reports[file.removesuffix(".onnx")] = report
+
+
+def _convert(work: Work, part: str, format: Format, calibration: Calibration | None, file: str, tell: Any) -> dict[str, Any]:
+    from aigc_edge.compress.formats import convert
+
+    source = work.file(part, REFERENCE)
+    program = None if calibration is None else [work.programs[work.default_program].to_json(), len(calibration.latents)]
+    key = [fingerprint(source, source.with_name(source.name + ".data")), repr(format), program, list(work.prompts)]
+
+    def make(folder: Path) -> dict[str, Any]:
+        return convert(format, source, folder / file, calibration, progress=tell, threads=work.request.threads)
+
+    place, report, _ = work.steps.once(f"{part} as {format.name}", key, make)
+    work.take(place, file)
+    return report
+
+
+def _variants(work: Work, format: Format) -> dict[str, Format]:
+    """The format for each engine that a target may use and that wants a graph of its own; "file" is what all others take."""
+    kinds = {target.kind for target in work.request.devices}
+    wanted = [ENGINES[0], *(["openvino"] if "cpu" in kinds else []), *(["tensorrt"] if "gpu" in kinds else [])]
+    found: dict[str, Format] = {}
+    for engine in wanted:
+        chosen = _for_engine(format, engine)
+        if chosen is not None and chosen not in found.values():
+            found["file" if engine == ENGINES[0] else engine] = chosen
+    return found
+
+
+def _for_engine(format: Format, engine: str) -> Format | None:
+    for field in dataclasses.fields(format):
+        if field.name == "engine":
+            known = engine in (field.metadata.get("choices") or ())
+            return dataclasses.replace(format, engine=engine) if known else None  # type: ignore[call-arg]
+    return format
+
+
+def _companion(format: Format) -> Format:
+    from aigc_edge.compress.formats import parse
+
+    name = getattr(format, "companion", None)
+    return format if name is None else parse(name)
+
+
+def _calibration(work: Work) -> Calibration:
+    from aigc_edge.compress.calibration import Calibration
+
+    program, spec = work.programs[work.default_program], work.spec(work.main)
+    count = samples_for(work)
+    own, negative = arrays(work)
+    return Calibration.draw(
+        spec, program, count, num_classes=work.num_classes, constants=work.constants, conditions=own, negative=negative
+    )
+
+
+def samples_for(work: Work) -> int:
+    """How many calibration samples a network of this cost gets."""
+    program = work.programs[work.default_program]
+    each = _macs(work.file(work.main, REFERENCE)) * max(program.sample_evaluations, 1)
+    return int(np.clip(MACS / max(each, 1), LEAST, CALIBRATION))
+
+
+@functools.cache
+def _macs(file: Path) -> int:
+    from aigc_edge.compress import graph
+
+    return sum(layer.macs for layer in graph.layers(graph.load(file)))

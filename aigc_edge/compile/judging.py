@@ -1,0 +1,50 @@
+"""The judge of a bundle: a classifier trained on the source's real images, where there are any."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.compile.work import Work
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import Source
+
+
+def make_judge(work: Work, source: Source) -> None:
+    """The judge that the source's folder keeps; trained on its data when there is none yet, and kept there where it can be."""
+    work.clock.start("training the judge")
+    kept = None if source.folder is None else source.folder / "judge"
+    if kept is not None and kept.is_dir():
+        use_judge(work, kept)
+        return
+    images = source.data()
+    if images is None:
+        if work.request.budget.frechet is not None:
+            raise AigcEdgeError(
+                f"a Fréchet distance was asked for, but {source.name} says nothing of real images to compare with: give "
+                "--data, or ask for psnr=…"
+            )
+        return
+
+    def train(folder: Path) -> dict[str, Any]:
+        from aigc_edge.metrics.classifier import train_judge
+
+        labels = images.labels if images.num_classes else None
+        train_judge(images.scaled(), labels, folder / "judge", seed=work.request.seed, progress=work.tell)
+        return {}
+
+    if kept is not None:
+        train(kept.parent)
+        use_judge(work, kept)
+    else:
+        use_judge(work, work.steps.once("judge", [images.fingerprint, work.request.seed], train)[0] / "judge")
+
+
+def use_judge(work: Work, folder: Path) -> None:
+    """Take the judge in `folder` into the bundle."""
+    work.judge = folder
+    files = {path.stem: f"judge/{path.name}" for path in sorted(folder.iterdir()) if path.is_file()}
+    work.files |= {name: folder / Path(name).name for name in files.values()}
+    card = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+    work.manifest["judge"] = {"classifier": files["classifier"], "features": files["features"], "accuracy": card["accuracy"]}

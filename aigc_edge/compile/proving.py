@@ -1,0 +1,91 @@
+"""Quality of every format on the same noise, through the runtime itself; a format that misses its budget is made again, finer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+from aigc_edge.compile.compressing import convert_format
+from aigc_edge.compile.conditions import given
+from aigc_edge.compile.request import REFERENCE, with_psnr
+from aigc_edge.compile.work import Work
+from aigc_edge.errors import BudgetError
+from aigc_edge.images import grid, to_uint8, write_png
+from aigc_edge.prove import Prover, blame, draw
+
+TRIES, STEP = 3, 2.0  # how often a format is made again, and how many dB more its mixture must then hold
+PREVIEW_COLUMNS, PREVIEW_ROWS = 8, 16
+
+
+def prove(work: Work, samples: int) -> None:
+    """Score fp32 and every derived format on `samples` images from the same noise, and hold them to the budget."""
+    request = work.request
+    prover = Prover(
+        work.judge,
+        given=given(work),
+        samples=samples,
+        seed=request.seed,
+        threads=request.threads,
+    )
+    work.clock.start(f"measuring {REFERENCE}")
+    reference = prover.score(work.draft([REFERENCE]), REFERENCE, work.tell)
+    work.quality[REFERENCE] = reference | {"program": work.default_program}
+    for name in request.derived:
+        _prove_format(work, prover, name)
+    detail = {
+        name: figures | {"compression": work.reports.get(name) or work.details.get(name, {})}
+        for name, figures in work.quality.items()
+    }
+    work.files["quality.json"] = json.dumps(detail, indent=1, allow_nan=False).encode()
+
+
+def _prove_format(work: Work, prover: Prover, name: str) -> None:
+    format, missed = work.request.formats[name], None
+    for attempt in range(TRIES + 1):
+        work.clock.start(f"measuring {name}")
+        figures = prover.score(work.draft([name, REFERENCE]), name, work.tell)
+        work.quality[name] = figures | {"program": work.default_program}
+        missed = work.request.budget.missed(figures, work.quality[REFERENCE])
+        finer = _finer(work, format)
+        if missed is None or finer is None or attempt == TRIES:
+            break
+        format = finer
+        convert_format(work, format)
+    if missed is not None:
+        raise BudgetError(
+            f"{name} {missed}{blame(work.reports.get(name, {}))}: ask for less, or take a finer format "
+            "(what was finished is kept: the same command with another budget goes on from it)"
+        )
+
+
+def _finer(work: Work, format: Any) -> Any:
+    """The format with a mixture that holds more, or None where it has no such choice or nothing is left to put back."""
+    reached = [r["psnr"] for r in work.reports.get(format.name, {}).values() if r.get("nodes") and r.get("psnr") is not None]
+    if not reached or not any(field.name == "psnr" for field in dataclasses.fields(format)):
+        return None
+    return with_psnr(format, max(format.psnr, min(reached)) + STEP)
+
+
+def preview(work: Work) -> None:
+    """A sheet of samples of the default format, one row a class or prompt."""
+    kinds = work.num_classes or len(work.prompts)
+    rows = min(kinds or PREVIEW_COLUMNS, PREVIEW_ROWS)
+    elements = int(np.prod(work.manifest["output_shape"]))
+    columns = PREVIEW_COLUMNS if elements <= 3 * 128 * 128 else 2
+    rows = rows if elements <= 3 * 128 * 128 else min(rows, 2)
+    which = np.repeat(np.arange(rows), columns)
+    name = str(work.manifest["default_format"])
+    images = draw(
+        work.draft([name] if name == REFERENCE else [name, REFERENCE]),
+        name,
+        given(work),
+        which,
+        seed=work.request.seed,
+        threads=work.request.threads,
+    )
+    file = work.folder / "preview.png"
+    write_png(file, grid(to_uint8(images), columns=columns))
+    work.files["preview.png"] = file

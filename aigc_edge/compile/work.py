@@ -1,0 +1,131 @@
+"""The state of one compilation: a manifest that grows, the files of the bundle, and finished steps that are found again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.clock import Clock
+from aigc_edge.compile.request import REFERENCE, Request
+from aigc_edge.compile.steps import Steps
+from aigc_edge.diffusion import Program
+from aigc_edge.engines.constants import SCHEDULE, Constants
+from aigc_edge.export.bundle import write_bundle
+from aigc_edge.spec import ComponentSpec
+
+# Rough seconds of each stage for a small network on two cores; only their ratios matter, for the time left.
+COSTS = {"export": 8.0, "judge": 25.0, "format": 14.0, "plan": 1.8, "quality": 7.5, "write": 0.5}
+
+
+class Work:
+    """What was made so far: `folder` holds the networks, `files` whatever else goes into the bundle."""
+
+    def __init__(self, request: Request, folder: Path, steps: Steps) -> None:
+        self.request, self.folder, self.steps = request, folder, steps
+        self.manifest: dict[str, Any] = {}  # the entries that nothing below holds
+        self.files: dict[str, Path | bytes] = {}
+        self.components: dict[str, dict[str, Any]] = {}
+        self.programs: dict[str, Program] = {}
+        self.default_program = ""
+        self.constants: Constants | None = None
+        self.judge: Path | None = None  # a folder
+        self.quality: dict[str, dict[str, Any]] = {}
+        self.details: dict[str, Any] = {}  # the quality card's compression reports of formats that were there before
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.prompts: tuple[str, ...] = ()
+        self.encoded: Any = None  # conditions and negative conditions of the prompts, once they were needed
+        self.clock = Clock({}, None)
+
+    @property
+    def networks(self) -> dict[str, dict[str, Any]]:
+        """The components that come in every format: all but the schedule, which is small and stays in float32."""
+        return {name: entry for name, entry in self.components.items() if name != SCHEDULE}
+
+    @property
+    def main(self) -> str:
+        """The component that formats are calibrated for and blamed on: what samples are made by."""
+        return "denoiser" if "denoiser" in self.components else "decoder"
+
+    @property
+    def num_classes(self) -> int:
+        return int((self.manifest.get("classes") or {}).get("count", 0))
+
+    def spec(self, part: str) -> ComponentSpec:
+        """What the ONNX files of a component take and give."""
+        return ComponentSpec.from_json(part, self.components[part])
+
+    def file(self, part: str, format: str, engine: str = "file") -> Path:
+        """The ONNX file of a component in a format."""
+        return self.folder / self.components[part]["formats"][format][engine]
+
+    def take(self, place: Path, name: str, target: str | None = None) -> None:
+        """Put the file `name` of a finished step, and its weights beside it, into the folder, linked where that can be."""
+        for suffix in ("", ".data"):
+            source, final = place / (name + suffix), self.folder / ((target or name) + suffix)
+            if source.exists():
+                final.unlink(missing_ok=True)
+                link(source, final)
+
+    def plan_stages(self, **costs: float) -> None:
+        """Begin the clock: stages by name with their costs, in order."""
+        self.clock = Clock(costs, self.request.progress)
+
+    def tell(self, *report: Any) -> None:
+        """Progress within a stage: …, done, total."""
+        done, total = report[-2:]
+        self.clock.advance(done / max(total, 1))
+
+    def network_files(self, formats: list[str]) -> dict[str, Path | bytes]:
+        """The ONNX files of these formats, the schedule's, and weights that are beside them."""
+        names = {file for entry in self.networks.values() for name in formats for file in entry["formats"].get(name, {}).values()}
+        names |= {entry["formats"][REFERENCE]["file"] for entry in self.components.values() if "table" in entry}
+        names |= {f"{name}.data" for name in names if (self.folder / f"{name}.data").exists()}  # weights of a huge model
+        return {name: self.folder / name for name in names}
+
+    def draft(self, formats: list[str]) -> Path:
+        """A bundle of the work as it stands with these formats, without plans; its files are links."""
+        path = self.folder / "draft.aigc"
+        files = {name: file for name, file in self.files.items() if not name.endswith(".plan")}
+        components = {
+            name: entry | {"formats": {key: entry["formats"][key] for key in formats if key in entry["formats"]}, "engines": []}
+            if name != SCHEDULE
+            else entry
+            for name, entry in self.components.items()
+        }
+        manifest = self.whole_manifest("draft") | {"components": components, "default_format": formats[0]}
+        write_bundle(path, manifest, files | self.network_files(formats), overwrite=True, link=True)
+        return path
+
+    def whole_manifest(self, name: str) -> dict[str, Any]:
+        """The manifest as it stands, without format, version and files."""
+        return self.manifest | {
+            "name": name,
+            "components": self.components,
+            "default_program": self.default_program,
+            "programs": {key: program.to_json() for key, program in self.programs.items()},
+            "quality": self.quality,
+        }
+
+
+@contextmanager
+def begun(request: Request) -> Iterator[Work]:
+    """The work of a request in a temporary folder, on the disk where finished steps are kept; those go when it ends well."""
+    steps = Steps()
+    steps.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="work-", dir=steps.root) as folder:
+        yield Work(request, Path(folder), steps)
+    steps.forget()
+
+
+def link(source: Path, target: Path) -> None:
+    """`target` becomes `source` without a copy where the file system allows it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

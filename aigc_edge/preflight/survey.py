@@ -1,0 +1,44 @@
+"""What a network is made of, in numbers: its weights as matrices, its multiply-adds, and the memory its activations take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight as the matrix [outputs, inputs] of the product that it is used in; `macs` for one sample."""
+
+    name: str
+    operator: str  # as ONNX calls it: Conv, ConvTranspose, Gemm, Gather
+    outputs: int
+    inputs: int
+    macs: int
+
+    @property
+    def elements(self) -> int:
+        return self.outputs * self.inputs
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One component: its weights in order of execution, the elements of all other constants, multiply-adds of one sample that
+    multiply activations with each other, the peak of live activations in bytes for one sample (float32), and its operators'
+    number, for what a file takes beside its weights."""
+
+    component: str
+    weights: tuple[Weight, ...]
+    others: int
+    products: int
+    activations: int
+    operators: int
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all constants."""
+        return sum(weight.elements for weight in self.weights) + self.others
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one evaluation of one sample."""
+        return sum(weight.macs for weight in self.weights) + self.products

@@ -1,0 +1,119 @@
+"""Surveys a torch module without computing: one pass of shapes, on torch's meta device."""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.preflight.survey import Survey, Weight
+from aigc_edge.sources.base import Part
+
+_CONVOLUTIONS = {nn.Conv1d: "Conv", nn.Conv2d: "Conv", nn.Conv3d: "Conv"}
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH = 2  # per sample figures are halves; a batch of one is a special case in some modules
+
+
+def survey(part: Part) -> Survey:
+    """The survey of a part. Its module is loaded and then gives its memory back; raises AigcEdgeError where it cannot run."""
+    inputs = [tensor.to("meta") for tensor in part.example(_BATCH, torch.Generator().manual_seed(0))]
+    used: list[Weight] = []
+    meta = _shapes_of(part.module)
+    part.release()
+    for name, inner in meta.named_modules():
+        inner.register_forward_hook(_recorder(name, used))
+    constants = {id(tensor): tensor for tensor in [*meta.parameters(), *meta.buffers()]}
+    live, counter = _Live([*constants.values(), *inputs]), FlopCounterMode(display=False)
+    try:
+        for mode in (live, counter):  # one after the other: the counter keeps what it counts
+            used.clear()
+            with torch.no_grad(), mode:
+                meta(*inputs)
+    except Exception as error:  # whatever the module does that shapes alone cannot answer
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AigcEdgeError(
+            f"{part.spec.name} decides by values what it computes ({reason}): it can be compiled, not surveyed"
+        ) from error
+    products = max(counter.get_total_flops() // (2 * _BATCH) - sum(weight.macs for weight in used), 0)
+    inside = {weight.name: weight.elements for weight in used}
+    others = max(sum(tensor.numel() for tensor in constants.values()) - sum(inside.values()), 0)
+    return Survey(part.spec.name, tuple(used), others, products, live.peak // _BATCH, live.calls)
+
+
+def _shapes_of(module: nn.Module) -> nn.Module:
+    """A copy of the module whose tensors are shapes alone; the module itself stays as it is."""
+    memo: dict[int, Any] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+    for buffer in module.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(module, memo)
+
+
+def _recorder(name: str, used: list[Weight]) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        found = _weight(name, module, output)
+        if found is not None:
+            used.append(found)
+
+    return hook
+
+
+def _weight(name: str, module: nn.Module, output: Any) -> Weight | None:
+    if not isinstance(output, Tensor):
+        return None
+    each = output.numel() // _BATCH
+    if isinstance(module, nn.Linear):
+        return Weight(name, "Gemm", module.out_features, module.in_features, each * module.in_features)
+    if isinstance(module, nn.Embedding):
+        return Weight(name, "Gather", module.embedding_dim, module.num_embeddings, 0)
+    for kind, operator in _CONVOLUTIONS.items():
+        if isinstance(module, kind):
+            inputs = module.weight[0].numel()  # type: ignore[union-attr, operator]
+            return Weight(name, operator, module.out_channels, inputs, each * inputs)  # type: ignore[arg-type]
+    if isinstance(module, _TRANSPOSED):
+        places = math.prod(module.kernel_size)
+        outputs = module.out_channels // module.groups * places
+        taken = each // module.out_channels * module.in_channels // math.prod(module.stride)
+        return Weight(name, "ConvTranspose", outputs, module.in_channels, taken * outputs)
+    return None
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of tensors that exist at the same time, as eager execution frees them, and the calls."""
+
+    def __init__(self, constants: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self.peak = self.calls = self._now = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in constants}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls += 1
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self._see(value)
+        return result
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        self._known.add(key)
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._now -= size

@@ -1,0 +1,70 @@
+"""What a family of pipelines says of its folder, and the registry of the families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.registry import Registry
+from aigc_edge.sources.base import Part, SourceOptions, Text
+from aigc_edge.sources.diffusers.folder import Folder
+
+
+def _no_arguments(steps: int) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The networks of a pipeline and how diffusers' own pipeline class calls its scheduler.
+
+    `arguments` gives what the pipeline hands to `set_timesteps` beside the number of steps. `few` lists the numbers of steps of a
+    generator that was distilled to few of them: it is compiled with its own scheduler alone. `clip` is what the pipeline's
+    scheduler clips the denoised sample to.
+    """
+
+    sample_shape: tuple[int, ...]
+    output_shape: tuple[int, int, int]
+    parts: list[Part]
+    scheduler: Any
+    steps: int
+    guidance_scale: float = 1.0
+    num_classes: int = 0
+    text: Text | None = None
+    schedule: Mapping[str, Any] | None = None
+    timestep_scale: float = 1.0
+    arguments: Callable[[int], dict[str, Any]] = field(default=_no_arguments)
+    few: tuple[int, ...] = ()
+    clip: tuple[float, float] | None = None
+
+
+# By the _class_name of a model_index.json.
+PIPELINES: Registry[Callable[[Folder, SourceOptions], Layout]] = Registry(
+    "pipeline class", "aigc_edge.sources.diffusers.pipelines"
+)
+
+
+def latent_size(name: str, options: SourceOptions, default: Any, scale: int, multiple: int) -> tuple[int, int]:
+    """Height and width of the latents: those of the size that is asked for, else the `default` (a number or a pair).
+
+    Raises AigcEdgeError for a size that is no multiple of `multiple` pixels.
+    """
+    if options.size is None:
+        both = default if isinstance(default, (list, tuple)) else (default, default)
+        if len(both) != 2 or not all(isinstance(side, int) and side > 0 for side in both):
+            raise AigcEdgeError(f"{name} does not say its size (sample_size is {default!r}): give one, such as --size 512x512")
+        return int(both[0]), int(both[1])
+    height, width = options.size
+    if height <= 0 or width <= 0 or height % multiple or width % multiple:
+        raise AigcEdgeError(f"the size {height}x{width} does not suit {name}: height and width must be multiples of {multiple}")
+    return height // scale, width // scale
+
+
+def same(name: str, what: str, one: Any, other_what: str, other: Any) -> None:
+    """Raise AigcEdgeError unless two configurations of one folder fit together."""
+    if one != other:
+        raise AigcEdgeError(
+            f"the components of {name} do not fit together: {what} is {one}, {other_what} {other}; take them from one pipeline"
+        )

@@ -1,0 +1,125 @@
+"""FLUX.1: dev, which embeds the guidance scale, and schnell, which needs none (Black Forest Labs, 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import Part, SourceOptions
+from aigc_edge.sources.diffusers.decoders import Vae
+from aigc_edge.sources.diffusers.folder import Folder
+from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, same
+from aigc_edge.sources.diffusers.loading import load
+from aigc_edge.sources.diffusers.schedules import dynamic_shift, is_distilled, schedule_of, scheduler_of
+from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, t5, text_of
+from aigc_edge.sources.diffusers.unets import examples
+from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+TRANSFORMER = "FluxTransformer2DModel"
+T5_LENGTH = 512  # the pipeline's max_sequence_length
+USUAL_SIZE = 128  # of the latents; the configuration does not say it
+FEW = (4, 1, 2, 8)
+
+
+class Rotation(nn.Module):
+    """The rotary embedding of text and image places, which depends on the size alone: a constant."""
+
+    def __init__(self, cosines: Tensor, sines: Tensor) -> None:
+        super().__init__()
+        self.cosines, self.sines = nn.Buffer(cosines), nn.Buffer(sines)
+
+    def forward(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Places [L, 3], which are not looked at → cosines and sines [L, D]."""
+        return self.cosines, self.sines
+
+
+class FluxTransformer(nn.Module):
+    """The transformer on latents as they are: 2 × 2 of them become one token inside, and back."""
+
+    def __init__(self, transformer: Any, height: int, width: int, texts: int) -> None:
+        super().__init__()
+        text, image = torch.zeros(texts, 3), torch.zeros(height // 2, width // 2, 3)
+        image[..., 1] += torch.arange(height // 2)[:, None]
+        image[..., 2] += torch.arange(width // 2)[None, :]
+        self.text, self.image = nn.Buffer(text), nn.Buffer(image.reshape(-1, 3))
+        transformer.pos_embed = Rotation(*transformer.pos_embed(torch.cat([self.text, self.image])))
+        self.transformer = transformer
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, pooled: Tensor, hidden_2: Tensor, guidance: Tensor | None = None
+    ) -> Tensor:
+        """Noisy latents [N, C, H, W], timestep float32 [N] in 0 … 1, pooled text, T5's states, guidance scale → [N, C, H, W]."""
+        count, channels, height, width = sample.shape
+        tokens = sample.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        made: Tensor = self.transformer(
+            hidden_states=tokens.reshape(count, -1, 4 * channels),
+            timestep=timestep,
+            guidance=guidance,
+            pooled_projections=pooled,
+            encoder_hidden_states=hidden_2,
+            txt_ids=self.text,
+            img_ids=self.image,
+            return_dict=False,
+        )[0]
+        made = made.reshape(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return made.reshape(count, channels, height, width)
+
+
+@PIPELINES.register("FluxPipeline")
+def flux(folder: Folder, options: SourceOptions) -> Layout:
+    """A folder of `transformer`, `vae`, a CLIP text encoder (of which the pooled vector is taken) and T5."""
+    vae, config = Vae(folder), folder.config("transformer", (TRANSFORMER,))
+    height, width = latent_size(folder.name, options, USUAL_SIZE, vae.factor, 2 * vae.factor)
+    if height % 2 or width % 2:
+        raise AigcEdgeError(f"the latents of {folder.name} are {height}x{width}: both must be even")
+    encoders = _encoders(folder, config, vae)
+    embedded, few, scheduler = bool(config.get("guidance_embeds", False)), is_distilled(folder), scheduler_of(folder)
+    shift = dynamic_shift(scheduler, height * width // 4, 1.15)
+    shape = (vae.channels, height, width)
+
+    def arguments(steps: int) -> dict[str, Any]:
+        own = {} if scheduler.config.get("use_flow_sigmas") else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        return own | ({"mu": shift[0]} if shift else {})
+
+    return Layout(
+        sample_shape=shape,
+        output_shape=(vae.colours, height * vae.factor, width * vae.factor),
+        parts=[*(e.part for e in encoders), _denoiser(folder, shape, encoders, embedded), vae.part(height, width, shift=True)],
+        scheduler=scheduler,
+        steps=FEW[0] if few else 28,
+        guidance_scale=3.5 if embedded else 1.0,
+        text=text_of(encoders, "encode", options),
+        schedule=schedule_of(scheduler, shift[1] if shift else None, 1.0),
+        timestep_scale=0.001,
+        arguments=arguments,
+        few=FEW if few else (),
+    )
+
+
+def _encoders(folder: Folder, config: Any, vae: Vae) -> list[Encoder]:
+    first = clip(folder, "text_encoder", "tokenizer", hidden=None, pooled=True)
+    second = t5(folder, "text_encoder_2", "tokenizer_2", T5_LENGTH)
+    pooled, joint = config.get("pooled_projection_dim", 768), config.get("joint_attention_dim", 4096)
+    same(folder.name, "pooled_projection_dim of the transformer", pooled, "width of text_encoder", first.pooled_width)
+    same(folder.name, "joint_attention_dim of the transformer", joint, "width of text_encoder_2", second.width)
+    channels = folder.number("transformer", config, "in_channels", 64)
+    same(folder.name, "in_channels of the transformer", channels, "latent channels of the vae times 4", 4 * vae.channels)
+    return [first, second]
+
+
+def _denoiser(folder: Folder, shape: tuple[int, int, int], encoders: list[Encoder], embedded: bool) -> Part:
+    tensor = (BATCH, *shape)
+    inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
+    inputs += [condition for encoder in encoders for condition in encoder.conditions]
+    if embedded:
+        inputs.append(TensorSpec("guidance", "guidance", "float32", (BATCH,)))
+    spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
+
+    def wrapped() -> nn.Module:
+        return FluxTransformer(load(folder, "transformer", TRANSFORMER), *shape[1:], T5_LENGTH)
+
+    return Part(spec, wrapped, lambda batch, generator: examples(spec, batch, generator, 1.0))

@@ -1,0 +1,90 @@
+"""Pipelines of one UNet2DModel in pixels: DDPM, DDIM and consistency models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import Part, SourceOptions
+from aigc_edge.sources.diffusers.folder import Folder
+from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size
+from aigc_edge.sources.diffusers.loading import load
+from aigc_edge.sources.diffusers.schedules import clip_of, schedule_of, scheduler_of
+from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+UNET = "UNet2DModel"
+_STEPS = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "ConsistencyModelPipeline": 1}
+
+
+class Unconditional(nn.Module):
+    """A UNet2DModel that takes its timestep as float32, and the index after the last class for none."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        table = unet.class_embedding
+        if table is not None:  # one more row, of zeros: the embedding of no class adds nothing
+            widened = nn.Embedding(table.num_embeddings + 1, table.embedding_dim)
+            widened.weight.data = torch.cat([table.weight.data, torch.zeros(1, table.embedding_dim)])
+            unet.class_embedding = widened
+        self.unet, self.indexed = unet, unet.config.time_embedding_type == "learned"
+
+    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Noisy sample [N, C, H, W], timestep float32 [N], classes int64 [N] → what the network predicts [N, C, H, W]."""
+        time = timestep.round().long() if self.indexed else timestep
+        made: Tensor = self.unet(sample, time, class_labels=class_labels, return_dict=False)[0]
+        return made
+
+
+@PIPELINES.register("DDPMPipeline")
+@PIPELINES.register("DDIMPipeline")
+@PIPELINES.register("ConsistencyModelPipeline")
+def unconditional(folder: Folder, options: SourceOptions) -> Layout:
+    """A folder of `unet` and `scheduler`: the sample is the image, -1 … 1; classes where the UNet has an embedding of them."""
+    config = folder.config("unet", (UNET,))
+    channels, out = folder.number("unet", config, "in_channels", 3), folder.number("unet", config, "out_channels", 3)
+    if out != channels:
+        raise AigcEdgeError(
+            f"the unet of {folder.name} takes {channels} channels and gives {out}: one that predicts its variance too, or "
+            "is told of more than the sample, cannot be compiled"
+        )
+    if config.get("class_embed_type") is not None:
+        kind = config["class_embed_type"]
+        raise AigcEdgeError(
+            f"the unet of {folder.name} embeds {kind!r} in place of classes: only a table of classes can be compiled"
+        )
+    classes = folder.number("unet", config, "num_class_embeds", 1) if config.get("num_class_embeds") is not None else 0
+    levels = len(config.get("block_out_channels", (0, 0, 0, 0)))
+    height, width = latent_size(folder.name, options, config.get("sample_size"), 1, 2 ** (levels - 1))
+    shape = (channels, height, width)
+    scheduler = scheduler_of(folder, kind="DDIMScheduler" if folder.kind == "DDIMPipeline" else None)
+    few = (1, 2, 4) if folder.kind == "ConsistencyModelPipeline" else ()
+    return Layout(
+        sample_shape=shape,
+        output_shape=shape,
+        parts=[_denoiser(folder, shape, classes)],
+        scheduler=scheduler,
+        steps=_STEPS[folder.kind],
+        num_classes=classes,
+        schedule=schedule_of(scheduler),
+        few=few,
+        clip=clip_of(scheduler),
+    )
+
+
+def _denoiser(folder: Folder, shape: tuple[int, int, int], classes: int) -> Part:
+    tensor = (BATCH, *shape)
+    inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
+    if classes:
+        inputs.append(TensorSpec("class_labels", "class", "int64", (BATCH,)))
+
+    def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        values = [torch.randn(batch, *shape, generator=generator), torch.rand(batch, generator=generator) * 999]
+        if classes:
+            values.append(torch.randint(0, classes + 1, (batch,), generator=generator))
+        return tuple(values)
+
+    spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
+    return Part(spec, lambda: Unconditional(load(folder, "unet", UNET)), example)

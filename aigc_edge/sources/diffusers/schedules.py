@@ -1,0 +1,105 @@
+"""A folder's scheduler: the object that diffusers makes of it, and the training schedule that it describes, where it is ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.diffusers.folder import Folder
+from aigc_edge.sources.diffusers.loading import quiet, require
+
+_BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+# Schedulers of networks that were distilled to few steps of their own kind: no solver of another kind serves them.
+DISTILLED = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler")
+_DISTILLED_NAMES = ("turbo", "lightning", "schnell", "hyper", "lcm")
+
+
+def scheduler_of(folder: Folder, *, kind: str | None = None, **changes: Any) -> Any:
+    """The folder's scheduler, a class of diffusers; raises AigcEdgeError for another, or options that it does not take.
+
+    Some pipelines make a scheduler of a certain `kind` of whatever they are given, or make `changes` to its configuration where
+    it has such members.
+    """
+    own = folder.class_of("scheduler")[1]
+    kind = kind or own
+    config = dict(folder.config("scheduler", file="scheduler_config.json"))
+    cls = getattr(require("diffusers"), kind, None) if kind.endswith("Scheduler") else None
+    if cls is None:
+        raise AigcEdgeError(f"the scheduler of {folder.name} is a {kind}: it must be one of the installed diffusers' schedulers")
+    try:
+        with quiet():
+            made = cls.from_config(config)
+            changed = {key: value for key, value in changes.items() if key in made.config}
+            return cls.from_config(made.config, **changed) if changed else made
+    except Exception as error:  # whatever a scheduler raises for a configuration that it does not like
+        reason = " ".join(str(error).split())[:300]
+        raise AigcEdgeError(f"the scheduler of {folder.name} is no {kind} as its configuration says: {reason}") from error
+
+
+def is_distilled(folder: Folder) -> bool:
+    """Whether the generator was distilled to few steps, by its scheduler or by its name; nothing else in a folder says so."""
+    names = f"{folder.name} {folder.index.get('_name_or_path', '')}".lower()
+    return folder.class_of("scheduler")[1] in DISTILLED or any(word in names for word in _DISTILLED_NAMES)
+
+
+def schedule_of(scheduler: Any, shift: float | None = None, timestep_scale: float = 1.0) -> Mapping[str, Any] | None:
+    """What `diffusion.build` takes: the noise that the network was trained on, visited as the scheduler does; None: not ours.
+
+    `shift` and `timestep_scale` are those of a flow network; without a shift the scheduler's own is taken.
+    """
+    kind, config = type(scheduler).__name__, dict(scheduler.config)
+    if kind in DISTILLED:
+        return None
+    if kind.startswith("EDM"):
+        spacing = {"karras": "karras", "exponential": "exponential"}.get(config.get("sigma_schedule", "karras"))
+        if config.get("prediction_type", "epsilon") != "epsilon" or spacing is None:
+            return None
+        keys = ("sigma_data", "sigma_min", "sigma_max", "rho")
+        return {"prediction": "edm", "spacing": spacing} | {key: float(config[key]) for key in keys}
+    if kind.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction":
+        own = config.get("shift", config.get("flow_shift"))
+        chosen = own if shift is None else shift
+        if chosen is None or config.get("invert_sigmas"):
+            return None
+        return {"prediction": "flow", "kind": "flow", "shift": float(chosen), "timestep_scale": float(timestep_scale)}
+    return _on_timesteps(config)
+
+
+def _on_timesteps(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    betas, prediction = _BETAS.get(config.get("beta_schedule", "")), _PREDICTIONS.get(config.get("prediction_type", ""))
+    if betas is None or prediction is None or config.get("trained_betas") is not None:
+        return None
+    zero = bool(config.get("rescale_betas_zero_snr", False))
+    if zero and prediction == "epsilon":
+        return None  # there is no image in what it predicts at the first step
+    found = {"prediction": prediction, "kind": "vp", "betas": betas, "train_steps": int(config["num_train_timesteps"])}
+    if betas != "cosine":
+        found |= {"beta_start": float(config["beta_start"]), "beta_end": float(config["beta_end"])}
+    spacing = str(config.get("timestep_spacing", "leading"))
+    over_sigmas = [name for name in ("karras", "exponential") if config.get(f"use_{name}_sigmas")]
+    found["spacing"] = over_sigmas[0] if over_sigmas and not zero else spacing
+    if found["spacing"] == "leading" and config.get("steps_offset"):
+        found["steps_offset"] = int(config["steps_offset"])
+    return found | ({"zero_terminal_snr": True} if zero else {})
+
+
+def clip_of(scheduler: Any) -> tuple[float, float] | None:
+    """What the scheduler clips the denoised sample to, as solvers of ours do it; None: nothing."""
+    config = scheduler.config
+    limit = config.get("clip_sample_range", 1.0) if config.get("clip_sample") else None
+    return None if limit is None else (-float(limit), float(limit))
+
+
+def dynamic_shift(scheduler: Any, tokens: int, usual_max: float) -> tuple[float, float] | None:
+    """(mu, shift) of a flow scheduler that shifts by the number of image tokens (Esser et al. 2024); None: its shift is fixed."""
+    config = scheduler.config
+    if not config.get("use_dynamic_shifting"):
+        return None
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    base, most = config.get("base_shift", 0.5), config.get("max_shift", usual_max)
+    slope = (most - base) / (high - low)
+    mu = float(tokens * slope + base - slope * low)
+    return mu, mu if config.get("time_shift_type", "exponential") == "linear" else math.exp(mu)

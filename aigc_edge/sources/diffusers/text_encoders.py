@@ -1,0 +1,161 @@
+"""Text encoders as parts: token ids in, the conditions that a pipeline takes of them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import Part, SourceOptions, Text, Tokens
+from aigc_edge.sources.diffusers.folder import Folder
+from aigc_edge.sources.diffusers.loading import load
+from aigc_edge.sources.diffusers.tokens import tokens_of
+from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+Hidden = Literal["last", "penultimate"]
+# What is calibrated with unless a user gives prompts: short and long, people, places, things, drawings, letters.
+PROMPTS = (
+    "a photograph of an astronaut riding a horse",
+    "portrait of an old fisherman, soft window light, 85mm",
+    "a bowl of ripe oranges on a wooden table, oil painting",
+    "a narrow street in the rain at night, neon signs, reflections on the pavement, cinematic",
+    "a red bicycle leaning against a white wall",
+    "pencil sketch of a cathedral",
+    "a mountain lake at dawn with mist over the water, wide angle, highly detailed",
+    "a shop sign that says OPEN",
+)
+
+
+class Clip(nn.Module):
+    """CLIP's text model: the hidden states of one layer and the pooled vector, projected where the model has a projection."""
+
+    def __init__(self, model: nn.Module, hidden: Hidden | None, pooled: bool) -> None:
+        super().__init__()
+        self.model, self.hidden, self.pooled = model, hidden, pooled
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Token ids int64 [N, L] → hidden states [N, L, D], the last (normalised) or the penultimate ones, and pooled [N, P]."""
+        made = self.model(tokens, output_hidden_states=self.hidden == "penultimate")
+        found: tuple[Tensor, ...] = ()
+        if self.hidden is not None:
+            found += (made.last_hidden_state if self.hidden == "last" else made.hidden_states[-2],)
+        if self.pooled:
+            projected = getattr(made, "text_embeds", None)
+            found += (made.pooler_output if projected is None else projected,)
+        return found
+
+
+class T5(nn.Module):
+    """T5's encoder, whose padding is not masked: diffusers' pipelines let the denoiser see it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids int64 [N, L] → hidden states [N, L, D]."""
+        hidden: Tensor = self.model(tokens).last_hidden_state
+        return hidden
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A text encoder: its part, its tokens and the conditions that it gives."""
+
+    part: Part
+    tokens: Tokens
+    hidden: TensorSpec | None = None
+    pooled: TensorSpec | None = None
+
+    @property
+    def conditions(self) -> tuple[TensorSpec, ...]:
+        """The outputs, which are the denoiser's inputs of the same names."""
+        return tuple(t for t in (self.hidden, self.pooled) if t is not None)
+
+    @property
+    def width(self) -> int:
+        """Of the hidden states, 0 where they are not taken."""
+        return int(self.hidden.shape[-1]) if self.hidden else 0
+
+    @property
+    def pooled_width(self) -> int:
+        """Of the pooled vector, 0 where it is not taken."""
+        return int(self.pooled.shape[-1]) if self.pooled else 0
+
+
+def clip(
+    folder: Folder,
+    name: str,
+    tokenizer: str,
+    *,
+    hidden: Hidden | None,
+    pooled: bool = False,
+    projected: bool = False,
+    length: int | None = None,
+) -> Encoder:
+    """CLIP's text model `name`, with a projection or without, and its `tokenizer`, for `length` tokens (its own unless given)."""
+    classes = ("CLIPTextModelWithProjection" if projected else "CLIPTextModel",)
+    config = folder.config(name, classes)
+    if config.get("use_attention_mask"):
+        raise AigcEdgeError(f"the {name} of {folder.name} masks its padding (use_attention_mask), which is not supported")
+    tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 49408))
+    longest = folder.number(name, config, "max_position_embeddings", 77)
+    if tokens.length > longest:
+        raise AigcEdgeError(f"the {tokenizer} of {folder.name} gives {tokens.length} tokens, its {name} takes {longest}")
+    width = folder.number(name, config, "hidden_size", 512)
+    wide = folder.number(name, config, "projection_dim", 512) if projected else width
+    states = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, tokens.length, width)) if hidden else None
+    vector = TensorSpec(f"{name}_pooled", "condition", "float32", (BATCH, wide)) if pooled else None
+    return _encoder(folder, name, classes, tokens, lambda model: Clip(model, hidden, pooled), states, vector)
+
+
+def t5(folder: Folder, name: str, tokenizer: str, length: int) -> Encoder:
+    """T5's encoder `name` with its `tokenizer`, cut and padded to `length` tokens."""
+    classes = ("T5EncoderModel",)
+    config = folder.config(name, classes)
+    tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 32128))
+    width = folder.number(name, config, "d_model", 512)
+    states = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, length, width))
+    return _encoder(folder, name, classes, tokens, T5, states, None)
+
+
+def text_of(encoders: Sequence[Encoder], negative: Literal["encode", "zeros"], options: SourceOptions) -> Text:
+    """What the bundle says of its text encoders, with the prompts to calibrate with."""
+    return Text({e.part.spec.name: e.tokens for e in encoders}, negative, options.prompts or PROMPTS)
+
+
+def _encoder(
+    folder: Folder,
+    name: str,
+    classes: tuple[str, ...],
+    tokens: Tokens,
+    wrap: Callable[[nn.Module], nn.Module],
+    hidden: TensorSpec | None,
+    pooled: TensorSpec | None,
+) -> Encoder:
+    outputs = tuple(t for t in (hidden, pooled) if t is not None)
+    spec = ComponentSpec(name, (TensorSpec("tokens", "tokens", "int64", (BATCH, tokens.length)),), outputs)
+
+    def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return (_random_prompts(tokens, batch, generator),)
+
+    return Encoder(Part(spec, lambda: wrap(load(folder, name, *classes)), example), tokens, hidden, pooled)
+
+
+def _random_prompts(tokens: Tokens, batch: int, generator: torch.Generator) -> Tensor:
+    """Token ids [batch, length] of made-up prompts, each ended and padded as the tokenizer does it."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokens.tokenizer.decode())
+    tokenizer.enable_truncation(tokens.length)
+    tokenizer.enable_padding(length=tokens.length, pad_id=tokens.pad)
+    size, words = tokenizer.get_vocab_size(), []
+    for _ in range(batch):
+        count = int(torch.randint(1, tokens.length, (1,), generator=generator))
+        drawn = torch.randint(0, size, (count,), generator=generator).tolist()
+        words.append("".join(tokenizer.id_to_token(i) or "" for i in drawn))
+    return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(words)])

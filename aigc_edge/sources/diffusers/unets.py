@@ -1,0 +1,98 @@
+"""UNet2DConditionModel with what Stable Diffusion and SDXL tell it, the guidance scale among it where the network embeds one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import Part
+from aigc_edge.sources.diffusers.folder import Folder
+from aigc_edge.sources.diffusers.layout import same
+from aigc_edge.sources.diffusers.loading import load
+from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+UNET = "UNet2DConditionModel"
+TIMESTEPS = 999.0  # of the examples, up to this
+GUIDANCE = 10.0
+
+
+class GuidanceEmbedding(nn.Module):
+    """Sines and cosines of a guidance scale, for networks distilled from guided ones (Meng et al. 2023; Luo et al. 2023)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        step = torch.log(torch.tensor(10000.0)) / (half - 1)
+        self.frequencies = nn.Buffer(torch.exp(torch.arange(half, dtype=torch.float32) * -step))
+        self.odd = width % 2
+
+    def forward(self, guidance: Tensor) -> Tensor:
+        """Guidance scale [N], 1 for none → embedding [N, width]."""
+        angles = ((guidance - 1) * 1000)[:, None] * self.frequencies[None]
+        return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, self.odd))
+
+
+class TextUnet(nn.Module):
+    """Stable Diffusion's UNet."""
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.unet = unet
+        width = unet.config.time_cond_proj_dim
+        self.guidance = None if width is None else GuidanceEmbedding(width)
+
+    def evaluate(self, sample: Tensor, time: Tensor, hidden: Tensor, guidance: Tensor | None, added: Any = None) -> Tensor:
+        """The UNet's own forward, with what it is told of the guidance scale."""
+        told = None if self.guidance is None or guidance is None else self.guidance(guidance)
+        made: Tensor = self.unet(
+            sample, time, encoder_hidden_states=hidden, timestep_cond=told, added_cond_kwargs=added, return_dict=False
+        )[0]
+        return made
+
+    def forward(self, sample: Tensor, timestep: Tensor, hidden: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """Noisy latents [N, C, H, W], timestep float32 [N], hidden states [N, L, D], guidance scale [N] → [N, C, H, W]."""
+        return self.evaluate(sample, timestep, hidden, guidance)
+
+
+def config_of(folder: Folder, *, addition: str | None, channels: int) -> Mapping[str, Any]:
+    """The configuration of the folder's `unet`, that is told a text and what `addition` says; raises AigcEdgeError otherwise."""
+    config = folder.config("unet", (UNET,))
+    for key, wanted in (("class_embed_type", None), ("encoder_hid_dim_type", None), ("addition_embed_type", addition)):
+        if config.get(key) != wanted:
+            raise AigcEdgeError(
+                f"the unet of {folder.name} has {key} {config.get(key)!r}, with which a {folder.kind} is not compiled: it must be "
+                f"{wanted!r}"
+            )
+    takes = folder.number("unet", config, "in_channels", 4)
+    same(folder.name, "in_channels of the unet", takes, "latent channels of the vae", channels)
+    same(folder.name, "out_channels of the unet", config.get("out_channels", 4), "latent channels of the vae", channels)
+    return config
+
+
+def part(folder: Folder, wrap: Any, shape: tuple[int, int, int], conditions: Sequence[TensorSpec], guided: bool) -> Part:
+    """The denoiser of latents [N, *shape] with `conditions`, and a guidance scale where the network embeds it."""
+    tensor = (BATCH, *shape)
+    inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
+    inputs += conditions
+    if guided:
+        inputs.append(TensorSpec("guidance", "guidance", "float32", (BATCH,)))
+    spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
+    return Part(spec, lambda: wrap(load(folder, "unet", UNET)), lambda batch, generator: examples(spec, batch, generator))
+
+
+def examples(spec: ComponentSpec, batch: int, generator: torch.Generator, latest: float = TIMESTEPS) -> tuple[Tensor, ...]:
+    """Random inputs of a denoiser by their roles, timesteps up to `latest`."""
+    found = []
+    for tensor in spec.inputs:
+        shape = (batch, *(int(size) for size in tensor.shape[1:]))
+        if tensor.role == "timestep":
+            found.append(torch.rand(shape, generator=generator) * latest)
+        elif tensor.role == "guidance":
+            found.append(1 + torch.rand(shape, generator=generator) * GUIDANCE)
+        else:
+            found.append(torch.randn(shape, generator=generator))
+    return tuple(found)

@@ -1,0 +1,179 @@
+"""A generator of one's own: torch modules with what a bundle has to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aigc_edge import data
+from aigc_edge.data.image_set import ImageSet
+from aigc_edge.diffusion import Program
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import Part, Source, SourceOptions
+from aigc_edge.spec import BATCH, ComponentSpec, Role, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+IMAGE = 3  # dimensions without the batch
+
+
+class Generator(Source):
+    """Any torch modules as a source: what `package:function` may return, and what `compile_source` takes.
+
+    Give a `denoiser`, evaluated at every step, a `decoder`, evaluated once, or both (the decoder then takes the denoised sample).
+    Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example of what the first of them
+    takes, float32 [N, ...]: its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
+    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where the index `num_classes` stands
+    for no class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further
+    inputs of the denoiser, examples [k, ...] by name, in the order of its arguments: what a caller gives for each sample;
+    `negative` are examples of what guidance leads away from. Formats are calibrated and measured with these.
+    `schedule` is what `aigc_edge.diffusion.build` takes ({"prediction": "epsilon", "betas": "linear"}); `programs` are programs
+    of one's own in place of it. `data` is a data set or a folder of real images to judge by; the output is in `output_range`.
+
+    Raises AigcEdgeError for what does not fit together.
+    """
+
+    family = "module"
+
+    def __init__(
+        self,
+        *,
+        sample: Tensor,
+        denoiser: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        schedule: Mapping[str, Any] | None = None,
+        programs: Sequence[Program] = (),
+        num_classes: int = 0,
+        class_names: Sequence[str] = (),
+        conditions: Mapping[str, Tensor] | None = None,
+        negative: Mapping[str, Tensor] | None = None,
+        guidance_scale: float = 1.0,
+        output_range: tuple[float, float] = (-1.0, 1.0),
+        data: str | None = None,
+        name: str = "generator",
+        licence: str | None = None,
+    ) -> None:
+        if denoiser is None and decoder is None:
+            raise AigcEdgeError("a generator was given without networks: give a denoiser, a decoder, or both")
+        if denoiser is not None and schedule is None and not programs:
+            raise AigcEdgeError(
+                "a denoiser was given without its schedule: give schedule={'prediction': …} (--prediction), or programs"
+            )
+        if denoiser is None and (schedule is not None or programs or conditions):
+            raise AigcEdgeError("a schedule, programs or conditions were given without a denoiser, which alone takes them")
+        if class_names and len(class_names) != num_classes:
+            raise AigcEdgeError(f"{len(class_names)} class names for {num_classes} classes: give one each, or none")
+        self.name, self.schedule, self.num_classes = name, schedule, num_classes
+        self.class_names, self.guidance_scale, self.output_range = tuple(class_names), guidance_scale, output_range
+        self._denoiser, self._decoder, self._programs = denoiser, decoder, list(programs)
+        self.conditions, self.negative = dict(conditions or {}), dict(negative or {})
+        self._data, self._licence = data, licence
+        self._sample = _floats(sample, "sample")
+        for key, value in [*self.conditions.items(), *self.negative.items()]:
+            _floats(value, key)
+        if self.negative and set(self.negative) != set(self.conditions):
+            raise AigcEdgeError(
+                f"negative conditions {sorted(self.negative)} for conditions {sorted(self.conditions)}: give the same"
+            )
+        self.sample_shape = tuple(self._sample.shape[1:])
+        shape = self.sample_shape if decoder is None else self._decoded()
+        if len(shape) != IMAGE:
+            raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
+        self.output_shape = (shape[0], shape[1], shape[2])
+
+    @classmethod
+    def claims(cls, text: str) -> bool:
+        return False
+
+    @classmethod
+    def open(cls, text: str, options: SourceOptions) -> Source:
+        raise AigcEdgeError(f"{text} is no generator: make one in Python")
+
+    def parts(self) -> list[Part]:
+        found = []
+        if self._denoiser is not None:
+            values = {"sample": self._sample, "timestep": None} | self._classes() | dict(self.conditions)
+            found.append(_part("denoiser", self._denoiser, values, self.num_classes, self.sample_shape, self._times()))
+        if self._decoder is not None:
+            given = {"sample": self._sample} | (self._classes() if self._denoiser is None else {})
+            found.append(_part("decoder", self._decoder, given, self.num_classes, self.output_shape, (0.0, 0.0)))
+        return found
+
+    def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:
+        made = [] if self._programs and self.schedule is None else super().programs(solver, steps, guidance_scale)
+        own = [p if guidance_scale is None else p.with_guidance(guidance_scale) for p in self._programs]
+        return own + made if solver is None and steps is None else made + own
+
+    def data(self) -> ImageSet | None:
+        return None if self._data is None else data.load(self._data, self.output_shape[1])
+
+    @property
+    def judged(self) -> bool:
+        return self._data is not None
+
+    def provenance(self) -> dict[str, Any]:
+        return {"source": "a torch module", "licence": self._licence}
+
+    def _classes(self) -> dict[str, None]:
+        return {"class_labels": None} if self.num_classes else {}
+
+    def _times(self) -> tuple[float, float]:
+        """Least and largest time input that the programs give."""
+        times = [row.timestep for program in self.programs(None, None, None) for row in program.rows]
+        return min(times), max(times)
+
+    def _decoded(self) -> tuple[int, ...]:
+        import torch
+
+        assert self._decoder is not None
+        labels = [torch.zeros(len(self._sample), dtype=torch.int64)] if self.num_classes and self._denoiser is None else []
+        try:
+            with torch.no_grad():
+                return tuple(self._decoder.eval()(self._sample, *labels).shape[1:])
+        except Exception as error:  # whatever the module raises
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise AigcEdgeError(f"the decoder does not take a sample of {list(self._sample.shape)}: {reason}") from error
+
+
+def _floats(value: Tensor, name: str) -> Tensor:
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32 or value.ndim < 2:
+        given = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise AigcEdgeError(f"the example {name!r} is {given}: give a float32 tensor [N, ...]")
+    return value
+
+
+def _part(
+    name: str,
+    module: nn.Module,
+    values: Mapping[str, Tensor | None],
+    num_classes: int,
+    output: Sequence[int],
+    times: tuple[float, float],
+) -> Part:
+    """A part whose inputs are the examples `values` by name, in order; None: a timestep within `times`, or a class."""
+    roles: dict[str, Role] = {"sample": "sample", "timestep": "timestep", "class_labels": "class"}
+    inputs = []
+    for key, value in values.items():
+        role = roles.get(key, "condition")
+        shape = () if value is None else tuple(int(size) for size in value.shape[1:])
+        inputs.append(TensorSpec(key, role, "int64" if role == "class" else "float32", (BATCH, *shape)))
+    spec = ComponentSpec(name, tuple(inputs), (TensorSpec("output", "sample", "float32", (BATCH, *output)),))
+
+    def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        import torch
+
+        made = []
+        for tensor in spec.inputs:
+            if tensor.role == "class":
+                made.append(torch.randint(0, num_classes, (batch,), generator=generator))
+            elif tensor.role == "timestep":
+                made.append(times[0] + (times[1] - times[0]) * torch.rand(batch, generator=generator))
+            else:
+                made.append(torch.randn(batch, *(int(size) for size in tensor.shape[1:]), generator=generator))
+        return tuple(made)
+
+    return Part(spec, lambda: module, example)

@@ -1,0 +1,82 @@
+"""`package:function`: a Python function that returns a torch module, or a Generator that says more of it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import SOURCES, Source, SourceOptions
+from aigc_edge.sources.generator import Generator
+
+_FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+RETURNS = "return an nn.Module with example inputs, (module, sample) or an aigc_edge.sources.generator.Generator"
+
+
+@SOURCES.register("module")
+class ModuleSource(Source):
+    """A function without arguments, called to get the generator; the current folder is looked in too, as `python -m` does."""
+
+    @classmethod
+    def claims(cls, text: str) -> bool:
+        return _FORM.fullmatch(text) is not None and not Path(text).exists()
+
+    @classmethod
+    def open(cls, text: str, options: SourceOptions) -> Source:
+        function = _find(text)
+        try:
+            found = function()
+        except AigcEdgeError:
+            raise
+        except Exception as error:  # the user's own code
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {reason}") from error
+        if isinstance(found, Source):
+            options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs")
+            return found
+        return _wrap(text, found, options)
+
+
+def _find(text: str) -> Callable[[], Any]:
+    name, _, attribute = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise AigcEdgeError(f"{name} cannot be imported ({error}): give the name of a module, from here or installed") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+        raise AigcEdgeError(f"{name} has no function {attribute!r}: it has {', '.join(names) or 'none'}")
+    return function
+
+
+def _wrap(text: str, found: Any, options: SourceOptions) -> Generator:
+    import torch
+
+    options.refuse("a torch module", "size", "prompts", "inputs")
+    example = None
+    if isinstance(found, tuple) and len(found) == 2:
+        found, example = found
+    if isinstance(example, (tuple, list)):  # the arguments of a call: timestep and classes are known by their roles
+        example = example[0] if example else None
+    if not isinstance(found, torch.nn.Module) or not isinstance(example, torch.Tensor):
+        raise AigcEdgeError(f"{text} returned {type(found).__name__} and {type(example).__name__}: it must {RETURNS}")
+    name = text.partition(":")[0].rpartition(".")[2]
+    if options.role == "denoiser":
+        if options.prediction is None:
+            raise AigcEdgeError("a denoiser was named without --prediction: say what it predicts (epsilon, v, x0, flow or edm)")
+        schedule = {"prediction": options.prediction, **options.schedule}
+        return Generator(
+            sample=example, denoiser=found, schedule=schedule, num_classes=options.classes or 0, name=name, data=options.data
+        )
+    if options.prediction or options.schedule:
+        raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
+    return Generator(sample=example, decoder=found, num_classes=options.classes or 0, name=name, data=options.data)

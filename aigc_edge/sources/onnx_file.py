@@ -1,0 +1,198 @@
+"""An ONNX file as a source: its inputs find their roles, what it cannot say is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aigc_edge import data
+from aigc_edge.data.image_set import ImageSet
+from aigc_edge.diffusion.build import resolve
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
+from aigc_edge.sources.onnx_model import adapted, checked_model, engine_takes, roles_of, signature
+from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from aigc_edge.export.onnx import Evaluate
+
+BATCHES = (1, 4)  # what a batch gives must be what its samples give one by one
+TOLERANCE = 2e-5  # relative L2: kernels sum in another order for another batch
+IMAGE = 3  # dimensions without the batch
+MAX_TIME = 999.0  # of random timesteps that the network is checked on
+
+
+@SOURCES.register("onnx")
+class OnnxSource(Source):
+    """One network in an ONNX file: a denoiser with its schedule, or a generator of one evaluation."""
+
+    family = "onnx"
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        options.refuse("an ONNX file", "size", "prompts")
+        self._path, self._options, self.name = path, options, path.stem
+        denoiser = self._role() == "denoiser"
+        if denoiser:
+            self.schedule = {"prediction": options.prediction, **options.schedule}
+            resolve(self.schedule)  # says what is wrong with it
+        model = checked_model(path)
+        inputs, outputs = signature(model, path)
+        roles = roles_of(inputs, str(options.role), options.inputs, path)
+        conditions = [name for name, role in roles.items() if role == "condition"]
+        if conditions:
+            raise AigcEdgeError(
+                f"{path.name} takes {', '.join(conditions)}, which a single ONNX file cannot explain: compile a diffusers "
+                "folder, or a Generator with conditions"
+            )
+        if "class" in roles.values() and not options.classes:
+            raise AigcEdgeError(f"{path.name} takes a class: say how many classes there are with --classes")
+        self.num_classes = options.classes or 0
+        ((output, tensor),) = outputs.items()
+        shape = tensor.sizes(path)
+        self.sample_shape = next(inputs[name].sizes(path) for name, role in roles.items() if role == "sample")
+        if len(shape) != IMAGE:
+            raise AigcEdgeError(f"{path.name} gives {[BATCH, *shape]}: images must be [N, C, H, W]")
+        if denoiser and shape != self.sample_shape:
+            raise AigcEdgeError(
+                f"{path.name} takes {list(self.sample_shape)} and gives {list(shape)}: a denoiser keeps the shape"
+            )
+        self.output_shape = (shape[0], shape[1], shape[2])
+        taken = tuple(
+            TensorSpec(name, role, "int64" if role == "class" else "float32", (BATCH, *inputs[name].sizes(path)))
+            for name, role in roles.items()
+        )
+        spec = ComponentSpec(str(options.role), taken, (TensorSpec(output, "sample", "float32", (BATCH, *shape)),))
+        self._part = OnnxPart(spec, path, lambda: adapted(model, roles), self.num_classes)
+
+    def _role(self) -> str:
+        options, name = self._options, self._path.name
+        if options.role is None:
+            raise AigcEdgeError(f"{name} was given without --role: say denoiser (evaluated each step) or decoder (once)")
+        if options.role == "denoiser" and options.prediction is None:
+            raise AigcEdgeError(f"{name} was given without --prediction: say what it predicts (epsilon, v, x0, flow or edm)")
+        if options.role == "decoder" and (options.prediction or options.schedule):
+            raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
+        return options.role
+
+    @classmethod
+    def claims(cls, text: str) -> bool:
+        return text.lower().endswith(".onnx")
+
+    @classmethod
+    def open(cls, text: str, options: SourceOptions) -> OnnxSource:
+        if not Path(text).is_file():
+            raise AigcEdgeError(f"there is no ONNX file {text}: give one that exists")
+        return cls(Path(text), options)
+
+    def parts(self) -> list[Part]:
+        return [self._part]
+
+    def identity(self, part: str) -> str:
+        digest = hashlib.sha256(repr(self._options).encode())
+        for file in [self._path, *sorted(self._path.parent.glob(f"{self._path.name}?data"))]:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def data(self) -> ImageSet | None:
+        return None if self._options.data is None else data.load(self._options.data, self.output_shape[1])
+
+    @property
+    def judged(self) -> bool:
+        return self._options.data is not None
+
+    def provenance(self) -> dict[str, Any]:
+        return {"source": self._path.name}
+
+
+class OnnxPart(Part):
+    """A network that is ONNX already: no torch module stands behind it, and what it is compared with is itself."""
+
+    def __init__(self, spec: ComponentSpec, path: Path, model: Callable[[], onnx.ModelProto], classes: int) -> None:
+        self.spec, self._path, self._model, self._classes = spec, path, model, classes
+
+    @property
+    def module(self) -> Any:
+        """None: there is only the file."""
+        raise AigcEdgeError(f"{self._path.name} is an ONNX file: there is no torch module of it")
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def write(self, path: Path) -> dict[str, Any]:
+        """Write the file with our signature, cleaned where that can be; raises AigcEdgeError where it cannot run in batches."""
+        import onnx_ir as ir
+
+        from aigc_edge.export.clean import clean
+        from aigc_edge.export.onnx import saved
+
+        proto = self._model()
+        model = ir.from_proto(proto)
+        try:
+            clean(model)
+        except Exception:  # whatever shape inference stumbles over: a graph that is not simplified is still right
+            model = ir.from_proto(proto)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with saved(model, path) as part:
+            session = engine_takes(str(part), self._path)
+            error = self._batches_agree(lambda feeds: session.run(None, feeds))
+        return {
+            "component": self.spec.name,
+            "nodes": len(list(model.graph)),
+            "checks": [{"batches": list(BATCHES), "relative_l2": error}],
+        }
+
+    def _inputs(self, batch: int, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+        made: dict[str, npt.NDArray[Any]] = {}
+        for tensor in self.spec.inputs:
+            shape = (batch, *(int(size) for size in tensor.shape[1:]))
+            if tensor.role == "class":
+                made[tensor.name] = rng.integers(0, self._classes, batch)
+            elif tensor.role == "timestep":
+                made[tensor.name] = np.full(batch, rng.uniform(0, MAX_TIME), np.float32)  # a row has one timestep
+            else:
+                made[tensor.name] = rng.standard_normal(shape, dtype=np.float32)
+        return made
+
+    def _batches_agree(self, evaluate: Evaluate) -> float:
+        inputs = self._inputs(BATCHES[1], np.random.default_rng(0))
+        try:
+            (together,) = evaluate(inputs)
+            alone = [evaluate({name: value[i : i + 1] for name, value in inputs.items()})[0] for i in range(BATCHES[1])]
+        except Exception as error:  # onnxruntime's own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise AigcEdgeError(
+                f"{self._path.name} cannot be evaluated in batches of 1 and {BATCHES[1]} ({reason}): export it with a dynamic "
+                "batch"
+            ) from error
+        return self._same(together, np.concatenate(alone), f"in a batch of {BATCHES[1]}")
+
+    def _same(self, made: npt.NDArray[Any], wanted: npt.NDArray[Any], what: str) -> float:
+        if made.shape != wanted.shape or not np.isfinite(made).all():
+            state = "values that are not finite" if made.shape == wanted.shape else f"{list(made.shape)}"
+            raise AigcEdgeError(f"{self._path.name} gives {state} {what}: export it again, with a dynamic batch")
+        error = float(np.linalg.norm(made - wanted) / (np.linalg.norm(wanted) or 1.0))
+        if not error <= TOLERANCE:
+            raise AigcEdgeError(
+                f"{self._path.name} gives other values {what} (relative L2 {error:.2g}, {TOLERANCE:g} is rounding): its "
+                "samples depend on each other, export it with a dynamic batch"
+            )
+        return error
+
+    def compare(
+        self, whole: Path, evaluate: Evaluate, what: str, *, seed: int = 0, one_timestep: bool = False
+    ) -> list[dict[str, Any]]:
+        """Hold `evaluate` to the file itself on random inputs at two batch sizes."""
+        session, rng = engine_takes(str(whole), self._path), np.random.default_rng(seed)
+        figures = []
+        for batch in BATCHES:
+            inputs = self._inputs(batch, rng)
+            error = self._same(evaluate(inputs)[0], session.run(None, inputs)[0], what)
+            figures.append({"batch": batch, "relative_l2": error, "allowed": TOLERANCE})
+        return figures

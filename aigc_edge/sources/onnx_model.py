@@ -1,0 +1,198 @@
+"""Reads a foreign ONNX file with suspicion, finds the roles of its inputs, and gives it the signature that the runtime feeds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
+
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.spec import BATCH, Role
+
+OPSET, LEAST_OPSET = 20, 9  # what quantisers and TensorRT take; what onnx can bring up to it
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_AGAIN = "export it again"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph: element type of ONNX and sizes, None where they are dynamic."""
+
+    name: str
+    kind: int
+    shape: tuple[int | None, ...]
+
+    def sizes(self, path: Path) -> tuple[int, ...]:
+        """The sizes without the batch; raises AigcEdgeError where one is dynamic."""
+        fixed = tuple(size for size in self.shape[1:] if size)
+        if len(fixed) != len(self.shape[1:]):
+            raise AigcEdgeError(f"{self.name!r} of {path.name} has a dynamic size beside the batch: export it for one image size")
+        return fixed
+
+
+def checked_model(path: Path) -> onnx.ModelProto:
+    """The model in `path` with its weights; raises AigcEdgeError for one that cannot be run as it is, saying why."""
+    try:
+        model = onnx.load(os.fspath(path), load_external_data=False)
+    except Exception as error:  # protobuf's own errors have no useful base class
+        raise AigcEdgeError(
+            f"{path} is no readable ONNX file ({type(error).__name__}): it was cut off or is another; {_AGAIN}"
+        ) from error
+    if not model.graph.node or not model.graph.output:
+        raise AigcEdgeError(f"{path} holds no network: {_AGAIN}")
+    _check_operators(model, path)
+    _load_weights(model, path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
+            kind = TensorProto.DataType.Name(tensor.data_type).lower()
+            raise AigcEdgeError(f"{path.name} has {kind} weights: export it in float32; formats such as fp16 are made from that")
+        if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            raise AigcEdgeError(f"the weight {tensor.name!r} of {path.name} holds NaN or infinity: the training went wrong")
+    return _at_opset(model, path)
+
+
+def _check_operators(model: onnx.ModelProto, path: Path) -> None:
+    foreign = sorted({f"{node.domain}::{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")})
+    if foreign:
+        names = ", ".join(foreign[:5])
+        raise AigcEdgeError(
+            f"{path.name} uses {names}: engines run operators of the standard ONNX domain only; {_AGAIN} without them"
+        )
+    version = _opset(model)
+    for node in model.graph.node:
+        try:
+            onnx.defs.get_schema(node.op_type, version, node.domain)
+        except onnx.defs.SchemaError:
+            raise AigcEdgeError(
+                f"{path.name} uses {node.op_type!r}, which ONNX opset {version} does not know: {_AGAIN} with standard operators"
+            ) from None
+
+
+def _load_weights(model: onnx.ModelProto, path: Path) -> None:
+    for tensor in model.graph.initializer:
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        info = external_data_helper.ExternalDataInfo(tensor)
+        file = path.parent / info.location
+        wanted = (info.offset or 0) + (info.length or 0)
+        if not file.is_file() or file.stat().st_size < wanted:
+            state = f"has {file.stat().st_size} bytes of at least {wanted}" if file.is_file() else "is missing"
+            raise AigcEdgeError(f"{info.location}, which holds weights of {path.name}, {state}: copy it beside the ONNX file")
+    try:
+        external_data_helper.load_external_data_for_model(model, os.fspath(path.parent))
+    except Exception as error:  # onnx raises several kinds for a location that leads elsewhere
+        raise AigcEdgeError(f"the weights beside {path.name} cannot be read ({error}): {_AGAIN}") from error
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def _at_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    version = _opset(model)
+    if version >= OPSET:
+        return model
+    try:
+        if version < LEAST_OPSET:
+            raise ValueError(f"it is older than opset {LEAST_OPSET}")
+        return onnx.version_converter.convert_version(model, OPSET)
+    except Exception as error:  # the converter raises RuntimeError and its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AigcEdgeError(f"{path.name} is of opset {version} and cannot be brought to {OPSET} ({reason}): {_AGAIN}") from error
+
+
+def signature(model: onnx.ModelProto, path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs (without constants) and outputs by name; raises AigcEdgeError unless the output is one float32 tensor."""
+
+    def read(value: onnx.ValueInfoProto) -> Tensor:
+        kind = value.type.tensor_type
+        shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in kind.shape.dim)
+        return Tensor(value.name, kind.elem_type, shape)
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: read(value) for value in model.graph.input if value.name not in constants}
+    outputs = {value.name: read(value) for value in model.graph.output}
+    if len(outputs) != 1 or next(iter(outputs.values())).kind != TensorProto.FLOAT:
+        raise AigcEdgeError(f"{path.name} gives {', '.join(outputs)}: a network of a bundle gives one float32 tensor; {_AGAIN}")
+    return inputs, outputs
+
+
+def roles_of(inputs: Mapping[str, Tensor], role: str, given: Mapping[str, str], path: Path) -> dict[str, Role]:
+    """The role of each input: as given, else by type and name. Raises AigcEdgeError where that does not tell."""
+    found: dict[str, Role] = {}
+    for name, tensor in inputs.items():
+        if name in given:
+            found[name] = given[name]  # type: ignore[assignment]
+        elif len(tensor.shape) >= 2 and tensor.kind == TensorProto.FLOAT:
+            found[name] = "condition" if "sample" in found.values() else "sample"
+        elif "class" in name.lower() or "label" in name.lower():
+            found[name] = "class"
+        elif role == "denoiser" and len(tensor.shape) <= 1 and "timestep" not in found.values():
+            found[name] = "timestep"
+        else:
+            raise AigcEdgeError(f"the role of the input {name!r} of {path.name} cannot be told: give --input {name}=ROLE")
+    unknown = [name for name in given if name not in inputs]
+    if unknown:
+        raise AigcEdgeError(f"{path.name} has no input {unknown[0]!r}: it has {', '.join(inputs)}")
+    for wanted in ["sample"] + (["timestep"] if role == "denoiser" else []):
+        if list(found.values()).count(wanted) != 1:  # type: ignore[arg-type]
+            raise AigcEdgeError(
+                f"{path.name} has {', '.join(inputs)}: a {role} takes exactly one {wanted}; say which by --input NAME={wanted}"
+            )
+    return found
+
+
+def adapted(model: onnx.ModelProto, roles: Mapping[str, Role]) -> onnx.ModelProto:
+    """A copy that takes float32 [N, ...], timesteps float32 [N] and classes int64 [N], whatever the file took."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph, nodes = result.graph, []
+    constants = {tensor.name for tensor in graph.initializer}
+    kept = [value for value in graph.input if value.name not in constants]
+    del graph.input[:]
+    for value in kept:
+        kind, rank = value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim)
+        sizes = [size.dim_value for size in list(value.type.tensor_type.shape.dim)[1:]]
+        wanted = TensorProto.INT64 if roles[value.name] == "class" else TensorProto.FLOAT
+        graph.input.append(helper.make_tensor_value_info(value.name, wanted, [BATCH, *sizes]))
+        fixed = rank == 1 and value.type.tensor_type.shape.dim[0].dim_value == 1
+        inner = value.name
+        if rank == 0 or fixed:  # one timestep for the whole batch, which is what a row has
+            index, inner = f"{value.name}_index", f"{value.name}_one"
+            graph.initializer.append(numpy_helper.from_array(np.array(0 if rank == 0 else [0], np.int64), index))
+            nodes.append(helper.make_node("Gather", [value.name, index], [inner], name=inner, axis=0))
+        if kind != wanted:
+            nodes.append(helper.make_node("Cast", [inner], [f"{value.name}_cast"], name=f"{value.name}_cast", to=kind))
+            inner = f"{value.name}_cast"
+        if inner != value.name:
+            for node in graph.node:
+                for place, name in enumerate(node.input):
+                    if name == value.name:
+                        node.input[place] = inner
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *body])
+    for value in graph.output:
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    del graph.value_info[:]  # sizes that may have been recorded for the batch of the export
+    return result
+
+
+def engine_takes(model: Any, path: Path) -> Any:
+    """An onnxruntime session of the model (a file or bytes); raises AigcEdgeError with its reason."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes derive from Exception only
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise AigcEdgeError(f"{path.name} cannot be run: {reason}") from error

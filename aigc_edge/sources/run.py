@@ -1,0 +1,71 @@
+"""A training run of aigc-edge as a source."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from aigc_edge import data
+from aigc_edge.data.image_set import ImageSet
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.export.provenance import of_run
+from aigc_edge.models.base import load_run
+from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
+
+
+@SOURCES.register("run")
+class RunSource(Source):
+    """The folder that `aigc-edge train` wrote: the EMA weights, and the data that they were trained on."""
+
+    samples = 1000
+    guidance_scale = 2.0
+
+    def __init__(self, path: Path) -> None:
+        self._run = load_run(path)
+        self.folder, self.name = path, path.resolve().name
+        self._config, family = self._run.config, self._run.family
+        self.family = self._config["family"]
+        self.sample_shape, self.output_shape = family.sample_shape, family.output_shape
+        self.num_classes, self.class_names = family.num_classes, tuple(self._config["data"]["class_names"])
+        self.schedule = family.schedule
+        if not self.num_classes:
+            self.guidance_scale = 1.0
+
+    @classmethod
+    def claims(cls, text: str) -> bool:
+        return (Path(text) / "config.json").is_file() and (Path(text) / "model.safetensors").is_file()
+
+    @classmethod
+    def open(cls, text: str, options: SourceOptions) -> RunSource:
+        options.refuse("a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "data")
+        return cls(Path(text))
+
+    def parts(self) -> list[Part]:
+        return [Part(c.spec, lambda c=c: c.module, c.example) for c in self._run.family.components()]  # type: ignore[misc]
+
+    def identity(self, part: str) -> str:
+        digest = hashlib.sha256()
+        for name in ("config.json", "model.safetensors"):
+            digest.update((self._run.path / name).read_bytes())
+        return f"{part} {digest.hexdigest()}"
+
+    def data(self) -> ImageSet:
+        known = self._config["data"]
+        images = data.load(known["source"], known["size"])
+        if images.fingerprint != known["fingerprint"]:
+            raise AigcEdgeError(
+                f"the data in {known['source']} are not those that {self._run.path} was trained on: restore them, so that a "
+                "judge can be trained, or copy the judge folder of another run on the same data"
+            )
+        return images
+
+    @property
+    def judged(self) -> bool:
+        return True
+
+    def model_config(self) -> dict[str, Any]:
+        return self._run.family.model_config()
+
+    def provenance(self) -> dict[str, Any]:
+        return of_run(self._config)

@@ -1,0 +1,135 @@
+"""What every format makes of a UNet of 36 M parameters and of a DiT-S/2: size of the file, seconds and peak memory of making it.
+
+    python benchmarks/format_sizes.py [--threads 2] [--formats int8w int4] [--output benchmarks/results/format-sizes.json]
+
+The networks are those of diffusers (UNet2DModel as in ddpm-cifar10-32, DiTTransformer2DModel), untrained: their size and the work
+of converting them do not depend on the weights, their quality does, so none is reported. Each conversion (calibration and proof
+along ten steps of 16 samples included) runs in a process of its own; its peak memory is the process's. Seconds are wall time, on a
+machine that may have other work. `share` is the file's size by that of the float32 file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.bench.machine import fingerprint
+from aigc_edge.compress.calibration import Calibration
+from aigc_edge.compress.formats import FORMATS, convert, parse
+from aigc_edge.config import names
+from aigc_edge.diffusion import build
+from aigc_edge.files import write_json
+from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+SAMPLES = 16  # what `aigc-edge compile` calibrates with
+UNET = {
+    "sample_size": 32,
+    "block_out_channels": (128, 256, 256, 256),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+}
+DIT = {"num_attention_heads": 6, "attention_head_dim": 64, "in_channels": 4, "num_layers": 12, "sample_size": 32, "patch_size": 2}
+SHAPES = {"unet": (3, 32, 32), "dit": (4, 32, 32)}
+
+
+def spec_of(name: str) -> ComponentSpec:
+    image = TensorSpec("sample", "sample", "float32", (BATCH, *SHAPES[name]))
+    inputs = [image, TensorSpec("timestep", "timestep", "float32", (BATCH,))]
+    if name == "dit":
+        inputs.append(TensorSpec("class_labels", "class", "int64", (BATCH,)))
+    return ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", image.shape),))
+
+
+def export(name: str, path: Path) -> dict[str, Any]:
+    """Write the network `name` to `path`; returns its parameters and the seconds that took."""
+    import diffusers
+    import torch
+    from torch import Tensor, nn
+
+    from aigc_edge.export.onnx import export_component
+    from aigc_edge.models.base import Component
+
+    class Plain(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
+            kwargs = {} if class_labels is None else {"class_labels": class_labels}
+            made: Tensor = self.inner(sample, timestep, return_dict=False, **kwargs)[0]
+            return made
+
+    torch.manual_seed(0)
+    inner = diffusers.UNet2DModel(**UNET) if name == "unet" else diffusers.DiTTransformer2DModel(**DIT, out_channels=4)
+
+    def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        given = (torch.randn((batch, *SHAPES[name]), generator=generator), torch.rand(batch, generator=generator))
+        return (*given, torch.randint(1000, (batch,), generator=generator)) if name == "dit" else given
+
+    started = time.perf_counter()
+    export_component(Component(spec_of(name), Plain(inner).eval(), example), path)
+    return {"parameters": sum(p.numel() for p in inner.parameters()), "export_seconds": time.perf_counter() - started}
+
+
+def convert_one(name: str, text: str, source: Path, out: Path, threads: int) -> dict[str, Any]:
+    """Convert in this process, which does nothing else."""
+    calibration = Calibration.draw(
+        spec_of(name), build(SCHEDULE, "dpmpp_2m", 10), SAMPLES, num_classes=1000 if name == "dit" else 0
+    )
+    free = [f"{key}={value}" for key, value in (("psnr", 0), ("aim", 0), ("rank", "false")) if key in names(FORMATS[text])]
+    started = time.perf_counter()
+    report = convert(parse(f"{text}:{','.join(free)}"), source, out, calibration, threads=threads)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    share = report["bytes"] / report["source_bytes"]
+    return {"bytes": report["bytes"], "share": round(share, 4), "seconds": round(seconds, 1), "peak_bytes": peak, "n": report.get("n")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--formats", nargs="+", help="default: all")
+    parser.add_argument("--networks", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--output", type=Path, help="write the figures to this file, beside those that it has")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        name, text, source, out = arguments.child
+        print(json.dumps(convert_one(name, text, Path(source), Path(out), arguments.threads)))
+        return
+    path = arguments.output
+    known: dict[str, Any] = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    known |= {"machine": fingerprint(), "threads": arguments.threads, "samples": SAMPLES}
+    with tempfile.TemporaryDirectory() as place:
+        for name in arguments.networks:
+            source = Path(place) / f"{name}.onnx"
+            found = known.setdefault(name, {"formats": {}})
+            found |= export(name, source)
+            weights = source.stat().st_size
+            print(f"{name}: {found['parameters'] / 1e6:.1f} M parameters, exported in {found['export_seconds']:.0f} s", flush=True)
+            for text in arguments.formats or list(FORMATS):
+                child = [sys.executable, __file__, "--threads", str(arguments.threads)]
+                child += ["--child", name, text, str(source), str(Path(place) / "out.onnx")]
+                done = subprocess.run(child, check=True, capture_output=True, text=True, env=os.environ)
+                figures = found["formats"][text] = json.loads(done.stdout.splitlines()[-1])
+                allowed = 3 * weights + 2 * 2**30
+                print(
+                    f"  {text:9} {figures['share']:.3f} of the file, {figures['seconds']:6.1f} s, {figures['peak_bytes'] / 2**30:.2f} GB "
+                    f"at most ({figures['peak_bytes'] / allowed:.2f} of 3 times the weights and 2 GB), {figures['n']} samples",
+                    flush=True,
+                )
+                if path is not None:
+                    write_json(path, known)
+
+
+if __name__ == "__main__":
+    main()

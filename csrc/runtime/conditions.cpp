@@ -1,0 +1,106 @@
+#include "runtime/conditions.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <set>
+#include <vector>
+
+#include "core/error.hpp"
+
+namespace ae {
+namespace {
+
+std::string list(const Component* denoiser) {
+  std::string names;
+  if (denoiser == nullptr) return names;
+  for (const TensorSpec& input : denoiser->inputs)
+    if (input.role == Role::kCondition) names += (names.empty() ? "" : ", ") + input.name;
+  return names;
+}
+
+std::string shape_text(const int64_t* shape, size_t rank) {
+  std::string text = "[";
+  for (size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+void check_tensor(const ae_tensor& t, const TensorSpec& spec, int64_t samples, const std::string& what) {
+  const std::string name = what + " " + spec.name;
+  if (t.dtype != AE_FLOAT32) throw Error(kInvalidArgument, name + " has another dtype: give float32");
+  if (t.data == nullptr || t.shape == nullptr || t.rank < 1 || t.rank > 8)
+    throw Error(kInvalidArgument, name + " has no data, or no shape of 1 to 8 sizes: give both");
+  const auto rank = static_cast<size_t>(t.rank);
+  const bool fits = rank == spec.shape.size() + 1 && (t.shape[0] == samples || t.shape[0] == 1) &&
+                    std::equal(spec.shape.begin(), spec.shape.end(), t.shape + 1);
+  if (fits) return;
+  std::vector<int64_t> wanted = {samples};
+  wanted.insert(wanted.end(), spec.shape.begin(), spec.shape.end());
+  throw Error(kInvalidArgument, name + " has the shape " + shape_text(t.shape, rank) + ": it must have " +
+                                    shape_text(wanted.data(), wanted.size()) + ", or 1 in place of the first size");
+}
+
+}  // namespace
+
+void check_conditions(const Component* denoiser, const ae_tensor* const* tensors, size_t count, int64_t samples,
+                      const std::string& what) {
+  if (count > 0 && tensors == nullptr) throw Error(kInvalidArgument, what + "s are null: give an array, or none");
+  const std::string names = list(denoiser);
+  std::set<std::string> seen;
+  for (size_t i = 0; i < count; ++i) {
+    const ae_tensor* t = tensors[i];
+    if (t == nullptr || t->size < sizeof(ae_tensor) || t->name == nullptr)
+      throw Error(kInvalidArgument, what + " " + std::to_string(i) + " is null, has no name or a wrong size: give an ae_tensor");
+    if (names.empty()) throw Error(kInvalidArgument, what + " " + t->name + " was given: this bundle takes none, leave it out");
+    const auto found = std::find_if(denoiser->inputs.begin(), denoiser->inputs.end(), [&](const TensorSpec& input) {
+      return input.role == Role::kCondition && input.name == t->name;
+    });
+    if (found == denoiser->inputs.end())
+      throw Error(kInvalidArgument, what + " " + t->name + " is unknown: this bundle takes " + names);
+    if (!seen.insert(found->name).second) throw Error(kInvalidArgument, what + " " + found->name + " was given twice");
+    check_tensor(*t, *found, samples, what);
+  }
+  if (names.empty()) return;
+  for (const TensorSpec& input : denoiser->inputs)
+    if (input.role == Role::kCondition && seen.count(input.name) == 0)
+      throw Error(kInvalidArgument, what + " " + input.name + " is missing: this bundle takes " + names + ", give all of them");
+}
+
+void Conditions::Free::operator()(void* p) const { std::free(p); }
+
+Conditions::Conditions(const Component* denoiser) {
+  if (denoiser == nullptr) return;
+  for (const TensorSpec& input : denoiser->inputs)
+    if (input.role == Role::kCondition) inputs_.emplace(input.name, Input{input.elements, nullptr});
+}
+
+void Conditions::reserve(int64_t samples) {
+  for (auto& entry : inputs_) {
+    const size_t bytes = (static_cast<size_t>(samples * entry.second.elements) * sizeof(float) + 63) / 64 * 64;
+    entry.second.data.reset();
+    void* data = std::aligned_alloc(64, std::max<size_t>(bytes, 64));
+    if (data == nullptr) throw std::bad_alloc();
+    entry.second.data.reset(static_cast<float*>(data));
+  }
+}
+
+float* Conditions::input(const std::string& name) { return inputs_.at(name).data.get(); }
+
+void Conditions::fill(const ae_tensor* const* tensors, size_t count, int64_t first, int64_t samples, int64_t at) {
+  for (size_t k = 0; k < count; ++k) {
+    const ae_tensor& t = *tensors[k];
+    const Input& input = inputs_.at(t.name);
+    const auto row = static_cast<size_t>(input.elements) * sizeof(float);
+    const bool one = t.shape[0] == 1;
+    const float* from = static_cast<const float*>(t.data) + (one ? 0 : first * input.elements);
+    float* to = input.data.get() + at * input.elements;
+    if (!one) {
+      std::memcpy(to, from, static_cast<size_t>(samples) * row);
+      continue;
+    }
+    for (int64_t i = 0; i < samples; ++i) std::memcpy(to + i * input.elements, from, row);
+  }
+}
+
+}  // namespace ae

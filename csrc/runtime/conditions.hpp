@@ -1,0 +1,42 @@
+// Inputs of the denoiser that a prompt or the caller gives: the same in every row, other ones in the half that guidance leads
+// away from.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "runtime/component.hpp"
+
+namespace ae {
+
+// Throws Error(kInvalidArgument) unless `tensors` are exactly the denoiser's conditions (which may be none), float32, with
+// `samples` rows or one for all. `what` names them in messages.
+void check_conditions(const Component* denoiser, const ae_tensor* const* tensors, size_t count, int64_t samples,
+                      const std::string& what);
+
+// Buffers of the denoiser's inputs of the role condition.
+class Conditions {
+ public:
+  explicit Conditions(const Component* denoiser);
+
+  void reserve(int64_t samples);          // what was returned by `input` before is gone
+  float* input(const std::string& name);  // [samples, ...], until the next `reserve`
+  // Copies rows first … first + samples - 1 of tensors that were checked (of one with one row: that one) to rows `at` ….
+  void fill(const ae_tensor* const* tensors, size_t count, int64_t first, int64_t samples, int64_t at);
+
+ private:
+  struct Free {
+    void operator()(void* p) const;
+  };
+  struct Input {
+    int64_t elements;  // of one sample
+    std::unique_ptr<float[], Free> data;
+  };
+
+  std::map<std::string, Input> inputs_;
+};
+
+}  // namespace ae

@@ -1,0 +1,22 @@
+// Text encoders of a bundle: networks from token ids to conditions of the denoiser. The runtime checks them and runs none: a
+// tokenizer is needed before them, and what they give is the same for every sample of a prompt.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "runtime/component.hpp"
+
+namespace ae {
+
+bool is_text_encoder(const std::string& component);  // text_encoder, text_encoder_2 or text_encoder_3
+
+// Throws Error(kBundle) when an encoder is not what turns token ids [N, L] into conditions, when two of them or one and the
+// denoiser (which may be null) disagree about a condition, or when manifest.text (null: there is none) does not describe exactly
+// these encoders. `has_file` tells whether a name is among manifest.files.
+void check_text(const std::vector<Component>& encoders, const Component* denoiser, const Json* text,
+                const std::function<bool(const std::string&)>& has_file);
+
+}  // namespace ae

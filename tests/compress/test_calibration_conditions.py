@@ -1,0 +1,75 @@
+"""Calibration with conditions: every record holds what the runtime would feed, guided both ways or told the scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aigc_edge.compress.calibration import Calibration, Record
+from aigc_edge.diffusion import build
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+
+SHAPE = (2, 4, 4)
+PROGRAM = build({"prediction": "flow"}, "heun", 3, guidance_scale=2.5)
+
+
+def spec(*more: TensorSpec) -> ComponentSpec:
+    inputs = TensorSpec("x", "sample", "float32", (BATCH, *SHAPE)), TensorSpec("t", "timestep", "float32", (BATCH,))
+    text = TensorSpec("text", "condition", "float32", (BATCH, 5, 3))
+    return ComponentSpec("denoiser", (*inputs, text, *more), (TensorSpec("y", "sample", "float32", (BATCH, *SHAPE)),))
+
+
+def network(inputs: dict[str, Any]) -> list[np.ndarray]:
+    shift = np.sin(inputs["text"]).sum(axis=(1, 2)) + inputs.get("scale", np.zeros(len(inputs["x"])))
+    return [(np.tanh(inputs["x"]) + 0.1 * shift[:, None, None, None]).astype(np.float32)]
+
+
+def draw(n: int, *more: TensorSpec, **options: Any) -> Calibration:
+    return Calibration.draw(spec(*more), PROGRAM, n, **options)
+
+
+def test_records_hold_both_conditions() -> None:
+    rng = np.random.default_rng()
+    own, other = rng.normal(size=(2, 4, 5, 3)).astype(np.float32)
+    records: list[Record] = []
+    made = draw(4, conditions={"text": own}, negative={"text": other}).run(network, records)
+    assert np.isfinite(made).all()
+    assert len(records) == len(PROGRAM.rows)
+    for record in records:
+        assert record.inputs["text"].dtype == np.float32
+        np.testing.assert_array_equal(record.inputs["text"], np.concatenate([own, other]))
+        np.testing.assert_array_equal(record.inputs["x"][:4], record.inputs["x"][4:])
+
+
+def test_guidance_as_a_number_is_recorded_and_doubles_nothing() -> None:
+    rng = np.random.default_rng()
+    own, scale = rng.normal(size=(3, 5, 3)), TensorSpec("scale", "guidance", "float32", (BATCH,))
+    records: list[Record] = []
+    draw(3, scale, conditions={"text": own}).run(network, records)
+    for record in records:
+        assert record.inputs["x"].shape == (3, *SHAPE)
+        np.testing.assert_array_equal(record.inputs["scale"], np.full(3, 2.5, np.float32))
+
+
+def test_few_conditions_are_taken_in_turn_and_split_with_their_samples() -> None:
+    rng = np.random.default_rng()
+    own, other = rng.normal(size=(2, 5, 3)).astype(np.float32), rng.normal(size=(1, 5, 3)).astype(np.float32)
+    whole = draw(5, conditions={"text": own}, negative={"text": other})
+    assert whole.conditions is not None
+    np.testing.assert_array_equal(whole.conditions["text"], own[[0, 1, 0, 1, 0]])
+    parts = whole.split(2)
+    made = whole.run(network)
+    for part, slots in zip(parts, (slice(2), slice(2, None)), strict=True):
+        assert part.negative is not None
+        assert len(part.negative["text"]) == len(part.latents)
+        np.testing.assert_allclose(part.run(network), made[slots], atol=1e-6)
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(AigcEdgeError, match="input 'text' of 'denoiser' needs conditions of that name"):
+        Calibration(spec(), PROGRAM.with_guidance(1.0), np.zeros((1, *SHAPE), np.float32)).run(network)
+    with pytest.raises(AigcEdgeError, match=r"conditions 'text' have the shape \[0, 5, 3\]"):
+        draw(2, conditions={"text": np.zeros((0, 5, 3))})

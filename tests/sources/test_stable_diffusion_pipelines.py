@@ -1,0 +1,113 @@
+"""Stable Diffusion folders: from prompt to pixels beside diffusers' own pipeline, from the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from aigc_edge.sources.base import SourceOptions, open_source
+
+LENGTH, WIDTH, SIZE = 12, 16, 8
+PROMPTS = ["a red cat on a dog", "Naïve café, 3 dogs and 2 cats: très long " * 3]
+
+
+def unet(**config: Any) -> diffusers.UNet2DConditionModel:
+    common: dict[str, Any] = {"sample_size": SIZE, "block_out_channels": (16,), "layers_per_block": 1, "norm_num_groups": 8}
+    kinds = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    common |= {"cross_attention_dim": WIDTH, "attention_head_dim": 2} | kinds | config
+    made = diffusers.UNet2DConditionModel(**common)
+    made.conv_out.weight.data *= 0.2  # an untrained network is no denoiser: its rounding would grow with every step
+    return made
+
+
+def vae() -> diffusers.AutoencoderKL:
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return diffusers.AutoencoderKL(**kinds, block_out_channels=(8, 16), norm_num_groups=4, latent_channels=4)
+
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path, clip_tokenizer: Callable[..., None], clip_model: Callable[..., Any]) -> Save:
+    def write(
+        name: str, scheduler: Any, network: Any, kind: Any = diffusers.StableDiffusionPipeline, decoder: Any = None
+    ) -> Path:
+        from transformers import CLIPTokenizer
+
+        clip_tokenizer(tmp_path / "clip", LENGTH)
+        tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "clip")
+        extra = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        pipe = kind(decoder or vae(), clip_model(LENGTH, WIDTH), tokenizer, network, scheduler, **extra)
+        pipe.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def wanted(pipe: Any, latents: np.ndarray, **options: Any) -> np.ndarray:
+    pipe.set_progress_bar_config(disable=True)
+    made = pipe(PROMPTS, latents=torch.from_numpy(latents), output_type="pt", **options).images
+    return np.asarray(made)
+
+
+def test_stable_diffusion(save: Save, export: Any, rng: np.random.Generator) -> None:
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = diffusers.PNDMScheduler(**betas, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+    folder = save("sd", scheduler, unet())
+    source = open_source(str(folder))
+    assert (source.sample_shape, source.output_shape, source.guidance_scale) == ((4, SIZE, SIZE), (3, 2 * SIZE, 2 * SIZE), 7.5)
+    assert source.text is not None
+    assert source.text.negative == "encode"
+    program = source.programs(None, 10, None)[0]
+    assert program.name == "PNDM-10"
+    latents = rng.standard_normal((2, *source.sample_shape), np.float32)
+    exported = export(source)
+    image = exported.sample(program, latents, prompts=PROMPTS)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    assert exported.psnr(image, wanted(pipe, latents, num_inference_steps=10)) > 80
+    other = exported.sample(program, latents, prompts=PROMPTS[::-1])
+    assert exported.psnr(other, wanted(pipe, latents, num_inference_steps=10)) < 60, "prompts must matter"
+
+
+def test_v_prediction_and_an_uneven_size(save: Save, export: Any, rng: np.random.Generator) -> None:
+    scheduler = diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", beta_schedule="scaled_linear")
+    folder = save("sd2", scheduler, unet(attention_head_dim=(2,), use_linear_projection=True))
+    source = open_source(str(folder), SourceOptions(size=(16, 24)))
+    assert source.sample_shape == (4, 8, 12)
+    program = source.programs(None, 6, 5.0)[0]
+    latents = rng.standard_normal((2, *source.sample_shape), np.float32)
+    exported = export(source, torch=("denoiser", "decoder", "text_encoder"))
+    image = exported.sample(program, latents, prompts=PROMPTS)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    options = {"num_inference_steps": 6, "guidance_scale": 5.0, "height": 16, "width": 24}
+    assert exported.psnr(image, wanted(pipe, latents, **options)) > 80
+
+
+def test_latent_consistency_with_an_embedded_guidance_scale(save: Save, export: Any, rng: np.random.Generator) -> None:
+    network = unet(time_cond_proj_dim=10)
+    scheduler = diffusers.LCMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    tiny = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)
+    )
+    folder = save("lcm", scheduler, network, diffusers.LatentConsistencyModelPipeline, tiny)
+    source = open_source(str(folder))
+    assert (source.steps, source.guidance_scale, source.schedule) == (4, 8.5, None)
+    programs = source.programs(None, None, None)
+    assert [program.name for program in programs] == ["LCM-4", "LCM-1", "LCM-2", "LCM-8"]
+    latents = rng.standard_normal((2, *source.sample_shape), np.float32)
+    drawn = torch.Generator().manual_seed(11)
+    noise = np.stack([torch.randn(latents.shape, generator=drawn).numpy() for _ in programs[0].draws])
+    exported = export(source, torch=("text_encoder",))
+    image = exported.sample(programs[0], latents, prompts=PROMPTS, noise=noise)
+    pipe = diffusers.LatentConsistencyModelPipeline.from_pretrained(folder)
+    result = wanted(pipe, latents, generator=torch.Generator().manual_seed(11))
+    assert exported.psnr(image, result) > 80
+    other = exported.sample(programs[0].with_guidance(2.0), latents, prompts=PROMPTS, noise=noise)
+    assert exported.psnr(other, result) < 60, "the guidance scale must matter"

@@ -1,0 +1,141 @@
+"""From prompt to pixels with real engines: encoder, denoiser and decoder against the same networks in NumPy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aigc_edge
+from aigc_edge import choose, device_loop, inspect, pipeline
+from aigc_edge.bench import suite, way
+from aigc_edge.diffusion import build
+from aigc_edge.engines.base import ENGINES, Engine, arrange
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.tune import tune_bundle
+from aigc_edge.verify.run import verify
+
+PROMPTS, AWAY = ["A red cat on the moon", "the moon"], ["a cat", "red"]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("guidance", [False, True])
+def test_images_are_those_of_the_networks_in_numpy(
+    text_to_image: Any, tmp_path: Path, rng: np.random.Generator, engine: str, guidance: bool
+) -> None:
+    if reason := ENGINES[engine].unavailable():
+        pytest.skip(reason)
+    toy = text_to_image(guidance=guidance)
+    latents = rng.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    with aigc_edge.open(toy.write(tmp_path / "toy.aigc"), engine=engine, threads=1) as opened:
+        for scale in (None, 1.0, 3.5):
+            away = {} if guidance else {"negative_prompt": AWAY}
+            found = opened.sample(2, prompt=PROMPTS, latents=latents, guidance_scale=scale, output="float32", **away)
+            program = build({"prediction": "flow"}, "euler", 4, guidance_scale=2.0 if scale is None else scale)
+            np.testing.assert_allclose(found, toy.image(PROMPTS, AWAY, latents, program), atol=2e-5)
+        found = opened.sample(2, prompt=PROMPTS, latents=latents, output="float32", solver="heun", steps=3)
+        program = build({"prediction": "flow"}, "heun", 3, guidance_scale=2.0)
+        np.testing.assert_allclose(found, toy.image(PROMPTS, ["", ""], latents, program), atol=2e-5)
+
+
+class TorchTensors(Engine):
+    """The networks of a toy as functions of torch tensors; in host memory they are onnxruntime's."""
+
+    name, devices = "torch-toy", ("cpu", "cuda")
+    toy: Any = None
+
+    def __init__(self, inner: Engine) -> None:
+        self.spec, self._inner = inner.spec, inner
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return None
+
+    @classmethod
+    def load(cls, source: Any, *, threads: int) -> Engine:
+        return cls(ENGINES["onnxruntime"].load(source, threads=threads))
+
+    def bind(self, inputs: Any, outputs: Any) -> Any:
+        return self._inner.bind(inputs, outputs)
+
+    def on_device(self, device: str) -> Any:
+        import torch
+
+        def network(sample: Any, timestep: Any, **conditions: Any) -> Any:
+            given = {name: value.numpy() for name, value in arrange(self.spec, sample, timestep, conditions).items()}
+            if self.spec.name == "decoder":
+                return torch.from_numpy(self.toy.decode(given["sample"]).astype(np.float32))
+            return torch.from_numpy(self.toy.denoise(**given).astype(np.float32))
+
+        network.dtype = "float32"  # type: ignore[attr-defined]
+        return network
+
+
+@pytest.fixture
+def on_torch() -> type[TorchTensors]:
+    pytest.importorskip("torch")
+    if "torch-toy" not in ENGINES:
+        ENGINES.register("torch-toy")(TorchTensors)
+    return TorchTensors
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+def test_the_loop_on_a_device_takes_conditions(
+    text_to_image: Any, tmp_path: Path, on_torch: type[TorchTensors], monkeypatch: pytest.MonkeyPatch, guidance: bool
+) -> None:
+    monkeypatch.setattr(device_loop, "LARGEST", 2)
+    on_torch.toy = text_to_image(guidance=guidance)
+    bundle = on_torch.toy.write(tmp_path / "toy.aigc")
+    options = {"engine": "torch-toy", "format": None, "threads": 1, "verify": "none"}
+    with pipeline.Pipeline(bundle, **options) as native, pipeline.Pipeline(bundle, **options, torch_device="cpu") as ours:  # type: ignore[arg-type]
+        assert (native.device, ours.device) == ("cpu", "cuda")
+        away: dict[str, Any] = {} if guidance else {"negative_prompt": "red"}
+        for given in ({"prompt": "a cat"} | away, {"prompt": [*PROMPTS, "cat"]}, {"prompt": "a cat", "guidance_scale": 1.0}):
+            found = ours.sample(3, seed=7, output="float32", **given)
+            np.testing.assert_allclose(found, native.sample(3, seed=7, output="float32", **given), atol=2e-5)
+        with pytest.raises(AigcEdgeError, match="generates by conditions: give a prompt, or give"):
+            ours.sample(1)
+
+
+def test_the_fastest_engine_is_measured_on_a_network_with_conditions(text_to_image: Any, tmp_path: Path) -> None:
+    bundle = text_to_image(guidance=True).write(tmp_path / "toy.aigc")
+    with aigc_edge.open(bundle, threads=1) as opened:
+        assert choose._measure(bundle, opened.manifest, "fp32", 1, ["onnxruntime"])["onnxruntime"] > 0
+
+
+def test_inspect_says_how_text_becomes_conditions(text_to_image: Any, tmp_path: Path) -> None:
+    shown = inspect.render(inspect.describe(text_to_image().write(tmp_path / "toy.aigc")))
+    assert "from prompts, images 3×16×16 from latents 3×8×8" in shown
+    assert 'Text (no negative prompt: conditions of "")' in shown
+    row = next(line for line in shown.splitlines() if "tokenizer/text_encoder.json" in line)
+    assert row.split()[0] == "text_encoder"
+    assert row.split()[-2:] == ["6", "1"]
+    without = inspect.render(inspect.describe(text_to_image(encoders=False).write(tmp_path / "bare.aigc")))
+    assert "conditions text, pooled" in without
+    assert "Text (" not in without
+
+
+@pytest.mark.parametrize(("guidance", "encoders"), [(False, True), (True, True), (False, False)])
+def test_bench_measures_a_bundle_with_conditions(text_to_image: Any, tmp_path: Path, guidance: bool, encoders: bool) -> None:
+    bundle = text_to_image(guidance=guidance, encoders=encoders).write(tmp_path / "toy.aigc")
+    recipe = way.open_recipe(str(bundle), None, None, None, 1)
+    assert recipe.guided is not guidance
+    assert set(recipe.conditions) == (set() if encoders else {"text", "pooled"})
+    chosen, left_out = suite.choose(recipe, [])
+    assert [each.name for each, _ in chosen] == ["native", "network"]
+    assert "not conditions" in left_out["numpy"]
+    settings = suite.Settings(runs=2, batch=2, warmup=1, cold_starts=1, quality_images=2)
+    figures = suite.bench(recipe, settings)
+    rows = {row["key"]: row for row in figures["configurations"]}
+    assert rows["native-fp32"]["latency"]["2"]["median"] > 0
+    assert rows["native-fp32"]["cold_start"]["total"]["median"] > 0
+
+
+def test_what_cannot_take_conditions_yet_says_so(text_to_image: Any, tmp_path: Path) -> None:
+    bundle = text_to_image().write(tmp_path / "toy.aigc")
+    with pytest.raises(AigcEdgeError, match="generates by conditions or is told the guidance scale: verify compares none"):
+        verify(str(bundle), against="reference")
+    with pytest.raises(AigcEdgeError, match="no denoiser that takes sample, timestep, class alone"):
+        tune_bundle(bundle, [4])
