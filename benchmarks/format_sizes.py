@@ -91,7 +91,13 @@ def convert_one(name: str, text: str, source: Path, out: Path, threads: int) -> 
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     share = report["bytes"] / report["source_bytes"]
-    return {"bytes": report["bytes"], "share": round(share, 4), "seconds": round(seconds, 1), "peak_bytes": peak, "n": report.get("n")}
+    return {
+        "bytes": report["bytes"],
+        "share": round(share, 4),
+        "seconds": round(seconds, 1),
+        "peak_bytes": peak,
+        "n": report.get("n"),
+    }
 
 
 def main() -> None:
@@ -115,7 +121,9 @@ def main() -> None:
             found = known.setdefault(name, {"formats": {}})
             found |= export(name, source)
             weights = source.stat().st_size
-            print(f"{name}: {found['parameters'] / 1e6:.1f} M parameters, exported in {found['export_seconds']:.0f} s", flush=True)
+            print(
+                f"{name}: {found['parameters'] / 1e6:.1f} M parameters, exported in {found['export_seconds']:.0f} s", flush=True
+            )
             for text in arguments.formats or list(FORMATS):
                 child = [sys.executable, __file__, "--threads", str(arguments.threads)]
                 child += ["--child", name, text, str(source), str(Path(place) / "out.onnx")]
