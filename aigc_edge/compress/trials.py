@@ -18,7 +18,7 @@ from aigc_edge.compress.observers import ESTIMATORS, Observer, Scale, scale_of
 from aigc_edge.compress.qdq import Writer, factors, observed
 from aigc_edge.errors import AigcEdgeError
 
-CHUNK = 4  # samples in one evaluation whose inner tensors are all watched: they take memory
+WATCHED = 1e9  # multiply-adds of one evaluation whose inner tensors are all watched, at least one sample: they take memory
 
 
 class Trials:
@@ -76,7 +76,7 @@ class Trials:
         network = graph.Network(watched, threads=self.threads)
         del watched
         for record in records:
-            for part in _chunks(record.inputs):
+            for part in _chunks(record.inputs, max(1, int(WATCHED * self.evaluations / max(self.effort.macs, 1.0)))):
                 values = dict(zip(network.outputs, network(part), strict=True)) | part
                 for name, observer in self.observers.items():
                     observer.see(values[name], record.row)
@@ -90,7 +90,9 @@ class Trials:
             for name, observer in self.observers.items()
         }
         self.scales = {name: scale_of(low, high, centred) for name, (low, high, centred) in ranges.items()}
-        self.writer = Writer(self.original, self.scales, symmetric=symmetric, fused=self.form.fused, signed=signed)
+        self.writer = Writer(
+            self.original, self.scales, symmetric=symmetric, fused=self.form.fused, signed=signed, early=self.form.early
+        )
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         """The model with `layers` in int8."""
@@ -123,6 +125,6 @@ class Trials:
         return sum(weight * mean_square(network(inputs)[0], wanted) for weight, inputs, wanted in self._spots)
 
 
-def _chunks(inputs: dict[str, npt.NDArray[Any]]) -> list[dict[str, npt.NDArray[Any]]]:
+def _chunks(inputs: dict[str, npt.NDArray[Any]], most: int) -> list[dict[str, npt.NDArray[Any]]]:
     size = len(next(iter(inputs.values())))
-    return [{name: value[at : at + CHUNK] for name, value in inputs.items()} for at in range(0, size, CHUNK)]
+    return [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, size, most)]

@@ -34,7 +34,7 @@ class OpenVinoEngine(Engine):
             raise EngineUnavailable(reason)
         import openvino
 
-        relative, model = source.loadable()
+        relative, model = source.loadable(cls.name)
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
