@@ -31,6 +31,7 @@ class Bf16(Mixed):
     engines: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt")  # onnxruntime has no bfloat16 kernels on a CPU
     expected_psnr: ClassVar[float] = 30.0
     expected_size: ClassVar[float] = 0.5
+    constant_bytes: ClassVar[int] = 2
 
 
 class _Recipe(Recipe):

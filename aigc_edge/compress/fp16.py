@@ -20,6 +20,8 @@ class Fp16(Format):
     """Weights and arithmetic in half precision; normalisation, softmax and angles in float32; inputs and outputs float32."""
 
     name: ClassVar[str] = "fp16"
+    expected_size: ClassVar[float] = 0.5
+    constant_bytes: ClassVar[int] = 2
 
 
 @convert.register

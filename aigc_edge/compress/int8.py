@@ -16,7 +16,7 @@ import numpy as np
 
 from aigc_edge.compress import graph, search
 from aigc_edge.compress.calibration import Calibration, mean_square, psnr, row_errors
-from aigc_edge.compress.formats import FORMATS, Format, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Format, Progress, channel_bytes, convert
 from aigc_edge.compress.forms import FORMS, suited
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.observers import ESTIMATORS
@@ -52,6 +52,9 @@ class Int8(Format):
     trials: int = option(64, "most measurements to rank layers with: more layers than that are ranked in groups", low=1)
     effort: float = option(1.0, "samples and measurements that large networks get, 1 is usual: time goes with it", above=0)
     floats: str = option("fp32", "what is not int8: fp32, or fp16 for GPUs", choices=("fp32", "fp16"))
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        return channel_bytes(outputs, inputs)
 
 
 @convert.register

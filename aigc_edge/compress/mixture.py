@@ -27,13 +27,12 @@ class Mixed(Format):
     """Options of every format that may leave layers in float, and what it says of itself.
 
     `least_sm` is the compute capability that TensorRT builds it from, `engines` those that run its file. `expected_psnr` is what
-    a network reaches that is not ill-conditioned, `expected_size` the share of the float32 weights' bytes that its weights take.
+    a network reaches that is not ill-conditioned.
     """
 
     least_sm: ClassVar[int] = 75
     engines: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "tensorrt")
     expected_psnr: ClassVar[float] = 30.0
-    expected_size: ClassVar[float] = 1.0
 
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     min_share: float = option(0.5, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1)

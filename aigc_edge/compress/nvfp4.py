@@ -15,7 +15,7 @@ import onnx
 
 from aigc_edge.compress.blocks import Blocks
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.fp8w import fp8_channels
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.mixture import compress
@@ -58,6 +58,11 @@ class Nvfp4(Stored):
     @property
     def calibrates(self) -> bool:
         return self.scaled
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        if edge or inputs % BLOCK:
+            return channel_bytes(outputs, inputs)
+        return outputs * inputs // 2 + outputs * inputs // BLOCK + 4
 
 
 def _scales(rows: Floats, importance: Floats | None) -> tuple[Floats, np.float32] | None:

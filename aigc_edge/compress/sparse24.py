@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.half import to_half
 from aigc_edge.compress.mixture import Recipe, compress
@@ -54,6 +54,11 @@ class Sparse24(Stored):
     @property
     def calibrates(self) -> bool:
         return self.method == "sparsegpt"
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        if self.weights == "int8w":
+            return channel_bytes(outputs, inputs)
+        return outputs * inputs * (2 if self.weights == "fp16" else 4)
 
 
 class _Recipe(Recipe):

@@ -17,9 +17,9 @@ from onnx import helper
 
 from aigc_edge.compress.blocks import Blocks
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.graph import Layer
-from aigc_edge.compress.int4 import Int4Blocks
+from aigc_edge.compress.int4 import Int4, Int4Blocks
 from aigc_edge.compress.mixture import compress
 from aigc_edge.compress.packing import int8_channels, per_channel
 from aigc_edge.compress.proof import Proof
@@ -50,6 +50,12 @@ class SvdQuant(Stored):
     @property
     def calibrates(self) -> bool:
         return True
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        rest = Int4(block=self.block).weight_bytes(outputs, inputs, edge)
+        if edge or min(outputs, inputs) < WORTH * self.low_rank:
+            return rest
+        return rest + channel_bytes(self.low_rank, inputs) + channel_bytes(outputs, self.low_rank)
 
 
 def largest_parts(rows: Floats, count: int) -> tuple[Floats, Floats]:
