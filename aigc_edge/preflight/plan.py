@@ -71,7 +71,7 @@ def plan(
         "formats": {
             format.name: {
                 "bytes": sizes[format.name],
-                "memory": predict.running_bytes(surveys, sizes[format.name], batch * halves),
+                "memory": predict.running_bytes(surveys, sizes[format.name], _formats(surveys, format, main), batch * halves),
             }
             for format in chosen
         },
@@ -82,11 +82,17 @@ def plan(
     }
 
 
-def _sizes(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, int]:
+def _formats(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, Format]:
+    """What each component is stored in."""
     from aigc_edge.compress.formats import parse
 
     beside = format if format.companion is None else parse(format.companion)
-    return {s.component: predict.file_bytes(s, format if s.component == main else beside) for s in surveys}
+    return {survey.component: format if survey.component == main else beside for survey in surveys}
+
+
+def _sizes(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, int]:
+    formats = _formats(surveys, format, main)
+    return {survey.component: predict.file_bytes(survey, formats[survey.component]) for survey in surveys}
 
 
 def _on(
@@ -100,8 +106,12 @@ def _on(
         each, bound = predict.evaluation(survey, format, target, sizes[survey.component])
         parts[survey.component] = {"seconds": each, "bound": bound}
         seconds = None if each is None or seconds is None else seconds + each * evaluations[survey.component]
-    used = {weight.operator for survey in surveys for weight in survey.weights}
-    notes = [limit.sentence for limit in target.limits if limit.applies(format.name, used)]
+    found = {target.limit(format.name, weight.operator) for survey in surveys for weight in survey.weights}
+    limits = [limit for limit in found if limit is not None]
+    impossible = [limit for limit in limits if limit.runs is None]
+    if impossible:
+        return {"why_not": impossible[0].why}
+    notes = [f"{limit.operator} runs in {limit.runs}: {limit.why}" for limit in limits]
     total = sum(sizes.values())
     if target.memory_gb is not None and total > ROOM * 1e9 * target.memory_gb:
         notes.append(f"networks of {total / 1e9:.1f} GB leave no room for anything else in {target.memory_gb:g} GB")
