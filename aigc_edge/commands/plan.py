@@ -73,12 +73,12 @@ def render(plan: dict[str, Any]) -> str:
         rows, notes = [], []
         for name, found in each.items():
             if "why_not" in found:
-                rows.append([name, "does not run", "", found["why_not"]])
+                rows.append([name, "does not run", found["why_not"]])
                 continue
-            slow = [f"{part} by {n['bound']}" for part, n in found["networks"].items() if n["bound"]]
+            slow = [f"{n['bound']} ({part})" for part, n in found["networks"].items() if n["bound"]]
             time = "–" if found["seconds"] is None else f"{digits(found['seconds'] * 1e3)} ms"
-            rows.append([name, time, "", ", ".join(slow)])
+            rows.append([name, time, ", ".join(slow)])
             notes += [f"  {name}: {note}" for note in found["notes"]]
-        lines = table(["format", "least time an image", "", "bound"], rows, right=[1])
+        lines = table(["format", "least time an image", "spent on"], rows, right=[1])
         parts.append("\n".join([f"On {target}", lines, *dict.fromkeys(notes)]))
     return "\n\n".join(parts)

@@ -32,7 +32,7 @@ class Format:
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         """What a weight [outputs, inputs] takes with its scales, before any layer goes back to float.
 
-        `edge` says that it is the first or the last of its network, which some formats store in a finer one.
+        `edge` says that it is the first or the last of its network, or a table, which some formats store in a finer one.
         """
         return round(4 * outputs * inputs * self.expected_size)
 
