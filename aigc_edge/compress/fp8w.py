@@ -17,7 +17,6 @@ from aigc_edge.compress.packing import per_channel
 from aigc_edge.compress.rewrite import Change
 from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE, to_e4m3
 from aigc_edge.compress.stored import Stored, WeightsOnly
-from aigc_edge.config import option
 
 
 @FORMATS.register("fp8w")

@@ -95,7 +95,9 @@ def test_format_on_family(families: dict[str, Family], name: str, family: str, t
         weights = {layer.name: layer.bytes for layer in weights_of(original)}
         assert set(report["nodes"]) == set(weights)
         stored = sum(node["bytes"] for node in report["nodes"].values())
-        assert stored <= report["bytes"] <= stored + (report["source_bytes"] - sum(weights.values())) + 600 * len(model.graph.node)
+        assert (
+            stored <= report["bytes"] <= stored + (report["source_bytes"] - sum(weights.values())) + 600 * len(model.graph.node)
+        )
 
 
 @pytest.mark.parametrize("name", list(FORMATS))
