@@ -4,8 +4,8 @@
 
 The networks are those of diffusers (UNet2DModel as in ddpm-cifar10-32, DiTTransformer2DModel), untrained: their size and the work
 of converting them do not depend on the weights, their quality does, so none is reported. Each conversion (calibration and proof
-along ten steps of 16 samples included) runs in a process of its own; its peak memory is the process's. Seconds are wall time, which other
-work on the machine lengthens, and processor time of all threads. `share` is the file's size by that of the float32 file.
+along ten steps of 16 samples included) runs in a process of its own; its peak memory is the process's. Seconds are wall time,
+which other work on the machine lengthens, and processor time of all threads; `share` is of the float32 file's size.
 """
 
 from __future__ import annotations
@@ -116,19 +116,20 @@ def main() -> None:
             found = known.setdefault(name, {"formats": {}})
             found |= export(name, source)
             weights = source.stat().st_size
-            print(f"{name}: {found['parameters'] / 1e6:.1f} M parameters, exported in {found['export_seconds']:.0f} s", flush=True)
+            print(
+                f"{name}: {found['parameters'] / 1e6:.1f} M parameters, exported in {found['export_seconds']:.0f} s", flush=True
+            )
             for text in arguments.formats or list(FORMATS):
                 child = [sys.executable, __file__, "--threads", str(arguments.threads)]
                 child += ["--child", name, text, str(source), str(Path(place) / "out.onnx")]
                 done = subprocess.run(child, check=True, capture_output=True, text=True, env=os.environ)
                 figures = found["formats"][text] = json.loads(done.stdout.splitlines()[-1])
                 allowed = 3 * weights + 2 * 2**30
-                memory = f"{figures['peak_bytes'] / 2**30:.2f} GB at most ({figures['peak_bytes'] / allowed:.2f} of what is allowed)"
-                print(
-                    f"  {text:9} {figures['share']:.3f} of the file, {figures['seconds']:6.1f} s ({figures['cpu_seconds']:.0f} of the processor), {memory}, "
-                    f"{figures['n']} samples",
-                    flush=True,
+                times = f"{figures['seconds']:.0f} s ({figures['cpu_seconds']:.0f} of the processor)"
+                memory = (
+                    f"{figures['peak_bytes'] / 2**30:.2f} GB at most, {figures['peak_bytes'] / allowed:.2f} of what is allowed"
                 )
+                print(f"  {text:9} {figures['share']:.3f} of the file, {times}, {memory}, {figures['n']} samples", flush=True)
                 if path is not None:
                     write_json(path, known)
 

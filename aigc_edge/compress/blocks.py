@@ -29,8 +29,8 @@ PackOther = Callable[[Layer, Any], Change]
 class Blocks(Recipe):
     """Weights stored by `pack`; embedding tables, the first and the last layer and what does not divide into blocks by `other`.
 
-    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, for the search of the scaling; formats that do
-    not calibrate have none.
+    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, for the search of the scaling; formats
+    that do not calibrate have none.
     """
 
     def __init__(

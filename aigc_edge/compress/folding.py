@@ -24,13 +24,14 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     made: dict[str, npt.NDArray[Any]] = {}
     kept: list[onnx.NodeProto] = []
-    opsets = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    opsets: list[Any] = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     for node in model.graph.node:
         known = all(name in constants or name in made or not name for name in node.input)
         if node.op_type not in _FOLDED or not known or not node.input:
             kept.append(node)
             continue
-        values = {name: made[name] if name in made else numpy_helper.to_array(constants[name]) for name in node.input if name}
+        names = [name for name in node.input if name]
+        values = {name: made[name] if name in made else numpy_helper.to_array(constants[name]) for name in names}
         made[node.output[0]] = _evaluated(node, values, opsets)
     read = {name for node in kept for name in node.input} | {value.name for value in model.graph.output}
     result = shell_of(model)
@@ -47,4 +48,5 @@ def _evaluated(node: onnx.NodeProto, values: dict[str, npt.NDArray[Any]], opsets
     ]
     output = onnx.ValueInfoProto(name=node.output[0])
     graph = helper.make_graph([node], "constant", inputs, [output])
-    return np.asarray(ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, values)[0])
+    results: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, values)
+    return np.asarray(results[0])

@@ -106,8 +106,11 @@ def _patches(node: onnx.NodeProto, value: npt.NDArray[Any], shape: list[int], co
     padded = np.pad(value, [(0, 0), (0, 0), *zip(pads[:places], pads[places:], strict=True)])
     windows = [d * (k - 1) + 1 for d, k in zip(dilations, shape[2:], strict=True)]
     view = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=tuple(range(2, 2 + places)))
-    view = view[(slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))]
+    steps = tuple(slice(None, None, step) for step in [1, 1, *strides, *dilations])
+    view = view[steps]
     sizes = view.shape[2 : 2 + places]
     chosen = rng.permutation(len(view) * int(np.prod(sizes)))[:count]
     sample, *at = np.unravel_index(chosen, (len(view), *sizes))
-    return np.ascontiguousarray(view[(sample, slice(None), *at)].reshape(len(chosen), -1), dtype=np.float32)
+    channels_last = np.moveaxis(view, 1, 1 + places)  # an index beside a slice would leave the order of axes to NumPy's rules
+    picked = channels_last[tuple([sample, *at])]
+    return np.ascontiguousarray(picked.reshape(len(chosen), -1), dtype=np.float32)

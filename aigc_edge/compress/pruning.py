@@ -37,7 +37,7 @@ def inverse_root(inputs: Floats) -> Floats:
         root = np.linalg.inv(np.linalg.cholesky(turned))
     except np.linalg.LinAlgError:  # float32 has too few digits for inputs of very different size
         root = np.linalg.inv(np.linalg.cholesky(turned.astype(np.float64)))
-    return np.ascontiguousarray(root[::-1, ::-1], dtype=np.float32)
+    return np.triu(root[::-1, ::-1]).astype(np.float32)
 
 
 def sparsegpt(rows: Floats, root: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """2:4 sparsity: of every four neighbouring input channels two weights are zero, which tensor cores from Ampere on skip.
 
-Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378). Engines store zeros like other weights: the file
-is as small as the type that the weights are stored in.
+Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378). Engines store zeros like other weights: the
+file is as small as the type that the weights are stored in.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Sparse24(Stored):
     expected_size: ClassVar[float] = 0.51
 
     psnr: float = option(20.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
-    min_share: float = option(0.25, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1)
+    min_share: float = option(
+        0.25, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1
+    )
     method: str = option("sparsegpt", "what chooses the zeros", choices=("magnitude", "sparsegpt"))
     weights: str = option("fp16", "what the weights are stored in", choices=("fp32", "fp16", "int8w"))
 

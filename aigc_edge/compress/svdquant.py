@@ -1,8 +1,8 @@
 """Low-rank branch and 4-bit rest: what a few singular vectors hold of a weight is kept in 8 bits, the remainder in 4.
 
-Li et al. 2024, "SVDQuant: Absorbing Outliers by Low-Rank Components for 4-Bit Diffusion Models" (arXiv 2411.05007): input channels
-are scaled first, so that outliers of the activations move into the weights, whose largest singular values then take them. The
-paper computes with 4-bit activations by kernels of its own; here the arithmetic is in float, with plain ONNX operators.
+Li et al. 2024, "SVDQuant: Absorbing Outliers by Low-Rank Components for 4-Bit Diffusion Models" (arXiv 2411.05007): input
+channels are scaled first, so that outliers of the activations move into the weights, whose largest singular values then take
+them. The paper computes with 4-bit activations by kernels of its own; here the arithmetic is in float, with plain operators.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The weights that formats store in fewer bits, each seen as the matrix [outputs, inputs] of the product that its node computes."""
+"""The weights that formats store in fewer bits, also as matrices [outputs, inputs] of the products that their nodes compute."""
 
 from __future__ import annotations
 

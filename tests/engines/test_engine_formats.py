@@ -39,7 +39,9 @@ def test_engine_computes_what_is_written(tiny_bundle: Path, name: str, engine: s
     original = graph.Network(source)
     calibration.run(original, records)
     inputs = records[3].inputs
-    loaded = ENGINES[engine].load(EngineSource(tmp_path, {"formats": {name: {"file": "net.onnx"}}}, spec, name, "diffusion"), threads=1)
+    loaded = ENGINES[engine].load(
+        EngineSource(tmp_path, {"formats": {name: {"file": "net.onnx"}}}, spec, name, "diffusion"), threads=1
+    )
     made, wanted = loaded.evaluate(inputs)["output"], original(inputs)[0]
     error = np.linalg.norm(made - wanted)
     if name in ("bf16", "fp8"):  # activations are rounded, and what sums differ by is magnified
