@@ -159,7 +159,19 @@ def _engines(manifest: Manifest) -> str:
     if not rows:
         return ""
     header = ["engine", "target", "format", "size", "built with", "layers run in"]
-    return "Engines\n" + text.table(header, rows, right=[3])
+    return "\n".join(["Engines", text.table(header, rows, right=[3]), *_surprises(manifest)])
+
+
+def _surprises(manifest: Manifest) -> Iterator[str]:
+    """Layers of plans that do not run in the type that was asked for, once for all targets of which the same is true."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for component in manifest["components"].values():
+        for plan in component.get("engines", []):
+            for sentence in plan.get("surprises", ()):
+                found.setdefault((plan["format"], sentence), []).append(plan["target"])
+    for (format, sentence), targets in found.items():
+        line = f"{format} on {', '.join(targets)}: {sentence}"
+        yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def precision_text(precision: Any) -> str:

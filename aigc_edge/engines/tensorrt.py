@@ -6,8 +6,6 @@ A plan in the bundle that was built for this GPU is loaded; without one the ONNX
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,26 +14,11 @@ import numpy as np
 
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
+from aigc_edge.engines.tensorrt_module import import_tensorrt, installed
 from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 from aigc_edge.errors import BundleError, EngineUnavailable
 from aigc_edge.spec import ComponentSpec
-
-MODULES = ("tensorrt", "tensorrt_rtx")  # where both are, the full one knows more devices
-
-
-def installed() -> list[str]:
-    """Which of the two modules are installed."""
-    return [name for name in MODULES if importlib.util.find_spec(name) is not None]
-
-
-def import_tensorrt(name: str) -> Any:
-    """Import one of the two modules; raises EngineUnavailable that says what to install."""
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: a library that the wheel lacks
-        package = "tensorrt-rtx-cu13" if name == "tensorrt_rtx" else "tensorrt"
-        raise EngineUnavailable(f"the module {name!r} cannot be imported ({error}): pip install {package}") from error
 
 
 @functools.cache

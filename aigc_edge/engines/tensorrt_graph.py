@@ -137,7 +137,7 @@ class _Types:
     def __init__(self, model: Any) -> None:
         from onnx import TensorProto as T
 
-        self._names = {
+        self._names: dict[int, str] = {
             T.FLOAT: "fp32",
             T.FLOAT16: "fp16",
             T.BFLOAT16: "bf16",
@@ -164,8 +164,8 @@ class _Types:
         elif node.op_type == "Constant" and "value" in attributes:
             made = self._names.get(attributes["value"].t.data_type)
         elif node.op_type == "QuantizeLinear":
-            to = attributes["output_dtype"].i if "output_dtype" in attributes else 0
-            made = read[2] if len(read) > 2 else self._names.get(to, "int8")
+            to = attributes["output_dtype"].i if "output_dtype" in attributes else 3  # TensorProto.INT8
+            made = read[2] if len(read) > 2 else self._names.get(to)
         elif node.op_type == "DequantizeLinear":
             made = read[1]
         for output in node.output:

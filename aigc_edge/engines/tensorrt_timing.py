@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file
 
 
@@ -26,5 +27,5 @@ def save_timings(config: Any, file: Path) -> None:
     cache = config.get_timing_cache()
     if cache is None:
         return
-    with contextlib.suppress(Exception), atomic_file(file) as part:
+    with contextlib.suppress(OSError, AigcEdgeError), atomic_file(file) as part:
         part.write_bytes(bytes(cache.serialize()))
