@@ -27,10 +27,10 @@ COMPILE_BYTES, COMPILE_COPIES = 0.75e9, 4.2  # torch and the exporter; the modul
 def file_bytes(survey: Survey, format: Format) -> int:
     """Bytes of the component's ONNX file in the format, when no layer goes back to float."""
     products = [weight for weight in survey.weights if weight.operator != "Gather"]
-    fine = {id(weight) for weight in survey.weights if weight.operator == "Gather"} | {id(w) for w in products[:1] + products[-1:]}
+    ends = [id(weight) for weight in products[:1] + products[-1:]]
     stored = sum(
-        min(format.weight_bytes(weight.outputs, weight.inputs, id(weight) in fine), FLOAT * weight.elements)
-        for weight in survey.weights
+        min(format.weight_bytes(w.outputs, w.inputs, w.operator == "Gather" or id(w) in ends), FLOAT * w.elements)
+        for w in survey.weights
     )
     return int(stored + survey.others * format.constant_bytes + survey.operators * NODE_BYTES)
 
