@@ -9,7 +9,7 @@ from typing import Any
 
 from aigc_edge.budget import Budget
 from aigc_edge.clock import Progress
-from aigc_edge.compile.compressing import convert_all
+from aigc_edge.compile.compressing import convert_all, store_schedule
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import describe, export, tabulate
 from aigc_edge.compile.judging import make_judge
@@ -78,6 +78,7 @@ def compile_source(
         preview(work)
         for entry in work.networks.values():
             entry["formats"] = {name: entry["formats"][name] for name in request.formats}
+        store_schedule(work)
         work.clock.start("writing")
         files = work.files | work.network_files(list(request.formats))
         manifest = write_bundle(request.out, work.whole_manifest(Path(out).stem), files, overwrite=overwrite)
