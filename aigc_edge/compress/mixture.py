@@ -36,7 +36,9 @@ class Mixed(Format):
     expected_size: ClassVar[float] = 1.0
 
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
-    min_share: float = option(0.5, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1)
+    min_share: float = option(
+        0.5, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1
+    )
     rank: bool = option(False, "measure every layer alone even when the budget holds without (for the report)")
     trials: int = option(64, "most measurements to rank layers with: more layers than that are ranked in groups", low=1)
 
@@ -124,9 +126,7 @@ def _check(format: Mixed, calibration: Calibration | None) -> None:
         )
 
 
-def _chosen(
-    format: Mixed, recipe: Recipe, proof: Proof, tell: Progress
-) -> tuple[list[Layer], dict[str, float], dict[str, Any]]:
+def _chosen(format: Mixed, recipe: Recipe, proof: Proof, tell: Progress) -> tuple[list[Layer], dict[str, float], dict[str, Any]]:
     """The layers that stay in the format, the error of each alone where that was measured, and the figures for the report."""
     limits, measured = proof.calibration.limits, 0
 

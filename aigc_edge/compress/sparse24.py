@@ -47,7 +47,9 @@ class Sparse24(Stored):
     expected_size: ClassVar[float] = 0.51
 
     psnr: float = option(20.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
-    min_share: float = option(0.25, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1)
+    min_share: float = option(
+        0.25, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1
+    )
     method: str = option("sparsegpt", "what chooses the zeros", choices=("magnitude", "sparsegpt"))
     weights: str = option("fp16", "what the weights are stored in", choices=("fp32", "fp16", "int8w"))
 
