@@ -52,7 +52,7 @@ def fastest(bundle: Path, manifest: Mapping[str, Any], format: str, threads: int
 
 
 def _candidates(format: str) -> tuple[str, ...]:
-    # On x86 without VNNI OpenVINO's int8 kernels saturate 16-bit sums (documented with NNCF's overflow_fix): not what was measured.
+    # On x86 without VNNI OpenVINO's int8 kernels saturate 16-bit sums (NNCF's documentation): not what was measured.
     unsafe = format == "int8" and platform.machine().lower() in ("x86_64", "amd64") and not has_vnni()
     return tuple(name for name in CANDIDATES if not (unsafe and name == "openvino"))
 
