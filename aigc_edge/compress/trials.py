@@ -18,6 +18,7 @@ from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.half import to_half
 from aigc_edge.compress.observers import ESTIMATORS, Observer, Scale, scale_of
 from aigc_edge.compress.qdq import Writer, factors, observed
+from aigc_edge.compress.tables import with_small_tables
 from aigc_edge.errors import AigcEdgeError
 
 WATCHED = 1e9  # multiply-adds of one evaluation whose inner tensors are all watched, at least one sample: they take memory
@@ -111,7 +112,9 @@ class Trials:
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         """The model with `layers` in int8."""
         model = self.writer.write(layers)
-        return to_half(model) if self.half else model
+        if self.half:
+            return to_half(model)
+        return model if self.form.symmetric else with_small_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only
 
     def network(self, model: onnx.ModelProto) -> graph.Network:
         return graph.Network(model, threads=self.threads, exact=self.form.exact)
