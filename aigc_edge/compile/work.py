@@ -118,7 +118,10 @@ def begun(request: Request) -> Iterator[Work]:
     steps = Steps()
     steps.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="work-", dir=steps.root) as folder:
-        yield Work(request, Path(folder), steps)
+        try:
+            yield Work(request, Path(folder), steps)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt("what was finished is kept, the same command goes on from it") from stop
     steps.forget()
 
 

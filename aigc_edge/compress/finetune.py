@@ -115,7 +115,9 @@ def _values(calibration: Calibration, records: list[Record], answers: list[npt.N
     """What an evaluation counts, by record: a factor of its mean squared error."""
     rows = sorted({record.row for record in records})
     sizes = {
-        row: float(np.mean([np.mean(np.square(a, dtype=np.float64)) for r, a in zip(records, answers, strict=True) if r.row == row]))
+        row: float(
+            np.mean([np.mean(np.square(a, dtype=np.float64)) for r, a in zip(records, answers, strict=True) if r.row == row])
+        )
         for row in rows
     }
     relative = {row: 1 / max(size, 1e-12) for row, size in sizes.items()}

@@ -62,7 +62,9 @@ def shape(state: Trace, index: int, node: onnx.NodeProto) -> None:
     first, last = attribute(node, "start", 0), attribute(node, "end", rank)
     if found.axis not in range(rank)[slice(first, last)]:
         return
-    readers = [(other, place) for other in state.model.graph.node for place, name in enumerate(other.input) if name == node.output[0]]
+    readers = [
+        (other, place) for other in state.model.graph.node for place, name in enumerate(other.input) if name == node.output[0]
+    ]
     if (first, last) == (0, rank) and all(other.op_type == "Reshape" and place == 1 for other, place in readers):
         state.sizes_of[node.output[0]] = found
     else:
@@ -104,7 +106,11 @@ def concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
     out = state.shape(node.output[0])
     over = attribute(node, "axis", 0) % max(len(out), 1)
     axes = {state.axes[name].axis for name in tracked}
-    if axes == {over} and out and all(name in state.axes or (state.shape(name) and state.shape(name)[over]) for name in node.input):
+    if (
+        axes == {over}
+        and out
+        and all(name in state.axes or (state.shape(name) and state.shape(name)[over]) for name in node.input)
+    ):
         parts = []
         for name in node.input:
             if name in state.axes:

@@ -12,11 +12,13 @@ from aigc_edge.compress.trainable.node import OPERATORS, Node, numbers
 
 
 @OPERATORS.register("Resize")
-def resize(
-    node: Node, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
-) -> Tensor:
+def resize(node: Node, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
     mode = node.get("mode", "nearest")
-    if mode not in ("nearest", "linear") or node.get("antialias", 0) or node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if (
+        mode not in ("nearest", "linear")
+        or node.get("antialias", 0)
+        or node.get("keep_aspect_ratio_policy", "stretch") != "stretch"
+    ):
         raise node.refuse(f"mode {mode} (nearest and linear are known), antialias or an aspect ratio policy")
     axes = list(node.get("axes") or range(x.ndim))
     if sizes is not None and sizes.numel():
