@@ -100,6 +100,22 @@ def test_folding_computes_what_onnxruntime_does(rng: np.random.Generator, make: 
     np.testing.assert_allclose(made, wanted, atol=2e-4)
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_tied_weights(rng: np.random.Generator, make: dict, name: str, tmp_path: Path) -> None:
+    """One matrix as an embedding table, along its rows and along its columns."""
+    node = helper.make_node
+    nodes = [
+        node("ArgMax", ["x"], ["i"], axis=1, keepdims=0),
+        node("Gather", ["table", "i"], ["g"]),
+        node("Gemm", ["g", "table"], ["h"], transB=1),
+        node("MatMul", ["h", "table"], ["y"]),
+    ]
+    net = make["decoder"]("tied", nodes, {"table": (rng.standard_normal((64, 48)) / 8).astype(np.float32)}, [64], [48])
+    report = convert(parse(f"{name}:psnr=0"), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(8))
+    assert report["rows"][0]["relative_l2"] < 0.15
+    onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
+
+
 def test_a_large_network_is_measured_on_fewer_samples(
     rng: np.random.Generator, make: dict, monkeypatch: Any, tmp_path: Path
 ) -> None:
