@@ -20,6 +20,7 @@ from aigc_edge.compress.formats import FORMATS, Format, Progress, channel_bytes,
 from aigc_edge.compress.forms import FORMS, suited
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.observers import ESTIMATORS
+from aigc_edge.compress.qat import converted
 from aigc_edge.compress.report import finite, stamped
 from aigc_edge.compress.smooth import largest, smoothed
 from aigc_edge.compress.trials import Trials
@@ -56,6 +57,7 @@ class Int8(Format):
     )
     effort: float = option(1.0, "samples and measurements that large networks get, 1 is usual: time goes with it", above=0)
     floats: str = option("fp32", "what is not int8: fp32, or fp16 for GPUs", choices=("fp32", "fp16"))
+    qat: int = option(0, "steps of training with the rounding in the loop; 0 = none", low=0)
 
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
@@ -75,6 +77,8 @@ def _(
         raise AigcEdgeError(
             "int8 needs calibration data: give a Calibration (Calibration.draw makes one from a sampling program)"
         )
+    if format.qat:
+        return converted(format, source, out, calibration, progress, threads)
     tell = progress or (lambda stage, done, total: None)
     tell("calibrate", 0, 1)
     original = suited(graph.load(source), format.engine)

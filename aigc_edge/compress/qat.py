@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 
 from aigc_edge.compress import graph
 from aigc_edge.compress.calibration import Calibration, mean_square, psnr
@@ -27,6 +26,7 @@ from aigc_edge.config import names
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
 SLACK = 0.25  # dB: what the first guess of a mixture that training can repair is better by
+LONGEST = 1800.0  # seconds that training may take each time that it is tried
 
 
 def converted(
@@ -50,7 +50,7 @@ def converted(
     original = graph.load(source)
     proof = Proof(original, calibration, calibrates=True, threads=threads)
     given = lessons(original, calibration, threads=threads)
-    tuning = Tuning(steps=format.qat, seconds=format.qat_seconds)
+    tuning = Tuning(steps=format.qat, seconds=LONGEST)
     plain = replace(format, qat=0)
     least = format.psnr
     tried = [_budget(plain, 0.0), None, plain]  # the second follows from what the first gains
@@ -123,5 +123,3 @@ def _budget(format: Any, least: float) -> Format:
 def _network(model: onnx.ModelProto, threads: int) -> graph.Network:
     return graph.Network(folded(model), threads=threads, exact=True)
 
-
-__all__ = ["converted", "latents_of", "numpy_helper", "trained"]

@@ -27,7 +27,7 @@ class Trainable(nn.Module):
     """What `model` computes, as a function of named inputs, differentiable in its constants of type float.
 
     Constants that a DequantizeLinear reads are parameters in units of their scale, rounded straight-through on every call; the
-    scales, zero points and the sizes that operators such as Resize take stay as they are. `latents` gives what some of those codes
+    scales, zero points and the sizes that operators such as Resize take stay as they are. Half precision is computed in float32. `latents` gives what some of those codes
     were rounded from, in the same units. Raises AigcEdgeError for an operator that is not known, naming it.
     """
 
@@ -54,7 +54,7 @@ class Trainable(nn.Module):
                 if latents and name in latents:
                     value = torch.from_numpy(np.ascontiguousarray(latents[name], np.float32)).reshape(value.shape)
                 self._names[name] = f"p{len(self._names)}"
-                self.register_parameter(self._names[name], nn.Parameter(value.float() if name in coded else value))
+                self.register_parameter(self._names[name], nn.Parameter(value.float()))
             else:
                 self._constants[name] = value
 
@@ -97,9 +97,7 @@ def _coded(value: Tensor, kind: int) -> Tensor:
 
 def _torch_value(tensor: onnx.TensorProto) -> Tensor:
     value: Any = numpy_helper.to_array(tensor)
-    if tensor.data_type == TensorProto.BFLOAT16:
-        return torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16)
-    small = value.dtype in (ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float8_e4m3fn)
+    small = tensor.data_type in _FLOATS or value.dtype in (ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float8_e4m3fn)
     try:
         return torch.from_numpy(np.array(value.astype(np.float32) if small else value))
     except TypeError as error:

@@ -49,9 +49,9 @@ _TYPES = {
     6: torch.int32,
     7: torch.int64,
     9: torch.bool,
-    10: torch.float16,
+    10: torch.float32,  # networks are trained in float32, whatever they are stored and computed in
     11: torch.float64,
-    16: torch.bfloat16,
+    16: torch.float32,
 }
 
 

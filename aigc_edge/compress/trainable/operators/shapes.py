@@ -72,8 +72,7 @@ def slice_(
             chosen = torch.tensor(range(size)[slice(first, None if last < -size else last, step)], dtype=torch.int64)
             x = x.index_select(axis, chosen)
         else:
-            parts = [slice(None)] * (axis % x.ndim) + [slice(first, last, step)]
-            x = x[tuple(parts)]
+            x = x[(slice(None),) * (axis % x.ndim) + (slice(*slice(first, last, step).indices(size)),)]
     return x
 
 
