@@ -125,6 +125,7 @@ def _(
                 "error": math.sqrt(ranking.alone[layer.name] / size) if layer.name in ranking.alone else None,
                 "bytes": layer.bytes // 4 if layer.name in names else layer.bytes // (2 if format.floats == "fp16" else 1),
                 "macs": layer.macs,
+                "node": layer.node,
             }
             for layer in layers
         },

@@ -180,5 +180,6 @@ def _nodes(recipe: Recipe, kept: Sequence[Layer], alone: dict[str, float]) -> di
             "error": finite(alone[layer.name]) if layer.name in alone else None,
             "bytes": recipe.bytes_of(layer) if inside else layer.bytes // each,
             "macs": layer.macs,
+            "node": layer.node,
         }
     return nodes

@@ -122,4 +122,3 @@ def _budget(format: Any, least: float) -> Format:
 
 def _network(model: onnx.ModelProto, threads: int) -> graph.Network:
     return graph.Network(folded(model), threads=threads, exact=True)
-
