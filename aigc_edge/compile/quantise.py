@@ -44,10 +44,10 @@ def quantise_bundle(
 ) -> dict[str, Any]:
     """Put `formats` into the bundle (a folder or one file), or into a copy of it at `out`, and return its new manifest.
 
-    They are made from its fp32 networks with its default program, and proven as `compile_source` does, on as many samples as fp32 was unless `samples` says so. `targets` are those of the
-    bundle unless given; `default` makes the first of the formats the bundle's default. A format that the bundle has already, and
-    an `out` that exists, are replaced only with `overwrite`. Interrupted, the same call goes on. Raises AigcEdgeError for
-    whatever a user can mend; the bundle is then as it was.
+    They are made from its fp32 networks with its default program, and proven as `compile_source` does, on as many samples as fp32
+    was unless `samples` says so. `targets` are those of the bundle unless given; `default` makes the first of the formats the
+    bundle's default. A format that the bundle has already, and an `out` that exists, are replaced only with `overwrite`.
+    Interrupted, the same call goes on. Raises AigcEdgeError for whatever a user can mend; the bundle is then as it was.
     """
     path = Path(bundle)
     manifest = read_manifest(path, verify=True)

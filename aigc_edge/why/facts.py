@@ -89,7 +89,7 @@ def _runs(path: Path, manifest: Mapping[str, Any], component: str, format: str) 
 
 
 def node_of(layer: str) -> str:
-    """The result of the ONNX node that a layer of a plan is named after: TensorRT adds "_myl" and numbers, the exporter "node_"."""
+    """What the ONNX node gives that a layer of a plan is named after: TensorRT adds "_myl" and numbers, the exporter "node_"."""
     return layer.partition("_myl")[0].removeprefix("node_")
 
 
