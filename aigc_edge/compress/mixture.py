@@ -149,8 +149,8 @@ def _chosen(format: Mixed, recipe: Recipe, proof: Proof, tell: Progress) -> tupl
     missed = psnr(everything, limits) < format.psnr
     if missed and not recipe.layers:
         raise BudgetError(
-            f"{format.name} reaches {psnr(everything, limits):.1f} dB with {recipe.floats} arithmetic alone, {format.psnr:.1f} dB "
-            "was asked for: ask for less, or for floats=fp32"
+            f"{format.name} reaches {psnr(everything, limits):.1f} dB with {recipe.floats} arithmetic alone, {format.psnr:.1f} "
+            "dB was asked for: ask for less, or for floats=fp32"
         )
     if recipe.layers and (missed or format.rank):
         found = search.rank(recipe.layers, quick, everything, format.trials, lambda *done: tell("rank layers", *done))
