@@ -58,7 +58,7 @@ class Blocks(Recipe):
         ends = {layer.node for layer in (products[:1] + products[-1:])} if len(products) > 2 else set()
         inner = [layer for layer in products if layer.node not in ends]
         if proof is not None and proof.seen:
-            self._scaling = find_scaling(self.model, inner, proof.seen, rounded, self._absorber, proof.threads)
+            self._scaling = find_scaling(self.model, inner, proof.seen, rounded, self._absorber, proof.threads, proof.tell)
         able = {layer.node for layer in inner if layer.weight not in shared(self.model)}
         for layer in every:
             change = self._packed(layer, pack) if layer.node in able else None

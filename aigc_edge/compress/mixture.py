@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -94,7 +95,7 @@ def compress(
     tell("reference", 0, 1)
     proof = None
     if calibration is not None:
-        proof = Proof(original, calibration, calibrates=format.calibrates, threads=threads)
+        proof = Proof(original, calibration, calibrates=format.calibrates, threads=threads, tell=partial(tell, "calibrate"))
     tell("reference", 1, 1)
     recipe = make(original, proof)
     del original
@@ -145,14 +146,18 @@ def _chosen(format: Mixed, recipe: Recipe, proof: Proof, tell: Progress) -> tupl
     tell("measure", 1, 1)
     kept, alone = list(recipe.layers), dict[str, float]()
     missed = psnr(everything, limits) < format.psnr
+    if missed and not recipe.layers:
+        raise BudgetError(
+            f"{format.name} reaches {psnr(everything, limits):.1f} dB with {recipe.floats} arithmetic alone, {format.psnr:.1f} "
+            "dB was asked for: ask for less, or for floats=fp32"
+        )
     if recipe.layers and (missed or format.rank):
         found = search.rank(recipe.layers, quick, everything, format.trials, lambda *done: tell("rank layers", *done))
         alone = found.alone
         if missed:
             target = (limits[1] - limits[0]) ** 2 / 10 ** (format.psnr / 10)
-            by_bytes = lambda layer: layer.bytes  # noqa: E731
             kept, error = search.choose(
-                recipe.layers, found, measure, target, format.min_share, limits, name=format.name, cost=by_bytes
+                recipe.layers, found, measure, target, format.min_share, limits, name=format.name, cost=_bytes
             )
     total = sum(layer.bytes for layer in [*recipe.layers, *recipe.small]) or 1
     if not math.isfinite(error):
@@ -166,6 +171,10 @@ def _chosen(format: Mixed, recipe: Recipe, proof: Proof, tell: Progress) -> tupl
         "trials": measured,
     }
     return kept, {name: math.sqrt(value) for name, value in alone.items()}, figures
+
+
+def _bytes(layer: Layer) -> int:
+    return layer.bytes
 
 
 def _nodes(recipe: Recipe, kept: Sequence[Layer], alone: dict[str, float]) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class _Recipe(Recipe):
         if proof is not None and proof.seen:
             for group, inputs in collected(model, sparse, proof.seen, ROWS, proof.threads):
                 self._prune(group, inputs)
+                proof.tell(len(self._pruned), len(sparse))
         for layer in sparse:
             if layer.node not in self._pruned:
                 self._pruned[layer.node] = self._split(layer, lambda rows, _: rows * mask_of(rows), None)

@@ -97,6 +97,11 @@ def open_session(model: str | bytes, threads: int, *, what: str, format: str = "
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error):
+            raise BundleError(
+                f"onnxruntime {ort.__version__} has no kernels on a CPU for the format {format} of {what}: choose the engine "
+                "openvino or another format"
+            ) from error
         raise BundleError(f"onnxruntime {ort.__version__} cannot load {what}: {_first_line(error)}") from error
 
 

@@ -60,7 +60,7 @@ def test_interrupted_conversions_leave_nothing(rng: np.random.Generator, make: d
     format = parse(f"{name}:psnr=0,rank=true")
     convert(format, source, tmp_path / "out.onnx", net.calibration(4), progress=lambda *told: stages.append(told))
     (tmp_path / "out.onnx").unlink()
-    assert {"reference", "measure", "rank layers", name} == {stage for stage, _, _ in stages}
+    assert {"reference", "measure", "rank layers", name} == {stage for stage, _, _ in stages} - {"calibrate"}
     for last in stages:
 
         def interrupt(*told: Any, last: Any = last) -> None:
@@ -98,6 +98,16 @@ def test_folding_computes_what_onnxruntime_does(rng: np.random.Generator, make: 
         net.calibration(2).run(network) for network in (graph.Network(plain), graph.Network(tmp_path / "out.onnx", exact=True))
     )
     np.testing.assert_allclose(made, wanted, atol=2e-4)
+
+
+def test_arithmetic_alone_may_miss_the_budget(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
+    """Layers too small to be stored otherwise: nothing could go back."""
+    net = make["products"](rng)
+    with pytest.raises(BudgetError, match=r"int8w reaches \d+\.\d dB with fp16 arithmetic alone, 300\.0 dB was asked for"):
+        convert(parse("int8w:psnr=300,floats=fp16"), net.write(tmp_path), tmp_path / "out.onnx", net.calibration())
+    report = convert(parse("int8w:psnr=300"), net.write(tmp_path), tmp_path / "out.onnx", net.calibration())
+    assert (report["psnr"], report["share"]) == (None, 0)
+    assert {node["format"] for node in report["nodes"].values()} == {"fp32"}
 
 
 @pytest.mark.parametrize("name", WRITTEN)
