@@ -43,6 +43,8 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     _set_capability(trt, config, job, what)
     options = BuildOptions(**job["options"])
     apply(trt, config, options, what)
+    if job["sparse"]:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     config.add_optimization_profile(_profile(builder, network, job["batches"], job["shapes"]))
     # TensorRT-RTX times no kernels while it builds: its calls for it do nothing and warn.
     timed = options.timing_cache and job["module"] == "tensorrt" and load_timings(config, Path(job["timings"]))

@@ -24,8 +24,9 @@ from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file, sha256_of, write_json
 
-BUILD_VERSION = 2  # raise it when the same inputs would be built differently
+BUILD_VERSION = 3  # raise it when the same inputs would be built differently
 DEFAULT_SECONDS = 900.0
+SPARSE = "sparse24"  # the format whose zeros the builder is to look for
 Waiting = Callable[[float, float], None]  # seconds gone, seconds that it may take in all
 _PACKAGES = {
     "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
@@ -166,6 +167,7 @@ def _run(
         "target": request.target,
         "batches": list(request.batches),
         "shapes": {name: [list(shape) for shape in three] for name, three in request.shapes.items()},
+        "sparse": request.format == SPARSE,
         "options": to_dict(request.options),
         "timings": str(timings_file(f"{request.module}-{module_version(request.module)}-{device}")),
         "memory": int(memory_gb * 2**30),

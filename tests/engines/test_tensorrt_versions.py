@@ -98,6 +98,11 @@ def test_options_reach_the_builder_and_the_report(on_device, version):
     assert plan.report["options"] == options
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_zeros_of_sparse_weights_are_looked_for(on_device, version):
+    assert "SPARSE_WEIGHTS" in _asked(on_device(version, format="sparse24"))[1]["flags"]
+
+
 @pytest.mark.parametrize("option", [{"version_compatible": True}, {"hardware_compatibility": "same_sm"}])
 def test_what_tensorrt_rtx_never_takes(on_device, option):
     with pytest.raises(AigcEdgeError, match=rf"{next(iter(option))} cannot be had for rtx-40: TensorRT-RTX .*; leave it out"):
