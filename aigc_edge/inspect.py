@@ -50,7 +50,7 @@ def render(manifest: Manifest) -> str:
         _head(manifest),
         _networks(manifest),
         _text(manifest),
-        _engines(manifest),
+        render_engines(manifest),
         _programs(manifest),
         _quality(manifest),
         _provenance(manifest),
@@ -150,7 +150,8 @@ def _removed(found: Manifest) -> str:
     return f"{found['operators']} of {found['of_operators']} operators, {share:.1%} of weights removed"
 
 
-def _engines(manifest: Manifest) -> str:
+def render_engines(manifest: Manifest) -> str:
+    """The engine files of a bundle as text, "" where it has none."""
     rows = []
     for component in manifest["components"].values():
         for plan in component.get("engines", []):

@@ -3,8 +3,8 @@
     python benchmarks/compile.py [--threads 2] [--output benchmarks/results/compile.json]
 
 Each network (diffusers' classes, random weights: neither time, nor memory, nor size depends on them) is compiled by a process of
-its own: export, check, calibration along ten steps, quantisation, proof and bundle. Its peak memory and the seconds of each stage are
-recorded, then the peak memory of a process that draws one sample in each format. `aigc-edge plan` is asked before all that; ratios
+its own: export, check, calibration along ten steps, quantisation, proof and bundle. Its peak memory and the seconds of each stage
+are recorded, then the peak memory of a process that draws one sample in each format. `aigc-edge plan` is asked before; ratios
 are what happened to what was predicted.
 """
 

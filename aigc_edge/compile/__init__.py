@@ -9,10 +9,10 @@ from typing import Any
 
 from aigc_edge.budget import Budget
 from aigc_edge.clock import Progress
-from aigc_edge.compile.compressing import convert_all
+from aigc_edge.compile.compressing import convert_all, store_schedule
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import describe, export, tabulate
-from aigc_edge.compile.judging import make_judge
+from aigc_edge.compile.judging import check_budget, make_judge
 from aigc_edge.compile.proving import preview, prove
 from aigc_edge.compile.request import REFERENCE, checked
 from aigc_edge.compile.work import COSTS, begun
@@ -60,6 +60,7 @@ def compile_source(
     command = " ".join(["aigc-edge compile", given, *words])
     request = checked(out, formats, targets, budget, samples, seed, threads, overwrite, command, progress)
     found = source if isinstance(source, Source) else open_source(os.fspath(source), options)
+    check_budget(request.budget, found)
     with begun(request) as work:
         describe(work, found)
         made = found.programs(solver, steps, guidance_scale)
@@ -78,6 +79,7 @@ def compile_source(
         preview(work)
         for entry in work.networks.values():
             entry["formats"] = {name: entry["formats"][name] for name in request.formats}
+        store_schedule(work)
         work.clock.start("writing")
         files = work.files | work.network_files(list(request.formats))
         manifest = write_bundle(request.out, work.whole_manifest(Path(out).stem), files, overwrite=overwrite)

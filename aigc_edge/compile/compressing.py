@@ -13,6 +13,7 @@ from aigc_edge.compile.conditions import arrays
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.steps import fingerprint
 from aigc_edge.compile.work import Work
+from aigc_edge.engines.constants import SCHEDULE
 
 if TYPE_CHECKING:
     from aigc_edge.compress.calibration import Calibration
@@ -56,6 +57,17 @@ def convert_format(work: Work, format: Format) -> None:
         report = _convert(work, part, chosen, calibration, file, tell)
         entry[format.name][engine] = file
         reports[file.removesuffix(".onnx")] = report
+
+
+def store_schedule(work: Work) -> None:
+    """In a bundle without fp32 the schedule's network, which few timesteps need, is stored as small as the rest."""
+    entry, formats = work.components.get(SCHEDULE), work.request.formats
+    if entry is None or REFERENCE in formats:
+        return
+    chosen = _companion(next(iter(formats.values())))
+    file = f"{SCHEDULE}.{chosen.name}.onnx"
+    _convert(work, SCHEDULE, chosen, None, file, lambda *_: None)
+    entry["formats"] = {chosen.name: {"file": file}}
 
 
 def _convert(work: Work, part: str, format: Format, calibration: Calibration | None, file: str, tell: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from aigc_edge.compress.proof import Proof
 from aigc_edge.compress.rewrite import Change, rewritten
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.stored import LEAST_SAVED, Stored
-from aigc_edge.compress.weights import from_rows, to_rows, weights_of
+from aigc_edge.compress.weights import from_rows, shared, to_rows, weights_of
 
 PackRows = Callable[[Layer, Floats, Floats | None, tuple[int, ...]], Change | None]  # rows, importance of columns, shape
 PackOther = Callable[[Layer, Any], Change]
@@ -59,7 +59,7 @@ class Blocks(Recipe):
         inner = [layer for layer in products if layer.node not in ends]
         if proof is not None and proof.seen:
             self._scaling = find_scaling(self.model, inner, proof.seen, rounded, self._absorber, proof.threads)
-        able = {layer.node for layer in inner}
+        able = {layer.node for layer in inner if layer.weight not in shared(self.model)}
         for layer in every:
             change = self._packed(layer, pack) if layer.node in able else None
             if change is None:

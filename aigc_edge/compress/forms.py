@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 
 from aigc_edge.compress import graph
+from aigc_edge.compress.ends import without_ends
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.norms import MEANS, without_reshape
 from aigc_edge.compress.products import products
@@ -19,7 +20,7 @@ class Form:
 
     `products` of two activations are quantised in engines that have attention in int8. `exact`: the engine computes what the Q/DQ
     nodes say, so onnxruntime without its own fusions stands for it when quality is measured. `early`: values are quantised before
-    they are moved.
+    they are moved. Without `vectors` products of a single vector have weights in int8 only.
     """
 
     symmetric: bool = False
@@ -27,10 +28,11 @@ class Form:
     products: bool = False
     exact: bool = True
     early: bool = False
+    vectors: bool = True
 
     def layers(self, model: onnx.ModelProto) -> list[Layer]:
-        """All that can be quantised in `model`, in order of execution."""
-        found = [layer for layer in graph.layers(model) if not layer.weight.endswith(MEANS)]
+        """All that is to be quantised in `model`, in order of execution."""
+        found = without_ends(model, [layer for layer in graph.layers(model) if not layer.weight.endswith(MEANS)])
         if not self.products:
             return found
         order = {node.output[0]: index for index, node in enumerate(model.graph.node)}
@@ -40,7 +42,7 @@ class Form:
 FORMS = {
     "onnxruntime": Form(fused=True, exact=False),
     "tensorrt": Form(symmetric=True),
-    "openvino": Form(products=True, early=True),
+    "openvino": Form(products=True, early=True, vectors=False),
 }
 
 

@@ -15,6 +15,7 @@ from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.mixture import compress
 from aigc_edge.compress.packing import blocked, int8_channels
 from aigc_edge.compress.proof import Proof
+from aigc_edge.compress.qat import converted
 from aigc_edge.compress.rewrite import Change
 from aigc_edge.compress.rounding import Floats, best_scales, block_of, quantised, spread, to_int
 from aigc_edge.compress.stored import Stored
@@ -42,6 +43,7 @@ class Int4(Stored):
     psnr: float = option(25.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     block: int = option(64, "inputs that share a scale", choices=(16, 32, 64, 128))
     scaled: bool = option(True, "scale input channels by what they carry (AWQ); false needs no calibration data")
+    qat: int = option(0, "steps of training with the rounding in the loop; 0 = none", low=0)
 
     @property
     def calibrates(self) -> bool:
@@ -90,4 +92,6 @@ def _(
     progress: Progress | None = None,
     threads: int = 1,
 ) -> dict[str, Any]:
+    if format.qat:
+        return converted(format, source, out, calibration, progress, threads)
     return compress(format, lambda model, proof: _recipe(format, model, proof), source, out, calibration, progress, threads)

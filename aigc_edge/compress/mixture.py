@@ -13,6 +13,7 @@ import onnx
 
 from aigc_edge.compress import graph, search
 from aigc_edge.compress.calibration import Calibration, psnr
+from aigc_edge.compress.emulation import in_float32
 from aigc_edge.compress.folding import folded
 from aigc_edge.compress.formats import Format, Progress
 from aigc_edge.compress.graph import Layer
@@ -70,7 +71,7 @@ class Recipe(ABC):
 
     def proven(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """What onnxruntime computes in place of `model` for the proof: the same values, in types that it has."""
-        return folded(model)
+        return in_float32(folded(model))
 
 
 MakeRecipe = Callable[[onnx.ModelProto, Proof | None], Recipe]
@@ -179,5 +180,6 @@ def _nodes(recipe: Recipe, kept: Sequence[Layer], alone: dict[str, float]) -> di
             "error": finite(alone[layer.name]) if layer.name in alone else None,
             "bytes": recipe.bytes_of(layer) if inside else layer.bytes // each,
             "macs": layer.macs,
+            "node": layer.node,
         }
     return nodes

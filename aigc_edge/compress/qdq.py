@@ -84,10 +84,11 @@ def integers_only(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]
     return found
 
 
-def observed(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
-    """The tensors whose range must be known to quantise `layers`, inputs and outputs both."""
+def observed(model: onnx.ModelProto, layers: Collection[Layer], results: bool = True) -> set[str]:
+    """The tensors whose range must be known to quantise the inputs of `layers`, and their `results` too."""
     moved = source_of(model)
-    names = {name for layer in layers for name in (*_inputs(layer), *([] if layer.op == PRODUCT else [layer.output]))}
+    names = {name for layer in layers for name in _inputs(layer)}
+    names |= {layer.output for layer in layers if results and layer.op != PRODUCT}
     return {moved.get(name, name) for name in names}
 
 
@@ -105,6 +106,7 @@ class Writer:
     are quantised too: only then onnxruntime has int8 kernels for them. TensorRT wants neither, and refuses int32 biases. The
     tensors `signed` (in front of what merely moves them) are int8 with zero point 0 in any case. With `early`, what is moved
     before it is multiplied is quantised before it is moved, where nothing else reads it: a quarter of the bytes.
+    Without `vectors` a Gemm of one vector a sample, which waits for its weights, reads those as int8 and its input as it is.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Writer:
         fused: bool,
         signed: Collection[str] = (),
         early: bool = False,
+        vectors: bool = True,
     ) -> None:
         self.model = model
         self.scales = scales
@@ -123,12 +126,17 @@ class Writer:
         self.fused = fused
         self.signed = frozenset(signed)
         self.early = early
+        self.vectors = vectors
         self._constants = initialisers(model)
         self._moved = source_of(model)
         self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
 
     def _scale(self, tensor: str) -> Scale:
         return self.scales[self._moved.get(tensor, tensor)]
+
+    def _plain(self, layer: Layer) -> bool:
+        """Whether its input stays in float."""
+        return not self.vectors and layer.op == "Gemm" and 4 * layer.macs == layer.bytes
 
     def _dtype(self, tensor: str) -> type[np.integer[Any]]:
         return np.int8 if self.symmetric or self._moved.get(tensor, tensor) in self.signed else np.uint8
@@ -148,7 +156,7 @@ class Writer:
         nodes: list[onnx.NodeProto] = []
         constants: dict[str, npt.NDArray[Any]] = {}
         ready: dict[str, str] = {name: name for name in behind}  # tensor: the name of its dequantised form
-        moved = integers_only(self.model, layers) if self.early else set()
+        moved = integers_only(self.model, [layer for layer in layers if not self._plain(layer)]) if self.early else set()
 
         def quantise(tensor: str, source: str, result: str) -> None:
             scale, zero = self._scale(tensor)
@@ -169,7 +177,7 @@ class Writer:
                 copy.input[0] = ready[node.input[0]]
                 ready[node.output[0]] = node.output[0]
             if layer is not None:
-                for tensor in _inputs(layer):
+                for tensor in () if self._plain(layer) else _inputs(layer):
                     if tensor not in ready:
                         ready[tensor] = f"{tensor}_dq"
                         quantise(tensor, tensor, ready[tensor])
@@ -180,7 +188,9 @@ class Writer:
                     constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int8)), strict=True)
                     result = ready[layer.weight]
                     nodes.append(helper.make_node("DequantizeLinear", names, [result], name=result, axis=layer.axis))
-                copy.input[0], copy.input[1] = ready[layer.input], ready[layer.weight]
+                copy.input[1] = ready[layer.weight]
+                if not self._plain(layer):
+                    copy.input[0] = ready[layer.input]
                 if self.fused and layer.op == "Gemm" and layer.bias is not None:
                     self._quantise_bias(layer, copy, nodes, constants)
             nodes.append(copy)

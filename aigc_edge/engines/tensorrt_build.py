@@ -114,7 +114,8 @@ def _logger(trt: Any) -> Any:
 
 
 def _clean(messages: list[str]) -> str:
-    return "; ".join(dict.fromkeys(_NOISE.sub("", message).strip().rstrip(")") for message in messages[:3]))
+    cleaned = (_NOISE.sub("", message).strip() for message in messages[:3])
+    return "; ".join(dict.fromkeys(text if text.count("(") == text.count(")") else text.rstrip(")") for text in cleaned))
 
 
 def _limit_memory(limit: int) -> None:

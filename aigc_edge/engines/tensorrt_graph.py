@@ -87,11 +87,24 @@ def _check_operators(path: Path, model: Any, nodes: list[Any]) -> None:
     foreign = sorted({f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in _STANDARD})
     if foreign:
         raise AigcEdgeError(f"{path.name} uses {', '.join(foreign)}: TensorRT runs operators of the standard ONNX domain only")
+    constants = {t.name: t for t in _tensors(model.graph)}
+    zeros = {node.input[2] for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2}
+    if any(name in constants and not constants[name].external_data and _nonzero(constants[name]) for name in zeros):
+        raise AigcEdgeError(
+            f"{path.name} quantises asymmetrically (zero points that are not zero), which TensorRT does not run: compile the "
+            "bundle for a GPU target, that makes a file for it"
+        )
     opset = max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=1)
     unknown = sorted({node.op_type for node in nodes if not onnx.defs.has(node.op_type, opset, "")})
     if unknown:
         names = ", ".join(unknown)
         raise AigcEdgeError(f"{path.name} uses {names}, no operator of ONNX opset {opset}: export it with standard operators")
+
+
+def _nonzero(tensor: Any) -> bool:
+    from onnx import numpy_helper
+
+    return bool(numpy_helper.to_array(tensor).astype(float).any())
 
 
 def _check_shapes(file: str, name: str, sizes: list[int], given: Sequence[Sequence[int]] | None) -> None:

@@ -19,7 +19,7 @@ from aigc_edge.errors import AigcEdgeError
 
 # What a process says, in Python, C++ and the loader of libraries, that may not have more.
 _OUT_OF_MEMORY = re.compile(r"bad_alloc|MemoryError|failed to map segment|[Cc]annot allocate memory|[Oo]ut of (host )?memory")
-_GPU_OUT_OF_MEMORY = re.compile(r"cuda\w*:? ?(error)? ?\w*out of memory|cudaErrorMemoryAllocation|OutOfMemory|GPU memory", re.I)
+_GPU_OUT_OF_MEMORY = re.compile(r"cuda[^;\n]*out of memory|cudaErrorMemoryAllocation|Error Code 2: OutOfMemory", re.IGNORECASE)
 _SLICE = 0.05
 
 

@@ -29,7 +29,9 @@ _RTX_DRIVER = ("refit", "strip")
 class BuildOptions:
     """How a plan is built beyond its network, its device and its batches."""
 
-    version_compatible: bool = option(False, "later versions of TensorRT load the plan too; it may be slower")
+    version_compatible: bool = option(
+        False, "later versions of TensorRT load the plan too, where AIGC_EDGE_PLAN_HOST_CODE=1 allows it"
+    )
     hardware_compatibility: str = option("none", "other GPUs load the plan too", choices=tuple(LEVELS))
     refit: bool = option(False, "weights can be exchanged in the finished plan")
     strip: bool = option(False, "leave the weights out of the plan: they are put in by refitting")

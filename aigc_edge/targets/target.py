@@ -32,14 +32,14 @@ class Target:
     sm: int | None = None
     memory_gb: float | None = None
     bandwidth_gbs: float | None = None
-    tops: Mapping[str, float] | None = None
+    tops: Mapping[str, float] | None = field(default=None, hash=False)
     figures: str = ""
     precisions: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     flavour: str | None = None
     least: str | None = None
     most: str | None = None
-    without: Mapping[str, str] = field(default_factory=dict)
+    without: Mapping[str, str] = field(default_factory=dict, hash=False)
     clocks: Clocks = field(default_factory=Clocks)
     members: tuple[str, ...] = ()
 

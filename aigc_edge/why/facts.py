@@ -89,8 +89,8 @@ def _runs(path: Path, manifest: Mapping[str, Any], component: str, format: str) 
 
 
 def node_of(layer: str) -> str:
-    """The ONNX node that a layer of a plan is named after: TensorRT adds "_myl" and numbers."""
-    return layer.partition("_myl")[0]
+    """What the ONNX node gives that a layer of a plan is named after: TensorRT adds "_myl" and numbers, the exporter "node_"."""
+    return layer.partition("_myl")[0].removeprefix("node_")
 
 
 def _read(path: Path, name: str) -> bytes:

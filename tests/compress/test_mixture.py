@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress import graph
-from aigc_edge.compress.bf16 import in_float32
 from aigc_edge.compress.calibration import Calibration
+from aigc_edge.compress.emulation import in_float32
 from aigc_edge.compress.folding import folded
 from aigc_edge.compress.formats import FORMATS, convert, parse
 from aigc_edge.compress.mixture import Mixed
@@ -100,6 +100,22 @@ def test_folding_computes_what_onnxruntime_does(rng: np.random.Generator, make: 
     np.testing.assert_allclose(made, wanted, atol=2e-4)
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_tied_weights(rng: np.random.Generator, make: dict, name: str, tmp_path: Path) -> None:
+    """One matrix as an embedding table, along its rows and along its columns."""
+    node = helper.make_node
+    nodes = [
+        node("ArgMax", ["x"], ["i"], axis=1, keepdims=0),
+        node("Gather", ["table", "i"], ["g"]),
+        node("Gemm", ["g", "table"], ["h"], transB=1),
+        node("MatMul", ["h", "table"], ["y"]),
+    ]
+    net = make["decoder"]("tied", nodes, {"table": (rng.standard_normal((64, 48)) / 8).astype(np.float32)}, [64], [48])
+    report = convert(parse(f"{name}:psnr=0"), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(8))
+    assert report["rows"][0]["relative_l2"] < 0.15
+    onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
+
+
 def test_a_large_network_is_measured_on_fewer_samples(
     rng: np.random.Generator, make: dict, monkeypatch: Any, tmp_path: Path
 ) -> None:
@@ -114,10 +130,14 @@ def test_a_large_network_is_measured_on_fewer_samples(
 
 
 def test_bfloat16_holds_what_half_precision_does_not(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
-    weights = {"a.weight": (rng.standard_normal((32, 48)) * 2e5).astype(np.float32)}
-    weights["b.weight"] = (rng.standard_normal((48, 32)) * 1e-7).astype(np.float32)
+    weights = {"a.weight": (rng.standard_normal((32, 48)) * 8e3).astype(np.float32)}
+    weights["b.weight"] = (rng.standard_normal((48, 32)) * 3e-6).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["x", "a.weight"], ["a"]), helper.make_node("MatMul", ["a", "b.weight"], ["y"])]
     net = make["decoder"]("large", nodes, weights, [32], [32])
+    with pytest.raises(BudgetError, match="fp16 reaches -inf dB"):
+        convert(parse("fp16:min_share=0.9"), net.write(tmp_path), tmp_path / "half.onnx", net.calibration(8))
+    half = convert(parse("fp16:min_share=0.3"), net.write(tmp_path), tmp_path / "half.onnx", net.calibration(8))
+    assert {name: node["format"] for name, node in half["nodes"].items()} == {"a": "fp32", "b": "fp16"}
     report = convert(parse("bf16"), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(8))
     assert report["psnr"] > 35
     model = onnx.load(tmp_path / "out.onnx")

@@ -28,7 +28,8 @@ LAYERS = [
     ["device_loop", "choose", "programs", "text_conditions"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
-    ["compile", "tune", "why", "preflight"],
+    ["compile", "tune", "why"],
+    ["preflight"],
     ["commands"],
     ["cli"],
 ]

@@ -1,0 +1,1 @@
+"""Which channels of a network may go together, and the network without them."""

@@ -1,0 +1,115 @@
+"""The network without some of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from aigc_edge.compress.channels.labels import Site
+from aigc_edge.compress.channels.tracing import Trace, kept
+from aigc_edge.compress.rewrite import shell_of
+
+Values = Mapping[tuple[int, int], npt.NDArray[Any]]  # node, place among its inputs → the whole constant that is cut there
+
+
+def cut(state: Trace, removed: Collection[int], values: Values | None = None) -> onnx.ModelProto:
+    """A copy of the traced model without the channels whose roots are `removed`; `values` replaces constants before the cut.
+
+    Constants that are cut differently for several nodes become several, and those that nothing reads are left out.
+    """
+    gone = set(removed)
+    sites: dict[int, list[Site]] = {}
+    for site in state.labels.sites:
+        sites.setdefault(site.node, []).append(site)
+    given: dict[int, list[int]] = {}
+    for index, place in values or {}:
+        given.setdefault(index, []).append(place)
+    nodes: list[onnx.NodeProto] = []
+    made: dict[str, npt.NDArray[Any]] = {}
+    gathers: dict[tuple[str, bytes], str] = {}
+    for index, node in enumerate(state.model.graph.node):
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        changed = {place: (values or {})[index, place] for place in given.get(index, ())}
+        for site in sites.get(index, ()):
+            mask = kept(state.labels, site.labels, gone)
+            if mask.all():
+                continue
+            if site.kind == "gather":
+                copy.input[site.place] = _gathered(node.input[site.place], site.axis, mask, nodes, made, gathers)
+            elif site.kind == "group":
+                next(item for item in copy.attribute if item.name == "group").i = int(mask.sum())
+            else:
+                _cut(site, mask, node, copy, state.constants, changed)
+        for place, value in changed.items():
+            name = node.input[place] if place < len(node.input) else ""
+            if not name or state.readers[name] > 1:
+                name = f"{node.output[0]}_cut_{place}"
+            while len(copy.input) <= place:
+                copy.input.append("")
+            copy.input[place] = name
+            made[name] = value
+        nodes.append(copy)
+    result = shell_of(state.model)
+    del result.graph.value_info[:]  # sizes have changed
+    result.graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input} | {value.name for value in result.graph.output}
+    for tensor in state.model.graph.initializer:
+        if tensor.name in read and tensor.name not in made:
+            result.graph.initializer.append(tensor)
+    result.graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in made.items())
+    return result
+
+
+def _cut(
+    site: Site,
+    mask: npt.NDArray[np.bool_],
+    node: onnx.NodeProto,
+    copy: onnx.NodeProto,
+    constants: Mapping[str, npt.NDArray[Any]],
+    changed: dict[int, npt.NDArray[Any]],
+) -> None:
+    """Apply one site to what the node reads."""
+
+    def value(place: int) -> npt.NDArray[Any]:
+        return changed[place] if place in changed else constants[node.input[place]]
+
+    if site.kind == "constant":
+        changed[site.place] = np.compress(mask, value(site.place), axis=site.axis)
+    elif site.kind == "size":
+        sizes = value(site.place).copy()
+        sizes[site.axis] = mask.sum()
+        changed[site.place] = sizes
+    elif site.kind == "split":
+        ends = [*site.starts[1:], len(mask)]
+        changed[1] = np.array([mask[a:b].sum() for a, b in zip(site.starts, ends, strict=True)], np.int64)
+        for item in [item for item in copy.attribute if item.name in ("num_outputs", "split")]:
+            copy.attribute.remove(item)
+    elif site.kind == "slice":
+        for place, position in zip((1, 2), site.starts, strict=True):
+            positions = value(place).copy()
+            positions[site.axis] = mask[:position].sum()
+            changed[place] = positions
+
+
+def _gathered(
+    name: str,
+    axis: int,
+    mask: npt.NDArray[np.bool_],
+    nodes: list[onnx.NodeProto],
+    made: dict[str, npt.NDArray[Any]],
+    gathers: dict[tuple[str, bytes], str],
+) -> str:
+    """The tensor with the kept channels of the graph's input `name`: one Gather for all that read the same."""
+    key = (f"{name} {axis}", mask.tobytes())
+    if key not in gathers:
+        result = f"{name}_kept_{len(gathers)}"
+        made[f"{result}_index"] = np.flatnonzero(mask).astype(np.int64)
+        nodes.append(helper.make_node("Gather", [name, f"{result}_index"], [result], name=result, axis=axis))
+        gathers[key] = result
+    return gathers[key]

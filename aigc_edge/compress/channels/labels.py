@@ -1,0 +1,74 @@
+"""Channels that live and die together, and the places of the graph that have a row or a size for each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place that follows from which channels are kept; `labels` [channels] are in its order.
+
+    `kind` is "constant": input `place` of node `node` is cut along `axis`; "size": entry `axis` of that input is their number;
+    "split": that input has the number of each of the parts, which begin at `starts`; "slice": the entry `axis` of the inputs 1 and
+    2 are positions among them; "group": the attribute of that name is their number; "gather": what the node reads at `place` comes
+    from outside, and is cut along `axis`.
+    """
+
+    kind: str
+    node: int
+    place: int
+    axis: int
+    labels: Ints
+    starts: tuple[int, ...] = ()
+
+
+class Labels:
+    """A number for every channel that is followed, and which of them are one, or have to stay (a union-find structure)."""
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+        self._frozen: set[int] = set()
+        self.sites: list[Site] = []
+        self.producers: dict[int, Ints] = {}  # node → labels of its outputs
+        self.consumers: dict[int, Ints] = {}  # node → labels of its inputs
+
+    def new(self, count: int) -> Ints:
+        """Labels for `count` channels."""
+        first = len(self._parents)
+        self._parents.extend(range(first, first + count))
+        return np.arange(first, first + count)
+
+    def root(self, label: int) -> int:
+        """The label that stands for all that are one with `label`."""
+        while self._parents[label] != label:
+            self._parents[label] = self._parents[self._parents[label]]
+            label = self._parents[label]
+        return label
+
+    def roots(self, labels: Ints) -> Ints:
+        """The same for many."""
+        return np.array([self.root(int(label)) for label in labels], np.int64)
+
+    def join(self, a: Ints, b: Ints) -> None:
+        """Channel i of `a` and channel i of `b` are one."""
+        for first, second in zip(a.tolist(), b.tolist(), strict=True):
+            self._parents[self.root(first)] = self.root(second)
+
+    def freeze(self, labels: Ints) -> None:
+        """These channels stay."""
+        self._frozen.update(labels.tolist())
+
+    def frozen(self) -> set[int]:
+        """The roots that stay."""
+        return {self.root(label) for label in self._frozen}
+
+    def place(self, kind: str, node: int, place: int, axis: int, labels: Ints, starts: Any = ()) -> None:
+        """Note a site."""
+        self.sites.append(Site(kind, node, place, axis, labels, tuple(starts)))

@@ -1,0 +1,199 @@
+"""Rules of the operators that move, cut, join and resample values."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from aigc_edge.compress.channels.labels import Ints
+from aigc_edge.compress.channels.tracing import Axis, Trace, rule
+from aigc_edge.compress.graph import attribute
+
+
+@rule("Reshape", "Flatten")
+def reshape(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    """Channels pass where their axis begins at the same place: alone, in groups, or together with axes behind them."""
+    found = state.axes.get(node.input[0])
+    if found is None:
+        return
+    old, new = state.shape(node.input[0]), state.shape(node.output[0])
+    given = node.input[1] if node.op_type == "Reshape" else ""
+    if 0 in old[1:] or 0 in new[1:] or not new or (given and given not in state.constants and given not in state.sizes_of):
+        state.freeze(node.input[0])
+        return
+    before = state.product(old[: found.axis])
+    places = [axis for axis in range(len(new)) if state.product(new[:axis]) == before and new[axis] > 1]
+    count = len(found.labels)
+    if not places or (new[places[-1]] % count and count % new[places[-1]]):
+        state.freeze(node.input[0])
+        return
+    axis = places[-1]
+    labels = _regrouped(state, found.labels, new[axis])
+    if given in state.sizes_of:
+        other = state.sizes_of[given]
+        if other.axis != axis or len(other.labels) != len(labels):
+            state.freeze(node.input[0])
+            return
+        state.labels.join(other.labels, labels)
+    elif given and state.constants[given][axis] > 0:
+        state.labels.place("size", index, 1, axis, labels)
+    elif given and state.constants[given][axis] == 0 and axis != found.axis:
+        state.freeze(node.input[0])
+        return
+    state.axes[node.output[0]] = Axis(axis, labels)
+
+
+def _regrouped(state: Trace, labels: Ints, size: int) -> Ints:
+    """Labels of an axis of `size` that holds those of `labels` in groups, or each of them several times."""
+    if size >= len(labels):
+        return labels.repeat(size // len(labels))
+    groups = labels.reshape(size, -1)
+    for other in range(1, groups.shape[1]):
+        state.labels.join(groups[:, other], groups[:, 0])
+    return groups[:, 0]
+
+
+@rule("Shape")
+def shape(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    found = state.axes.get(node.input[0])
+    if found is None:
+        return
+    rank = len(state.shape(node.input[0]))
+    first, last = attribute(node, "start", 0), attribute(node, "end", rank)
+    if found.axis not in range(rank)[slice(first, last)]:
+        return
+    readers = [
+        (other, place) for other in state.model.graph.node for place, name in enumerate(other.input) if name == node.output[0]
+    ]
+    if (first, last) == (0, rank) and all(other.op_type == "Reshape" and place == 1 for other, place in readers):
+        state.sizes_of[node.output[0]] = found
+    else:
+        state.freeze(node.input[0])
+
+
+@rule("Transpose")
+def transpose(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    found = state.axes.get(node.input[0])
+    if found is not None:
+        order = list(attribute(node, "perm", range(len(state.shape(node.input[0])))[::-1]))
+        state.axes[node.output[0]] = Axis(order.index(found.axis), found.labels)
+
+
+@rule("Unsqueeze", "Squeeze")
+def squeeze(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    found = state.axes.get(node.input[0])
+    if found is None:
+        return
+    wide = state.shape(node.output[0] if node.op_type == "Unsqueeze" else node.input[0])
+    if len(node.input) < 2 or node.input[1] not in state.constants or not wide:
+        state.freeze(node.input[0])
+        return
+    special = {int(axis) % len(wide) for axis in state.constants[node.input[1]].ravel()}
+    others = [axis for axis in range(len(wide)) if axis not in special]
+    if node.op_type == "Unsqueeze":
+        state.axes[node.output[0]] = Axis(others[found.axis], found.labels)
+    elif found.axis in special:
+        state.freeze(node.input[0])
+    else:
+        state.axes[node.output[0]] = Axis(others.index(found.axis), found.labels)
+
+
+@rule("Concat")
+def concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    tracked = [name for name in node.input if name in state.axes]
+    if not tracked:
+        return
+    out = state.shape(node.output[0])
+    over = attribute(node, "axis", 0) % max(len(out), 1)
+    axes = {state.axes[name].axis for name in tracked}
+    if (
+        axes == {over}
+        and out
+        and all(name in state.axes or (state.shape(name) and state.shape(name)[over]) for name in node.input)
+    ):
+        parts = []
+        for name in node.input:
+            if name in state.axes:
+                parts.append(state.axes[name].labels)
+            else:  # another branch, whole
+                parts.append(state.labels.new(state.shape(name)[over]))
+                state.labels.freeze(parts[-1])
+        state.axes[node.output[0]] = Axis(over, np.concatenate(parts))
+        return
+    state.freeze(*tracked)
+
+
+@rule("Split")
+def split(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    found = state.axes.get(node.input[0])
+    if found is None:
+        return
+    over = attribute(node, "axis", 0) % len(state.shape(node.input[0]))
+    if over != found.axis:
+        state.axes |= dict.fromkeys(node.output, found)
+        return
+    given = node.input[1] if len(node.input) > 1 else ""
+    count, parts = len(found.labels), len(node.output)
+    if given and given in state.constants:
+        sizes = state.constants[given].tolist()
+    elif not given and count % parts == 0:
+        sizes = [count // parts] * parts
+    else:
+        state.freeze(node.input[0])
+        return
+    starts = np.cumsum([0, *sizes])
+    state.labels.place("split", index, 1, 0, found.labels, starts[:-1].tolist())
+    for name, first, last in zip(node.output, starts[:-1], starts[1:], strict=True):
+        state.axes[name] = Axis(over, found.labels[first:last])
+
+
+@rule("Slice")
+def slice_(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    found = state.axes.get(node.input[0])
+    if found is None:
+        return
+    rank, count = len(state.shape(node.input[0])), len(found.labels)
+    values = [state.constants.get(name) for name in node.input[1:]]
+    if len(values) < 3 or any(value is None for value in values):
+        state.freeze(node.input[0])
+        return
+    starts, ends, axes, steps = [value.ravel().tolist() for value in values if value is not None] + [[1]] * (4 - len(values))
+    over = [axis % rank for axis in axes]
+    if found.axis not in over:
+        state.axes[node.output[0]] = found
+        return
+    which = over.index(found.axis)
+    if (steps * len(over))[which] != 1:
+        state.freeze(node.input[0])
+        return
+    first, last, _ = slice(starts[which], ends[which]).indices(count)
+    state.labels.place("slice", index, 1, which, found.labels, (first, last))
+    state.axes[node.output[0]] = Axis(found.axis, found.labels[first:last])
+
+
+@rule("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Upsample")
+def resample(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    found = state.axes.get(node.input[0])
+    if found is None:
+        return
+    given = [state.constants.get(name) for name in node.input[2:3] if name]
+    by_factor = node.op_type != "Resize" or (len(node.input) < 4 and len(given) == 1 and given[0] is not None)
+    factors = given[0].tolist() if given and given[0] is not None else []
+    whole = not attribute(node, "axes", None) and found.axis < len(factors) and factors[found.axis] == 1
+    if found.axis == 1 and by_factor and (node.op_type != "Resize" or whole):
+        state.axes[node.output[0]] = found
+    else:
+        state.freeze(node.input[0])
+
+
+@rule("ReduceMean", "ReduceSum", "ReduceMax")
+def reduce(state: Trace, index: int, node: onnx.NodeProto) -> None:
+    found = state.axes.get(node.input[0])
+    if found is None:
+        return
+    axes = state.constants.get(node.input[1]) if len(node.input) > 1 else None
+    rank = len(state.shape(node.input[0]))
+    if axes is None or not attribute(node, "keepdims", 1) or found.axis in [int(a) % rank for a in axes.ravel()]:
+        state.freeze(node.input[0])
+    else:
+        state.axes[node.output[0]] = found

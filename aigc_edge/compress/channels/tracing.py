@@ -1,0 +1,93 @@
+"""Follows channels through a graph, from the layers that make them to those that read them.
+
+What an operator is not known to keep apart is frozen, and so is what a sum of two branches or an output of the network needs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from aigc_edge.compress import graph
+from aigc_edge.compress.channels.labels import Ints, Labels
+
+BATCH = 1_000_003  # stands for a dynamic size in products of sizes: a prime that no network has
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The axis of a tensor that has channels, and their labels."""
+
+    axis: int
+    labels: Ints
+
+
+class Trace:
+    """The state while a graph is followed: what is known of every tensor. `shapes` has 0 for sizes that are not known."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.labels = Labels()
+        self.constants = graph.initialisers(model)
+        self.types = graph.types_and_shapes(model)
+        self.inputs = {value.name for value in model.graph.input} - set(self.constants)
+        self.readers = Counter(name for node in model.graph.node for name in node.input)
+        self.axes: dict[str, Axis] = {}
+        self.sizes_of: dict[str, Axis] = {}  # the shape of a tensor with channels, as a tensor
+
+    def shape(self, name: str) -> list[int]:
+        """Sizes of the tensor; [] when nothing is known (or it is a number)."""
+        return self.types[name][1] if name in self.types else []
+
+    def product(self, sizes: list[int]) -> int:
+        """Product of sizes, of which the first may be the batch."""
+        return int(np.prod([size or BATCH for size in sizes], dtype=object))
+
+    def freeze(self, *names: str) -> None:
+        """The channels of these tensors stay."""
+        for name in names:
+            if name in self.axes:
+                self.labels.freeze(self.axes[name].labels)
+
+    def is_float(self, name: str) -> bool:
+        return name in self.types and self.types[name][0] == TensorProto.FLOAT
+
+
+Rule = Callable[[Trace, int, onnx.NodeProto], None]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*operators: str) -> Callable[[Rule], Rule]:
+    """A decorator: how channels pass these operators."""
+
+    def store(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operators, function))
+        return function
+
+    return store
+
+
+def trace(model: onnx.ModelProto) -> Trace:
+    """Follow all channels of `model`."""
+    from aigc_edge.compress.channels import layers, moves, pointwise  # noqa: F401  they hold the rules
+
+    state = Trace(model)
+    for index, node in enumerate(model.graph.node):
+        known = RULES.get(node.op_type)
+        if known is None:
+            state.freeze(*node.input)
+        else:
+            known(state, index, node)
+    state.freeze(*(value.name for value in model.graph.output))
+    return state
+
+
+def kept(labels: Labels, of: Ints, removed: set[int]) -> npt.NDArray[np.bool_]:
+    """Which of the channels `of` are not among the roots `removed`."""
+    return np.array([root not in removed for root in labels.roots(of).tolist()], bool)

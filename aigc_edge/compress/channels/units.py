@@ -1,0 +1,90 @@
+"""The smallest sets of channels that can go, in groups made by the same layers, and what the multiply-adds are without some."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aigc_edge.compress import graph
+from aigc_edge.compress.channels.labels import Ints
+from aigc_edge.compress.channels.tracing import Trace
+from aigc_edge.compress.graph import Layer
+from aigc_edge.compress.weights import weights_of
+
+
+@dataclass
+class Unit:
+    """Channels that go together: the root of their labels, how many of the group's main layer, what the group gets of them."""
+
+    root: int
+    channels: int
+    energy: float = 0.0
+
+
+@dataclass
+class Group:
+    """Units of the channels that the same layers make; `name` is that of the layer with most multiply-adds among these."""
+
+    name: str
+    units: list[Unit] = field(default_factory=list)
+    error: float = 0.0  # of the network's output, caused by `tried` of its energy
+
+    @property
+    def channels(self) -> int:
+        return sum(unit.channels for unit in self.units)
+
+    @property
+    def energy(self) -> float:
+        return sum(unit.energy for unit in self.units) or 1.0
+
+
+class Costs:
+    """Multiply-adds of a traced network without some channels."""
+
+    def __init__(self, state: Trace) -> None:
+        indices = {node.output[0]: index for index, node in enumerate(state.model.graph.node) if node.output}
+        self.layers: dict[int, Layer] = {indices[layer.node]: layer for layer in weights_of(state.model)}
+        labels = state.labels
+        self.made: dict[int, Ints] = {index: labels.roots(of) for index, of in labels.producers.items()}
+        self.read: dict[int, Ints] = {index: labels.roots(of) for index, of in labels.consumers.items()}
+
+    def macs(self, removed: Collection[int] = ()) -> float:
+        """Multiply-adds for one sample."""
+        gone = np.array(sorted(removed), np.int64)
+        total = 0.0
+        for index, layer in self.layers.items():
+            part = float(layer.macs)
+            for roots in (self.made.get(index), self.read.get(index)):
+                if roots is not None and len(gone):
+                    part *= 1 - np.isin(roots, gone).mean()
+            total += part
+        return total
+
+
+def groups_of(state: Trace, costs: Costs) -> list[Group]:
+    """All groups of at least two units whose channels layers make and layers read, in order of execution."""
+    frozen = state.labels.frozen()
+    makers: dict[int, list[int]] = {}
+    for index, roots in costs.made.items():
+        for root in set(roots.tolist()):
+            makers.setdefault(root, []).append(index)
+    read = {root for roots in costs.read.values() for root in roots.tolist()}
+    found: dict[tuple[int, ...], Group] = {}
+    for root, indices in makers.items():
+        if root in frozen or root not in read:
+            continue
+        main = max(indices, key=lambda index: costs.layers[index].macs if index in costs.layers else -1)
+        if main not in costs.layers:
+            continue
+        group = found.setdefault(tuple(sorted(indices)), Group(costs.layers[main].name))
+        group.units.append(Unit(root, int((costs.made[main] == root).sum())))
+    return [group for key, group in sorted(found.items()) if len(group.units) > 1]
+
+
+def measured(state: Trace) -> list[Layer]:
+    """The layers that read channels: those whose inputs are looked at."""
+    consumers = {state.model.graph.node[index].output[0] for index in state.labels.consumers}
+    known = {layer.node: layer for layer in [*graph.layers(state.model), *weights_of(state.model)]}
+    return [layer for name, layer in known.items() if name in consumers]
