@@ -11,6 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceOptions, open_source
@@ -145,6 +146,18 @@ def test_tokens_are_those_of_transformers(save: Save) -> None:
     assert [encoding.ids for encoding in own.encode_batch(prompts)] == found
 
 
+def test_loading_is_quiet_and_leaves_the_libraries_as_they_were(save: Save, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    source = open_source(str(save("sd", diffusers.DDIMScheduler(), unet())))
+    capfd.readouterr()
+    enabled = logging.is_progress_bar_enabled()
+    for part in source.parts():
+        part.module  # noqa: B018
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled() == enabled
+
+
 def change(file: Path, **members: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | members))
 
@@ -183,3 +196,23 @@ def test_a_damaged_tokenizer_and_pickles_anywhere(save: Save) -> None:
     (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "pytorch_model.bin")
     with pytest.raises(AigcEdgeError, match=r"other/text_encoder holds pickled weights \(pytorch_model.bin\)"):
         open_source(str(folder))
+
+
+def test_weights_under_the_names_of_published_folders(save: Save) -> None:
+    """Those of today's libraries differ: `text_model.` before CLIP's, other words for the attention of the VAE."""
+    folder = save("sd", diffusers.DDIMScheduler(), unet())
+    plain = {part.spec.name: part.module.state_dict() for part in open_source(str(folder)).parts()}
+    file = folder / "text_encoder" / "model.safetensors"
+    text = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in load_file(file).items()}
+    save_file(text | {"text_model.embeddings.position_ids": torch.arange(LENGTH)[None]}, file, {"format": "pt"})
+    file, words = folder / "vae" / "diffusion_pytorch_model.safetensors", {"to_q": "query", "to_k": "key", "to_v": "value"}
+    old = {}
+    for name, weight in load_file(file).items():
+        for new, before in (words | {"to_out.0": "proj_attn"}).items():
+            name = name.replace(new, before)
+        old[name] = weight
+    assert any("query" in name for name in old)
+    save_file(old, file, {"format": "pt"})
+    for part in open_source(str(folder)).parts():
+        for name, weight in part.module.state_dict().items():
+            torch.testing.assert_close(weight, plain[part.spec.name][name], rtol=0, atol=0)
