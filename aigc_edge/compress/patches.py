@@ -15,12 +15,17 @@ from aigc_edge.compress.graph import Layer, attribute
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.errors import AigcEdgeError
 
-EVALUATIONS = 8  # spread over the rows of the program and the samples of the batch
+EVALUATIONS = 8  # as a rule: spread over the rows of the program and the samples of the batch
 LIMIT = 1 << 28  # bytes of rows that are held at a time: what is beyond takes another pass
 
 
 def collected(
-    model: onnx.ModelProto, layers: Sequence[Layer], records: Sequence[Record], rows: int, threads: int
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    records: Sequence[Record],
+    rows: int,
+    threads: int,
+    evaluations: int = EVALUATIONS,
 ) -> Iterator[tuple[list[Layer], dict[str, Floats]]]:
     """Up to `rows` rows [rows, inputs] for every layer that has them, by its node: groups of layers that read the same tensor.
 
@@ -36,12 +41,12 @@ def collected(
     for group in groups.values():
         need = sum(4 * rows * _inputs(layer, model) for layer in group)
         if part and size + need > LIMIT:
-            yield from _pass(model, nodes, part, records, rows, threads)
+            yield from _pass(model, nodes, part, records, rows, threads, evaluations)
             part, size = [], 0
         part.append(group)
         size += need
     if part:
-        yield from _pass(model, nodes, part, records, rows, threads)
+        yield from _pass(model, nodes, part, records, rows, threads, evaluations)
 
 
 def _inputs(layer: Layer, model: onnx.ModelProto) -> int:
@@ -56,6 +61,7 @@ def _pass(
     records: Sequence[Record],
     rows: int,
     threads: int,
+    evaluations: int,
 ) -> Iterator[tuple[list[Layer], dict[str, Floats]]]:
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
@@ -65,14 +71,14 @@ def _pass(
     network = graph.Network(watched, threads=threads)
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     del watched
-    chosen = np.linspace(0, len(records) - 1, EVALUATIONS).astype(int)
-    each = -(-rows // EVALUATIONS)
+    chosen = np.linspace(0, len(records) - 1, evaluations).astype(int)
+    each = -(-rows // evaluations)
     rng = np.random.default_rng(0)
     found: dict[str, list[Floats]] = {layer.node: [] for group in groups for layer in group}
     for turn, index in enumerate(chosen):
         inputs = records[index].inputs
         batch = len(next(iter(inputs.values())))
-        one = {name: value[turn * (batch - 1) // max(EVALUATIONS - 1, 1) :][:1] for name, value in inputs.items()}
+        one = {name: value[turn * (batch - 1) // max(evaluations - 1, 1) :][:1] for name, value in inputs.items()}
         values = dict(zip(network.outputs, network(one), strict=True)) | one
         for group in groups:
             value = values[group[0].input]

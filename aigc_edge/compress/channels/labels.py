@@ -38,6 +38,7 @@ class Labels:
         self.sites: list[Site] = []
         self.producers: dict[int, Ints] = {}  # node → labels of its outputs
         self.consumers: dict[int, Ints] = {}  # node → labels of its inputs
+        self.through: dict[int, Ints] = {}  # depthwise convolution → labels of its inputs, which are its outputs
 
     def new(self, count: int) -> Ints:
         """Labels for `count` channels."""

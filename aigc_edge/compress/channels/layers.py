@@ -55,6 +55,7 @@ def _depthwise(state: Trace, index: int, node: onnx.NodeProto, groups: int, shap
     state.axes[node.output[0]] = found
     state.labels.place("constant", index, 1, 0, found.labels)
     state.labels.place("group", index, 0, 0, found.labels)
+    state.labels.through[index] = found.labels
     if len(node.input) > 2 and node.input[2]:
         state.labels.place("constant", index, 2, 0, found.labels)
 

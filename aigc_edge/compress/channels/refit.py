@@ -20,6 +20,7 @@ from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.weights import from_rows, to_rows
 
 ROWS = 2048  # calibration inputs a layer
+EVALUATIONS = 64  # that these come from
 LARGEST = 4608  # inputs of a layer that is re-fitted: what is wider keeps its weights until fine-tuning
 RIDGE = 1e-2  # of the mean diagonal: pulls towards the weights that there were
 
@@ -34,7 +35,7 @@ class Inputs:
         self.means: dict[str, Floats] = {}
         self.energies: dict[str, Floats] = {}
         self._moments: dict[str, Floats] = {}
-        for group, rows in collected(state.model, list(self.layers.values()), records, ROWS, threads):
+        for group, rows in collected(state.model, list(self.layers.values()), records, ROWS, threads, EVALUATIONS):
             for layer in group:
                 values = rows[layer.node]
                 self.means[layer.node] = values.mean(0)

@@ -49,6 +49,7 @@ class Costs:
         labels = state.labels
         self.made: dict[int, Ints] = {index: labels.roots(of) for index, of in labels.producers.items()}
         self.read: dict[int, Ints] = {index: labels.roots(of) for index, of in labels.consumers.items()}
+        self.through: dict[int, Ints] = {index: labels.roots(of) for index, of in labels.through.items()}
 
     def macs(self, removed: Collection[int] = ()) -> float:
         """Multiply-adds for one sample."""
@@ -56,7 +57,7 @@ class Costs:
         total = 0.0
         for index, layer in self.layers.items():
             part = float(layer.macs)
-            for roots in (self.made.get(index), self.read.get(index)):
+            for roots in (self.made.get(index), self.read.get(index), self.through.get(index)):
                 if roots is not None and len(gone):
                     part *= 1 - np.isin(roots, gone).mean()
             total += part

@@ -52,7 +52,7 @@ class Trainable(nn.Module):
             value = _torch_value(tensor)
             if (name in coded or tensor.data_type in _FLOATS) and name not in fixed:
                 if latents and name in latents:
-                    value = torch.from_numpy(np.ascontiguousarray(latents[name], np.float32)).reshape(value.shape)
+                    value = torch.from_numpy(np.array(latents[name], np.float32)).reshape(value.shape)
                 self._names[name] = f"p{len(self._names)}"
                 self.register_parameter(self._names[name], nn.Parameter(value.float()))
             else:
