@@ -43,15 +43,8 @@ class Pruned(Format):
     steps: int = option(1000, "most steps of fine-tuning; 0 = none", low=0)
     seconds: float = option(1800.0, "most time that fine-tuning may take, each time that it is tried", above=0)
     psnr: float = option(20.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
-<<<<<<< HEAD
-    multiple: int = option(
-        8, "channels of wide layers go so many at a time: engines compute in blocks", choices=(1, 4, 8, 16, 32)
-    )
-    rate: float = option(3e-3, "size of the first steps of fine-tuning, relative to the weights", above=0, high=0.1)
-=======
     multiple: int = option(8, "channels of wide layers go so many at a time: engines compute in blocks", choices=(1, 4, 8, 16, 32))
     rate: float = option(1e-2, "size of the first steps of fine-tuning, relative to the weights", above=0, high=0.1)
->>>>>>> training
     floats: str = option("fp32", "what the network is stored and computed in", choices=("fp32", "fp16"))
 
 
