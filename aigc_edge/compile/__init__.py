@@ -9,7 +9,7 @@ from typing import Any
 
 from aigc_edge.budget import Budget
 from aigc_edge.clock import Progress
-from aigc_edge.compile.compressing import convert_all, store_schedule
+from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import describe, export, tabulate
 from aigc_edge.compile.judging import check_budget, make_judge
@@ -44,7 +44,7 @@ def compile_source(
     """Compile `source` (a training run, a diffusers folder, an ONNX file, "package:function", a Source) into the bundle `out`.
 
     Returns the bundle's manifest. `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format
-    is measured against fp32 on `samples` images from the same noise (None: what suits the source); one that misses the `budget`
+    is measured against fp32 on `samples` images from the same noise (None: what suits the source and its cost); one that misses the `budget`
     ("psnr=30", "frechet=1.05x") is made again with more layers in higher precision, and the bundle is refused when that does not
     help. `solver`, `steps` and `guidance_scale` make the default program (None: the source's own). Without `weights` the bundle
     lacks the copy that the torch engine loads, and is smaller. `schedule_constants` takes out of the denoiser what depends on the
@@ -74,7 +74,7 @@ def compile_source(
         tabulate(work)
         make_judge(work, found)
         convert_all(work)
-        prove(work, samples or found.samples)
+        prove(work, samples or affordable(work, found.samples, PROOF_MACS))
         build_engines(work)
         preview(work)
         for entry in work.networks.values():

@@ -58,8 +58,12 @@ def plan(
     surveys = survey_source(source)
     main = next(name for name in MAIN if any(survey.component == name for survey in surveys))
     sizes = {format.name: _sizes(surveys, format, main) for format in chosen}
-    halves = 2 if any(weight != 1 for weight in program.weights) else 1
-    evaluations = {survey.component: 1 for survey in surveys} | ({"denoiser": program.sample_evaluations} if program.rows else {})
+    embedded = any(
+        t.role == "guidance" for part in source.parts() for t in part.spec.inputs
+    )  # one half a row, whatever the scale
+    halves = 1 if embedded or all(weight == 1 for weight in program.weights) else 2
+    count = program.nfe if embedded else program.sample_evaluations
+    evaluations = {survey.component: 1 for survey in surveys} | ({"denoiser": count} if program.rows else {})
     weights = sum(predict.FLOAT * survey.parameters for survey in surveys) if source.model_config() else 0
     return {
         "source": source.name,
