@@ -44,12 +44,12 @@ def compile_source(
     """Compile `source` (a training run, a diffusers folder, an ONNX file, "package:function", a Source) into the bundle `out`.
 
     Returns the bundle's manifest. `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format
-    is measured against fp32 on `samples` images from the same noise (None: what suits the source and its cost); one that misses the `budget`
-    ("psnr=30", "frechet=1.05x") is made again with more layers in higher precision, and the bundle is refused when that does not
-    help. `solver`, `steps` and `guidance_scale` make the default program (None: the source's own). Without `weights` the bundle
-    lacks the copy that the torch engine loads, and is smaller. `schedule_constants` takes out of the denoiser what depends on the
-    timestep alone: its results come from a table in the bundle. Engines are built for the GPU targets that can be built for here;
-    for the others the bundle carries the ONNX files, from which the device builds its own.
+    is measured against fp32 on `samples` images from the same noise (None: what the source and its cost allow); one that misses
+    the `budget` ("psnr=30", "frechet=1.05x") is made again with more layers in higher precision, and the bundle is refused when
+    that does not help. `solver`, `steps` and `guidance_scale` make the default program (None: the source's own). Without
+    `weights` the bundle lacks the copy that the torch engine loads, and is smaller. `schedule_constants` takes out of the
+    denoiser what depends on the timestep alone: its results come from a table in the bundle. Engines are built for the GPU
+    targets that can be built for here; for the others the bundle carries the ONNX files, from which the device builds its own.
 
     `progress(what, done, seconds_left)` is called as the work goes on, `done` in 0 … 1. What was finished before an interruption
     or a failure is kept for two weeks, and the same call goes on from it. Raises AigcEdgeError (BudgetError for quality) for

@@ -120,6 +120,7 @@ def test_flux(
     t5_tokenizer: Any,
     t5_model: Any,
     export: Any,
+    compiled: Any,
     rng: np.random.Generator,
 ) -> None:
     dev = name.endswith("dev")
@@ -156,3 +157,5 @@ def test_flux(
     result = wanted(diffusers.FluxPipeline, tmp_path / name, packed, **options)
     assert exported.psnr(image, result) > 80
     assert exported.psnr(exported.sample(program, latents, prompts=PROMPTS[::-1]), result) < 75, "prompts must matter"
+    if dev:  # told the guidance scale, by the native runtime
+        assert exported.psnr(compiled(source, 6, latents, PROMPTS), result) > 80

@@ -79,6 +79,16 @@ def test_stable_diffusion(save: Save, export: Any, rng: np.random.Generator) -> 
     assert exported.psnr(other, wanted(pipe, latents, num_inference_steps=10)) < 75, "prompts must matter"
 
 
+def test_the_bundle_of_stable_diffusion(save: Save, export: Any, compiled: Any, rng: np.random.Generator) -> None:
+    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    folder = save("sd-bundle", scheduler, unet())
+    latents = rng.standard_normal((2, 4, SIZE, SIZE), np.float32)
+    image = compiled(open_source(str(folder)), 6, latents, PROMPTS, negative_prompt="a dog")
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    result = wanted(pipe, latents, num_inference_steps=6, negative_prompt=["a dog"] * 2)
+    assert export(open_source(str(folder)), torch=("text_encoder", "denoiser", "decoder")).psnr(image, result) > 80
+
+
 def test_v_prediction_and_an_uneven_size(save: Save, export: Any, rng: np.random.Generator) -> None:
     scheduler = diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", beta_schedule="scaled_linear")
     folder = save("sd2", scheduler, unet(attention_head_dim=(2,), use_linear_projection=True))
