@@ -15,7 +15,8 @@ from aigc_edge.compress.graph import Layer, attribute
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.errors import AigcEdgeError
 
-EVALUATIONS = 8  # spread over the rows of the program and the samples of the batch
+LEAST, MOST = 8, 64  # evaluations, spread over the rows of the program and the samples of the batch
+WORK = 1e11  # multiply-adds that more than the least may take
 LIMIT = 1 << 28  # bytes of rows that are held at a time: what is beyond takes another pass
 
 
@@ -65,14 +66,17 @@ def _pass(
     network = graph.Network(watched, threads=threads)
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     del watched
-    chosen = np.linspace(0, len(records) - 1, EVALUATIONS).astype(int)
-    each = -(-rows // EVALUATIONS)
+    work = sum(layer.macs for group in groups for layer in group)
+    there = sum(len(next(iter(record.inputs.values()))) for record in records)
+    count = min(there, max(LEAST, min(MOST, int(WORK / max(work, 1)))))
+    chosen = np.linspace(0, len(records) - 1, count).astype(int)
+    each = -(-rows // count)
     rng = np.random.default_rng(0)
     found: dict[str, list[Floats]] = {layer.node: [] for group in groups for layer in group}
     for turn, index in enumerate(chosen):
         inputs = records[index].inputs
         batch = len(next(iter(inputs.values())))
-        one = {name: value[turn * (batch - 1) // max(EVALUATIONS - 1, 1) :][:1] for name, value in inputs.items()}
+        one = {name: value[turn * (batch - 1) // max(count - 1, 1) :][:1] for name, value in inputs.items()}
         values = dict(zip(network.outputs, network(one), strict=True)) | one
         for group in groups:
             value = values[group[0].input]
