@@ -21,7 +21,7 @@ _FOLDED = frozenset(("DequantizeLinear", "Cast", "Reshape", "Transpose", "Mul", 
 
 
 def folded(model: onnx.ModelProto, also: Collection[str] = ()) -> onnx.ModelProto:
-    """A copy of `model` in which weights that are dequantised, cast, reshaped (or what `also` names) at run time are constants."""
+    """A copy of `model` in which weights that are dequantised, cast, reshaped (`also` names more) at run time are constants."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     made: dict[str, npt.NDArray[Any]] = {}
     kept: list[onnx.NodeProto] = []
