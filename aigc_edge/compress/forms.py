@@ -51,9 +51,8 @@ def suited(model: onnx.ModelProto, engine: str) -> onnx.ModelProto:
     """`model` rewritten for the int8 kernels that `engine` has; it computes the same up to rounding."""
     constants = {tensor.name for tensor in model.graph.initializer}
     if any(node.op_type in ("Mul", "Pow") and {*node.input} <= constants for node in model.graph.node):
-        model = folded(
-            model, ("Pow", "ReduceSum", "Sqrt", "Add")
-        )  # as in StyleGAN's demodulation: else the weight stays in float
+        # As in StyleGAN's demodulation: a weight that is read in float too would be stored twice.
+        model = folded(model, ("Pow", "ReduceSum", "Sqrt", "Add"))
     if engine == "tensorrt":
         return model
     model = as_convolutions(model)
