@@ -6,6 +6,7 @@ types too that an engine here lacks, and it runs at the speed of a float graph.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,15 @@ from aigc_edge.compress.rewrite import shell_of
 _FOLDED = frozenset(("DequantizeLinear", "Cast", "Reshape", "Transpose", "Mul", "Concat"))
 
 
-def folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` in which weights that are dequantised, cast or reshaped at run time are constants."""
+def folded(model: onnx.ModelProto, also: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy of `model` in which weights that are dequantised, cast, reshaped (`also` names more) at run time are constants."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     made: dict[str, npt.NDArray[Any]] = {}
     kept: list[onnx.NodeProto] = []
     opsets: list[Any] = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     for node in model.graph.node:
         known = all(name in constants or name in made or not name for name in node.input)
-        if node.op_type not in _FOLDED or not known or not node.input:
+        if node.op_type not in (*_FOLDED, *also) or not known or not node.input:
             kept.append(node)
             continue
         names = [name for name in node.input if name]

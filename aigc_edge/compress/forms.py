@@ -8,6 +8,7 @@ import onnx
 
 from aigc_edge.compress import graph
 from aigc_edge.compress.ends import without_ends
+from aigc_edge.compress.folding import folded
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.norms import MEANS, without_reshape
 from aigc_edge.compress.products import products
@@ -48,6 +49,10 @@ FORMS = {
 
 def suited(model: onnx.ModelProto, engine: str) -> onnx.ModelProto:
     """`model` rewritten for the int8 kernels that `engine` has; it computes the same up to rounding."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    if any(node.op_type in ("Mul", "Pow") and {*node.input} <= constants for node in model.graph.node):
+        # As in StyleGAN's demodulation: a weight that is read in float too would be stored twice.
+        model = folded(model, ("Pow", "ReduceSum", "Sqrt", "Add"))
     if engine == "tensorrt":
         return model
     model = as_convolutions(model)

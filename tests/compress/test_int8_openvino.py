@@ -16,6 +16,7 @@ from aigc_edge.compress import graph
 from aigc_edge.compress.calibration import Calibration, Record
 from aigc_edge.compress.formats import convert, parse
 from aigc_edge.compress.forms import FORMS, suited
+from aigc_edge.compress.int8 import Int8
 from aigc_edge.compress.products import PRODUCT, products
 from aigc_edge.compress.qdq import Writer, factors, integers_only, observed
 from aigc_edge.compress.trials import Trials
@@ -169,3 +170,21 @@ def test_single_evaluations_rank_as_trajectories_do(rng: np.random.Generator, ma
     once = np.array([trials.measure_once([layer]) for layer in trials.layers])
     order = np.argsort(np.argsort(whole)), np.argsort(np.argsort(once))
     assert np.corrcoef(*order)[0, 1] > 0.5
+
+
+def test_what_is_computed_from_weights_alone_is_a_constant(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
+    """StyleGAN's demodulation reads the squares of the weights, which must not keep them in float."""
+    nodes = [
+        helper.make_node("Mul", ["w", "w"], ["squares"]),
+        helper.make_node("ReduceSum", ["squares", "axes"], ["sums"], keepdims=0),
+        helper.make_node("Sqrt", ["sums"], ["sizes"]),
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Mul", ["a", "sizes"], ["y"]),
+    ]
+    constants = {"w": rng.standard_normal((64, 64)).astype(np.float32), "axes": np.array([0])}
+    net = make["decoder"]("demodulated", nodes, constants, [64], [64])
+    report = convert(Int8(psnr=0, aim=0, rank=False), net.write(tmp_path), tmp_path / "int8.onnx", net.calibration(16))
+    assert report["bytes"] < 0.4 * report["source_bytes"]
+    x = rng.standard_normal((8, 64)).astype(np.float32)
+    made, wanted = (graph.Network(tmp_path / f"{name}.onnx")({"x": x})[0] for name in ("int8", "demodulated"))
+    assert np.linalg.norm(made - wanted) < 0.03 * np.linalg.norm(wanted)
