@@ -305,3 +305,11 @@ def test_a_plan_can_be_built_again_and_the_cache_has_a_limit(request_for):
     os.utime(sidecar, (1, 1))
     other = build_plan(request_for(), cache_gb=0)  # the same network with other weights
     assert sorted(plans_folder().iterdir()) == sorted([other.file, other.file.with_suffix(".json")])
+
+
+@pytest.mark.parametrize(
+    ("package", "module"), [("10.13.3.9.post1", "10.13.3.9"), ("11.4.0.106", "11.4.0.106"), ("10.3.0+l4t", "10.3.0")]
+)
+def test_the_version_is_that_of_the_module_not_of_its_package(monkeypatch, package, module):
+    monkeypatch.setattr(tensorrt_plan, "version", lambda name: package)
+    assert tensorrt_plan.module_version("tensorrt") == module
