@@ -155,12 +155,15 @@ def render_engines(manifest: Manifest) -> str:
     rows = []
     for component in manifest["components"].values():
         for plan in component.get("engines", []):
-            size, proof = _bytes(manifest, plan["file"]), precision_text(plan.get("precision"))
-            rows.append([plan["engine"], plan["target"], plan["format"], size, plan.get("built_with", ""), proof])
+            precision = plan.get("precision")
+            share = precision.get("as_asked") if isinstance(precision, Mapping) else None
+            asked = "" if share is None else f"{share:.0%}"  # of the multiply-adds
+            row = [plan["engine"], plan["target"], plan["format"], _bytes(manifest, plan["file"]), plan.get("built_with", "")]
+            rows.append([*row, precision_text(precision), asked])
     if not rows:
         return ""
-    header = ["engine", "target", "format", "size", "built with", "layers run in"]
-    return "\n".join(["Engines", text.table(header, rows, right=[3]), *_surprises(manifest)])
+    header = ["engine", "target", "format", "size", "built with", "layers run in", "as asked"]
+    return "\n".join(["Engines", text.table(header, rows, right=[3, 6]), *_surprises(manifest)])
 
 
 def _surprises(manifest: Manifest) -> Iterator[str]:

@@ -16,6 +16,8 @@ from aigc_edge.files import cache_folder, sha256_of
 
 VARIABLE, DEFAULT_GB = "AIGC_EDGE_PLAN_CACHE_GB", 20.0
 _IN_USE = 3600.0  # seconds that another process may need to copy a plan that it found
+_FIXED = 20e6  # what a build takes whatever the network is, in bytes of ONNX that take as long
+FIRST_GUESS = {"tensorrt_rtx": 1.5e-8, "tensorrt": 3e-7}  # seconds a byte; the first measured, the second assumed
 _LEFT_BEHIND = 86400.0  # age of what a killed process left half-written
 
 
@@ -89,5 +91,5 @@ def typical_seconds(folder: Path, module: str, size: int) -> float:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             report = json.loads(sidecar.read_text(encoding="utf-8"))
             if report["module"] == module:
-                rates.append(report["seconds"] / (1e6 + report["onnx_bytes"]))
-    return (1e6 + size) * (statistics.median(rates) if rates else 2e-7 if module == "tensorrt_rtx" else 2e-6)
+                rates.append(report["seconds"] / (_FIXED + report["onnx_bytes"]))
+    return (_FIXED + size) * (statistics.median(rates) if rates else FIRST_GUESS[module])

@@ -120,10 +120,10 @@ def check_version(module: str, target: targets.Target | None) -> None:
 
 
 def module_version(module: str) -> str:
-    """The version of one of the two modules as it is installed here; "" where it is not."""
+    """The version of one of the two modules as it is installed here, as the module itself says it; "" where it is not."""
     for package in _PACKAGES.get(module, ()):
         try:
-            return version(package)
+            return re.sub(r"\.?(post|dev|rc|\+).*", "", version(package))  # what packagers add
         except PackageNotFoundError:
             continue
     try:

@@ -84,7 +84,9 @@ def _runs(path: Path, manifest: Mapping[str, Any], component: str, format: str) 
         if plan["format"] != format or sidecar not in manifest["files"]:
             continue
         table = json.loads(_read(path, sidecar))["precision"].get("table", [])
-        found[plan["target"]] = {node_of(row["name"]): row["precision"] for row in table}
+        found[plan["target"]] = {
+            node_of(name): row["precision"] for row in table for name in (row["name"], *row.get("nodes", ()))
+        }
     return found
 
 

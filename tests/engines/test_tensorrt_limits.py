@@ -172,6 +172,6 @@ def test_the_typical_time_follows_the_builds_of_the_same_module(plans, tmp_path)
     for index, seconds in enumerate((10.0, 20.0, 90.0)):
         plans(f"p{index}", 10, 1, module="tensorrt", seconds=seconds, onnx_bytes=9_000_000)
     assert typical_seconds(tmp_path, "tensorrt", 9_000_000) == pytest.approx(20)
-    assert typical_seconds(tmp_path, "tensorrt", 19_000_000) == pytest.approx(40)
+    assert typical_seconds(tmp_path, "tensorrt", 38_000_000) == pytest.approx(40)
     assert 0 < typical_seconds(tmp_path, "tensorrt_rtx", 9_000_000) < 20
     assert typical_seconds(tmp_path / "none", "tensorrt", 9_000_000) > 0

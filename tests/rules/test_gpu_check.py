@@ -56,7 +56,8 @@ def test_a_wrong_stage_and_a_missing_gpu_are_refused_before_anything_is_built(tm
 def copied(tmp_path: Path) -> Path:
     """The script in a folder of its own, with stages that need no torch."""
     text = re.sub(r"^(environment|build|tests|engines|benchmark)\(\) \{.*?^\}", "", TEXT, flags=re.MULTILINE | re.DOTALL)
-    stages = "environment() { echo one; }\nbuild() { echo bad; return 3; }\ntests() { sleep 30; }\nengines() { echo plans; }\nbenchmark() { echo four; }\n"
+    stages = "environment() { echo one; }\nbuild() { echo bad; return 3; }\ntests() { sleep 30; }\n"
+    stages += "engines() { echo plans; }\nbenchmark() { echo four; }\n"
     text = text.replace("main() {", stages + "main() {").replace("[tests]=420", "[tests]=1")
     (tmp_path / "tools").mkdir()
     script = tmp_path / "tools" / "gpu_check.sh"
