@@ -6,6 +6,7 @@ Zhang and Sun 2017, arXiv 1707.06168), fine-tuned by distillation from the float
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,7 +105,7 @@ def _(
             }
             for group in plan.groups
         },
-        "nodes": _nodes(format, original, best.model, plan),
+        "nodes": _nodes(format, plan, best.removed),
     }
     graph.write(model, out)
     return report | {"bytes": graph.size_of(out)}
@@ -151,23 +152,19 @@ def _measured(format: Pruned, model: onnx.ModelProto, proof: Proof, limits: tupl
     return psnr(proof.error(graph.Network(shown, threads=proof.threads)), limits)
 
 
-def _nodes(format: Pruned, original: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> dict[str, Any]:
-    """What became of every layer: bytes and multiply-adds before and after, and the error of its group when half of that goes."""
-    wide = {layer.name: layer for layer in weights_of(original)}
-    sizes = {tensor.name: onnx.numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer}
-    left = {index: layer for index, layer in plan.costs.layers.items()}
+def _nodes(format: Pruned, plan: Plan, removed: set[int]) -> dict[str, Any]:
+    """What became of every layer: bytes and multiply-adds, those before, and the error that losing half of its channels causes."""
+    now = {layer.node: layer for layer in weights_of(plan.build(removed, refit=False))}
     errors = {group.name: group.error for group in plan.groups}
-    now = {layer.node: layer for layer in weights_of(model)} if format.floats == "fp32" else {}
+    each = 2 if format.floats == "fp16" else 1
     nodes: dict[str, Any] = {}
-    for layer in left.values():
-        before = wide[layer.name]
-        size = sizes[layer.weight]
-        whole = before.bytes // (2 if format.floats == "fp16" else 1)
-        nodes[layer.name] = {
-            "format": format.name if size < whole else format.floats,
-            "error": finite(errors[layer.name] ** 0.5) if layer.name in errors else None,
-            "bytes": size,
-            "macs": now[layer.node].macs if layer.node in now else before.macs * size // max(whole, 1),
+    for before in plan.costs.layers.values():
+        layer = now[before.node]
+        nodes[before.name] = {
+            "format": format.name if layer.bytes < before.bytes else format.floats,
+            "error": finite(math.sqrt(errors[before.name])) if before.name in errors else None,
+            "bytes": layer.bytes // each,
+            "macs": layer.macs,
             "macs_before": before.macs,
         }
     return nodes

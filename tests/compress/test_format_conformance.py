@@ -54,10 +54,10 @@ def test_format_on_family(families: dict[str, Family], name: str, family: str, t
     source, spec, program, classes = families[family]
     format = FORMATS[name]
     expected_psnr, expected_size = getattr(format, "expected_psnr", None), getattr(format, "expected_size", None)
-    if not issubclass(format, Mixed):
+    if expected_psnr is None:
         expected_psnr, expected_size = EXPECTED[name]
     calibration = Calibration.draw(spec, program, 8, num_classes=classes, seed=1)
-    free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("rank", False)) if key in names(format)}
+    free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("rank", False), ("steps", 60)) if key in names(format)}
     out = tmp_path / f"{name}.onnx"
     report = convert(format(**free), source, out, calibration)
 
@@ -114,7 +114,7 @@ def test_large_layers_are_as_small_as_stated(rng: np.random.Generator, make: dic
     constants = {key: (rng.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32) for key, shape in shapes.items()}
     net = make["decoder"]("large", nodes, constants | {"shape": np.array([-1, 768])}, [3, 8, 8], [4])
     format = FORMATS[name]
-    free = {key: 0.0 for key in ("psnr", "aim") if key in names(format)}
+    free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("steps", 20)) if key in names(format)}
     report = convert(format(**free), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4))
     expected = getattr(format, "expected_size", None) or EXPECTED[name][1]
     assert report["bytes"] <= expected * report["source_bytes"] + 8000
