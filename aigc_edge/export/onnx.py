@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,14 @@ def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
         raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX: {reason[0]}") from error
     assert program is not None
     model = program.model
-    clean(model)
+    try:
+        clean(model)
+    except onnx.shape_inference.InferenceError as error:
+        reason = str(error).strip().rpartition("] ")[2]
+        raise AigcEdgeError(
+            f"component {spec.name!r} fits the batch that it was exported with alone ({reason}): its code makes a number of the "
+            "batch, as len(x) does; take x.shape[0]"
+        ) from error
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
         value.shape = ir.Shape(tensor.shape)
     model.producer_name, model.producer_version, model.graph.name = "aigc-edge", aigc_edge.__version__, spec.name
