@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -89,7 +88,8 @@ def convert_one(name: str, text: str, source: Path, out: Path, threads: int) -> 
     started, worked = time.perf_counter(), time.process_time()
     report = convert(parse(f"{text}:{','.join(free)}"), source, out, calibration, threads=threads)
     seconds, worked = time.perf_counter() - started, time.process_time() - worked
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()  # getrusage would count what the parent had when it started this process
+    peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
     share = report["bytes"] / report["source_bytes"]
     figures = {"bytes": report["bytes"], "share": round(share, 4), "seconds": round(seconds, 1), "cpu_seconds": round(worked, 1)}
     return figures | {"peak_bytes": peak, "n": report.get("n")}
