@@ -155,7 +155,7 @@ def _measured(format: Pruned, model: onnx.ModelProto, proof: Proof, limits: tupl
 def _nodes(format: Pruned, plan: Plan, removed: set[int]) -> dict[str, Any]:
     """What became of every layer: bytes and multiply-adds, those before, and the error that losing half of its channels causes."""
     now = {layer.node: layer for layer in weights_of(plan.build(removed, refit=False))}
-    errors = {group.name: group.error for group in plan.groups}
+    errors = {group.name: group.error(0.5) for group in plan.groups}
     each = 2 if format.floats == "fp16" else 1
     nodes: dict[str, Any] = {}
     for before in plan.costs.layers.values():

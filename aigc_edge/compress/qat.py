@@ -53,13 +53,17 @@ def converted(
     tuning = Tuning(steps=format.qat, seconds=LONGEST)
     plain = replace(format, qat=0)
     least = format.psnr
-    tried = [_budget(plain, 0.0), None, plain]  # the second follows from what the first gains
     gain = 0.0
     with TemporaryDirectory(dir=out.parent, prefix=".qat-") as folder:
         part = Path(folder) / "part.onnx"
-        for attempt in tried:
-            chosen = attempt or _budget(plain, max(0.0, least - gain + SLACK))
-            report = convert(chosen, source, part, calibration, progress=progress, threads=threads)
+        for attempt in range(3):
+            chosen = plain if attempt == 2 else _budget(plain, 0.0 if attempt == 0 else max(0.0, least - gain + SLACK))
+            try:
+                report = convert(chosen, source, part, calibration, progress=progress, threads=threads)
+            except BudgetError:
+                if attempt == 2:
+                    raise
+                continue
             model, before, after, taken = trained(graph.load(part), original, given, proof, tuning, tell)
             gain = after - before
             if after >= least:

@@ -9,16 +9,21 @@ import numpy as np
 import onnx
 
 from aigc_edge.compress import graph
+from aigc_edge.compress.calibration import Evaluate, mean_square
 from aigc_edge.compress.channels.cut import cut
 from aigc_edge.compress.channels.refit import Inputs
 from aigc_edge.compress.channels.tracing import trace
 from aigc_edge.compress.channels.units import Costs, Group, Unit, groups_of
+from aigc_edge.compress.effort import dry_run
+from aigc_edge.compress.finetune import redrawn
 from aigc_edge.compress.proof import Proof
 from aigc_edge.errors import AigcEdgeError
 
 KEEP = 1 / 8  # of a group's channels stay in any case
-TRIED = 1 / 2  # of a group's units go when it is measured alone
-TRIALS = 64  # groups that are measured, those with most multiply-adds; of the others the median is assumed
+LEVELS = (0.25, 0.5, 0.75, 0.875)  # of a group's units go when it is measured alone; of many groups half only
+RANK = 2e12  # multiply-adds that measuring whole trajectories may take; beyond that single evaluations are compared
+SAMPLES = 4  # whose trajectories are compared
+TRIALS = 64  # measurements; when they do not suffice, groups with few multiply-adds are assumed to err like the median
 
 
 class Plan:
@@ -38,13 +43,28 @@ class Plan:
             group.units.sort(key=lambda unit: unit.energy)
         self.total = self.costs.macs()
         by_cost = sorted(self.groups, key=lambda group: self.costs.macs({unit.root for unit in group.units}))
-        for done, group in enumerate(by_cost[:TRIALS]):
-            chosen = group.units[: max(1, int(len(group.units) * TRIED))]
-            error = proof.quick(graph.Network(self.build({unit.root for unit in chosen}), threads=proof.threads))
-            group.error = error * group.energy / max(sum(unit.energy for unit in chosen), 1e-3 * group.energy)
-            tell(done + 1, min(TRIALS, len(by_cost)))
+        levels = LEVELS if len(LEVELS) * len(by_cost) <= TRIALS else (0.5,)
+        measure = self._measure(proof, len(levels) * len(by_cost[:TRIALS]))
+        trials = [(group, level) for group in by_cost[:TRIALS] for level in levels]
+        for done, (group, level) in enumerate(trials):
+            count = max(1, int(len(group.units) * level))
+            part = count / len(group.units)
+            if not group.curve or part > group.curve[-1][0]:
+                removed = {unit.root for unit in group.units[:count]}
+                error = measure(graph.Network(self.build(removed), threads=proof.threads))
+                group.curve.append((part, max(error, group.curve[-1][1] if group.curve else 0.0)))
+            tell(done + 1, len(trials))
         for group in by_cost[TRIALS:]:
-            group.error = float(np.median([other.error for other in by_cost[:TRIALS]]))
+            group.curve = [(0.5, float(np.median([other.error(0.5) for other in by_cost[:TRIALS]])))]
+
+    def _measure(self, proof: Proof, count: int) -> Callable[[Evaluate], float]:
+        """What an error is measured by: final samples, or single evaluations where `count` of the former would take too long."""
+        some = redrawn(proof.calibration, SAMPLES, 0)
+        evaluations = sum(len(next(iter(record.inputs.values()))) for record in dry_run(some))
+        if count * SAMPLES * evaluations * self.total > RANK:
+            return proof.quick
+        wanted = some.run(graph.Network(self.state.model, threads=proof.threads))
+        return lambda network: mean_square(some.run(network), wanted)
 
     def build(self, removed: set[int], *, refit: bool = True) -> onnx.ModelProto:
         """The network without the units `removed`, the weights behind them re-fitted."""
@@ -55,18 +75,23 @@ class Plan:
 
         Groups of at least four times `multiple` channels lose that many at a time. Raises AigcEdgeError when so many cannot go.
         """
-        parts: list[tuple[float, set[int]]] = []
-        for group in self.groups:
-            for part in _parts(group, multiple):
-                roots = {unit.root for unit in part}
-                saved = self.total - self.costs.macs(roots)
-                error = group.error * sum(unit.energy for unit in part) / group.energy
-                parts.append((error / max(saved, 1e-9) if math.isfinite(error) else math.inf, roots))
+        waiting = {index: _parts(group, multiple) for index, group in enumerate(self.groups)}
+        gone = dict.fromkeys(waiting, 0)
         removed: set[int] = set()
-        for _, roots in sorted(parts, key=lambda part: part[0]):
-            if self.costs.macs(removed) <= (1 - share) * self.total:
-                break
-            removed |= roots
+
+        def worth(index: int) -> float:
+            """What the group's next part errs for each multiply-add that it saves."""
+            group, part = self.groups[index], waiting[index][0]
+            saved = self.costs.macs(removed) - self.costs.macs(removed | {unit.root for unit in part})
+            count = len(group.units)
+            error = group.error((gone[index] + len(part)) / count) - group.error(gone[index] / count)
+            return error / max(saved, 1e-9) if math.isfinite(error) else math.inf
+
+        while self.costs.macs(removed) > (1 - share) * self.total and any(waiting.values()):
+            index = min((index for index, parts in waiting.items() if parts), key=worth)
+            part = waiting[index].pop(0)
+            gone[index] += len(part)
+            removed |= {unit.root for unit in part}
         reached = 1 - self.costs.macs(removed) / self.total
         if reached < share:
             raise AigcEdgeError(
@@ -77,8 +102,7 @@ class Plan:
     def blame(self, removed: set[int], count: int = 3) -> str:
         """The groups whose loss is predicted to err most, as part of a sentence."""
         errors = {
-            group.name: group.error * sum(unit.energy for unit in group.units if unit.root in removed) / group.energy
-            for group in self.groups
+            group.name: group.error(sum(unit.root in removed for unit in group.units) / len(group.units)) for group in self.groups
         }
         total = sum(errors.values()) or 1.0
         worst = sorted(errors, key=lambda name: -errors[name])[:count]

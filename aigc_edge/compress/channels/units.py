@@ -29,15 +29,21 @@ class Group:
 
     name: str
     units: list[Unit] = field(default_factory=list)
-    error: float = 0.0  # of the network's output, caused by `tried` of its energy
+    curve: list[tuple[float, float]] = field(default_factory=list)  # share of its units that goes, error of the output then
 
     @property
     def channels(self) -> int:
         return sum(unit.channels for unit in self.units)
 
-    @property
-    def energy(self) -> float:
-        return sum(unit.energy for unit in self.units) or 1.0
+    def error(self, part: float) -> float:
+        """Relative squared error of the network's output without the first `part` of the units; a parabola where unmeasured."""
+        known = [(0.0, 0.0), *self.curve]
+        last, most = known[-1]
+        if part > last > 0:
+            return most * (part / last) ** 2
+        if len(known) == 2:
+            return most * (part / last) ** 2
+        return float(np.interp(part, *zip(*known, strict=True)))
 
 
 class Costs:
