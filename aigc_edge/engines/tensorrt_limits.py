@@ -14,7 +14,7 @@ _PROVEN = ("fp16", "bf16", "int8", "fp8")  # formats whose type must show up in 
 _SHOWN = 3
 
 
-def expected(target: Target | None, asked: Sequence[Asked], file: str) -> list[dict[str, Any]]:
+def expected(target: Target | None, asked: Sequence[Asked], file: str, module: str | None = None) -> list[dict[str, Any]]:
     """The layers that will silently run in another type: operator, format, runs, why and their names.
 
     Raises AigcEdgeError for layers that the target cannot run at all.
@@ -23,7 +23,7 @@ def expected(target: Target | None, asked: Sequence[Asked], file: str) -> list[d
     for layer in asked if target is not None else ():
         assert target is not None
         for format in dict.fromkeys((layer.format, layer.around)):
-            limit = target.limit(format, layer.operator)
+            limit = target.limit(format, layer.operator, module)
             if limit is None:
                 continue
             if limit.runs is None:

@@ -93,7 +93,7 @@ def build_plan(
     if report is None:
         check_version(request.module, target)
         asked = check_model(request.onnx, request.shapes)
-        foreseen = expected(target, asked, request.onnx.name)
+        foreseen = expected(target, asked, request.onnx.name, request.module)
         typical = typical_seconds(file.parent, request.module, request.onnx.stat().st_size)
         with atomic_file(file) as part:
             report = _run(request, part, memory_gb or machine_gb() * 0.75, seconds, waiting, typical)

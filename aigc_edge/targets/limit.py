@@ -17,22 +17,27 @@ OPERATORS = (ANY, "Conv", "ConvTranspose", "MatMul", "Gemm")
 @dataclass(frozen=True)
 class Limit:
     """`operator` ("*": every one) in `format` runs as `runs` instead ("float": as the network around it), without a word from the
-    builder, or not at all (None)."""
+    builder, or not at all (None); only with `module` where one is named."""
 
     format: str
     operator: str
     runs: str | None
     why: str
+    module: str | None = None
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Limit:
         """Parse one limit; raises AigcEdgeError that names what is wrong with it."""
-        if set(value) != {"format", "operator", "runs", "why"}:
+        if set(value) - {"module"} != {"format", "operator", "runs", "why"}:
             raise AigcEdgeError(f"a limit has format, operator, runs and why: {', '.join(sorted(value)) or 'nothing'} was given")
         limit = Limit(**value)
         if limit.format not in FORMATS or limit.operator not in OPERATORS or limit.runs not in (None, AROUND, *FORMATS):
             allowed = f"formats are {', '.join(FORMATS)}, operators {', '.join(OPERATORS)}"
             raise AigcEdgeError(f"the limit of {limit.operator!r} in {limit.format!r} names what there is not: {allowed}")
+        if limit.module not in (None, "tensorrt", "tensorrt_rtx"):
+            raise AigcEdgeError(
+                f"the limit of {limit.operator} names the module {limit.module!r}: tensorrt and tensorrt_rtx there are"
+            )
         if not limit.why:
             raise AigcEdgeError(f"the limit of {limit.operator} in {limit.format} does not say why: say it")
         return limit

@@ -63,9 +63,10 @@ class Target:
             raise AigcEdgeError(f"target {target.name!r} is malformed: {wrong}")
         return target
 
-    def limit(self, format: str, operator: str) -> Limit | None:
-        """What limits `operator` in `format` here; None when nothing does."""
-        return next((limit for limit in self.limits if limit.covers(format, operator)), None)
+    def limit(self, format: str, operator: str, module: str | None = None) -> Limit | None:
+        """What limits `operator` in `format` here, built by `module` (None: the target's own); None when nothing does."""
+        by = module or self.flavour
+        return next((x for x in self.limits if x.covers(format, operator) and x.module in (None, by)), None)
 
 
 def _problem(target: Target) -> str | None:

@@ -54,6 +54,14 @@ def test_what_runs_in_another_type_is_told_before():
     assert expected(None, [CONV, UP], "net.onnx") == []
 
 
+def test_a_limit_of_one_module_does_not_bind_the_other():
+    up = replace(UP, format="bf16", runs="bf16", around="bf16")
+    for module in (None, "tensorrt_rtx"):
+        with pytest.raises(AigcEdgeError, match="its ConvTranspose in bf16"):
+            expected(targets.get("rtx-40"), [up], "net.onnx", module)
+    assert expected(targets.get("rtx-40"), [up], "net.onnx", "tensorrt") == []
+
+
 def _row(node, precision, macs):
     return {"name": f"{node}_myl0_1", "kind": "x", "precision": precision, "macs": macs, "nodes": [node, "node_of_scale"]}
 
