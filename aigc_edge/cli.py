@@ -71,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        print("\naigc-edge: interrupted; nothing half-written was kept", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        more = f"; {stop}" if str(stop) else ""  # a command may say what is kept
+        print(f"\naigc-edge: interrupted; nothing half-written was kept{more}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,7 @@ def render(manifest: Manifest) -> str:
         _head(manifest),
         _networks(manifest),
         _text(manifest),
-        _engines(manifest),
+        render_engines(manifest),
         _programs(manifest),
         _quality(manifest),
         _provenance(manifest),
@@ -98,8 +99,19 @@ def _text(manifest: Manifest) -> str:
     return f"Text (no negative prompt: {nothing})\n" + text.table(header, rows, right=[2, 3, 4])
 
 
-def _tensors(tensors: Any) -> str:
-    return ", ".join(f"{t['name']} {t['dtype']} [{', '.join(str(s) for s in t['shape'])}]" for t in tensors)
+FEW = 3  # schedule constants are listed one by one up to this many
+
+
+def _tensors(tensors: Any, schedule: bool = False) -> str:
+    """Names, dtypes and shapes; what the schedule gives, a constant or two for every block of a network, as one sum."""
+    constants = [t for t in tensors if schedule or t["role"] == "constant"]
+    if len(constants) <= FEW:
+        constants = []
+    listed = [f"{t['name']} {t['dtype']} [{', '.join(map(str, t['shape']))}]" for t in tensors if t not in constants]
+    if constants:
+        floats = sum(math.prod(t["shape"][1:]) for t in constants)
+        listed.append(f"{len(constants)} schedule constants of {floats} floats")
+    return ", ".join(listed)
 
 
 def _bytes(manifest: Manifest, file: str) -> str:
@@ -111,7 +123,8 @@ def _networks(manifest: Manifest) -> str:
     for name, component in manifest["components"].items():
         lines.append(f"Network {name}")
         for arrow, key in (("in ", "inputs"), ("out", "outputs")):
-            wrapped = textwrap.wrap(_tensors(component[key]), WIDTH - 6, break_on_hyphens=False)
+            listed = _tensors(component[key], name == "schedule" and key == "outputs")
+            wrapped = textwrap.wrap(listed, WIDTH - 6, break_on_hyphens=False)
             lines += [f"  {arrow if i == 0 else '   '} {line}" for i, line in enumerate(wrapped)]
         rows = []
         for format, entry in component["formats"].items():
@@ -137,16 +150,32 @@ def _removed(found: Manifest) -> str:
     return f"{found['operators']} of {found['of_operators']} operators, {share:.1%} of weights removed"
 
 
-def _engines(manifest: Manifest) -> str:
+def render_engines(manifest: Manifest) -> str:
+    """The engine files of a bundle as text, "" where it has none."""
     rows = []
     for component in manifest["components"].values():
         for plan in component.get("engines", []):
-            size, proof = _bytes(manifest, plan["file"]), precision_text(plan.get("precision"))
-            rows.append([plan["engine"], plan["target"], plan["format"], size, plan.get("built_with", ""), proof])
+            precision = plan.get("precision")
+            share = precision.get("as_asked") if isinstance(precision, Mapping) else None
+            asked = "" if share is None else f"{share:.0%}"  # of the multiply-adds
+            row = [plan["engine"], plan["target"], plan["format"], _bytes(manifest, plan["file"]), plan.get("built_with", "")]
+            rows.append([*row, precision_text(precision), asked])
     if not rows:
         return ""
-    header = ["engine", "target", "format", "size", "built with", "layers run in"]
-    return "Engines\n" + text.table(header, rows, right=[3])
+    header = ["engine", "target", "format", "size", "built with", "layers run in", "as asked"]
+    return "\n".join(["Engines", text.table(header, rows, right=[3, 6]), *_surprises(manifest)])
+
+
+def _surprises(manifest: Manifest) -> Iterator[str]:
+    """Layers of plans that do not run in the type that was asked for, once for all targets of which the same is true."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for component in manifest["components"].values():
+        for plan in component.get("engines", []):
+            for sentence in plan.get("surprises", ()):
+                found.setdefault((plan["format"], sentence), []).append(plan["target"])
+    for (format, sentence), targets in found.items():
+        line = f"{format} on {', '.join(targets)}: {sentence}"
+        yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def precision_text(precision: Any) -> str:

@@ -19,7 +19,7 @@ from aigc_edge.choose import AUTO, fastest
 from aigc_edge.diffusion import Program
 from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
-from aigc_edge.engines.constants import Constants
+from aigc_edge.engines.constants import Constants, schedule_source
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.programs import Programs
 from aigc_edge.spec import ComponentSpec
@@ -114,8 +114,7 @@ class Pipeline:
                 array.fill(0)
             return lambda row, num_rows: None
         if "schedule" not in self._engines:
-            component = self.manifest["components"]["schedule"]
-            source = EngineSource(self.path, component, ComponentSpec.from_json("schedule", component), "fp32", "")
+            source = schedule_source(self.path, self.manifest["components"]["schedule"])
             source.read(source.model_file())  # checks its hash, which opening did not
             self._engines["schedule"] = require(ENGINES[self.engine].schedule_engine or self.engine).load(source, threads=1)
         run = self._engines["schedule"].bind(inputs, outputs)

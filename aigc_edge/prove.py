@@ -22,6 +22,14 @@ Tell = Callable[[int, int], None]
 Given = Callable[[NDArray[np.int64]], dict[str, Any]]  # numbers of samples → what `Pipeline.sample` is given for them
 
 
+def engine_of(format: str) -> str:
+    """The engine that proves a format: onnxruntime, or the first that has kernels for it on a CPU."""
+    from aigc_edge.compress.formats import FORMATS
+
+    engines: tuple[str, ...] = getattr(FORMATS[format], "engines", ("onnxruntime",)) if format in FORMATS else ("onnxruntime",)
+    return "onnxruntime" if "onnxruntime" in engines else engines[0]
+
+
 def draw(
     bundle: Path,
     format: str,
@@ -38,7 +46,7 @@ def draw(
     Image i has the seed `seed` + i.
     """
     parts = []
-    with aigc_edge.open(bundle, format=format, threads=threads, verify="none") as pipeline:
+    with aigc_edge.open(bundle, engine=engine_of(format), format=format, threads=threads, verify="none") as pipeline:
         each = batch or max(1, min(BATCH, ELEMENTS // math.prod(pipeline.manifest["output_shape"])))
         for first in range(0, len(index), each):
             some = index[first : first + each]

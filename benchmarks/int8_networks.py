@@ -71,7 +71,7 @@ def _decoder(module: nn.Module, latent: int, shape: tuple[int, ...]) -> Componen
 def _scaled(component: Component, last: nn.Module, size: float) -> Component:
     """The weights of the linear layer `last` scaled so that the output of the network has standard deviation `size`."""
     for module in component.module.modules():  # as after training: norms that scale and shift
-        if isinstance(module, nn.GroupNorm):
+        if isinstance(module, nn.GroupNorm) and module.affine:
             module.weight.uniform_(0.5, 1.5)
             module.bias.normal_(0, 0.2)
     made = component.module(*component.example(8, torch.Generator().manual_seed(1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,23 @@ def text_to_image(rng: np.random.Generator) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return lambda **options: module.TextToImage(rng, **options)
+
+
+@pytest.fixture
+def fake_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """fake_tensorrt(module, version, lines) puts a recorded version of TensorRT in the place of a module."""
+    spec = importlib.util.spec_from_file_location("fake_tensorrt", ROOT / "tests" / "fake_tensorrt.py")
+    assert spec is not None
+    assert spec.loader is not None
+    code = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(code)
+
+    def install(module: str, version: str, lines: Any = ()) -> Path:
+        install.folder = code.install(tmp_path / f"fake-{version}", monkeypatch, module, version, lines)  # type: ignore[attr-defined]
+        return install.folder  # type: ignore[attr-defined, no-any-return]
+
+    install.line = code.convolution_line  # type: ignore[attr-defined]
+    yield install
+    for name in ("tensorrt", "tensorrt_rtx"):
+        if "fake-" in str(getattr(sys.modules.get(name), "__file__", "")):
+            del sys.modules[name]

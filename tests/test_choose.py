@@ -58,3 +58,13 @@ def test_one_engine_alone_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(choose, "_measure", lambda *_: pytest.fail("nothing is to be chosen"))
     with aigc_edge.open(BUNDLE, engine="auto") as opened:
         assert opened.engine == "onnxruntime"
+
+
+def test_int8_without_vnni_is_not_for_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose.platform, "machine", lambda: "x86_64")
+    for vnni in (True, False):
+        monkeypatch.setattr(choose, "has_vnni", lambda vnni=vnni: vnni)
+        assert ("openvino" in choose._candidates("int8")) == vnni
+        assert "openvino" in choose._candidates("fp32")
+    monkeypatch.setattr(choose.platform, "machine", lambda: "aarch64")
+    assert "openvino" in choose._candidates("int8")

@@ -34,6 +34,7 @@ class Step:
 def steps() -> list[Step]:
     """What the demo does, in order."""
     run, grid, report, figures = OUT / "run", OUT / "grid.png", OUT / "report.html", OUT / "bench.json"
+    why = OUT / "why.html"
     targets = ("--target", "x86-cpu", "--target", "rtx")
     compile_to = ("-o", str(BUNDLE), "--format", "fp32", "--format", "int8", *targets, "--overwrite")
     return [
@@ -48,6 +49,12 @@ def steps() -> list[Step]:
             "export, quantise to int8, prove its quality, build engines, bundle",
             ("compile", str(run), *compile_to),
             (BUNDLE / "manifest.json",),
+        ),
+        Step(
+            "quantise",
+            "put weights of 4 bits beside them, within a budget, and show every layer",
+            ("quantise", str(BUNDLE), "--format", "int4", "--budget", "psnr=25", "--report", str(why), "--overwrite"),
+            (why,),
         ),
         Step(
             "sample",
@@ -93,7 +100,7 @@ def main(arguments: list[str]) -> int:
         done[step.name] = list(step.arguments)
         DONE.write_text(json.dumps(done, indent=1))
     print(f"\nThe demo took {time.monotonic() - started:.0f} s. Look at:")
-    for path in (BUNDLE, OUT / "grid.png", OUT / "report.html", OUT / "bench.json"):
+    for path in (BUNDLE, OUT / "grid.png", OUT / "why.html", OUT / "report.html", OUT / "bench.json"):
         print(f"  {path}")
     return 0
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build, test and measure on a machine with an NVIDIA GPU; it needs no network. About 15 minutes, 25 at most.
 #
-#   tools/gpu_check.sh                     all stages: environment build device tests benchmark
+#   tools/gpu_check.sh                     all stages: environment build device tests engines benchmark
 #   tools/gpu_check.sh build tests         some of them, where one call may not take so long; what is built stays
 #   WHEELS=folder tools/gpu_check.sh       installs these wheels first, for what the machine lacks
 #
@@ -19,8 +19,8 @@ BUILD="$ROOT/build/gpu-check"
 VENV="$BUILD/venv"
 OWN="$VENV/bin/python"
 LOGS="$BUILD/logs"
-STAGES=(environment build device tests benchmark)
-declare -A LIMITS=([environment]=120 [build]=360 [device]=60 [tests]=420 [benchmark]=540) # seconds; 25 minutes together
+STAGES=(environment build device tests engines benchmark)
+declare -A LIMITS=([environment]=90 [build]=360 [device]=60 [tests]=420 [engines]=90 [benchmark]=480) # seconds; 25 minutes together
 TESTS=(ops diffusion/test_loop.py diffusion/test_execution.py engines/test_engine_conformance.py engines/test_tensorrt_network.py
   test_device_loop.py)
 
@@ -85,6 +85,35 @@ EOF
 tests() {
   # From another folder: in the repository's root its aigc_edge/, without a native core, would stand before the installed one.
   "$OWN" -m pytest -q -rs -p no:cacheprovider --import-mode=importlib --junit-xml="$LOGS/tests.xml" "${TESTS[@]/#/$ROOT/tests/}"
+}
+
+engines() { # a bundle finished by the command that finishes one on any device, and images from its plans
+  local where=() bundle="$BUILD/engines.aigc"
+  if ! "$OWN" -c 'import sys; from aigc_edge.engines.tensorrt_module import installed; sys.exit(not installed())'; then
+    echo "neither tensorrt nor tensorrt_rtx is installed: no plans to build"
+    return 0
+  fi
+  if [ "$DEVICE" = cpu ]; then where=(--target rtx-30); fi
+  rm -rf "$bundle" && cp -r "$ROOT/tests/data/digits-tiny.aigc" "$bundle" || return
+  "$OWN" -m aigc_edge.cli build "$bundle" "${where[@]}" --format fp32 --minutes 2 || return
+  if [ "$DEVICE" = cpu ]; then return; fi
+  "$OWN" -m aigc_edge.cli sample "$bundle" --engine tensorrt -n 16 -o "$LOGS/engines.png" || return
+  "$OWN" - "$bundle" <<'EOF'
+import importlib.util
+import sys
+
+import numpy as np
+
+import aigc_edge
+
+if importlib.util.find_spec("onnxruntime") is None:
+    sys.exit(0)  # nothing to compare with
+images = [aigc_edge.open(sys.argv[1], engine=name).sample(16, seed=0, classes=[3] * 16) for name in ("tensorrt", "onnxruntime")]
+error = np.mean((images[0].astype(float) - images[1].astype(float)) ** 2)
+psnr = 10 * np.log10(255**2 / max(error, 1e-12))
+print(f"tensorrt against onnxruntime from the same noise: {psnr:.1f} dB")
+sys.exit("below 30 dB, which TF32 does not explain" if psnr < 30 else 0)
+EOF
 }
 
 benchmark() {

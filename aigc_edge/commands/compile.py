@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from aigc_edge.commands import values
 from aigc_edge.commands.parser import Parser
 from aigc_edge.commands.progress import Progress
 from aigc_edge.hardware import let_threads_sleep
+
+if TYPE_CHECKING:
+    from aigc_edge.sources.base import SourceOptions
 
 ORDER = 20
 HELP = "make a bundle from a trained generator"
@@ -58,30 +62,35 @@ def configure(parser: Parser) -> None:
         action="store_false",
         help="leave in the network what depends on the timestep alone, instead of evaluating it once, here",
     )
-    about = parser.add_argument_group("what a source does not say itself")
-    about.add_argument("--role", choices=("denoiser", "decoder"), help="of an ONNX file or module: evaluated each step, or once")
-    about.add_argument("--prediction", metavar="NAME", help="what a denoiser predicts: epsilon, v, x0, flow or edm")
-    about.add_argument(
+    about(parser)
+    proof(parser, 1.1)
+
+
+def about(parser: Parser) -> None:
+    """Add what a source does not say itself."""
+    group = parser.add_argument_group("what a source does not say itself")
+    group.add_argument("--role", choices=("denoiser", "decoder"), help="of an ONNX file or module: evaluated each step, or once")
+    group.add_argument("--prediction", metavar="NAME", help="what a denoiser predicts: epsilon, v, x0, flow or edm")
+    group.add_argument(
         "--schedule",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="of a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
     )
-    about.add_argument(
+    group.add_argument(
         "--classes", type=values.whole(1, 1_000_000), metavar="N", help="number of classes of an ONNX file or module"
     )
-    about.add_argument(
+    group.add_argument(
         "--input",
         action="append",
         default=[],
         metavar="NAME=ROLE",
         help="what an input of an ONNX file is, where its name and type do not tell: sample, timestep or class; may be repeated",
     )
-    about.add_argument("--size", type=values.size, metavar="HxW", help="height and width of the images, where one can choose")
-    about.add_argument("--data", metavar="NAME", help="real images to judge by: a data set or a folder")
-    about.add_argument("--prompts", metavar="FILE", help="prompts to calibrate and measure with, one a line")
-    proof(parser, 1.1)
+    group.add_argument("--size", type=values.size, metavar="HxW", help="height and width of the images, where one can choose")
+    group.add_argument("--data", metavar="NAME", help="real images to judge by: a data set or a folder")
+    group.add_argument("--prompts", metavar="FILE", help="prompts to calibrate and measure with, one a line")
 
 
 def formats(group: argparse._ArgumentGroup, default: str) -> None:
@@ -125,13 +134,11 @@ def proof(parser: Parser, frechet: float | None) -> None:
     group.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    let_threads_sleep()
-    from aigc_edge import inspect
-    from aigc_edge.compile import compile_source
-    from aigc_edge.sources.base import SourceOptions, open_source
+def source_options(arguments: argparse.Namespace) -> SourceOptions:
+    """What the options of `about` say."""
+    from aigc_edge.sources.base import SourceOptions
 
-    options = SourceOptions(
+    return SourceOptions(
         role=arguments.role,
         prediction=arguments.prediction,
         schedule=values.pairs(arguments.schedule, "--schedule"),
@@ -141,7 +148,15 @@ def run(arguments: argparse.Namespace) -> int:
         classes=arguments.classes,
         inputs=values.roles(arguments.input),
     )
-    source = open_source(arguments.source, options)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    let_threads_sleep()
+    from aigc_edge import inspect
+    from aigc_edge.compile import compile_source
+    from aigc_edge.sources.base import open_source
+
+    source = open_source(arguments.source, source_options(arguments))
     output = arguments.output or f"{source.name}.aigc"
     compile_source(
         source,

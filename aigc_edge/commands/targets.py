@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from aigc_edge.commands.parser import Parser
+
+if TYPE_CHECKING:
+    from aigc_edge.targets import Target
 
 ORDER = 60
 HELP = "list the devices that can be compiled for"
 DESCRIPTION = """\
-List the devices that a bundle can be compiled for: memory and bandwidth as their makers state them, the formats that run as such,
-and where their engine is built. Those that this machine is are marked; 'aigc-edge compile --target auto' takes them.
+List the devices that a bundle can be compiled for: compute capability, memory, bandwidth and dense T(FL)OP/s as their makers
+state them, where their plans are built ("anywhere": by TensorRT-RTX, "there": on the device, by 'aigc-edge build'), and the
+formats that run as such. Those that this machine is are marked; 'aigc-edge compile --target auto' takes them.
 
   aigc-edge targets
   aigc-edge targets --json"""
+
+RATES = ("fp32", "fp16", "int8", "fp8", "fp4")
+BUILT = {"tensorrt_rtx": "anywhere", "tensorrt": "there"}  # by which TensorRT
 
 
 def configure(parser: Parser) -> None:
@@ -26,26 +36,40 @@ def run(arguments: argparse.Namespace) -> int:
 
     from aigc_edge import targets
     from aigc_edge.compile.request import here
-    from aigc_edge.text import table
 
     own = here()
     every = targets.all_targets().values()
     if arguments.json:
         print(json.dumps([dataclasses.asdict(target) | {"here": target.name in own} for target in every], indent=1))
         return 0
-    built = {"tensorrt_rtx": "anywhere (TensorRT-RTX)", "tensorrt": "on the device (TensorRT)", None: "none needed"}
-    rows = [
-        [
-            ("* " if target.name in own else "  ") + target.name,
-            target.title,
-            f"SM{target.sm}" if target.sm else "-",
-            f"{target.memory_gb:g} GB" if target.memory_gb else "-",
-            f"{target.bandwidth_gbs:g} GB/s" if target.bandwidth_gbs else "-",
-            " ".join(target.precisions) or ", ".join(target.members),
-            built[target.flavour] if not target.members else "",
-        ]
-        for target in every
-    ]
-    print(table(["  target", "device", "compute", "memory", "bandwidth", "formats", "its engine is built"], rows, indent=0))
-    print("\n* this machine")
+    print(_devices(every, own))
+    print("\n* this machine\n")
+    print(_formats(every))
     return 0
+
+
+def _devices(every: Iterable[Target], own: Iterable[str]) -> str:
+    from aigc_edge.text import table
+
+    rows = []
+    for target in every:
+        rates = target.tops or {}
+        figures = [target.sm, target.memory_gb, target.bandwidth_gbs, *(rates.get(name) for name in RATES)]
+        device = ", ".join(target.members) or target.title.partition(" (")[0]
+        cells = ["" if value is None else f"{value:g}" for value in figures]
+        rows.append([("* " if target.name in own else "  ") + target.name, device, *cells, BUILT.get(target.flavour or "", "")])
+    header = ["  target", "device", "SM", "GB", "GB/s", *RATES, "built"]
+    return table(header, rows, indent=0, right=range(2, 5 + len(RATES)))
+
+
+def _formats(every: Iterable[Target]) -> str:
+    """The formats, once for all targets that have the same."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for target in every:
+        if target.precisions:
+            groups.setdefault(target.precisions, []).append(target.name)
+    lines = ["Formats that run as such (--json adds what limits them, where figures are from, clocks, power):"]
+    for formats, names in groups.items():
+        lines.append(textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+        lines.append(textwrap.fill(" ".join(formats), 100, initial_indent="      ", subsequent_indent="      "))
+    return "\n".join(lines)

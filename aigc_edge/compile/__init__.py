@@ -9,10 +9,10 @@ from typing import Any
 
 from aigc_edge.budget import Budget
 from aigc_edge.clock import Progress
-from aigc_edge.compile.compressing import convert_all
+from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import describe, export, tabulate
-from aigc_edge.compile.judging import make_judge
+from aigc_edge.compile.judging import check_budget, make_judge
 from aigc_edge.compile.proving import preview, prove
 from aigc_edge.compile.request import REFERENCE, checked
 from aigc_edge.compile.work import COSTS, begun
@@ -44,12 +44,12 @@ def compile_source(
     """Compile `source` (a training run, a diffusers folder, an ONNX file, "package:function", a Source) into the bundle `out`.
 
     Returns the bundle's manifest. `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format
-    is measured against fp32 on `samples` images from the same noise (None: what suits the source); one that misses the `budget`
-    ("psnr=30", "frechet=1.05x") is made again with more layers in higher precision, and the bundle is refused when that does not
-    help. `solver`, `steps` and `guidance_scale` make the default program (None: the source's own). Without `weights` the bundle
-    lacks the copy that the torch engine loads, and is smaller. `schedule_constants` takes out of the denoiser what depends on the
-    timestep alone: its results come from a table in the bundle. Engines are built for the GPU targets that can be built for here;
-    for the others the bundle carries the ONNX files, from which the device builds its own.
+    is measured against fp32 on `samples` images from the same noise (None: what the source and its cost allow); one that misses
+    the `budget` ("psnr=30", "frechet=1.05x") is made again with more layers in higher precision, and the bundle is refused when
+    that does not help. `solver`, `steps` and `guidance_scale` make the default program (None: the source's own). Without
+    `weights` the bundle lacks the copy that the torch engine loads, and is smaller. `schedule_constants` takes out of the
+    denoiser what depends on the timestep alone: its results come from a table in the bundle. Engines are built for the GPU
+    targets that can be built for here; for the others the bundle carries the ONNX files, from which the device builds its own.
 
     `progress(what, done, seconds_left)` is called as the work goes on, `done` in 0 … 1. What was finished before an interruption
     or a failure is kept for two weeks, and the same call goes on from it. Raises AigcEdgeError (BudgetError for quality) for
@@ -60,6 +60,7 @@ def compile_source(
     command = " ".join(["aigc-edge compile", given, *words])
     request = checked(out, formats, targets, budget, samples, seed, threads, overwrite, command, progress)
     found = source if isinstance(source, Source) else open_source(os.fspath(source), options)
+    check_budget(request.budget, found)
     with begun(request) as work:
         describe(work, found)
         made = found.programs(solver, steps, guidance_scale)
@@ -73,11 +74,12 @@ def compile_source(
         tabulate(work)
         make_judge(work, found)
         convert_all(work)
-        prove(work, samples or found.samples)
+        prove(work, samples or affordable(work, found.samples, PROOF_MACS))
         build_engines(work)
         preview(work)
         for entry in work.networks.values():
             entry["formats"] = {name: entry["formats"][name] for name in request.formats}
+        store_schedule(work)
         work.clock.start("writing")
         files = work.files | work.network_files(list(request.formats))
         manifest = write_bundle(request.out, work.whole_manifest(Path(out).stem), files, overwrite=overwrite)

@@ -13,13 +13,14 @@ from aigc_edge.compile.conditions import arrays
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.steps import fingerprint
 from aigc_edge.compile.work import Work
+from aigc_edge.engines.constants import SCHEDULE
 
 if TYPE_CHECKING:
     from aigc_edge.compress.calibration import Calibration
     from aigc_edge.compress.formats import Format
 
-# Samples whose trajectories calibrate and test a format: as many as this many multiply-adds allow, within the bounds.
-CALIBRATION, LEAST, MACS = 64, 4, 2.5e12
+# Samples whose trajectories calibrate a format, and that prove it: as many as these multiply-adds allow, within the bounds.
+CALIBRATION, LEAST, MACS, PROOF_MACS = 64, 4, 2.5e12, 1e13
 ENGINES = ("onnxruntime", "openvino", "tensorrt")  # the first makes "file", the others a file of their own where theirs differs
 
 
@@ -56,6 +57,17 @@ def convert_format(work: Work, format: Format) -> None:
         report = _convert(work, part, chosen, calibration, file, tell)
         entry[format.name][engine] = file
         reports[file.removesuffix(".onnx")] = report
+
+
+def store_schedule(work: Work) -> None:
+    """In a bundle without fp32 the schedule's network, which few timesteps need, is stored as small as the rest."""
+    entry, formats = work.components.get(SCHEDULE), work.request.formats
+    if entry is None or REFERENCE in formats:
+        return
+    chosen = _companion(next(iter(formats.values())))
+    file = f"{SCHEDULE}.{chosen.name}.onnx"
+    _convert(work, SCHEDULE, chosen, None, file, lambda *_: None)
+    entry["formats"] = {chosen.name: {"file": file}}
 
 
 def _convert(work: Work, part: str, format: Format, calibration: Calibration | None, file: str, tell: Any) -> dict[str, Any]:
@@ -103,18 +115,18 @@ def _calibration(work: Work) -> Calibration:
     from aigc_edge.compress.calibration import Calibration
 
     program, spec = work.programs[work.default_program], work.spec(work.main)
-    count = samples_for(work)
+    count = affordable(work, CALIBRATION, MACS)
     own, negative = arrays(work)
     return Calibration.draw(
         spec, program, count, num_classes=work.num_classes, constants=work.constants, conditions=own, negative=negative
     )
 
 
-def samples_for(work: Work) -> int:
-    """How many calibration samples a network of this cost gets."""
+def affordable(work: Work, most: int, macs: float) -> int:
+    """How many samples of the default program `macs` multiply-adds pay for, from LEAST to `most`."""
     program = work.programs[work.default_program]
     each = _macs(work.file(work.main, REFERENCE)) * max(program.sample_evaluations, 1)
-    return int(np.clip(MACS / max(each, 1), LEAST, CALIBRATION))
+    return int(np.clip(macs / max(each, 1), min(LEAST, most), most))
 
 
 @functools.cache

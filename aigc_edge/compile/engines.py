@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from typing import Any
 
 from aigc_edge.compile.work import Work
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
+from aigc_edge.engines.tensorrt_limits import sentences
+from aigc_edge.engines.tensorrt_plan import Plan, PlanRequest, build_plan
+
+SHOWN = ("layers", "macs_share", "as_asked")  # of what a build log proves, the part that the manifest repeats
 
 
 def build_engines(work: Work) -> None:
@@ -17,12 +23,41 @@ def build_engines(work: Work) -> None:
         entry = work.components[part]
         files = entry["formats"][name]
         request = PlanRequest(work.folder / files.get("tensorrt", files["file"]), name, target.sm, target.name)
-        plan = build_plan(request)
+        plan = build_plan(request, waiting=share_of(index, len(wanted), work.clock.advance))
         same = [e["file"] for e in entry["engines"] if (e["sm"], e["format"]) == (target.sm, name)]
         file = same[0] if same else f"engines/{part}.{name}.{target.name}.plan"
         work.files[file] = plan.file
-        work.files[file.removesuffix("plan") + "json"] = json.dumps(plan.report, indent=1).encode()
-        found = {"engine": "tensorrt", "format": name, "target": target.name, "sm": target.sm, "file": file}
-        found |= {"built_with": plan.built_with, "batches": plan.report["batches"]}
-        entry["engines"].append(found | {"precision": {k: plan.report["precision"][k] for k in ("layers", "macs_share")}})
-        work.tell(index + 1, len(wanted))
+        work.files[sidecar_of(file)] = sidecar(plan)
+        entry["engines"].append(engine_entry(plan, file, target.name))
+        work.clock.advance((index + 1) / len(wanted))
+
+
+def engine_entry(plan: Plan, file: str, target: str) -> dict[str, Any]:
+    """What the manifest says of a plan: where it is, what it runs on, what the build log proves and what it does not hold."""
+    report = plan.report
+    entry = {"engine": "tensorrt", "format": report["format"], "target": target, "sm": report["sm"], "file": file}
+    entry |= {"built_with": plan.built_with, "batches": report["batches"]}
+    entry |= {key: report[key] for key in ("device", "options") if report.get(key)}
+    entry["precision"] = {key: report["precision"][key] for key in SHOWN}
+    entry["expected"] = [found | {"layers": len(found["layers"])} for found in report["expected"]]
+    return entry | {"surprises": sentences(report)}
+
+
+def sidecar(plan: Plan) -> bytes:
+    """The report of a plan, as it stands beside it in the bundle."""
+    return json.dumps(plan.report, indent=1).encode()
+
+
+def sidecar_of(file: str) -> str:
+    """The name of the report beside the plan `file`."""
+    return file.removesuffix("plan") + "json"
+
+
+def share_of(index: int, count: int, advance: Callable[[float], None]) -> Callable[[float, float], None]:
+    """Progress while plan `index` of `count` is built: it nears its end as the typical time goes by, and never passes it."""
+
+    def waiting(elapsed: float, typical: float) -> None:
+        gone = elapsed / max(typical, 1e-3)
+        advance((index + (0.9 * gone if gone < 1 else 1 - 0.1 * math.exp(1 - gone))) / count)
+
+    return waiting

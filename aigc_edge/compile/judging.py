@@ -6,9 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aigc_edge.budget import Budget
 from aigc_edge.compile.work import Work
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Source
+
+
+def check_budget(budget: Budget, source: Source) -> None:
+    """Raise AigcEdgeError for a Fréchet distance to real images that nobody knows."""
+    known = source.judged or (source.folder is not None and (source.folder / "judge").is_dir())
+    if budget.frechet is not None and not known:
+        raise AigcEdgeError(
+            f"a Fréchet distance was asked for, but {source.name} says nothing of real images to compare with: give --data, or "
+            "ask for psnr=…"
+        )
 
 
 def make_judge(work: Work, source: Source) -> None:
@@ -20,11 +31,6 @@ def make_judge(work: Work, source: Source) -> None:
         return
     images = source.data()
     if images is None:
-        if work.request.budget.frechet is not None:
-            raise AigcEdgeError(
-                f"a Fréchet distance was asked for, but {source.name} says nothing of real images to compare with: give "
-                "--data, or ask for psnr=…"
-            )
         return
 
     def train(folder: Path) -> dict[str, Any]:

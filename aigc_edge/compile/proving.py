@@ -32,9 +32,9 @@ def prove(work: Work, samples: int) -> None:
     )
     work.clock.start(f"measuring {REFERENCE}")
     reference = prover.score(work.draft([REFERENCE]), REFERENCE, work.tell)
-    work.quality[REFERENCE] = reference | {"program": work.default_program}
+    work.quality.setdefault(REFERENCE, reference | {"program": work.default_program})  # a bundle's own figures stay
     for name in request.derived:
-        _prove_format(work, prover, name)
+        _prove_format(work, prover, name, reference)
     detail = {
         name: figures | {"compression": work.reports.get(name) or work.details.get(name, {})}
         for name, figures in work.quality.items()
@@ -42,13 +42,13 @@ def prove(work: Work, samples: int) -> None:
     work.files["quality.json"] = json.dumps(detail, indent=1, allow_nan=False).encode()
 
 
-def _prove_format(work: Work, prover: Prover, name: str) -> None:
+def _prove_format(work: Work, prover: Prover, name: str, reference: dict[str, Any]) -> None:
     format, missed = work.request.formats[name], None
     for attempt in range(TRIES + 1):
         work.clock.start(f"measuring {name}")
         figures = prover.score(work.draft([name, REFERENCE]), name, work.tell)
         work.quality[name] = figures | {"program": work.default_program}
-        missed = work.request.budget.missed(figures, work.quality[REFERENCE])
+        missed = work.request.budget.missed(figures, reference)
         finer = _finer(work, format)
         if missed is None or finer is None or attempt == TRIES:
             break

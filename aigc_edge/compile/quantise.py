@@ -25,7 +25,7 @@ from aigc_edge.export.amend import unpacked
 from aigc_edge.export.bundle import VERSION, pack, read_manifest, write_bundle
 
 _OWN = ("format", "version", "files", "name", "components", "programs", "default_program", "quality")  # that Work holds
-_SAMPLES, _JUDGED_SAMPLES = 64, 1000
+SAMPLES = 64  # a format, where the bundle does not say on how many it was measured
 
 
 def quantise_bundle(
@@ -44,10 +44,10 @@ def quantise_bundle(
 ) -> dict[str, Any]:
     """Put `formats` into the bundle (a folder or one file), or into a copy of it at `out`, and return its new manifest.
 
-    They are made from its fp32 networks with its default program, and proven as `compile_source` does. `targets` are those of the
-    bundle unless given; `default` makes the first of the formats the bundle's default. A format that the bundle has already, and
-    an `out` that exists, are replaced only with `overwrite`. Interrupted, the same call goes on. Raises AigcEdgeError for
-    whatever a user can mend; the bundle is then as it was.
+    They are made from its fp32 networks with its default program, and proven as `compile_source` does, on as many samples as fp32
+    was unless `samples` says so. `targets` are those of the bundle unless given; `default` makes the first of the formats the
+    bundle's default. A format that the bundle has already, and an `out` that exists, are replaced only with `overwrite`.
+    Interrupted, the same call goes on. Raises AigcEdgeError for whatever a user can mend; the bundle is then as it was.
     """
     path = Path(bundle)
     manifest = read_manifest(path, verify=True)
@@ -72,7 +72,7 @@ def quantise_bundle(
         stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
         work.plan_stages(**stages, **{"building engines": COSTS["plan"] * len(request.plans) * parts, "writing": COSTS["write"]})
         convert_all(work)
-        prove(work, samples or (_SAMPLES if work.judge is None else _JUDGED_SAMPLES))
+        prove(work, samples or int(work.quality.get(REFERENCE, {}).get("n", SAMPLES)))
         build_engines(work)
         if default:
             work.manifest["default_format"] = next(iter(request.formats))

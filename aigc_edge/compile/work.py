@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.clock import Clock
-from aigc_edge.compile.request import REFERENCE, Request
+from aigc_edge.compile.request import Request
 from aigc_edge.compile.steps import Steps
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import SCHEDULE, Constants
@@ -83,7 +83,7 @@ class Work:
     def network_files(self, formats: list[str]) -> dict[str, Path | bytes]:
         """The ONNX files of these formats, the schedule's, and weights that are beside them."""
         names = {file for entry in self.networks.values() for name in formats for file in entry["formats"].get(name, {}).values()}
-        names |= {entry["formats"][REFERENCE]["file"] for entry in self.components.values() if "table" in entry}
+        names |= {files["file"] for files in self.components.get(SCHEDULE, {}).get("formats", {}).values()}
         names |= {f"{name}.data" for name in names if (self.folder / f"{name}.data").exists()}  # weights of a huge model
         return {name: self.folder / name for name in names}
 
@@ -118,7 +118,10 @@ def begun(request: Request) -> Iterator[Work]:
     steps = Steps()
     steps.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="work-", dir=steps.root) as folder:
-        yield Work(request, Path(folder), steps)
+        try:
+            yield Work(request, Path(folder), steps)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt("what was finished is kept, the same command goes on from it") from stop
     steps.forget()
 
 

@@ -39,7 +39,7 @@ class Absorber:
 
         False, with nothing changed, when that takes an operator of its own.
         """
-        changes = self._divided(tensor, readers, 1 / scales, axis)
+        changes = self._divided(tensor, readers, (1 / scales).astype(np.float32), axis)
         if changes is None:
             return False
         self.changed |= changes

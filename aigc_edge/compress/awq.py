@@ -49,12 +49,16 @@ def find_scaling(
     rounded: Rounded,
     absorber: Absorber,
     threads: int,
+    tell: Callable[[int, int], None],
 ) -> Scaling:
     """The scaling of all `layers` for which it pays, put into what computes their inputs where that can take it (`absorber`)."""
     found = Scaling()
     several = shared(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    done = 0
     for group, inputs in collected(model, layers, records, ROWS, threads):
+        done += len(group)
+        tell(done, len(layers))
         energy = {node: np.square(rows).mean(axis=0) for node, rows in inputs.items()}
         found.energy |= energy
         if any(layer.weight in several for layer in group):

@@ -20,7 +20,7 @@ from aigc_edge.compress.proof import Proof
 from aigc_edge.compress.rewrite import Change, rewritten
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.stored import LEAST_SAVED, Stored
-from aigc_edge.compress.weights import from_rows, to_rows, weights_of
+from aigc_edge.compress.weights import from_rows, shared, to_rows, weights_of
 
 PackRows = Callable[[Layer, Floats, Floats | None, tuple[int, ...]], Change | None]  # rows, importance of columns, shape
 PackOther = Callable[[Layer, Any], Change]
@@ -29,8 +29,8 @@ PackOther = Callable[[Layer, Any], Change]
 class Blocks(Recipe):
     """Weights stored by `pack`; embedding tables, the first and the last layer and what does not divide into blocks by `other`.
 
-    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, for the search of the scaling; formats that do
-    not calibrate have none.
+    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, for the search of the scaling; formats
+    that do not calibrate have none.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Blocks(Recipe):
         ends = {layer.node for layer in (products[:1] + products[-1:])} if len(products) > 2 else set()
         inner = [layer for layer in products if layer.node not in ends]
         if proof is not None and proof.seen:
-            self._scaling = find_scaling(self.model, inner, proof.seen, rounded, self._absorber, proof.threads)
-        able = {layer.node for layer in inner}
+            self._scaling = find_scaling(self.model, inner, proof.seen, rounded, self._absorber, proof.threads, proof.tell)
+        able = {layer.node for layer in inner if layer.weight not in shared(self.model)}
         for layer in every:
             change = self._packed(layer, pack) if layer.node in able else None
             if change is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from aigc_edge.compress.calibration import Calibration, Record
 
-OBSERVE, MEASURE, RANK = 6e11, 2.5e11, 1e12  # multiply-adds: to see ranges, for one measurement, for the ranking of layers
+OBSERVE, MEASURE, RANK = 4e11, 1.6e11, 5e11  # multiply-adds: to see ranges, for one measurement, for the ranking of layers
 SPOTS = 4  # rows of the program that stand for all when whole trajectories would take too long
 
 

@@ -6,6 +6,7 @@ types too that an engine here lacks, and it runs at the speed of a float graph.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,19 @@ from aigc_edge.compress.rewrite import shell_of
 _FOLDED = frozenset(("DequantizeLinear", "Cast", "Reshape", "Transpose", "Mul", "Concat"))
 
 
-def folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` in which weights that are dequantised, cast or reshaped at run time are constants."""
+def folded(model: onnx.ModelProto, also: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy of `model` in which weights that are dequantised, cast, reshaped (`also` names more) at run time are constants."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     made: dict[str, npt.NDArray[Any]] = {}
     kept: list[onnx.NodeProto] = []
-    opsets = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    opsets: list[Any] = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     for node in model.graph.node:
         known = all(name in constants or name in made or not name for name in node.input)
-        if node.op_type not in _FOLDED or not known or not node.input:
+        if node.op_type not in (*_FOLDED, *also) or not known or not node.input:
             kept.append(node)
             continue
-        values = {name: made[name] if name in made else numpy_helper.to_array(constants[name]) for name in node.input if name}
+        names = [name for name in node.input if name]
+        values = {name: made[name] if name in made else numpy_helper.to_array(constants[name]) for name in names}
         made[node.output[0]] = _evaluated(node, values, opsets)
     read = {name for node in kept for name in node.input} | {value.name for value in model.graph.output}
     result = shell_of(model)
@@ -47,4 +49,5 @@ def _evaluated(node: onnx.NodeProto, values: dict[str, npt.NDArray[Any]], opsets
     ]
     output = onnx.ValueInfoProto(name=node.output[0])
     graph = helper.make_graph([node], "constant", inputs, [output])
-    return np.asarray(ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, values)[0])
+    results: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, values)
+    return np.asarray(results[0])

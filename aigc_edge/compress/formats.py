@@ -26,6 +26,20 @@ class Format:
     name: ClassVar[str]
     # What text encoders and the decoders of latents are stored in beside it; None: the same. They are not calibrated.
     companion: ClassVar[str | None] = None
+    expected_size: ClassVar[float] = 1.0  # share of the float32 weights' bytes that its weights take
+    constant_bytes: ClassVar[int] = 4  # of an element of what is no weight: biases, tables of positions
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        """What a weight [outputs, inputs] takes with its scales, before any layer goes back to float.
+
+        `edge` says that it is the first or the last of its network, or a table, which some formats store in a finer one.
+        """
+        return round(4 * outputs * inputs * self.expected_size)
+
+
+def channel_bytes(outputs: int, inputs: int) -> int:
+    """A weight in 8 bits with one float32 scale a channel."""
+    return outputs * (inputs + 4)
 
 
 FORMATS: Registry[type[Format]] = Registry("format", "aigc_edge.compress", "aigc_edge.formats")

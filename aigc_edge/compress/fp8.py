@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.fp8w import fp8_channels
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.half import to_half
@@ -49,6 +49,9 @@ class Fp8(Stored):
     @property
     def calibrates(self) -> bool:
         return True
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        return channel_bytes(outputs, inputs)
 
 
 @dataclass

@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.mixture import compress
 from aigc_edge.compress.packing import per_channel
 from aigc_edge.compress.rewrite import Change
 from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE, to_e4m3
 from aigc_edge.compress.stored import Stored, WeightsOnly
-from aigc_edge.config import option
 
 
 @FORMATS.register("fp8w")
@@ -29,6 +28,9 @@ class Fp8Weights(Stored):
     least_sm: ClassVar[int] = 89
     expected_psnr: ClassVar[float] = 30.0
     expected_size: ClassVar[float] = 0.26
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        return channel_bytes(outputs, inputs)
 
 
 def fp8_channels(layer: Layer, weight: npt.NDArray[np.float32]) -> Change:

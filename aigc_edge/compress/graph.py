@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +110,8 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
-def layers(model: onnx.ModelProto, also: Collection[str] = ()) -> list[Layer]:
-    """The convolutions and matrix products with constant float32 weights, in order of execution; the operators `also` too."""
+def layers(model: onnx.ModelProto) -> list[Layer]:
+    """The convolutions and matrix products with constant float32 weights, in order of execution."""
     known = types_and_shapes(model)
     constants = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     readers = Counter(name for node in model.graph.node for name in node.input)
@@ -120,18 +119,13 @@ def layers(model: onnx.ModelProto, also: Collection[str] = ()) -> list[Layer]:
     relu = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
     found: list[Layer] = []
     for node in model.graph.node:
-        if node.op_type not in (*_LAYERS, *also) or node.input[1] not in constants or node.input[0] in constants:
+        if node.op_type not in _LAYERS or node.input[1] not in constants or node.input[0] in constants:
             continue
         shape, out = known[node.input[1]][1], node.output[0]
-        convolution = node.op_type.startswith("Conv")
-        if len(shape) < 2 or (not convolution and len(shape) != 2) or attribute(node, "transA", 0):
+        if len(shape) < 2 or (node.op_type != "Conv" and len(shape) != 2) or attribute(node, "transA", 0):
             continue
         axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
         places = [size or 1 for size in known[out][1]] if out in known else shape[axis : axis + 1]
-        if node.op_type == "ConvTranspose":  # each place of the input meets all of the weight
-            if attribute(node, "group", 1) != 1:
-                continue
-            places = [shape[1], *(size or 1 for size in known[node.input[0]][1][2:])] if node.input[0] in known else shape[1:2]
         single = readers[out] == 1 and out in relu and out not in outputs
         name = node.input[1].removesuffix(".weight")
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else None

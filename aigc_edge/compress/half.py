@@ -1,4 +1,4 @@
-"""Turns a float32 graph into one of 16-bit floats (half precision or bfloat16): casts where the precision changes, standard operators only.
+"""Turns a float32 graph into one of 16-bit floats (half precision, bfloat16), with casts where the precision changes.
 
 onnxruntime's own converter leaves nodes out of order, so that onnx.checker refuses the file, and knows nothing of Q/DQ scales.
 """
@@ -60,7 +60,7 @@ def _takes(node: onnx.NodeProto, kind: Kind, opset: int) -> bool:
     return all("tensor(bfloat16)" in allowed.get(value.type_str, ()) for value in schema.outputs)
 
 
-def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: Kind, keep: Collection[str]) -> set[int]:
+def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: Kind, keep: frozenset[str]) -> set[int]:
     """Indices of the nodes that stay in float32."""
     nodes = model.graph.node
     producer = {name: index for index, node in enumerate(nodes) for name in node.output}

@@ -10,7 +10,7 @@ import onnx
 
 from aigc_edge.compress.blocks import Blocks
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.mixture import compress
 from aigc_edge.compress.packing import blocked, int8_channels
@@ -48,6 +48,10 @@ class Int4(Stored):
     @property
     def calibrates(self) -> bool:
         return self.scaled
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        block = 0 if edge else block_of(inputs, self.block)
+        return outputs * inputs // 2 + 4 * outputs * inputs // block if block else channel_bytes(outputs, inputs)
 
 
 class Int4Blocks:

@@ -16,12 +16,13 @@ import numpy as np
 
 from aigc_edge.compress import graph, search
 from aigc_edge.compress.calibration import Calibration, mean_square, psnr, row_errors
-from aigc_edge.compress.formats import FORMATS, Format, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Format, Progress, channel_bytes, convert
 from aigc_edge.compress.forms import FORMS, suited
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.observers import ESTIMATORS
 from aigc_edge.compress.qat import converted
 from aigc_edge.compress.report import finite, stamped
+from aigc_edge.compress.smooth import largest, smoothed
 from aigc_edge.compress.trials import Trials
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError, BudgetError
@@ -51,9 +52,15 @@ class Int8(Format):
     min_share: float = option(0.5, "least share of multiply-adds in int8: below it the budget counts as missed", low=0, high=1)
     rank: bool = option(True, "measure every layer alone even when the budget holds without (for the report)")
     trials: int = option(64, "most measurements to rank layers with: more layers than that are ranked in groups", low=1)
+    smooth: float = option(
+        0.0, "SmoothQuant's strength, 0.5 is usual where a few channels are far larger; 0 = off", low=0, high=1
+    )
     effort: float = option(1.0, "samples and measurements that large networks get, 1 is usual: time goes with it", above=0)
     floats: str = option("fp32", "what is not int8: fp32, or fp16 for GPUs", choices=("fp32", "fp16"))
     qat: int = option(0, "steps of training with the rounding in the loop; 0 = none", low=0)
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        return channel_bytes(outputs, inputs)
 
 
 @convert.register
@@ -75,6 +82,9 @@ def _(
     tell = progress or (lambda stage, done, total: None)
     tell("calibrate", 0, 1)
     original = suited(graph.load(source), format.engine)
+    if format.smooth:
+        layers = FORMS[format.engine].layers(original)
+        original = smoothed(original, layers, largest(original, layers, calibration, threads), format.smooth)
     trials = Trials(FORMS[format.engine], original, calibration, threads, half=format.floats == "fp16", effort=format.effort)
     layers = trials.layers
     if not layers:
@@ -115,6 +125,7 @@ def _(
                 "error": math.sqrt(ranking.alone[layer.name] / size) if layer.name in ranking.alone else None,
                 "bytes": layer.bytes // 4 if layer.name in names else layer.bytes // (2 if format.floats == "fp16" else 1),
                 "macs": layer.macs,
+                "node": layer.node,
             }
             for layer in layers
         },

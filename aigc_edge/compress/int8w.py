@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.mixture import compress
 from aigc_edge.compress.packing import int8_channels
 from aigc_edge.compress.stored import Stored, WeightsOnly
@@ -24,6 +24,9 @@ class Int8Weights(Stored):
     expected_size: ClassVar[float] = 0.26
 
     psnr: float = option(35.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        return channel_bytes(outputs, inputs)
 
 
 @convert.register

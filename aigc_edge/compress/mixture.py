@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import onnx
 
 from aigc_edge.compress import graph, search
 from aigc_edge.compress.calibration import Calibration, psnr
+from aigc_edge.compress.emulation import in_float32
 from aigc_edge.compress.folding import folded
 from aigc_edge.compress.formats import Format, Progress
 from aigc_edge.compress.graph import Layer
@@ -27,16 +29,17 @@ class Mixed(Format):
     """Options of every format that may leave layers in float, and what it says of itself.
 
     `least_sm` is the compute capability that TensorRT builds it from, `engines` those that run its file. `expected_psnr` is what
-    a network reaches that is not ill-conditioned, `expected_size` the share of the float32 weights' bytes that its weights take.
+    a network reaches that is not ill-conditioned.
     """
 
     least_sm: ClassVar[int] = 75
     engines: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "tensorrt")
     expected_psnr: ClassVar[float] = 30.0
-    expected_size: ClassVar[float] = 1.0
 
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
-    min_share: float = option(0.5, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1)
+    min_share: float = option(
+        0.5, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1
+    )
     rank: bool = option(False, "measure every layer alone even when the budget holds without (for the report)")
     trials: int = option(64, "most measurements to rank layers with: more layers than that are ranked in groups", low=1)
 
@@ -69,7 +72,7 @@ class Recipe(ABC):
 
     def proven(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """What onnxruntime computes in place of `model` for the proof: the same values, in types that it has."""
-        return folded(model)
+        return in_float32(folded(model))
 
 
 MakeRecipe = Callable[[onnx.ModelProto, Proof | None], Recipe]
@@ -92,7 +95,7 @@ def compress(
     tell("reference", 0, 1)
     proof = None
     if calibration is not None:
-        proof = Proof(original, calibration, calibrates=format.calibrates, threads=threads)
+        proof = Proof(original, calibration, calibrates=format.calibrates, threads=threads, tell=partial(tell, "calibrate"))
     tell("reference", 1, 1)
     recipe = make(original, proof)
     del original
@@ -119,14 +122,12 @@ def _check(format: Mixed, calibration: Calibration | None) -> None:
         )
     if len(calibration.latents) < 2:
         raise AigcEdgeError(
-            f"{len(calibration.latents)} calibration samples given: {format.name} needs at least 2, one part to calibrate and one "
-            "to measure on"
+            f"{len(calibration.latents)} calibration samples given: {format.name} needs at least 2, one part to calibrate and "
+            "one to measure on"
         )
 
 
-def _chosen(
-    format: Mixed, recipe: Recipe, proof: Proof, tell: Progress
-) -> tuple[list[Layer], dict[str, float], dict[str, Any]]:
+def _chosen(format: Mixed, recipe: Recipe, proof: Proof, tell: Progress) -> tuple[list[Layer], dict[str, float], dict[str, Any]]:
     """The layers that stay in the format, the error of each alone where that was measured, and the figures for the report."""
     limits, measured = proof.calibration.limits, 0
 
@@ -145,14 +146,18 @@ def _chosen(
     tell("measure", 1, 1)
     kept, alone = list(recipe.layers), dict[str, float]()
     missed = psnr(everything, limits) < format.psnr
+    if missed and not recipe.layers:
+        raise BudgetError(
+            f"{format.name} reaches {psnr(everything, limits):.1f} dB with {recipe.floats} arithmetic alone, {format.psnr:.1f} "
+            "dB was asked for: ask for less, or for floats=fp32"
+        )
     if recipe.layers and (missed or format.rank):
         found = search.rank(recipe.layers, quick, everything, format.trials, lambda *done: tell("rank layers", *done))
         alone = found.alone
         if missed:
             target = (limits[1] - limits[0]) ** 2 / 10 ** (format.psnr / 10)
-            by_bytes = lambda layer: layer.bytes  # noqa: E731
             kept, error = search.choose(
-                recipe.layers, found, measure, target, format.min_share, limits, name=format.name, cost=by_bytes
+                recipe.layers, found, measure, target, format.min_share, limits, name=format.name, cost=_bytes
             )
     total = sum(layer.bytes for layer in [*recipe.layers, *recipe.small]) or 1
     if not math.isfinite(error):
@@ -168,6 +173,10 @@ def _chosen(
     return kept, {name: math.sqrt(value) for name, value in alone.items()}, figures
 
 
+def _bytes(layer: Layer) -> int:
+    return layer.bytes
+
+
 def _nodes(recipe: Recipe, kept: Sequence[Layer], alone: dict[str, float]) -> dict[str, Any]:
     """What became of every layer: its format, the relative L2 error of the network's output that it causes, bytes, macs."""
     names = {layer.name for layer in kept}
@@ -180,5 +189,6 @@ def _nodes(recipe: Recipe, kept: Sequence[Layer], alone: dict[str, float]) -> di
             "error": finite(alone[layer.name]) if layer.name in alone else None,
             "bytes": recipe.bytes_of(layer) if inside else layer.bytes // each,
             "macs": layer.macs,
+            "node": layer.node,
         }
     return nodes

@@ -1,7 +1,7 @@
 """Group normalisation that keeps channels last: for engines whose convolutions do, and which would reorder a map twice a norm.
 
-A group's mean is that of its channels' means, and so is its mean square; with both the norm is one multiplication and one
-addition a channel, in any layout. The means of groups are taken by a 1 × 1 convolution with groups, because that keeps the layout too.
+A group's mean is that of its channels' means, and so is its mean square; with both the norm is one multiplication and an addition
+a channel, in any layout. The means of groups are taken by a 1 × 1 convolution with groups, because that keeps the layout too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import onnx
 
 from aigc_edge.compress.edit import Part, readers, replaced
 from aigc_edge.compress.graph import attribute, initialisers, types_and_shapes
+
+MEANS = "means of groups"  # ends the names of their weights, which are not to be quantised
 
 
 def without_reshape(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -45,13 +47,14 @@ def _part(name: str, source: str, shape: list[int], groups: int, epsilon: float)
     part = Part(name)
     channels, size = shape[1], shape[1] // groups
     axes = part.constant("axes", [2, 3], np.int64)
-    spread = part.constant("groups", np.full((channels, size, 1, 1), 1 / size))
+    spread = part.constant(MEANS, np.full((channels, size, 1, 1), 1 / size))
     mean = part.add("ReduceMean", [source, axes], "means", keepdims=1)
     mean = part.add("Conv", [mean, spread], "mean", group=groups, kernel_shape=[1, 1])
     length = part.add("ReduceL2", [source, axes], "lengths", keepdims=1)
-    square = part.add("Mul", [length, length], "squares")
-    over = part.constant("over", np.full((channels, size, 1, 1), 1 / (size * shape[2] * shape[3])))
-    square = part.add("Conv", [square, over], "square", group=groups, kernel_shape=[1, 1])
+    square = part.add(
+        "Mul", [part.add("Mul", [length, length], "sums"), part.constant("pixel", 1 / (shape[2] * shape[3]))], "squares"
+    )
+    square = part.add("Conv", [square, spread], "square", group=groups, kernel_shape=[1, 1])
     variance = part.add("Sub", [square, part.add("Mul", [mean, mean], "mean2")], "difference")
     variance = part.add("Add", [part.add("Relu", [variance], "variance"), part.constant("epsilon", epsilon)], "positive")
     factor = part.add("Div", [part.constant("one", 1), part.add("Sqrt", [variance], "deviation")], "factor")

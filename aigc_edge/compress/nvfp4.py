@@ -15,7 +15,7 @@ import onnx
 
 from aigc_edge.compress.blocks import Blocks
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.fp8w import fp8_channels
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.mixture import compress
@@ -47,7 +47,7 @@ class Nvfp4(Stored):
     """Weights of 4 bits, arithmetic in float; what 16 does not divide, embedding tables, first and last layer are E4M3."""
 
     name: ClassVar[str] = "nvfp4"
-    least_sm: ClassVar[int] = 120
+    least_sm: ClassVar[int] = 100  # of cards; TensorRT-RTX, which serves no SM100 and SM110, builds it for SM120
     engines: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt")  # onnxruntime has no FP4
     expected_psnr: ClassVar[float] = 22.0
     expected_size: ClassVar[float] = 0.16
@@ -58,6 +58,11 @@ class Nvfp4(Stored):
     @property
     def calibrates(self) -> bool:
         return self.scaled
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        if edge or inputs % BLOCK:
+            return channel_bytes(outputs, inputs)
+        return outputs * inputs // 2 + outputs * inputs // BLOCK + 4
 
 
 def _scales(rows: Floats, importance: Floats | None) -> tuple[Floats, np.float32] | None:

@@ -102,8 +102,9 @@ def entropy(observer: Observer, symmetric: bool) -> tuple[float, float]:
     That is the Kullback-Leibler divergence of the values, what lies outside moved to the ends, from their quantised distribution,
     each step's share spread evenly over the bins in use (Migacz 2017, 8-bit inference with TensorRT).
     """
-    used = observer.counts > 0
-    values, counts = observer.centres()[used], observer.counts[used].astype(np.float64)
+    centres = observer.centres()
+    used = (observer.counts > 0) & (np.abs(centres) > observer.limit / BINS)  # zeros, half of what is behind a ReLU, stay exact
+    values, counts = centres[used], observer.counts[used].astype(np.float64)
     best = (math.inf, observer.low, observer.high)
     for below, above in _shrunken(symmetric):
         low, high = observer.low * below, observer.high * above

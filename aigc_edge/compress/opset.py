@@ -33,8 +33,8 @@ def raise_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
         changed = sorted({node.op_type for node in model.graph.node if node.op_type in _CHANGED})
         if changed and opset_of(model) < 21:
             raise AigcEdgeError(
-                f"the network uses {changed[0]} of opset {opset_of(model)}, which means something else from 21 on: export it with "
-                "opset 20 by torch.onnx.export(dynamo=True), which writes normalisations in simpler operators"
+                f"the network uses {changed[0]} of opset {opset_of(model)}, which means something else from 21 on: export it "
+                "with opset 20 by torch.onnx.export(dynamo=True), which writes normalisations in simpler operators"
             )
         others = [entry for entry in model.opset_import if entry.domain not in ("", "ai.onnx")]
         del model.opset_import[:]

@@ -36,7 +36,8 @@ def _tensor(name: str, value: Array) -> onnx.TensorProto:
 
 def per_channel(layer: Layer, codes: Floats, scales: Floats, kind: str) -> Change:
     """Codes in the weight's shape, of type `kind`, with one scale for each index of the layer's axis."""
-    codes_name, scales_name, result = (f"{layer.weight}_{part}" for part in (kind, "scale", "dq"))
+    # With the axis in its name: tied weights are read along different ones.
+    codes_name, scales_name, result = (f"{layer.weight}_{part}{layer.axis}" for part in (f"{kind}_", "scale_", "dq_"))
     tensors = (_tensor(codes_name, codes.astype(_TYPES[kind])), _tensor(scales_name, scales.astype(np.float32)))
     node = helper.make_node("DequantizeLinear", [codes_name, scales_name], [result], name=result, axis=layer.axis)
     return Change(tensors, (node,), {place_of(layer): result})

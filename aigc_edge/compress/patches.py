@@ -15,7 +15,8 @@ from aigc_edge.compress.graph import Layer, attribute
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.errors import AigcEdgeError
 
-EVALUATIONS = 8  # as a rule: spread over the rows of the program and the samples of the batch
+LEAST, MOST = 8, 64  # evaluations, spread over the rows of the program and the samples of the batch
+WORK = 1e11  # multiply-adds that more than the least may take
 LIMIT = 1 << 28  # bytes of rows that are held at a time: what is beyond takes another pass
 
 
@@ -25,11 +26,12 @@ def collected(
     records: Sequence[Record],
     rows: int,
     threads: int,
-    evaluations: int = EVALUATIONS,
+    evaluations: int | None = None,
 ) -> Iterator[tuple[list[Layer], dict[str, Floats]]]:
     """Up to `rows` rows [rows, inputs] for every layer that has them, by its node: groups of layers that read the same tensor.
 
-    Columns are in the order of `weights.to_rows`. Embeddings and grouped convolutions are left out. All randomness is fixed.
+    Columns are in the order of `weights.to_rows`. Embeddings and grouped convolutions are left out. All randomness is
+    fixed. `evaluations` are as many as their cost allows, unless given.
     """
     nodes = {node.output[0]: node for node in model.graph.node if node.output}
     groups: dict[str, list[Layer]] = {}
@@ -61,7 +63,7 @@ def _pass(
     records: Sequence[Record],
     rows: int,
     threads: int,
-    evaluations: int,
+    evaluations: int | None,
 ) -> Iterator[tuple[list[Layer], dict[str, Floats]]]:
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
@@ -71,14 +73,17 @@ def _pass(
     network = graph.Network(watched, threads=threads)
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     del watched
-    chosen = np.linspace(0, len(records) - 1, evaluations).astype(int)
-    each = -(-rows // evaluations)
+    work = sum(layer.macs for group in groups for layer in group)
+    there = sum(len(next(iter(record.inputs.values()))) for record in records)
+    count = evaluations or min(there, max(LEAST, min(MOST, int(WORK / max(work, 1)))))
+    chosen = np.linspace(0, len(records) - 1, count).astype(int)
+    each = -(-rows // count)
     rng = np.random.default_rng(0)
     found: dict[str, list[Floats]] = {layer.node: [] for group in groups for layer in group}
     for turn, index in enumerate(chosen):
         inputs = records[index].inputs
         batch = len(next(iter(inputs.values())))
-        one = {name: value[turn * (batch - 1) // max(evaluations - 1, 1) :][:1] for name, value in inputs.items()}
+        one = {name: value[turn * (batch - 1) // max(count - 1, 1) :][:1] for name, value in inputs.items()}
         values = dict(zip(network.outputs, network(one), strict=True)) | one
         for group in groups:
             value = values[group[0].input]
@@ -112,8 +117,11 @@ def _patches(node: onnx.NodeProto, value: npt.NDArray[Any], shape: list[int], co
     padded = np.pad(value, [(0, 0), (0, 0), *zip(pads[:places], pads[places:], strict=True)])
     windows = [d * (k - 1) + 1 for d, k in zip(dilations, shape[2:], strict=True)]
     view = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=tuple(range(2, 2 + places)))
-    view = view[(slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))]
+    steps = tuple(slice(None, None, step) for step in [1, 1, *strides, *dilations])
+    view = view[steps]
     sizes = view.shape[2 : 2 + places]
     chosen = rng.permutation(len(view) * int(np.prod(sizes)))[:count]
     sample, *at = np.unravel_index(chosen, (len(view), *sizes))
-    return np.ascontiguousarray(view[(sample, slice(None), *at)].reshape(len(chosen), -1), dtype=np.float32)
+    channels_last = np.moveaxis(view, 1, 1 + places)  # an index beside a slice would leave the order of axes to NumPy's rules
+    picked = channels_last[tuple([sample, *at])]
+    return np.ascontiguousarray(picked.reshape(len(chosen), -1), dtype=np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import onnx
 from aigc_edge.compress import graph
 from aigc_edge.compress.calibration import Calibration, Evaluate, Inputs, Record, mean_square, row_errors
 
-WORK = 1e12  # multiply-adds that one pass over the program may take: 40 s of one core or so
+WORK = 4e11  # multiply-adds that one pass over the program may take: 15 s of one core or so
 SEEN = 4  # evaluations that a quick comparison looks at
 ROW_SAMPLES = 2  # samples of each row's batch that the errors of single rows are measured on
 
@@ -24,10 +24,19 @@ class Proof:
 
     Formats that calibrate see the first samples (`seen`) and are measured on others; the rest are measured on all. Large networks
     take part of the samples, as many as WORK allows, at least one of either kind. Of the float32 network only results are kept.
+    Recipes report to `tell` how many layers they have calibrated, of how many.
     """
 
-    def __init__(self, original: onnx.ModelProto, calibration: Calibration, *, calibrates: bool, threads: int) -> None:
-        self.threads = threads
+    def __init__(
+        self,
+        original: onnx.ModelProto,
+        calibration: Calibration,
+        *,
+        calibrates: bool,
+        threads: int,
+        tell: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.threads, self.tell = threads, tell
         self.calibration = calibration
         number = _affordable(original, calibration)
         seen = max(1, number // 2) if calibrates else 0

@@ -27,12 +27,17 @@ def mask_of(rows: Floats, penalty: Floats | None = None) -> Floats:
 
 
 def inverse_root(inputs: Floats) -> Floats:
-    """The upper Cholesky factor of the inverse of the damped Hessian of `inputs` [samples, inputs]."""
-    hessian = inputs.T.astype(np.float64) @ inputs
+    """The upper triangular U with Uᵀ U = H⁻¹, of the damped Hessian H of `inputs` [samples, inputs]."""
+    hessian = inputs.T @ inputs
     diagonal = np.einsum("ii->i", hessian)
-    diagonal += DAMPING * max(float(diagonal.mean()), 1e-12)
-    lower = np.linalg.cholesky(np.linalg.inv(hessian))
-    return np.ascontiguousarray(lower.T, dtype=np.float32)
+    diagonal += np.float32(DAMPING * max(float(diagonal.mean()), 1e-12))
+    # With both axes reversed the factor of H is lower triangular, and its inverse turned back is the one of the inverse of H.
+    turned = hessian[::-1, ::-1]
+    try:
+        root = np.linalg.inv(np.linalg.cholesky(turned))
+    except np.linalg.LinAlgError:  # float32 has too few digits for inputs of very different size
+        root = np.linalg.inv(np.linalg.cholesky(turned.astype(np.float64)))
+    return np.triu(root[::-1, ::-1]).astype(np.float32)
 
 
 def sparsegpt(rows: Floats, root: Floats) -> Floats:

@@ -57,8 +57,8 @@ def best_scales(
     """One scale for each `block` inputs of each row [outputs, inputs]: [outputs, inputs / block], above zero.
 
     The largest weight of the block takes the type's `largest` value, or what is above it after the scale has shrunk by one of
-    `shrink`, whichever errs least in the mean square over the block, weighted by `importance` [inputs] (the inputs' mean squares).
-    `held` rounds the scales to what their own type holds.
+    `shrink`, whichever errs least in the mean square over the block, weighted by `importance` [inputs] (their mean
+    squares). `held` rounds the scales to what their own type holds.
     """
     outputs, inputs = rows.shape
     count = inputs // block

@@ -107,6 +107,7 @@ def _share(share: float, name: str, cost: Cost | None) -> str:
 def _missed(ranking: Ranking, target: float, limits: tuple[float, float], share: str, name: str) -> BudgetError:
     reached, asked = psnr(ranking.everything, limits), psnr(target, limits)
     return BudgetError(
-        f"{name} reaches {reached:.1f} dB (PSNR against fp32 from the same noise), {asked:.1f} dB was asked for and cannot be held "
-        f"with {share}: to blame are {blame(ranking.alone)}; ask for less, or take {'fp16' if name == 'int8' else 'another format'}"
+        f"{name} reaches {reached:.1f} dB (PSNR against fp32 from the same noise), {asked:.1f} dB was asked for and cannot be "
+        f"held with {share}: to blame are {blame(ranking.alone)}; ask for less, or take "
+        f"{'fp16' if name == 'int8' else 'another format'}"
     )

@@ -1,7 +1,7 @@
 """2:4 sparsity: of every four neighbouring input channels two weights are zero, which tensor cores from Ampere on skip.
 
-Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378). Engines store zeros like other weights: the file
-is as small as the type that the weights are stored in.
+Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378). Engines store zeros like other weights: the
+file is as small as the type that the weights are stored in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.half import to_half
 from aigc_edge.compress.mixture import Recipe, compress
@@ -47,13 +47,20 @@ class Sparse24(Stored):
     expected_size: ClassVar[float] = 0.51
 
     psnr: float = option(20.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
-    min_share: float = option(0.25, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1)
+    min_share: float = option(
+        0.25, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1
+    )
     method: str = option("sparsegpt", "what chooses the zeros", choices=("magnitude", "sparsegpt"))
     weights: str = option("fp16", "what the weights are stored in", choices=("fp32", "fp16", "int8w"))
 
     @property
     def calibrates(self) -> bool:
         return self.method == "sparsegpt"
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        if self.weights == "int8w":
+            return channel_bytes(outputs, inputs)
+        return outputs * inputs * (2 if self.weights == "fp16" else 4)
 
 
 class _Recipe(Recipe):
@@ -75,6 +82,7 @@ class _Recipe(Recipe):
         if proof is not None and proof.seen:
             for group, inputs in collected(model, sparse, proof.seen, ROWS, proof.threads):
                 self._prune(group, inputs)
+                proof.tell(len(self._pruned), len(sparse))
         for layer in sparse:
             if layer.node not in self._pruned:
                 self._pruned[layer.node] = self._split(layer, lambda rows, _: rows * mask_of(rows), None)

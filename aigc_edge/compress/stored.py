@@ -14,7 +14,7 @@ from aigc_edge.compress.half import to_half
 from aigc_edge.compress.mixture import Mixed, Recipe
 from aigc_edge.compress.opset import raise_opset
 from aigc_edge.compress.rewrite import Change, rewritten
-from aigc_edge.compress.weights import weights_of
+from aigc_edge.compress.weights import place_of, weights_of
 from aigc_edge.config import option
 
 Pack = Callable[[Layer, npt.NDArray[Any]], Change | None]  # None: the weight does not fit the format
@@ -47,10 +47,10 @@ class WeightsOnly(Recipe):
         self.model = raise_opset(model, opset)
         self.layers, self.small = [], []
         self._changes: dict[str, Change] = {}
-        packed: dict[str, Change | None] = {}
+        packed: dict[tuple[str, int, int], Change | None] = {}
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         for layer in weights_of(model):
-            key = f"{layer.weight} {layer.axis}"
+            key = (layer.weight, layer.axis, place_of(layer))
             if key not in packed:
                 packed[key] = pack(layer, onnx.numpy_helper.to_array(constants[layer.weight]))
             change = packed[key]

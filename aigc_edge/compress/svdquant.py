@@ -1,8 +1,8 @@
 """Low-rank branch and 4-bit rest: what a few singular vectors hold of a weight is kept in 8 bits, the remainder in 4.
 
-Li et al. 2024, "SVDQuant: Absorbing Outliers by Low-Rank Components for 4-Bit Diffusion Models" (arXiv 2411.05007): input channels
-are scaled first, so that outliers of the activations move into the weights, whose largest singular values then take them. The
-paper computes with 4-bit activations by kernels of its own; here the arithmetic is in float, with plain ONNX operators.
+Li et al. 2024, "SVDQuant: Absorbing Outliers by Low-Rank Components for 4-Bit Diffusion Models" (arXiv 2411.05007): input
+channels are scaled first, so that outliers of the activations move into the weights, whose largest singular values then take
+them. The paper computes with 4-bit activations by kernels of its own; here the arithmetic is in float, with plain operators.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from onnx import helper
 
 from aigc_edge.compress.blocks import Blocks
 from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, Progress, convert
+from aigc_edge.compress.formats import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.graph import Layer
-from aigc_edge.compress.int4 import Int4Blocks
+from aigc_edge.compress.int4 import Int4, Int4Blocks
 from aigc_edge.compress.mixture import compress
 from aigc_edge.compress.packing import int8_channels, per_channel
 from aigc_edge.compress.proof import Proof
@@ -50,6 +50,12 @@ class SvdQuant(Stored):
     @property
     def calibrates(self) -> bool:
         return True
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        rest = Int4(block=self.block).weight_bytes(outputs, inputs, edge)
+        if edge or min(outputs, inputs) < WORTH * self.low_rank:
+            return rest
+        return rest + channel_bytes(self.low_rank, inputs) + channel_bytes(outputs, self.low_rank)
 
 
 def largest_parts(rows: Floats, count: int) -> tuple[Floats, Floats]:

@@ -17,8 +17,8 @@ from aigc_edge.compress.graph import attribute, initialisers, types_and_shapes
 _POINTWISE = ("Relu", "LeakyRelu", "Tanh", "Sigmoid")  # without other inputs: they may change places with DepthToSpace
 
 
-def as_convolutions(model: onnx.ModelProto, least: int = 1) -> onnx.ModelProto:
-    """A copy of `model` with its two-dimensional transposed convolutions of at least `least` output channels rewritten.
+def as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` with its two-dimensional transposed convolutions rewritten.
 
     Left alone are those with groups, dilation, unequal strides, weights that are not constant or padding larger than the kernel.
     """
@@ -30,7 +30,7 @@ def as_convolutions(model: onnx.ModelProto, least: int = 1) -> onnx.ModelProto:
             continue
         weight = constants[node.input[1]]
         bias = constants.get(node.input[2]) if len(node.input) > 2 else np.zeros(weight.shape[1], np.float32)
-        if weight.ndim != 4 or weight.shape[1] < least or bias is None:
+        if weight.ndim != 4 or bias is None:
             continue
         sizes = known[node.input[0]][1][2:] if node.input[0] in known else [0, 0]
         following = reading.get(node.output[0], [])

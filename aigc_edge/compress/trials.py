@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 
@@ -16,9 +18,10 @@ from aigc_edge.compress.graph import Layer
 from aigc_edge.compress.half import to_half
 from aigc_edge.compress.observers import ESTIMATORS, Observer, Scale, scale_of
 from aigc_edge.compress.qdq import Writer, factors, observed
+from aigc_edge.compress.tables import with_small_tables
 from aigc_edge.errors import AigcEdgeError
 
-CHUNK = 4  # samples in one evaluation whose inner tensors are all watched: they take memory
+WATCHED = 1e9  # multiply-adds of one evaluation whose inner tensors are all watched, at least one sample: they take memory
 
 
 class Trials:
@@ -64,9 +67,7 @@ class Trials:
 
     def observe(self) -> None:
         """Collect the ranges of every tensor that may be quantised, along the trajectory of the calibration samples."""
-        records: list[Record] = []
-        self.seen.run(self.reference, records)
-        tensors = observed(self.original, self.layers)
+        tensors = observed(self.original, self.layers, self.form.fused)
         self.observers = {name: Observer() for name in sorted(tensors)}
         watched = onnx.ModelProto()
         watched.CopyFrom(self.original)
@@ -75,11 +76,19 @@ class Trials:
         watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(tensors - inputs - present))
         network = graph.Network(watched, threads=self.threads)
         del watched
-        for record in records:
-            for part in _chunks(record.inputs):
+        most = max(1, int(WATCHED * self.evaluations / max(self.effort.macs, 1.0)))
+        rows = itertools.count()
+
+        def watch(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+            row, made = next(rows), []
+            for part in _chunks(inputs, most):
                 values = dict(zip(network.outputs, network(part), strict=True)) | part
                 for name, observer in self.observers.items():
-                    observer.see(values[name], record.row)
+                    observer.see(values[name], row)
+                made.append(values[network.outputs[0]])
+            return [np.concatenate(made)]
+
+        self.seen.run(watch)
 
     def calibrate(self, estimator: str) -> None:
         """Set the scales by one of the estimators."""
@@ -90,12 +99,22 @@ class Trials:
             for name, observer in self.observers.items()
         }
         self.scales = {name: scale_of(low, high, centred) for name, (low, high, centred) in ranges.items()}
-        self.writer = Writer(self.original, self.scales, symmetric=symmetric, fused=self.form.fused, signed=signed)
+        self.writer = Writer(
+            self.original,
+            self.scales,
+            symmetric=symmetric,
+            fused=self.form.fused,
+            signed=signed,
+            early=self.form.early,
+            vectors=self.form.vectors,
+        )
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         """The model with `layers` in int8."""
         model = self.writer.write(layers)
-        return to_half(model) if self.half else model
+        if self.half:
+            return to_half(model)
+        return model if self.form.symmetric else with_small_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only
 
     def network(self, model: onnx.ModelProto) -> graph.Network:
         return graph.Network(model, threads=self.threads, exact=self.form.exact)
@@ -123,6 +142,6 @@ class Trials:
         return sum(weight * mean_square(network(inputs)[0], wanted) for weight, inputs, wanted in self._spots)
 
 
-def _chunks(inputs: dict[str, npt.NDArray[Any]]) -> list[dict[str, npt.NDArray[Any]]]:
+def _chunks(inputs: dict[str, npt.NDArray[Any]], most: int) -> list[dict[str, npt.NDArray[Any]]]:
     size = len(next(iter(inputs.values())))
-    return [{name: value[at : at + CHUNK] for name, value in inputs.items()} for at in range(0, size, CHUNK)]
+    return [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, size, most)]

@@ -1,4 +1,4 @@
-"""The weights that formats store in fewer bits, each seen as the matrix [outputs, inputs] of the product that its node computes."""
+"""The weights that formats store in fewer bits, also as matrices [outputs, inputs] of the products that their nodes compute."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Rows = npt.NDArray[np.float32]
 def weights_of(model: onnx.ModelProto) -> list[Layer]:
     """Every node with a float32 weight: convolutions (transposed ones too), matrix products and embedding tables.
 
-    Of an embedding the `input` is the index and a multiply-add costs nothing; its channels are the table's columns.
+    Of an embedding the `input` is the index and there are no multiply-adds; its channels are the table's rows.
     """
     known = graph.types_and_shapes(model)
     found = {layer.node: layer for layer in graph.layers(model)}
@@ -44,7 +44,7 @@ def weights_of(model: onnx.ModelProto) -> list[Layer]:
             input=other,
             weight=weight,
             bias=node.input[2] if len(node.input) > 2 else None,
-            axis=1,
+            axis=0 if table else 1,
             output=node.output[0],
             macs=0 if table else int(np.prod(places) * np.prod(shape)),
             bytes=4 * int(np.prod(shape)),

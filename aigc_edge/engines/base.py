@@ -52,12 +52,12 @@ class EngineSource:
         files = formats[self.format]
         return str(files.get(engine, files["file"]))
 
-    def loadable(self) -> tuple[str, str | bytes]:
-        """The relative path of the ONNX file, and what a runtime loads: its path, weights beside it, or of a packed bundle bytes.
+    def loadable(self, engine: str = "") -> tuple[str, str | bytes]:
+        """The relative path of `engine`'s ONNX file, and what it loads: its path, weights beside it, or of a packed bundle bytes.
 
         Raises BundleError when it is missing.
         """
-        relative = self.model_file()
+        relative = self.model_file(engine)
         path = self.bundle / relative
         if not self.packed and not path.is_file():
             raise BundleError(f"{self.bundle} lacks {relative}: make or copy the bundle again")

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from aigc_edge.engines.base import ENGINES, Engine, EngineSource
 from aigc_edge.spec import ComponentSpec
 
-SCHEDULE, FORMAT = "schedule", "fp32"  # the component, and the only format it has
+SCHEDULE = "schedule"
+
+
+def schedule_source(bundle: Path, component: Mapping[str, Any]) -> EngineSource:
+    """Where the schedule of a bundle is: in one format, float32 unless the bundle's networks are all smaller."""
+    (format,) = component["formats"]
+    return EngineSource(bundle, component, ComponentSpec.from_json(SCHEDULE, component), format, "")
 
 
 class Constants:
@@ -28,9 +34,7 @@ class Constants:
         """The constants of the bundle, folder or file, with these components; None when its networks take none."""
         if SCHEDULE not in components:
             return None
-        component = components[SCHEDULE]
-        source = EngineSource(bundle, component, ComponentSpec.from_json(SCHEDULE, component), FORMAT, "")
-        return Constants(ENGINES[engine].load(source, threads=1))
+        return Constants(ENGINES[engine].load(schedule_source(bundle, components[SCHEDULE]), threads=1))
 
     @property
     def names(self) -> list[str]:

@@ -48,7 +48,7 @@ class OnnxRuntimeEngine(Engine):
         if reason is not None:
             raise EngineUnavailable(reason)
         relative, model = source.loadable()
-        session = open_session(model, threads, what=f"{relative} of {source.bundle}")
+        session = open_session(model, threads, what=f"{relative} of {source.bundle}", format=source.format)
         _check_signature(session, source, relative)
         return cls(source.spec, session)
 
@@ -73,8 +73,11 @@ class OnnxRuntimeEngine(Engine):
         return call
 
 
-def open_session(model: str | bytes, threads: int, *, what: str) -> Any:
-    """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises."""
+def open_session(model: str | bytes, threads: int, *, what: str, format: str = "fp32") -> Any:
+    """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
+
+    `format` is that of the bundle: only int8 is written for onnxruntime's integer kernels.
+    """
     import onnxruntime as ort  # lazily: 60 ms that `import aigc_edge` must not cost
 
     if threads < 1:
@@ -85,6 +88,8 @@ def open_session(model: str | bytes, threads: int, *, what: str) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # what fails is raised; nothing belongs on a library user's stderr
+    if format != "int8":  # else DequantizeLinear nodes of weights run at every call, or round activations that nobody asked for
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not has_vnni():  # the fast int8 kernels would saturate silently: the network must be the one whose quality was measured
         options.add_session_config_entry("session.x64quantprecision", "1")
     if threads == 1:
@@ -92,6 +97,11 @@ def open_session(model: str | bytes, threads: int, *, what: str) -> Any:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error):
+            raise BundleError(
+                f"onnxruntime {ort.__version__} has no kernels on a CPU for the format {format} of {what}: choose the engine "
+                "openvino or another format"
+            ) from error
         raise BundleError(f"onnxruntime {ort.__version__} cannot load {what}: {_first_line(error)}") from error
 
 

@@ -34,12 +34,13 @@ class OpenVinoEngine(Engine):
             raise EngineUnavailable(reason)
         import openvino
 
-        relative, model = source.loadable()
+        relative, model = source.loadable(cls.name)
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 where the CPU can: quality was measured without
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # nor activations rounded to int8 where only weights are
             "ENABLE_CPU_PINNING": False,  # the caller's threads are the caller's business
         }
         core = openvino.Core()

@@ -6,36 +6,24 @@ A plan in the bundle that was built for this GPU is loaded; without one the ONNX
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
+import os
+import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
+from aigc_edge.engines.tensorrt_module import import_tensorrt, installed
 from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
+from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, module_version
 from aigc_edge.errors import BundleError, EngineUnavailable
 from aigc_edge.spec import ComponentSpec
 
-MODULES = ("tensorrt", "tensorrt_rtx")  # where both are, the full one knows more devices
-
-
-def installed() -> list[str]:
-    """Which of the two modules are installed."""
-    return [name for name in MODULES if importlib.util.find_spec(name) is not None]
-
-
-def import_tensorrt(name: str) -> Any:
-    """Import one of the two modules; raises EngineUnavailable that says what to install."""
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: a library that the wheel lacks
-        package = "tensorrt-rtx-cu13" if name == "tensorrt_rtx" else "tensorrt"
-        raise EngineUnavailable(f"the module {name!r} cannot be imported ({error}): pip install {package}") from error
+AMPERE = 80
+HOST_CODE = "AIGC_EDGE_PLAN_HOST_CODE"  # 1: load version-compatible plans, which hold code of their own
 
 
 @functools.cache
@@ -80,11 +68,14 @@ class TensorRTEngine(Engine):
             raise EngineUnavailable(reason or "no NVIDIA GPU with a driver is in this machine")
         stream = cuda_driver.Stream()
         module, plan = _find_plan(source, device)
-        engine = _runtime(module).deserialize_cuda_engine(plan)
+        runtime = _runtime(module)
+        if _host_code():
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineUnavailable(
                 f"{module} here cannot load the {source.format} plan of {source.spec.name!r} on {device.name}: another version "
-                "built it; compile the bundle again with the version that is installed here"
+                "built it, or another GPU; build it here with aigc-edge build --force"
             )
         _check_signature(import_tensorrt(module), engine, source)
         largest = int(engine.get_tensor_profile_shape(source.spec.inputs[0].name, 0)[2][0])
@@ -133,19 +124,47 @@ def _release(stream: cuda_driver.Stream, memory: dict[str, int]) -> None:
 def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, bytes]:
     """The module and the bytes of the plan for `device`: from the bundle, else built here."""
     modules = installed()
-    for entry in source.component.get("engines", ()):
-        module = str(entry.get("built_with", "")).split(" ")[0]
-        if entry.get("format") == source.format and entry.get("sm") == device.sm and module in modules:
-            return module, source.read(str(entry["file"]))
-    relative = source.model_file("tensorrt")
+    found = [entry for entry in source.component.get("engines", ()) if entry.get("format") == source.format]
+    mine = [entry for entry in found if _for_device(entry, device) and _module_of(entry) in modules]
+    for entry in mine:
+        if _loadable(entry, module_version(_module_of(entry))):
+            return _module_of(entry), source.read(str(entry["file"]))
+    what = f"the {source.format} plan of {source.spec.name!r} for {device.name} (SM{device.sm})"
+    other = f"in the bundle is of {mine[0]['built_with']}, not of what is installed" if mine else "is not in the bundle"
     if source.packed:
-        raise EngineUnavailable(
-            f"{source.bundle} has no {source.format} plan for {device.name} (SM{device.sm}), and a packed bundle is not built "
-            "from: compile it for this device, or unpack it"
-        )
-    module = modules[0]
-    request = PlanRequest(source.bundle / relative, source.format, device.sm, device.name, module=module, device=device.name)
+        raise EngineUnavailable(f"{what} {other}: put it in with aigc-edge build {source.bundle}")
+    warnings.warn(f"{what} {other}: it is built now, once; aigc-edge build {source.bundle} keeps it", stacklevel=2)
+    relative, module = source.model_file("tensorrt"), modules[0]
+    name = device.name if module == "tensorrt" else ""
+    request = PlanRequest(source.bundle / relative, source.format, device.sm, device.name, module=module, device=name)
     return module, build_plan(request).file.read_bytes()
+
+
+def _module_of(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("built_with", "")).partition(" ")[0]
+
+
+def _for_device(entry: Mapping[str, Any], device: cuda_driver.Device) -> bool:
+    """Whether a plan is for this GPU, as the manifest says: its capability, and its model where it belongs to one."""
+    if entry.get("options", {}).get("hardware_compatibility") == "ampere+":
+        return device.sm >= AMPERE
+    return entry.get("sm") == device.sm and entry.get("device", "") in ("", device.name)
+
+
+def _loadable(entry: Mapping[str, Any], version: str) -> bool:
+    """Whether the installed version loads a plan: the one that built it, or a later one where the plan was built for that.
+
+    Such a plan carries machine code for the CPU, which is not run from a bundle unless the user says so.
+    """
+    built = str(entry.get("built_with", "")).partition(" ")[2]
+    if not entry.get("options", {}).get("version_compatible"):
+        return built == version
+    then, now = ([int(part) for part in text.split(".") if part.isdigit()] for text in (built, version))
+    return _host_code() and then <= now
+
+
+def _host_code() -> bool:
+    return os.environ.get(HOST_CODE, "") not in ("", "0")
 
 
 def _check_signature(trt: Any, engine: Any, source: EngineSource) -> None:

@@ -6,59 +6,29 @@ from outside. It writes a report as JSON: what was built and which precision rea
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import ctypes
 import json
 import re
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.engines.tensorrt import import_tensorrt
 from aigc_edge.engines.tensorrt_log import layers_of, summary
+from aigc_edge.engines.tensorrt_module import import_tensorrt
+from aigc_edge.engines.tensorrt_options import BuildOptions, apply
+from aigc_edge.engines.tensorrt_timing import load_timings, save_timings
 from aigc_edge.errors import AigcEdgeError
 
-_STANDARD = ("", "ai.onnx")
 # "[pass.cpp:337: name] ", "IBuilder::x: Error Code 1: Myelin (" and ". In compileGraph at file" say nothing to a user.
 _NOISE = re.compile(r"\[?\w+\.cpp:\d+(?:: \w+)?\]?:? ?|[\w:]+: Error Code \d+: (?:\w+ \()?|\.? In \w+ at \S+\)?$")
-
-
-def check_model(path: Path) -> None:
-    """Raise AigcEdgeError unless `path` is an ONNX file of standard operators whose only dynamic size is the batch."""
-    if path.stat().st_size == 0:
-        raise AigcEdgeError(f"{path.name} is empty: export the network again")  # TensorRT parses nothing as a success
-    if importlib.util.find_spec("onnx") is None:
-        return  # on a device without it TensorRT's own parser has the last word
-    import onnx
-
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except Exception as error:  # DecodeError and ValidationError share no base below it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise AigcEdgeError(f"{path.name} is not a valid ONNX file ({reason}): export the network again") from error
-    foreign = sorted({f"{node.domain}::{node.op_type}" for node in _nodes(model.graph) if node.domain not in _STANDARD})
-    if foreign:
-        raise AigcEdgeError(f"{path.name} uses {', '.join(foreign)}: TensorRT runs operators of the standard ONNX domain only")
-    for tensor in model.graph.input:
-        sizes = tensor.type.tensor_type.shape.dim
-        if any(not size.HasField("dim_value") for size in list(sizes)[1:]):
-            raise AigcEdgeError(f"the input {tensor.name!r} of {path.name} has a dynamic size beside the batch: export it fixed")
-
-
-def _nodes(graph: Any) -> list[Any]:
-    found = list(graph.node)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                found += _nodes(inner)
-    return found
 
 
 def build(job: dict[str, Any]) -> dict[str, Any]:
     """Build the plan that `job` describes, write it to job["plan"] and return the report; raises AigcEdgeError."""
     path = Path(job["onnx"])
-    check_model(path)
     trt = import_tensorrt(job["module"])
     what = f"{job['module']} {trt.__version__} cannot build {path.name} for {job['target']} (SM{job['sm']})"
     log = _logger(trt)
@@ -71,7 +41,13 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _set_capability(trt, config, job, what)
-    config.add_optimization_profile(_profile(builder, network, job["batches"]))
+    options = BuildOptions(**job["options"])
+    apply(trt, config, options, what)
+    if job["sparse"]:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    config.add_optimization_profile(_profile(builder, network, job["batches"], job["shapes"]))
+    # TensorRT-RTX times no kernels while it builds: its calls for it do nothing and warn.
+    timed = options.timing_cache and job["module"] == "tensorrt" and load_timings(config, Path(job["timings"]))
     started = time.monotonic()
     plan = builder.build_serialized_network(network, config)
     if plan is None or plan.nbytes == 0:
@@ -81,6 +57,8 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         place = "free some space, or let XDG_CACHE_HOME name another place"
         raise AigcEdgeError(f"the plan of {plan.nbytes} bytes cannot be written ({error.strerror}): {place}") from error
+    if timed:
+        save_timings(config, Path(job["timings"]))
     return {
         "module": job["module"],
         "version": trt.__version__,
@@ -108,11 +86,14 @@ def _set_capability(trt: Any, config: Any, job: dict[str, Any], what: str) -> No
         raise AigcEdgeError(f"{what}: it does not serve SM{job['sm']}; build on the device itself with NVIDIA's full TensorRT")
 
 
-def _profile(builder: Any, network: Any, batches: list[int]) -> Any:
+def _profile(builder: Any, network: Any, batches: list[int], shapes: dict[str, list[list[int]]]) -> Any:
     profile = builder.create_optimization_profile()
     for tensor in map(network.get_input, range(network.num_inputs)):
         if -1 in tuple(tensor.shape):
-            low, best, high = ([batch, *tuple(tensor.shape)[1:]] for batch in batches)
+            fixed = tuple(tensor.shape)[1:]
+            low, best, high = shapes.get(tensor.name) or [[batch, *fixed] for batch in batches]
+            if -1 in low:  # where onnx is not installed nothing has looked before
+                raise AigcEdgeError(f"the input {tensor.name!r} has a dynamic size beside the batch: export it fixed")
             profile.set_shape(tensor.name, low, best, high)
     return profile
 
@@ -135,7 +116,8 @@ def _logger(trt: Any) -> Any:
 
 
 def _clean(messages: list[str]) -> str:
-    return "; ".join(dict.fromkeys(_NOISE.sub("", message).strip().rstrip(")") for message in messages[:3]))
+    cleaned = (_NOISE.sub("", message).strip() for message in messages[:3])
+    return "; ".join(dict.fromkeys(text if text.count("(") == text.count(")") else text.rstrip(")") for text in cleaned))
 
 
 def _limit_memory(limit: int) -> None:
@@ -147,10 +129,17 @@ def _limit_memory(limit: int) -> None:
         print("the memory limit could not be set", file=sys.stderr)
 
 
+def _die_with_parent() -> None:
+    with contextlib.suppress(OSError, AttributeError):  # Linux alone
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def main(arguments: list[str]) -> int:
     """Run one job; 0 when the plan and the report stand, 3 when the report holds an error."""
     job = json.loads(arguments[0])
-    _limit_memory(job["memory"])
+    _die_with_parent()
+    if job["limit_data"]:
+        _limit_memory(job["memory"])
     try:
         report, status = build(job), 0
     except (AigcEdgeError, OSError, MemoryError) as error:

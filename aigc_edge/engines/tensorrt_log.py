@@ -31,17 +31,20 @@ _LAYER = re.compile(
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?(?:Format/)?Datatype: (?P<type>[^,}\]]+)")
 _WEIGHTS = re.compile(r'Weights: \{"Type": "\w+", "Count": (\d+)')  # how the full TensorRT mentions filters
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")  # nodes that were fused into the layer, in its metadata
 _PRODUCT_NAME = re.compile(r"gemm|_mha|_Fc|[a-z]Fc[A-Z_]")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer that multiplies: the precision of its activations, and its multiply-adds for a batch of one."""
+    """One layer that multiplies: the precision of its activations, its multiply-adds for a batch of one, and the ONNX nodes that
+    it was made from, as far as the log names them."""
 
     name: str
     kind: str
     precision: str
     macs: int
+    nodes: tuple[str, ...] = ()
 
 
 def layers_of(lines: Iterable[str]) -> list[Layer]:
@@ -63,8 +66,14 @@ def layers_of(lines: Iterable[str]) -> list[Layer]:
         if not data or not outputs or not (weights or len(data) > 1):
             continue
         macs = _convolution_macs(data, weights, outputs, kind) if convolution else _product_macs(data, weights, outputs)
-        found.append(Layer(name, kind, data[0][1], macs))
+        found.append(Layer(name, kind, data[0][1], macs, _nodes(name, match["outputs"])))
     return found
+
+
+def _nodes(name: str, rest: str) -> tuple[str, ...]:
+    named = [part for entry in _NODE.findall(rest) for part in re.split("[\x1e\x1f]", entry)]
+    own = [part.partition("_myl")[0] for part in name.split(" + ")]  # "conv + relu", "conv_myl0_3"
+    return tuple(dict.fromkeys(filter(None, [*named, *own])))
 
 
 def summary(layers: list[Layer]) -> dict[str, Any]:

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import aigc_edge
+from aigc_edge import targets
+from aigc_edge.config import to_dict
+from aigc_edge.engines import cuda_driver
+from aigc_edge.engines.tensorrt_cache import cache_limit, evict, find, plans_folder, timings_file, typical_seconds
+from aigc_edge.engines.tensorrt_graph import Shapes, check_model
+from aigc_edge.engines.tensorrt_job import machine_gb, run_job
+from aigc_edge.engines.tensorrt_limits import compared, expected, prove
+from aigc_edge.engines.tensorrt_module import import_tensorrt
+from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.files import atomic_file, cache_folder, write_json
+from aigc_edge.files import atomic_file, sha256_of, write_json
 
-BUILD_VERSION = 1  # raise it when the same inputs would be built differently
+BUILD_VERSION = 3  # raise it when the same inputs would be built differently
 DEFAULT_SECONDS = 900.0
-_PROVEN = ("fp16", "bf16", "int8", "fp8")  # formats whose precision must show up in the build log
-# What a process says, in Python, C++ and the loader of libraries, that may not have more.
-_OUT_OF_MEMORY = re.compile(r"bad_alloc|MemoryError|failed to map segment|[Cc]annot allocate memory|[Oo]ut of memory")
-_PACKAGES = {"tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "tensorrt": ("tensorrt",)}
+SPARSE = "sparse24"  # the format whose zeros the builder is to look for
+Waiting = Callable[[float, float], None]  # seconds gone, seconds that it may take in all
+_PACKAGES = {
+    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+}
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to build: an ONNX file in one format, for the compute capability `sm`, for batches (min, best, max)."""
+    """What to build: an ONNX file in one format, for the compute capability `sm`, for batches (min, best, max).
+
+    `shapes` gives the least, best and largest shape of inputs that have further dynamic sizes. `device` is the model of GPU that
+    a plan of the full TensorRT belongs to.
+    """
 
     onnx: Path
     format: str
@@ -36,7 +48,9 @@ class PlanRequest:
     target: str
     module: str = "tensorrt_rtx"
     batches: tuple[int, int, int] = (1, 2, 32)  # guidance doubles the batch: two is what one sample takes
-    device: str = ""  # the full TensorRT's plans belong to one model of device
+    device: str = ""
+    options: BuildOptions = field(default_factory=BuildOptions)
+    shapes: Shapes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,30 +66,74 @@ class Plan:
 
 
 def build_plan(
-    request: PlanRequest, *, cache: Path | None = None, memory_gb: float | None = None, seconds: float = DEFAULT_SECONDS
+    request: PlanRequest,
+    *,
+    cache: Path | None = None,
+    cache_gb: float | None = None,
+    memory_gb: float | None = None,
+    seconds: float = DEFAULT_SECONDS,
+    force: bool = False,
+    waiting: Waiting | None = None,
 ) -> Plan:
-    """Return the plan for `request` from the cache, building it there first when it is missing.
+    """Return the plan for `request` from the cache, building it there first when it is missing (or anyway with `force`).
 
-    `memory_gb` limits the builder's memory (None: three quarters of the machine's), `seconds` its time. Raises AigcEdgeError, one
-    sentence, when the file is no usable ONNX, the target cannot run it, the asked precision shows up in no layer, or the build
-    fails, is killed or takes too long.
+    `memory_gb` limits the builder's memory (None: three quarters of the machine's), `seconds` its time, `cache_gb` what the
+    plans in the cache may take (None: $AIGC_EDGE_PLAN_CACHE_GB, else 20). `waiting(elapsed, typical)` is called meanwhile.
+    Raises AigcEdgeError, one sentence, when the file is no usable ONNX, the target cannot run it, the asked precision shows up in
+    no layer, or the build fails, is killed or takes too long; what was in the cache stays there.
     """
     low, best, high = request.batches
     if not 1 <= low <= best <= high:
         raise AigcEdgeError(f"batches {low}, {best}, {high} given: they must be 1 <= min <= best <= max")
+    target, limit = targets.of_gpu(request.target, request.sm), cache_limit(cache_gb)
+    check_options(request.options, request.module, target, driver=cuda_driver.device() is not None)
     digests = _digests(request.onnx)
-    file = (cache or cache_folder() / "plans") / f"{_key(request, digests)}.plan"
-    plan = _cached(file)
-    if plan is None:
-        memory = int((memory_gb or _machine_gb() * 0.75) * 2**30)
+    file = (cache or plans_folder()) / f"{_key(request, digests)}.plan"
+    report = None if force else find(file)
+    if report is None:
+        check_version(request.module, target)
+        asked = check_model(request.onnx, request.shapes)
+        foreseen = expected(target, asked, request.onnx.name, request.module)
+        typical = typical_seconds(file.parent, request.module, request.onnx.stat().st_size)
         with atomic_file(file) as part:
-            report = _run(request, part, memory, seconds)
-            report |= {"format": request.format, "target": request.target, "onnx_sha256": digests[0]}
-            report["plan_sha256"] = _sha256(part)
+            report = _run(request, part, memory_gb or machine_gb() * 0.75, seconds, waiting, typical)
+            report |= {"format": request.format, "target": request.target, "device": request.device}
+            report |= {"options": request.options.asked, "onnx_sha256": digests[0], "onnx_bytes": request.onnx.stat().st_size}
+            facts = compared(asked, report["precision"]["table"], foreseen)
+            report["precision"]["as_asked"] = facts["as_asked"]
+            report |= {"expected": foreseen, "surprises": facts["surprises"], "plan_sha256": sha256_of(part)}
             write_json(file.with_suffix(".json"), report)  # before the plan: a plan without its report does not exist
-        plan = Plan(file, report)
-    _prove(request, plan.report)
-    return plan
+        evict(file.parent, limit, file)
+    prove(request.format, request.target, request.onnx.name, report["precision"])
+    return Plan(file, report)
+
+
+def check_version(module: str, target: targets.Target | None) -> None:
+    """Raise AigcEdgeError when the installed module is older than the first one that serves the target."""
+    have = module_version(module)
+    if target is None or target.flavour != module or target.least is None or not have:
+        return
+    if _numbers(have) < _numbers(target.least):
+        raise AigcEdgeError(
+            f"{module} {have} is too old for {target.name}: install {target.least} or newer (up to {target.most})"
+        )
+
+
+def module_version(module: str) -> str:
+    """The version of one of the two modules as it is installed here, as the module itself says it; "" where it is not."""
+    for package in _PACKAGES.get(module, ()):
+        try:
+            return re.sub(r"\.?(post|dev|rc|\+).*", "", version(package))  # what packagers add
+        except PackageNotFoundError:
+            continue
+    try:
+        return str(import_tensorrt(module).__version__)  # from the system's packages, as JetPack installs it
+    except AigcEdgeError:
+        return ""
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def _digests(onnx: Path) -> list[str]:
@@ -83,45 +141,23 @@ def _digests(onnx: Path) -> list[str]:
     try:
         if onnx.stat().st_size == 0:
             raise AigcEdgeError(f"{onnx.name} is empty: export the network again")
-        return [_sha256(path) for path in (onnx, onnx.with_name(f"{onnx.name}.data")) if path.exists()]
+        return [sha256_of(path) for path in (onnx, onnx.with_name(f"{onnx.name}.data")) if path.exists()]
     except OSError as error:
         raise AigcEdgeError(f"cannot read {onnx}: {error.strerror}; export the network again") from error
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _key(request: PlanRequest, digests: list[str]) -> str:
-    found = [BUILD_VERSION, digests, request.format, request.sm, request.module, request.batches]
-    found += [_module_version(request.module), aigc_edge.__version__, request.device]
+    found = [BUILD_VERSION, digests, request.format, request.sm, request.module, request.batches, request.options.asked]
+    found += [sorted(request.shapes.items()), module_version(request.module), aigc_edge.__version__, request.device]
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
 
 
-def _module_version(module: str) -> str:
-    for package in _PACKAGES.get(module, ()):
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return ""
-
-
-def _cached(file: Path) -> Plan | None:
-    try:
-        report = json.loads(file.with_suffix(".json").read_text())
-        intact = _sha256(file) == report["plan_sha256"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return Plan(file, report) if intact else None
-
-
-def _run(request: PlanRequest, part: Path, memory: int, seconds: float) -> dict[str, Any]:
+def _run(
+    request: PlanRequest, part: Path, memory_gb: float, seconds: float, waiting: Waiting | None, typical: float
+) -> dict[str, Any]:
     report = part.with_suffix(".report")
+    driver = cuda_driver.device() is not None
+    device = re.sub(r"[^a-z0-9]+", "-", f"{request.device or request.sm}".lower())
     job = {
         "module": request.module,
         "onnx": str(request.onnx.resolve()),
@@ -130,55 +166,15 @@ def _run(request: PlanRequest, part: Path, memory: int, seconds: float) -> dict[
         "sm": request.sm,
         "target": request.target,
         "batches": list(request.batches),
-        "memory": memory,
+        "shapes": {name: [list(shape) for shape in three] for name, three in request.shapes.items()},
+        "sparse": request.format == SPARSE,
+        "options": to_dict(request.options),
+        "timings": str(timings_file(f"{request.module}-{module_version(request.module)}-{device}")),
+        "memory": int(memory_gb * 2**30),
+        "limit_data": not driver,  # a driver maps far more than it uses
     }
-    what = f"building {request.onnx.name} for {request.target}"
     try:
-        done = subprocess.run(
-            _command(job), env=_environment(), capture_output=True, text=True, errors="replace", timeout=seconds
-        )
-        found: dict[str, Any] = json.loads(report.read_text()) if report.is_file() else {}
-    except subprocess.TimeoutExpired:
-        message = f"{what} took longer than {seconds:g} s and was stopped: allow more time or build on a faster machine"
-        raise AigcEdgeError(message) from None
+        tell = None if waiting is None else lambda elapsed: waiting(elapsed, typical)
+        return run_job(job, f"building {request.onnx.name} for {request.target}", report, seconds=seconds, waiting=tell)
     finally:
         report.unlink(missing_ok=True)
-    limit = f"its memory limit of {memory / 2**30:.3g} GB"
-    if done.returncode and _OUT_OF_MEMORY.search(f"{found.get('error', '')} {done.stderr}"):
-        raise AigcEdgeError(f"{what} reached {limit}: allow more memory or build on a larger machine")
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise AigcEdgeError(f"{what} was killed ({name}): most often memory ran out; free some or build on a larger machine")
-    if "error" in found:
-        raise AigcEdgeError(str(found["error"]))
-    if done.returncode or not found:
-        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        raise AigcEdgeError(f"{what} failed with exit code {done.returncode}: {last}")
-    return found
-
-
-def _command(job: dict[str, Any]) -> list[str]:
-    return [sys.executable, "-m", "aigc_edge.engines.tensorrt_build", json.dumps(job)]
-
-
-def _environment() -> dict[str, str]:
-    # The child must find the very package that runs here, however the parent found it.
-    root = str(Path(aigc_edge.__file__).resolve().parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
-
-
-def _machine_gb() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return 16.0
-
-
-def _prove(request: PlanRequest, report: dict[str, Any]) -> None:
-    layers: dict[str, int] = report["precision"]["layers"]
-    if request.format in _PROVEN and request.format not in layers:
-        found = ", ".join(f"{n} in {precision}" for precision, n in layers.items()) or "none at all"
-        raise AigcEdgeError(
-            f"{request.format} was asked for {request.target}, but no convolution or matrix product of {request.onnx.name} runs "
-            f"in it there ({found}): choose another format for this target"
-        )

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,39 @@ def add_programs(path: str | os.PathLike[str], programs: Mapping[str, Program], 
     """
     bundle = Path(path)
     manifest = read_manifest(bundle, verify=True)
+    amended = {"programs": manifest["programs"] | {name: program.to_json() for name, program in programs.items()}}
+    amended["default_program"] = default or manifest["default_program"]
+    with unpacked(bundle, list(manifest["files"])) as folder:
+        exchange(bundle, folder, manifest, amended)
+
+
+def exchange(
+    bundle: Path,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    amended: Mapping[str, Any],
+    *,
+    files: Mapping[str, Path | bytes] | None = None,
+    gone: Collection[str] = (),
+    out: Path | None = None,
+    overwrite: bool = True,
+) -> dict[str, Any]:
+    """Write the bundle anew, or to `out`, with `amended` entries of its manifest, without the files `gone`, with new `files`.
+
+    `folder` is what `unpacked` gave for it; a packed bundle stays packed. Returns the new manifest. Raises AigcEdgeError where it
+    cannot be written; then everything is as it was.
+    """
     if manifest["version"] != VERSION:
         raise AigcEdgeError(f"{bundle} has the bundle version {manifest['version']}, {VERSION} is written here: compile it again")
-    names = list(manifest["files"])
-    amended = {key: value for key, value in manifest.items() if key not in _WRITTEN}
-    amended["programs"] = manifest["programs"] | {name: program.to_json() for name, program in programs.items()}
-    amended["default_program"] = default or manifest["default_program"]
+    kept = {name: folder / name for name in manifest["files"] if name not in gone}
+    entries = {key: value for key, value in (dict(manifest) | dict(amended)).items() if key not in _WRITTEN}
+    final, every = out or bundle, kept | dict(files or {})
     if bundle.is_dir():
-        write_bundle(bundle, amended, {name: bundle / name for name in names}, overwrite=True)
-        return
-    with unpacked(bundle, names) as folder:
-        whole = folder.with_name("whole")
-        write_bundle(whole, amended, {name: folder / name for name in names})
-        pack(whole, bundle, overwrite=True)
+        return write_bundle(final, entries, every, overwrite=overwrite)
+    whole = folder.with_name("whole")
+    made = write_bundle(whole, entries, every)
+    pack(whole, final, overwrite=overwrite)
+    return made
 
 
 @contextlib.contextmanager

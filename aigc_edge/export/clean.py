@@ -132,6 +132,22 @@ def _merge_transposes(model: ir.Model, shapes: Shapes) -> None:
                 model.graph.remove(merged, safe=True)
 
 
+def _plain_einsums(model: ir.Model) -> None:
+    """An Einsum that reorders the dimensions of one input is a Transpose, which every engine and quantiser knows."""
+    for node in list(model.graph):
+        if node.op_type != "Einsum" or len(node.inputs) != 1 or (value := node.inputs[0]) is None:
+            continue
+        given, _, made = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+        if not made or "." in given or len(set(given)) != len(given) or sorted(given) != sorted(made):
+            continue
+        turn = ir.node("Transpose", [value], {"perm": [given.index(letter) for letter in made]}, name=f"{node.name}_turned")
+        out = node.outputs[0]
+        turn.outputs[0].name, turn.outputs[0].shape, turn.outputs[0].type = f"{out.name}_turned", out.shape, out.type
+        model.graph.insert_before(node, turn)
+        if not _replace(model, out, turn.outputs[0]):
+            model.graph.remove(turn, safe=True)
+
+
 def clean(model: ir.Model) -> None:
     """Simplify `model` (batch = first dimension "N" of every input) in place; its results stay the same to the last bit.
 
@@ -142,6 +158,7 @@ def clean(model: ir.Model) -> None:
     _fix_reshapes(model, shapes)
     _drop_neutral(model, shapes)
     _merge_transposes(model, shapes)
+    _plain_einsums(model)
     _record_shapes(model, shapes)
     for simplify in (
         common.RemoveUnusedNodesPass(),

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,14 @@ def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
         raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX: {reason[0]}") from error
     assert program is not None
     model = program.model
-    clean(model)
+    try:
+        clean(model)
+    except onnx.shape_inference.InferenceError as error:
+        reason = str(error).strip().rpartition("] ")[2]
+        raise AigcEdgeError(
+            f"component {spec.name!r} fits the batch that it was exported with alone ({reason}): its code makes a number of the "
+            "batch, as len(x) does; take x.shape[0]"
+        ) from error
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
         value.shape = ir.Shape(tensor.shape)
     model.producer_name, model.producer_version, model.graph.name = "aigc-edge", aigc_edge.__version__, spec.name
@@ -128,10 +136,23 @@ def session_of(path: str | os.PathLike[str]) -> Any:
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 
+@contextlib.contextmanager
+def _in_double(module: nn.Module) -> Iterator[nn.Module]:
+    """The module in float64, in place where that can be undone exactly: a copy would be three times a large network."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
+        yield copy.deepcopy(module).double()
+        return
+    try:
+        yield module.double()
+    finally:
+        module.float()
+
+
 def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0) -> list[dict[str, Any]]:
     """Compare the ONNX file with torch on random inputs at two batch sizes (see `compare`); returns the figures of each."""
-    session = session_of(path)
-    return compare(component, lambda feeds: session.run(None, feeds), "in ONNX", seed=seed)
+    sessions = [session_of(path)]
+    return compare(component, lambda feeds: sessions[0].run(None, feeds), "in ONNX", seed=seed, done=sessions.clear)
 
 
 def compare(
@@ -141,40 +162,46 @@ def compare(
     *,
     seed: int = 0,
     one_timestep: bool = False,
+    done: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Compare `evaluate`, the component `what`, with torch on random inputs at two batch sizes; returns the figures of each.
 
     The yardstick is the module in float64: `evaluate` may err at most twice as much as torch in float32 does, plus 4 units in the
-    last place. With `one_timestep` all samples of a batch have the same. Raises AigcEdgeError when it errs more, or gives values
-    that are not finite.
+    last place. With `one_timestep` all samples of a batch have the same. `done` is called when `evaluate` is needed no more, so
+    that its memory need not be there beside the module in float64. Raises AigcEdgeError when it errs more, or gives values that
+    are not finite.
     """
     spec, module = component.spec, component.module.eval()
-    double = copy.deepcopy(module).double()
     generator = torch.Generator().manual_seed(seed)
+    batches = [component.example(batch, generator) for batch in CHECK_BATCHES]
+    if one_timestep:
+        times = [t.role == "timestep" for t in spec.inputs]
+        batches = [tuple(x[:1].repeat(len(x)) if t else x for t, x in zip(times, inputs, strict=True)) for inputs in batches]
+    made = [evaluate({t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)}) for inputs in batches]
+    done()
+    single = [_evaluate(module, inputs, torch.float32) for inputs in batches]
+    with _in_double(module) as double:
+        exact = [_evaluate(double, inputs, torch.float64) for inputs in batches]
     figures = []
-    for batch in CHECK_BATCHES:
-        inputs = component.example(batch, generator)
-        if one_timestep:
-            times = [t.role == "timestep" for t in spec.inputs]
-            inputs = tuple(x[:1].repeat(batch) if time else x for time, x in zip(times, inputs, strict=True))
-        made = evaluate({t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)})
-        exact, single = _evaluate(double, inputs, torch.float64), _evaluate(module, inputs, torch.float32)
-        for tensor, value, wanted, torch_value in zip(spec.outputs, made, exact, single, strict=True):
-            if value.shape != wanted.shape:
-                raise AigcEdgeError(
-                    f"{spec.name} {what} gives {tensor.name} of shape {value.shape}, torch {wanted.shape}: not kept"
-                )
-            error, allowed = _error(value, wanted), 2 * _error(torch_value, wanted) + ULPS
-            if not error <= allowed:  # written so that NaN fails
-                message = (
-                    f"{spec.name} {what} is off by {error:.2g} (relative L2 of {tensor.name}, batch {batch}); {allowed:.2g} is"
-                )
-                raise AigcEdgeError(
-                    f"{message} what rounding explains: the exporter got an operation wrong, the file was not kept"
-                )
-            absolute = float(np.abs(value - wanted).max())
-            figures.append({"output": tensor.name, "batch": batch, "max_abs": absolute, "relative_l2": error, "allowed": allowed})
+    for batch, values in zip(CHECK_BATCHES, zip(made, exact, single, strict=True), strict=True):
+        for tensor, value, wanted, torch_value in zip(spec.outputs, *values, strict=True):
+            found = _judged(f"{spec.name} {what}", tensor.name, value, wanted, torch_value)
+            figures.append({"output": tensor.name, "batch": batch} | found)
     return figures
+
+
+def _judged(
+    what: str, name: str, value: npt.NDArray[Any], wanted: npt.NDArray[np.float64], single: npt.NDArray[np.float64]
+) -> dict[str, float]:
+    if value.shape != wanted.shape:
+        raise AigcEdgeError(f"{what} gives {name} of shape {value.shape}, torch {wanted.shape}: not kept")
+    error, allowed = _error(value, wanted), 2 * _error(single, wanted) + ULPS
+    if not error <= allowed:  # written so that NaN fails
+        raise AigcEdgeError(
+            f"{what} is off by {error:.2g} (relative L2 of {name}, batch {len(value)}); {allowed:.2g} is what rounding explains: "
+            "the exporter got an operation wrong, the file was not kept"
+        )
+    return {"max_abs": float(np.abs(value - wanted).max()), "relative_l2": error, "allowed": allowed}
 
 
 def export_component(

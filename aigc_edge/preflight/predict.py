@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aigc_edge.preflight.survey import Survey
@@ -15,53 +14,58 @@ if TYPE_CHECKING:
 FLOAT = 4  # bytes
 # A node with its names, attributes and the shape of its result in an ONNX file; the exporter makes about as many as torch calls.
 NODE_BYTES = 270
-# What a process takes that samples: Python, NumPy, the native core and onnxruntime, before a network is loaded.
-PROCESS_BYTES = 78e6
-# Weights are there twice while onnxruntime lays them out for its kernels; its arena rounds the activations' peak up.
-WEIGHT_COPIES, ARENA = 2.0, 1.6
+# What a process takes that samples: Python, NumPy, the native core and onnxruntime; and each session beside its weights.
+PROCESS_BYTES, SESSION_BYTES = 78e6, 25e6
+# How often onnxruntime holds what a file holds while it lays weights out for its kernels, measured on networks of 33 to 36 M
+# parameters: convolutions in float32 are laid out anew, half precision becomes float32 first, what is quantised stays so.
+COPIES = {("fp32", True): 2.25, ("fp32", False): 1.25, ("half", True): 4.4, ("half", False): 3.0, ("stored", True): 2.1}
+COPIES[("stored", False)] = 2.1
+ARENA = 1.6  # rounds the activations' peak up
 COMPILE_BYTES, COMPILE_COPIES = 0.75e9, 4.2  # torch and the exporter; the module, its float64 twin, the ONNX model, a session
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One component in one format: bytes of its file, and on one target the least time of an evaluation of one sample.
-
-    `bound` says what that time is spent on: "bandwidth" or "arithmetic"; both are None where the target's figures are not known.
-    """
-
-    component: str
-    format: str
-    file_bytes: int
-    seconds: float | None = None
-    bound: str | None = None
 
 
 def file_bytes(survey: Survey, format: Format) -> int:
     """Bytes of the component's ONNX file in the format, when no layer goes back to float."""
-    last = len(survey.weights) - 1
+    products = [weight for weight in survey.weights if weight.operator != "Gather"]
+    ends = [id(weight) for weight in products[:1] + products[-1:]]
     stored = sum(
-        min(format.weight_bytes(weight.outputs, weight.inputs, index in (0, last)), FLOAT * weight.elements)
-        for index, weight in enumerate(survey.weights)
+        min(format.weight_bytes(w.outputs, w.inputs, w.operator == "Gather" or id(w) in ends), FLOAT * w.elements)
+        for w in survey.weights
     )
     return int(stored + survey.others * format.constant_bytes + survey.operators * NODE_BYTES)
 
 
+ARITHMETIC = ("int8", "fp8")  # formats whose products are computed as they are stored; the others compute in floats
+
+
 def evaluation(survey: Survey, format: Format, target: Target, bytes_of: int, batch: int = 1) -> tuple[float | None, str | None]:
-    """Least seconds of one evaluation on the target, the roofline: weights and activations moved once, or all multiply-adds."""
+    """Least seconds of one evaluation on the target, the roofline: weights and activations moved once, or all multiply-adds.
+
+    None where the target's figures are not known; else with what the time is spent on, "bandwidth" or "arithmetic".
+    """
     if not target.bandwidth_gbs:
         return None, None
     moved = (bytes_of + 2 * survey.activations * batch) / (target.bandwidth_gbs * 1e9)
-    rate = target.peak(format.arithmetic_on(target))
-    if rate is None:
+    tops = target.tops or {}
+    floats = "fp32" if format.name == "fp32" or target.kind == "cpu" else "fp16"
+    rate = tops.get(format.name) if format.name in ARITHMETIC else tops.get(floats)
+    if not rate:
         return moved, "bandwidth"
     computed = 2 * survey.macs * batch / (rate * 1e12)
     return max(moved, computed), "bandwidth" if moved >= computed else "arithmetic"
 
 
-def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], batch: int) -> int:
+def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: Mapping[str, Format], batch: int) -> int:
     """Peak memory of a process that samples with onnxruntime: its networks, and the activations of the largest evaluation."""
-    largest = max((survey.activations for survey in surveys), default=0)
-    return int(PROCESS_BYTES + WEIGHT_COPIES * sum(files.values()) + ARENA * largest * batch)
+    total = PROCESS_BYTES
+    for survey in surveys:
+        name = formats[survey.component].name
+        kind = "half" if name in ("fp16", "bf16") else "fp32" if name == "fp32" else "stored"
+        inside = sum(weight.elements for weight in survey.weights if weight.operator.startswith("Conv"))
+        share = inside / max(survey.parameters, 1)
+        copies = share * COPIES[kind, True] + (1 - share) * COPIES[kind, False]
+        total += SESSION_BYTES + copies * files[survey.component]
+    return int(total + ARENA * batch * max((survey.activations for survey in surveys), default=0))
 
 
 def compiling_bytes(surveys: Sequence[Survey]) -> int:

@@ -77,8 +77,8 @@ def _weight(name: str, module: nn.Module, output: Any) -> Weight | None:
         return Weight(name, "Gather", module.embedding_dim, module.num_embeddings, 0)
     for kind, operator in _CONVOLUTIONS.items():
         if isinstance(module, kind):
-            inputs = module.weight[0].numel()  # type: ignore[union-attr, operator]
-            return Weight(name, operator, module.out_channels, inputs, each * inputs)  # type: ignore[arg-type]
+            inputs = module.weight[0].numel()
+            return Weight(name, operator, module.out_channels, inputs, each * inputs)
     if isinstance(module, _TRANSPOSED):
         places = math.prod(module.kernel_size)
         outputs = module.out_channels // module.groups * places

@@ -189,6 +189,6 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
             return SOURCES[kind].open(text, options or SourceOptions())
     there = "is none of them" if Path(text).exists() else "does not exist"
     raise AigcEdgeError(
-        f"{text} {there}: give the folder of a training run (config.json), a diffusers folder (model_index.json), an ONNX file "
-        "or package:function"
+        f"{text} {there}: give a folder that 'aigc-edge train' wrote (config.json), a diffusers folder (model_index.json), an "
+        "ONNX file or package:function"
     )

@@ -115,7 +115,7 @@ class OnnxPart(Part):
     """A network that is ONNX already: no torch module stands behind it, and what it is compared with is itself."""
 
     def __init__(self, spec: ComponentSpec, path: Path, model: Callable[[], onnx.ModelProto], classes: int) -> None:
-        self.spec, self._path, self._model, self._classes = spec, path, model, classes
+        self.spec, self._path, self.model, self._classes = spec, path, model, classes
 
     @property
     def module(self) -> Any:
@@ -132,7 +132,7 @@ class OnnxPart(Part):
         from aigc_edge.export.clean import clean
         from aigc_edge.export.onnx import saved
 
-        proto = self._model()
+        proto = self.model()
         model = ir.from_proto(proto)
         try:
             clean(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ class RunSource(Source):
 
     @classmethod
     def claims(cls, text: str) -> bool:
-        return (Path(text) / "config.json").is_file() and (Path(text) / "model.safetensors").is_file()
+        file = Path(text) / "config.json"
+        with contextlib.suppress(OSError):
+            return b"_class_name" not in file.read_bytes()  # which a part of a diffusers folder has
+        return False
 
     @classmethod
     def open(cls, text: str, options: SourceOptions) -> RunSource:

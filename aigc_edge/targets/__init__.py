@@ -6,63 +6,12 @@ import functools
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.targets.target import Target
 
-KINDS = ("cpu", "gpu", "group")
-FLAVOURS = ("tensorrt_rtx", "tensorrt")
-
-
-@dataclass(frozen=True)
-class Target:
-    """One device: `sm` is its CUDA compute capability times ten, `precisions` the formats that its engine runs as such.
-
-    `flavour` says which TensorRT serves it: "tensorrt_rtx" builds a plan anywhere, "tensorrt" on the device itself only.
-    Memory is in GB, bandwidth in GB/s, both the maker's figures. A group has `members` and nothing else.
-    """
-
-    name: str
-    title: str
-    kind: str
-    sm: int | None = None
-    memory_gb: float | None = None
-    bandwidth_gbs: float | None = None
-    precisions: tuple[str, ...] = ()
-    flavour: str | None = None
-    members: tuple[str, ...] = ()
-
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> Target:
-        """Parse one target; raises AigcEdgeError that names what is wrong with it."""
-        fields = dict(value)
-        tensorrt = fields.pop("tensorrt", None) or {}
-        for key in ("precisions", "members"):
-            fields[key] = tuple(fields.get(key) or ())
-        try:
-            target = Target(**fields, flavour=tensorrt.get("flavour"))
-        except TypeError as error:
-            raise AigcEdgeError(f"target {value.get('name')!r} is malformed ({error}): its fields are those of Target") from None
-        wrong = _problem(target)
-        if wrong:
-            raise AigcEdgeError(f"target {target.name!r} is malformed: {wrong}")
-        return target
-
-
-def _problem(target: Target) -> str | None:
-    if target.kind not in KINDS:
-        return f"kind is {target.kind!r}, it must be one of {', '.join(KINDS)}"
-    if (target.kind == "group") != bool(target.members):
-        return "a group has members, and only a group"
-    if target.kind == "gpu" and (not isinstance(target.sm, int) or target.flavour not in FLAVOURS):
-        return f"a gpu has sm and a tensorrt flavour ({', '.join(FLAVOURS)})"
-    if target.kind != "gpu" and (target.sm is not None or target.flavour is not None):
-        return "only a gpu has sm and a tensorrt flavour"
-    if target.kind != "group" and not target.precisions:
-        return "precisions is empty"
-    return None
+__all__ = ["Target", "all_targets", "detect", "expand", "get", "of_gpu", "of_sm"]
 
 
 @functools.cache
@@ -93,6 +42,14 @@ def expand(names: Iterable[str]) -> list[Target]:
 def of_sm(sm: int) -> list[str]:
     """Names of the targets of that compute capability (several cards share one)."""
     return [target.name for target in all_targets().values() if target.sm == sm]
+
+
+def of_gpu(name: str, sm: int) -> Target | None:
+    """The target called `name` where it has that capability, else the first that has it: what limits it is the same."""
+    named = all_targets().get(name)
+    if named is not None and named.sm == sm:
+        return named
+    return next((target for target in all_targets().values() if target.sm == sm), None)
 
 
 def detect(machine: str, gpu: str | None = None, sm: int | None = None, memory_gb: float = 0.0) -> list[str]:

@@ -84,13 +84,15 @@ def _runs(path: Path, manifest: Mapping[str, Any], component: str, format: str) 
         if plan["format"] != format or sidecar not in manifest["files"]:
             continue
         table = json.loads(_read(path, sidecar))["precision"].get("table", [])
-        found[plan["target"]] = {node_of(row["name"]): row["precision"] for row in table}
+        found[plan["target"]] = {
+            node_of(name): row["precision"] for row in table for name in (row["name"], *row.get("nodes", ()))
+        }
     return found
 
 
 def node_of(layer: str) -> str:
-    """The ONNX node that a layer of a plan is named after: TensorRT adds "_myl" and numbers."""
-    return layer.partition("_myl")[0]
+    """What the ONNX node gives that a layer of a plan is named after: TensorRT adds "_myl" and numbers, the exporter "node_"."""
+    return layer.partition("_myl")[0].removeprefix("node_")
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -251,7 +251,7 @@ void Bundle::parse(const Json& root) {
       if (row == 0 || found->second.bytes % row != 0 || found->second.bytes / row != rows)
         throw Error(kBundle, where + ": " + constants_.file + " has " + std::to_string(found->second.bytes) + " bytes, not " +
                                  std::to_string(rows) + " rows of " + std::to_string(constants_.width) + " float32");
-      if (component.formats.count("fp32") == 0) throw Error(kBundle, "components.schedule must have the format fp32");
+      if (component.formats.size() != 1) throw Error(kBundle, "components.schedule must have one format");
       schedule_ = std::move(component);
     } else if (is_text_encoder(name)) {
       text_encoders_.push_back(std::move(component));

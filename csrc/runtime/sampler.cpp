@@ -145,7 +145,7 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
   evaluation.size = sizeof evaluation;
   evaluation.component = component.name.c_str();
   const bool schedule = &component == bundle_.schedule();
-  evaluation.format = schedule ? "fp32" : bundle_.format().c_str();
+  evaluation.format = schedule ? component.formats.begin()->first.c_str() : bundle_.format().c_str();
   evaluation.binding = b.id;
   evaluation.row = row;
   evaluation.num_rows = num_rows;

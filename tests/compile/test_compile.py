@@ -190,7 +190,7 @@ def test_a_bundle_lists_what_its_networks_take(runs, tmp_path, options, roles, s
 
 def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs, tmp_path, rng, monkeypatch):
     whole = tmp_path / "whole.aigc"
-    monkeypatch.setattr(split, "export_split", lambda *_: "it would not be exact")
+    monkeypatch.setattr(split, "export_split", lambda *_, **__: "it would not be exact")
     compile_source(runs["diffusion"], whole, formats=["fp32"], samples=2, threads=1)
     manifest = read_manifest(whole, verify=True)
     assert list(manifest["components"]) == ["denoiser"]

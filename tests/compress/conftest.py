@@ -154,7 +154,8 @@ def make() -> dict[str, Any]:
 def families(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ComponentSpec, Program, int]]:
     """A network of each family (tests/compress/families.py): its ONNX file, spec, program and number of classes."""
     spec = importlib.util.spec_from_file_location("families", Path(__file__).with_name("families.py"))
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("families")

@@ -57,7 +57,11 @@ def transformer() -> Component:
             norm.weight.copy_(torch.exp(torch.randn(64) * 0.7))
             norm.bias.normal_(0, 0.1)
     image = TensorSpec("sample", "sample", "float32", (BATCH, 4, 8, 8))
-    inputs = (image, TensorSpec("timestep", "timestep", "float32", (BATCH,)), TensorSpec("class_labels", "class", "int64", (BATCH,)))
+    inputs = (
+        image,
+        TensorSpec("timestep", "timestep", "float32", (BATCH,)),
+        TensorSpec("class_labels", "class", "int64", (BATCH,)),
+    )
 
     def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         time = torch.randn(batch, generator=generator)

@@ -14,8 +14,8 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress import graph
-from aigc_edge.compress.bf16 import in_float32
 from aigc_edge.compress.calibration import Calibration, Record
+from aigc_edge.compress.emulation import in_float32
 from aigc_edge.compress.folding import folded
 from aigc_edge.compress.formats import FORMATS, convert
 from aigc_edge.compress.mixture import Mixed
@@ -24,7 +24,7 @@ from aigc_edge.config import names
 
 Family = tuple[Path, Any, Any, int]
 # Formats that say nothing of themselves: what they reached when they were written.
-EXPECTED = {"fp32": (np.inf, 1.0), "fp16": (45.0, 0.51), "int8": (20.0, 0.27)}
+EXPECTED = {"fp32": (np.inf, 1.0), "int8": (20.0, 0.27)}
 
 
 def _networks(out: Path, format: type, name: str) -> dict[str, Callable[..., Any]]:
@@ -80,7 +80,7 @@ def test_format_on_family(families: dict[str, Family], name: str, family: str, t
     other = Calibration.draw(spec, program, 3, num_classes=classes, seed=7)
     wanted = other.run(graph.Network(source), records)
     made = {engine: other.run(network) for engine, network in _networks(out, format, name).items()}
-    rounds = "bf16" in name or any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    rounds = name in ("bf16", "fp16") or any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     for engine, value in made.items():
         psnr = 10 * np.log10(4 / np.mean(np.square(value - wanted)))
         assert psnr >= expected_psnr - 3, engine  # other noise than it was measured on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aigc_edge.compress.observers import BINS, Observer, least_squares, minmax, percentile, scale_of
+from aigc_edge.compress.observers import BINS, COUNTED, Observer, entropy, least_squares, minmax, percentile, scale_of
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -90,3 +90,45 @@ def test_only_zeros() -> None:
 def test_broken_activations_are_refused(bad: float) -> None:
     with pytest.raises(AigcEdgeError, match="NaN or infinite"):
         _seen(np.array([1.0, bad, 2.0]))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_entropy_loses_least(rng: np.random.Generator, symmetric: bool) -> None:
+    """Its divergence, computed in another way on the values themselves, is (nearly) the least of all ranges it tries."""
+    values = np.concatenate([rng.laplace(0, 1, 60_000), [30.0]])
+    values = (values if symmetric else np.maximum(values, 0)).astype(np.float32)
+    observer = _seen(values)
+    width = observer.limit / BINS
+
+    def divergence(high: float) -> float:
+        bins = np.floor(values / width)
+        bins = bins[(bins != 0) & (bins != -1)]  # zeros are exact in every range
+        scale, _ = scale_of(-high if symmetric else 0.0, high, symmetric)
+        middle = (np.arange(bins.min(), bins.max() + 1) + 0.5) * width
+        counts = np.bincount((bins - bins.min()).astype(int)).astype(float)
+        inside = (np.abs(middle) <= high) & (counts > 0)
+        kept, centres = counts[inside], middle[inside]
+        clipped = kept.copy()
+        clipped[-1] += counts[middle > high].sum()
+        clipped[0] += counts[middle < -high].sum()
+        step = np.rint(centres / scale)
+        spread = np.array([kept[step == s].mean() for s in step])
+        p, q = clipped / clipped.sum(), spread / spread.sum()
+        return float((p * np.log(p / q)).sum())
+
+    low, high = entropy(observer, symmetric)
+    assert low >= observer.low
+    assert high <= observer.high
+    tried = [divergence(observer.high * share) for share in np.linspace(1, 0.3, 36)]
+    assert divergence(high) <= min(tried) * 1.02 + 1e-6
+    assert high < observer.high  # one value far out is not worth the resolution of all others
+
+
+def test_ranges_are_of_all_values_though_few_are_counted(rng: np.random.Generator) -> None:
+    values = rng.standard_normal((4, 64, 64, 64)).astype(np.float32)
+    values[2, 3, 4, 5] = 50
+    observer = Observer()
+    observer.see(values)
+    assert observer.high == 50
+    assert COUNTED / 2 < observer.counts.sum() <= COUNTED + 1
+    assert np.abs(np.array(percentile(observer, tail=0.02)) - np.percentile(values, [2, 98])).max() < 0.15

@@ -139,6 +139,7 @@ def machine(network, monkeypatch):
     monkeypatch.setattr(tensorrt, "import_tensorrt", lambda name: SimpleNamespace(nptype=lambda dtype: dtype))
     monkeypatch.setattr(tensorrt, "_runtime", runtime)
     monkeypatch.setattr(tensorrt, "build_plan", build)
+    monkeypatch.setattr(tensorrt, "module_version", lambda module: "1.7")
     return state
 
 
@@ -185,17 +186,23 @@ def test_the_plan_for_this_gpu_and_format_is_chosen(network, machine):
 
 def test_without_a_plan_for_this_gpu_it_is_built_here(network, machine):
     machine.modules = ["tensorrt", "tensorrt_rtx"]
-    TensorRTEngine.load(_with_plans(network, (89, "fp32", "tensorrt_rtx")), threads=1)
+    with pytest.warns(UserWarning, match=r"SM86\) is not in the bundle: it is built now, once; aigc-edge build"):
+        TensorRTEngine.load(_with_plans(network, (89, "fp32", "tensorrt_rtx")), threads=1)
     (request,) = machine.built
     assert (request.onnx, request.format, request.sm) == (network.folder / "net.onnx", "fp32", 86)
     assert (request.module, request.device) == ("tensorrt", DEVICE.name)
-    assert machine.loaded == [("tensorrt", b"built here")]
+    machine.modules = ["tensorrt_rtx"]  # whose plans are for every card of a capability
+    with pytest.warns(UserWarning, match="built now"):
+        TensorRTEngine.load(_with_plans(network), threads=1)
+    assert (machine.built[1].module, machine.built[1].device) == ("tensorrt_rtx", "")
+    assert machine.loaded[0] == ("tensorrt", b"built here")
 
 
 def test_it_is_built_from_the_graph_that_was_made_for_tensorrt(network, machine):
     source = network.source()
     formats = {"fp32": {"file": "net.onnx", "tensorrt": "net.tensorrt.onnx"}}
-    TensorRTEngine.load(dataclasses.replace(source, component={**source.component, "formats": formats}), threads=1)
+    with pytest.warns(UserWarning, match="built now"):
+        TensorRTEngine.load(dataclasses.replace(source, component={**source.component, "formats": formats}), threads=1)
     assert machine.built[0].onnx == network.folder / "net.tensorrt.onnx"
     assert source.model_file("onnxruntime") == "net.onnx"
 
@@ -210,6 +217,56 @@ def test_a_plan_of_another_version_or_network_is_refused(network, machine, refus
     machine.engine.types = {**FakeEngine.types, "sample": np.float16}
     with pytest.raises(BundleError, match="manifest says"):
         TensorRTEngine.load(source, threads=1)
+
+
+def _entries(source, *changes):
+    """The source with its only plan's entry changed, once for each of `changes`."""
+    (entry,) = source.component["engines"]
+    return dataclasses.replace(source, component={**source.component, "engines": [entry | change for change in changes]})
+
+
+@pytest.mark.parametrize(
+    ("change", "loaded"),
+    [
+        ({}, True),
+        ({"device": DEVICE.name}, True),
+        ({"device": "NVIDIA RTX A2000"}, False),
+        ({"built_with": "tensorrt_rtx 1.6"}, False),
+        ({"built_with": "tensorrt_rtx 1.6", "options": {"version_compatible": True}}, False),
+        ({"sm": 80, "options": {"hardware_compatibility": "ampere+"}}, True),
+        ({"sm": 80}, False),
+    ],
+)
+def test_the_manifest_says_whether_a_plan_is_for_this_gpu_and_version(network, machine, change, loaded):
+    source = _entries(_with_plans(network, (86, "fp32", "tensorrt_rtx")), change)
+    if loaded:
+        TensorRTEngine.load(source, threads=1)
+    else:
+        with pytest.warns(UserWarning, match="built now"):
+            TensorRTEngine.load(source, threads=1)
+    assert [plan for _, plan in machine.loaded] == [b"plan 0" if loaded else b"built here"]
+    assert len(machine.built) == (not loaded)
+
+
+def test_plans_with_code_of_their_own_are_loaded_only_where_the_user_says_so(network, machine, monkeypatch):
+    monkeypatch.setenv(tensorrt.HOST_CODE, "1")
+    base = _with_plans(network, (86, "fp32", "tensorrt_rtx"))
+    options = {"options": {"version_compatible": True}}
+    source = _entries(base, {"built_with": "tensorrt_rtx 1.8"} | options, {"built_with": "tensorrt_rtx 1.6"} | options)
+    TensorRTEngine.load(source, threads=1)
+    assert machine.loaded == [("tensorrt_rtx", b"plan 0")]
+    newer = _entries(base, {"built_with": "tensorrt_rtx 1.8"} | options)
+    with pytest.warns(UserWarning, match="in the bundle is of tensorrt_rtx 1.8"):
+        TensorRTEngine.load(newer, threads=1)
+
+
+def test_a_packed_bundle_is_finished_by_a_command(network, machine, refusal, tmp_path):
+    file = tmp_path / "packed.aigc"
+    file.write_bytes(b"x")
+    source = dataclasses.replace(network.source(), bundle=file)
+    with pytest.raises(EngineUnavailable) as error:
+        TensorRTEngine.load(source, threads=1)
+    assert f"put it in with aigc-edge build {file}" in refusal(error.value)
 
 
 @pytest.mark.parametrize("what", ["shape", "address", "evaluation"])

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aigc_edge.engines import tensorrt_plan
-from aigc_edge.engines.tensorrt import installed
+from aigc_edge import targets
+from aigc_edge.engines import tensorrt_job, tensorrt_plan
+from aigc_edge.engines.tensorrt_cache import plans_folder
+from aigc_edge.engines.tensorrt_module import installed
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
 
@@ -84,6 +89,8 @@ def test_plans_are_built_and_run_in_the_precision_that_was_asked_for(request_for
     assert (report["sm"], report["target"], report["format"], report["batches"]) == (sm, CARDS[sm], format, [1, 2, 32])
     assert report["precision"]["layers"] == {format: 2}
     assert report["precision"]["macs_share"] == {format: 1.0}
+    assert report["precision"]["as_asked"] == 1.0
+    assert report["expected"] == report["surprises"] == []
     macs = {layer["kind"]: layer["macs"] for layer in report["precision"]["table"]}
     assert sorted(macs.values()) == sorted([CHANNELS * CHANNELS * 9 * SIZE * SIZE, CHANNELS * FEATURES])
 
@@ -93,7 +100,7 @@ def test_the_cache_is_keyed_by_content(request_for, tmp_path, monkeypatch):
     request = request_for()
     first = build_plan(request)
     stamp = first.file.stat().st_mtime_ns
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("built again"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("built again"))
     copy = dataclasses.replace(request, onnx=tmp_path / "other name.onnx")
     copy.onnx.write_bytes(request.onnx.read_bytes())
     assert build_plan(copy).file == first.file
@@ -118,7 +125,7 @@ def test_the_cache_is_keyed_by_content(request_for, tmp_path, monkeypatch):
 def _refused(request, refusal, **limits):
     with pytest.raises(AigcEdgeError) as error:
         build_plan(request, **limits)
-    folder = tensorrt_plan.cache_folder() / "plans"
+    folder = plans_folder()
     assert not folder.exists() or not any(folder.glob("*.plan")), "a refused plan was kept"
     assert not folder.exists() or not [p for p in folder.iterdir() if p.name.startswith(".")], "something half-written was left"
     return refusal(error.value)
@@ -127,7 +134,9 @@ def _refused(request, refusal, **limits):
 @needs_rtx
 def test_a_capability_that_rtx_does_not_serve(request_for, refusal):
     assert "SM87" in _refused(request_for(sm=87), refusal)
-    assert "FP32 GEMM is not supported" in _refused(request_for(sm=75), refusal)
+    message = _refused(request_for(sm=75), refusal)
+    assert "its MatMul in fp32" in message
+    assert "rtx-20" in message
 
 
 @needs_rtx
@@ -179,26 +188,27 @@ def test_batches_out_of_order(tmp_path, refusal, batches):
 def _instead(monkeypatch, code):
     """Let the builder's process run `code`, with the job as `job`."""
     head = "import json, os, sys; job = json.loads(sys.argv[1]); "
-    monkeypatch.setattr(tensorrt_plan, "_command", lambda job: [sys.executable, "-c", head + code, json.dumps(job)])
+    monkeypatch.setattr(tensorrt_job, "command", lambda job: [sys.executable, "-c", head + code, json.dumps(job)])
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
         ("os.kill(os.getpid(), 9)", "was killed (SIGKILL)"),
-        ("os.kill(os.getpid(), 11)", "was killed (SIGSEGV)"),
+        ("os.kill(os.getpid(), 11)", "crashed (SIGSEGV) inside TensorRT"),
         ("sys.stderr.write('what(): std::bad_alloc'); sys.stderr.flush(); os.abort()", "memory limit of 2 GB"),
         ("raise ImportError('no such thing')", "exit code 1: ImportError: no such thing"),
         ("pass", "exit code 0"),
-        ("open(job['plan'], 'w').write('half'); import time; time.sleep(60)", "took longer than 3 s"),
+        ("sys.exit('Error Code 1: Cuda Runtime (out of memory)')", "ran out of GPU memory"),
+        ("x = bytearray(b'x') * (2**28 + 2**20); import time; time.sleep(60)", "its memory limit of 0.25 GB"),
+        ("open(job['plan'], 'w').write('half'); import time; time.sleep(60)", "took longer than 1 s"),
         ("json.dump({'error': f'limit: {job[\"memory\"]}'}, open(job['report'], 'w')); sys.exit(3)", f"limit: {2 * 2**30}"),
     ],
 )
-def test_a_builder_that_dies_or_says_why_not(tmp_path, monkeypatch, refusal, code, words):
-    file = tmp_path / "net.onnx"
-    file.write_bytes(b"something")
+def test_a_builder_that_dies_or_says_why_not(request_for, monkeypatch, refusal, code, words):
     _instead(monkeypatch, code)
-    assert words in _refused(PlanRequest(file, "fp32", 86, "rtx-30"), refusal, memory_gb=2, seconds=3)
+    gb = 0.25 if "0.25 GB" in words else 2
+    assert words in _refused(request_for(), refusal, memory_gb=gb, seconds=1 if "longer than 1 s" in words else 9)
 
 
 @needs_rtx
@@ -208,3 +218,100 @@ def test_a_plan_that_cannot_be_written(request_for, tmp_path, monkeypatch, refus
     message = _refused(request_for(), refusal)
     assert "No space left" in message
     assert "XDG_CACHE_HOME" in message
+
+
+@needs_rtx
+def test_layers_that_silently_run_in_another_type_are_told_before_and_named_after(request_for):
+    plan = build_plan(request_for("int8", op="ConvTranspose"))
+    (foreseen,) = plan.report["expected"]
+    (surprise,) = plan.report["surprises"]
+    assert (foreseen["operator"], foreseen["runs"], foreseen["layers"]) == ("ConvTranspose", "fp32", [surprise["layer"]])
+    assert (surprise["asked"], surprise["runs"], surprise["foreseen"]) == ("int8", "fp32", True)
+    macs = {layer["precision"]: layer["macs"] for layer in plan.report["precision"]["table"]}
+    assert plan.report["precision"]["as_asked"] == round(macs["int8"] / sum(macs.values()), 4)
+
+
+def test_what_the_target_cannot_run_is_refused_before_the_build(request_for, refusal, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a build was begun"))
+    message = _refused(request_for("fp32", sm=75), refusal)
+    assert "cannot be built for rtx-20: its MatMul in fp32" in message
+    allowed = ", ".join(targets.get("rtx-20").precisions)
+    assert f"choose another format ({allowed}) or another target" in message
+
+
+def _sleeper(monkeypatch, tmp_path):
+    """A builder that writes half a plan and its process number, and sleeps."""
+    note = tmp_path / "pid"
+    _instead(
+        monkeypatch,
+        f"open(job['plan'], 'w').write('half'); open({str(note)!r}, 'w').write(str(os.getpid())); import time; time.sleep(60)",
+    )
+    return note
+
+
+def test_an_interruption_ends_the_builder_and_keeps_what_is_finished(request_for, monkeypatch, tmp_path):
+    request, note = request_for(), _sleeper(monkeypatch, tmp_path)
+    done = plans_folder() / "finished.plan"
+    done.parent.mkdir(parents=True)
+    done.write_bytes(b"whole")
+
+    def waiting(elapsed, typical):
+        assert 0 <= elapsed < 60
+        assert typical > 0
+        if note.exists() and note.read_text():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(request, waiting=waiting)
+    assert [path.name for path in plans_folder().iterdir()] == ["finished.plan"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux ends a child with its parent")
+def test_a_builder_does_not_outlive_a_killed_parent(tmp_path):
+    code = f"""
+import os, subprocess, sys, time
+from aigc_edge.engines.tensorrt_build import _die_with_parent
+if os.fork() == 0:
+    _die_with_parent()
+    open({str(tmp_path / "child")!r}, "w").write(str(os.getpid()))
+    time.sleep(60)
+    os._exit(0)
+while not os.path.exists({str(tmp_path / "child")!r}):
+    time.sleep(0.01)
+time.sleep(0.1)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    child, state = int((tmp_path / "child").read_text()), "R"
+    for _ in range(100):  # an orphan is reaped by another process, in its own time
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail(f"the builder lives on ({state})")
+
+
+@needs_rtx
+def test_a_plan_can_be_built_again_and_the_cache_has_a_limit(request_for):
+    request = request_for()
+    first = build_plan(request)
+    stamp, sidecar = first.file.stat().st_mtime_ns, first.file.with_suffix(".json")
+    again = build_plan(request, force=True)
+    assert again.file == first.file
+    assert again.file.stat().st_mtime_ns > stamp
+    os.utime(sidecar, (1, 1))
+    other = build_plan(request_for(), cache_gb=0)  # the same network with other weights
+    assert sorted(plans_folder().iterdir()) == sorted([other.file, other.file.with_suffix(".json")])
+
+
+@pytest.mark.parametrize(
+    ("package", "module"), [("10.13.3.9.post1", "10.13.3.9"), ("11.4.0.106", "11.4.0.106"), ("10.3.0+l4t", "10.3.0")]
+)
+def test_the_version_is_that_of_the_module_not_of_its_package(monkeypatch, package, module):
+    monkeypatch.setattr(tensorrt_plan, "version", lambda name: package)
+    assert tensorrt_plan.module_version("tensorrt") == module

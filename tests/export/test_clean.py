@@ -84,3 +84,12 @@ def test_shapes_are_recorded(rng: np.random.Generator) -> None:
     result = _cleaned(rng, _model(nodes, [3], {"w": rng.standard_normal((3, 700)).astype(np.float32)}), [3])
     (value,) = (v for v in result.graph.value_info if v.name == "a")
     assert [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] == ["N", 700]
+
+
+@pytest.mark.parametrize(
+    ("equation", "kind"),
+    [("nhwc->nchw", "Transpose"), ("n h w c -> n w c h", "Transpose"), ("nhwc->nhw", "Einsum"), ("nhwh->nwh", "Einsum")],
+)
+def test_an_einsum_that_only_reorders_is_a_transpose(rng: np.random.Generator, equation: str, kind: str) -> None:
+    nodes = [helper.make_node("Einsum", ["x"], ["e"], equation=equation), helper.make_node("Relu", ["e"], ["y"])]
+    assert _ops(_cleaned(rng, _model(nodes, [3, 4, 3], {}), [3, 4, 3])) == [kind, "Relu"]

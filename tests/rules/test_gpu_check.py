@@ -41,7 +41,7 @@ def test_a_wrong_stage_and_a_missing_gpu_are_refused_before_anything_is_built(tm
     done = run("paint")
     assert (done.returncode, done.stderr) == (
         64,
-        "gpu_check: there is no stage 'paint': choose of environment build device tests benchmark\n",
+        "gpu_check: there is no stage 'paint': choose of environment build device tests engines benchmark\n",
     )
     done = run(PYTHON="no-such-python")
     assert (done.returncode, "there is no no-such-python" in done.stderr) == (64, True)
@@ -55,8 +55,9 @@ def test_a_wrong_stage_and_a_missing_gpu_are_refused_before_anything_is_built(tm
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """The script in a folder of its own, with stages that need no torch."""
-    text = re.sub(r"^(environment|build|tests|benchmark)\(\) \{.*?^\}", "", TEXT, flags=re.MULTILINE | re.DOTALL)
-    stages = "environment() { echo one; }\nbuild() { echo bad; return 3; }\ntests() { sleep 30; }\nbenchmark() { echo four; }\n"
+    text = re.sub(r"^(environment|build|tests|engines|benchmark)\(\) \{.*?^\}", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+    stages = "environment() { echo one; }\nbuild() { echo bad; return 3; }\ntests() { sleep 30; }\n"
+    stages += "engines() { echo plans; }\nbenchmark() { echo four; }\n"
     text = text.replace("main() {", stages + "main() {").replace("[tests]=420", "[tests]=1")
     (tmp_path / "tools").mkdir()
     script = tmp_path / "tools" / "gpu_check.sh"
@@ -75,7 +76,10 @@ def test_stages_that_fail_or_hang_are_named_and_the_next_go_on(copied: Path, tmp
         "environment: passed",
         "build: FAILED (exit code 3)",
         "tests: FAILED (longer than 1 s)",
+        "engines: passed",
         "benchmark: passed",
     ]
-    assert {path.name for path in out.iterdir()} == {f"{stage}.log" for stage in ("environment", "build", "tests", "benchmark")}
+    assert {path.name for path in out.iterdir()} == {
+        f"{stage}.log" for stage in ("environment", "build", "tests", "engines", "benchmark")
+    }
     assert (out / "build.log").read_text() == "bad\n"

@@ -28,7 +28,8 @@ LAYERS = [
     ["device_loop", "choose", "programs", "text_conditions"],
     ["pipeline"],
     ["bench", "inspect", "prove", "verify"],
-    ["compile", "tune", "why", "preflight"],
+    ["compile", "tune", "why"],
+    ["preflight"],
     ["commands"],
     ["cli"],
 ]
@@ -36,7 +37,18 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Base helpers that may use each other.
 BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "clock", "hardware"}
 
-TORCH = ["nn/", "models/", "train/", "export/", "compress/", "data/", "metrics/classifier.py", "sources/", "preflight/torch_survey.py", "engines/torch.py"]
+TORCH = [
+    "nn/",
+    "models/",
+    "train/",
+    "export/",
+    "compress/",
+    "data/",
+    "metrics/classifier.py",
+    "sources/",
+    "preflight/torch_survey.py",
+    "engines/torch.py",
+]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
 # engines/tensorrt_network.py, device_loop.py: on a GPU torch owns memory and streams, where it is installed.
 TORCH_IN_FUNCTIONS = [

@@ -224,7 +224,7 @@ INPUT, OUTPUT = ("denoiser", "inputs", 4), ("schedule", "outputs", 1)
         (_set("schedule", "outputs", []), "rows of 0 float32"),
         (_set("schedule", "inputs", []), "one input, a float32 timestep"),
         (_set("schedule", "inputs", 0, "shape", ["N", 2]), "one input, a float32 timestep"),
-        (_set("schedule", "formats", {}), "must have the format fp32"),
+        (_set("schedule", "formats", {}), "must have one format"),
         (_set("schedule", "formats", "fp32", "file", "ghost"), "ghost, which is not among"),
         (_set(*INPUT, "shape", ["N", 3, 1, 1]), "input constant_1 is a constant"),
         (_set(*INPUT, "dtype", "int64"), "input constant_1 is a constant"),

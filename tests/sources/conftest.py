@@ -107,6 +107,23 @@ class Exported:
 
 
 @pytest.fixture
+def compiled(tmp_path: Path) -> Callable[..., np.ndarray]:
+    """Images of the default program of the bundle that a source is compiled to, drawn by the native runtime."""
+
+    def draw(source: Source, steps: int, latents: np.ndarray, prompts: list[str], **options: Any) -> np.ndarray:
+        import aigc_edge
+        from aigc_edge.compile import compile_source
+
+        bundle = tmp_path / "compiled.aigc"
+        compile_source(source, bundle, formats=["fp32", "int8w:psnr=15"], steps=steps, samples=2, threads=1)
+        with aigc_edge.open(bundle, threads=1) as pipeline:
+            assert pipeline.manifest["quality"]["int8w"]["psnr"] > 15
+            return np.asarray(pipeline.sample(len(latents), prompt=prompts, latents=latents, output="float32", **options))
+
+    return draw
+
+
+@pytest.fixture
 def export(tmp_path: Path) -> Callable[..., Exported]:
     """Exports the parts of a source, but those of `torch`; the result can run them and compare images."""
     return lambda source, torch=(): Exported(source, tmp_path, torch)

@@ -163,3 +163,32 @@ def test_a_part_is_loaded_once_and_let_go(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(AigcEdgeError, match="no safetensors"):
         part.module  # noqa: B018
+
+
+def test_options_that_the_folder_answers_itself_are_refused(folder: Path) -> None:
+    with pytest.raises(AigcEdgeError, match="--prediction was given, but a diffusers folder says that itself"):
+        open_source(str(folder), SourceOptions(prediction="v"))
+    with pytest.raises(AigcEdgeError, match="squares"):
+        open_source(str(folder), SourceOptions(data="digits", size=(4, 8)))
+    assert not open_source(str(folder)).judged
+    judged = open_source(str(folder), SourceOptions(data="digits", size=(8, 8)))
+    data = judged.data()
+    assert judged.judged
+    assert data is not None
+    assert data.images.shape[2:] == (8, 8)
+
+
+def test_identity_follows_the_weights(folder: Path) -> None:
+    first = open_source(str(folder)).identity("denoiser")
+    assert open_source(str(folder)).identity("denoiser") == first
+    assert open_source(str(folder), SourceOptions(size=(8, 8))).identity("denoiser") != first
+    one_value(folder, 2.5)
+    assert open_source(str(folder)).identity("denoiser") != first
+
+
+def test_a_scheduler_that_cannot_be_a_table_has_advice(folder: Path) -> None:
+    change(folder / "scheduler" / "scheduler_config.json", num_train_timesteps=4)
+    source = open_source(str(folder))
+    with pytest.raises(AigcEdgeError, match=r"scheduler of pixels cannot be compiled.*--solver dpmpp_2m"):
+        source.programs(None, 50, None)
+    assert source.programs("euler", 3, None)[0].name == "euler-3"

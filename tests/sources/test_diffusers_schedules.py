@@ -109,6 +109,7 @@ def test_the_scheduler_is_made_as_its_pipeline_makes_it(tmp_path: Path) -> None:
     assert not is_distilled(folder)
     assert is_distilled(folder_of(tmp_path, "b", diffusers.LCMScheduler()))
     assert is_distilled(folder_of(tmp_path, "sdxl-Turbo", EULER()))
+    assert not is_distilled(folder_of(tmp_path, "hyperrealism", EULER()))
 
 
 @pytest.mark.parametrize("kind", ["NoSuchScheduler", "UNet2DModel", "os"])

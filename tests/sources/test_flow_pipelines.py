@@ -90,11 +90,11 @@ def test_sd3(save_sd3: Callable[..., Path], export: Any, rng: np.random.Generato
     assert programs[0].name == "FlowMatchEulerDiscrete-28"
     assert "euler-10" in [program.name for program in programs]
     latents = rng.standard_normal((2, *source.sample_shape), np.float32)
-    exported = export(source, torch=("text_encoder", "decoder"))
+    exported = export(source, torch=("text_encoder", "text_encoder_2", "decoder"))
     image = exported.sample(programs[0], latents, prompts=PROMPTS)
     result = wanted(diffusers.StableDiffusion3Pipeline, folder, torch.from_numpy(latents))
     assert exported.psnr(image, result) > 80
-    assert exported.psnr(exported.sample(programs[0], latents, prompts=PROMPTS[::-1]), result) < 60, "prompts must matter"
+    assert exported.psnr(exported.sample(programs[0], latents, prompts=PROMPTS[::-1]), result) < 75, "prompts must matter"
 
 
 def test_sd3_without_t5_and_with_a_shift_by_size(save_sd3: Callable[..., Path], export: Any, rng: np.random.Generator) -> None:
@@ -120,6 +120,7 @@ def test_flux(
     t5_tokenizer: Any,
     t5_model: Any,
     export: Any,
+    compiled: Any,
     rng: np.random.Generator,
 ) -> None:
     dev = name.endswith("dev")
@@ -149,10 +150,12 @@ def test_flux(
     assert (source.steps, source.guidance_scale) == ((28, 3.5) if dev else (4, 1.0))
     program = source.programs(None, 6 if dev else 4, None)[0]
     latents = rng.standard_normal((2, *source.sample_shape), np.float32)
-    exported = export(source, torch=("decoder", "text_encoder_2", *(() if dev else ("denoiser", "text_encoder"))))
+    exported = export(source, torch=("decoder", "text_encoder", "text_encoder_2", *(() if dev else ("denoiser",))))
     image = exported.sample(program, latents, prompts=PROMPTS)
     packed = diffusers.FluxPipeline._pack_latents(torch.from_numpy(latents), *latents.shape)
     options = {"num_inference_steps": program.nfe, "height": 16, "width": 24, "guidance_scale": 3.5}
     result = wanted(diffusers.FluxPipeline, tmp_path / name, packed, **options)
     assert exported.psnr(image, result) > 80
-    assert exported.psnr(exported.sample(program, latents, prompts=PROMPTS[::-1]), result) < 60, "prompts must matter"
+    assert exported.psnr(exported.sample(program, latents, prompts=PROMPTS[::-1]), result) < 75, "prompts must matter"
+    if dev:  # told the guidance scale, by the native runtime
+        assert exported.psnr(compiled(source, 6, latents, PROMPTS), result) > 80

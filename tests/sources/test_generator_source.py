@@ -137,3 +137,23 @@ def test_conditions_are_what_a_caller_gives(tmp_path, rng):
         own, other = {"tone": torch.as_tensor(tone)}, {"tone": torch.zeros(2, 2)}
         wanted = program.sample(network, torch.as_tensor(latents), conditions=own, negative=other).numpy()
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_a_constant_that_is_expanded_to_the_batch(tmp_path, dynamic):
+    class Styled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.constant, self.style = nn.Parameter(torch.randn(1, 8, 4, 4)), nn.Linear(6, 8)
+            self.out = nn.Conv2d(8, 3, 3, padding=1)
+
+        def forward(self, sample):
+            count = sample.shape[0] if dynamic else len(sample)
+            return self.out(self.constant.expand(count, -1, -1, -1) * self.style(sample)[:, :, None, None])
+
+    (part,) = Generator(sample=torch.randn(1, 6), decoder=Styled()).parts()
+    if dynamic:
+        assert all(check["relative_l2"] <= check["allowed"] for check in part.write(tmp_path / "net.onnx")["checks"])
+    else:
+        with pytest.raises(AigcEdgeError, match=r"x\.shape"):
+            part.write(tmp_path / "net.onnx")

@@ -47,7 +47,7 @@ def test_ddpm(tmp_path: Path, export: Any) -> None:
 
 def test_ddim(tmp_path: Path, export: Any) -> None:
     scheduler = diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=True)
-    diffusers.DDIMPipeline(unet(in_channels=3, out_channels=3), scheduler).save_pretrained(tmp_path / "ddim")
+    diffusers.DDIMPipeline(unet(0.03, in_channels=3, out_channels=3), scheduler).save_pretrained(tmp_path / "ddim")
     source = open_source(str(tmp_path / "ddim"), SourceOptions(size=(12, 16)))
     assert source.output_shape == (3, 12, 16)
     source = open_source(str(tmp_path / "ddim"))

@@ -38,9 +38,13 @@ def test_a_machine_without_a_gpu_is_its_cpu() -> None:
 
 def test_the_list_marks_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["targets"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert {line[2:].split()[0] for line in lines[1:-2]} == set(targets.all_targets())
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 100
+    lines = printed[: printed.index("")]
+    assert {line[2:].split()[0] for line in lines[1:]} == set(targets.all_targets())
+    formats = " ".join(printed)
+    assert all(" ".join(target.precisions) in formats for target in targets.all_targets().values())
     assert main(["targets", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    marked = {line[2:].split()[0] for line in lines if line.startswith("* ") and "this machine" not in line}
+    marked = {line[2:].split()[0] for line in lines if line.startswith("* ")}
     assert {entry["name"] for entry in listed if entry["here"]} == marked

@@ -13,9 +13,11 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
 
 FILES = sorted(Path(targets.__file__).parent.glob("*.json"))
-PRECISIONS = {"fp32", "fp16", "bf16", "int8", "int4", "fp8", "nvfp4"}
 # Compute capability → precisions that arrive with it (and stay), from NVIDIA's documentation and from builds.
 FIRST = {"fp32": 80, "bf16": 80, "int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100, "fp16": 75}
+FIRST |= {"int8w": 75, "fp8w": 89, "svdquant": 80, "sparse24": 80}
+# Formats that a device before that capability cannot run at all.
+BEGIN = {"bf16": 80, "int4": 80, "fp8": 89, "fp8w": 89, "nvfp4": 100}
 RTX_BUILDS = {75, 80, 86, 89, 120, 121}
 
 
@@ -31,13 +33,42 @@ def test_a_target_file_follows_the_schema(path):
         assert {"name", "title", "kind", "members"} == set(value)
         assert all(targets.get(name).kind != "group" for name in target.members)
         return
-    assert {"name", "title", "kind", "sm", "memory_gb", "bandwidth_gbs", "precisions", "tensorrt"} == set(value)
-    assert set(target.precisions) <= PRECISIONS
+    keys = "name title kind sm memory_gb bandwidth_gbs tops figures precisions limits tensorrt clocks"
+    assert set(keys.split()) == set(value)
+    assert set(target.precisions) <= set(FIRST)
+    assert target.clocks.record
+    assert target.clocks.fix
     if target.kind == "gpu":
         assert target.memory_gb > 0
         assert target.bandwidth_gbs > 0
         assert set(target.precisions) == {p for p, sm in FIRST.items() if target.sm >= sm}
         assert (target.flavour == "tensorrt_rtx") == (target.sm in RTX_BUILDS)
+        assert set(value["tensorrt"]) == {"flavour", "least", "most", "without"}
+        assert [int(part) for part in target.least.split(".")] <= [int(part) for part in target.most.split(".")]
+        assert target.clocks.power
+        _check_tops(target)
+        _check_limits(target)
+
+
+def _check_tops(target):
+    rates = dict(target.tops)
+    assert set(rates) == {"fp32", "fp16", "int8"} | {
+        r for r, sm in {"bf16": 80, "fp8": 89, "fp4": 100}.items() if target.sm >= sm
+    }
+    assert "dense" in target.figures
+    assert rates["fp32"] < rates["fp16"]
+    assert rates["int8"] == pytest.approx(2 * rates["fp16"], rel=0.02)  # with the sums that each series is fastest in
+    assert rates.get("fp8", rates["int8"]) == rates["int8"]
+    assert rates.get("fp4", 2 * rates["int8"]) == pytest.approx(2 * rates["int8"], rel=0.01)
+
+
+def _check_limits(target):
+    impossible = {(limit.format, limit.operator) for limit in target.limits if limit.runs is None}
+    assert {format for format, operator in impossible if operator == "*"} == {f for f, sm in BEGIN.items() if target.sm < sm}
+    assert ({("fp32", "MatMul"), ("fp32", "Gemm")} <= impossible) == (target.sm < 80)
+    for operator, silent in (("ConvTranspose", True), ("Conv", target.sm < 80), ("MatMul", False)):
+        assert (target.limit("int8", operator) is not None) == silent
+    assert len({(limit.format, limit.operator) for limit in target.limits}) == len(target.limits)
 
 
 def test_the_devices_that_users_name_are_there():
@@ -62,6 +93,13 @@ def test_groups_are_expanded_once_in_order():
     assert targets.expand([]) == []
 
 
+def test_a_gpu_has_the_limits_of_its_capability():
+    assert targets.of_gpu("l4", 89).name == "l4"
+    assert targets.of_gpu("NVIDIA RTX 5000 Ada", 89).sm == 89
+    assert targets.of_gpu("l4", 86).sm == 86
+    assert targets.of_gpu("x", 999) is None
+
+
 def test_an_unknown_target_lists_what_there_is():
     with pytest.raises(AigcEdgeError, match=r"unknown target 'rtx-99'.*rtx-30.*x86-cpu"):
         targets.expand(["x86-cpu", "rtx-99"])
@@ -77,6 +115,13 @@ def test_an_unknown_target_lists_what_there_is():
         ({"members": ["a100"]}, "members"),
         ({"speed": 3}, "speed"),
         ({"kind": "cpu"}, "only a gpu"),
+        ({"tops": {"fp16": -1}}, "tops are positive"),
+        ({"tops": {"fp3": 1}}, "tops are positive"),
+        ({"figures": ""}, "figures"),
+        ({"limits": [{"format": "int8", "operator": "Conv", "runs": "float", "why": ""}]}, "why"),
+        ({"limits": [{"format": "int3", "operator": "Conv", "runs": None, "why": "x"}]}, "int3"),
+        ({"limits": [{"format": "int8", "operator": "Conv"}]}, "a limit has"),
+        ({"clocks": {"speed": []}}, "clocks have no speed"),
     ],
 )
 def test_a_malformed_target_is_named(change, words):

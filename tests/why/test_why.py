@@ -72,8 +72,8 @@ def test_a_bar_is_as_long_as_its_error():
 
 
 def test_a_layer_of_a_plan_belongs_to_its_node():
-    assert node_of("node_conv2d_3_myl0_16") == "node_conv2d_3"
-    assert node_of("node_linear") == "node_linear"
+    assert node_of("node_conv2d_3_myl0_16") == "conv2d_3"
+    assert node_of("node_linear") == "linear"
 
 
 def test_the_tiny_bundle_has_its_layers():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -28,16 +29,22 @@ def require(library: str) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Both libraries speak of their own affairs through warnings and loggers; neither is the user's concern."""
+    """Both libraries speak of their own affairs through warnings, loggers and bars; none is the user's concern."""
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
+    own = [importlib.import_module(f"{name}.utils.logging") for name in _LIBRARIES if name in sys.modules]
+    bars = [module for module in own if module.is_progress_bar_enabled()]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    for module in bars:
+        module.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        for module in bars:
+            module.enable_progress_bar()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ _BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 # Schedulers of networks that were distilled to few steps of their own kind: no solver of another kind serves them.
 DISTILLED = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler")
-_DISTILLED_NAMES = ("turbo", "lightning", "schnell", "hyper", "lcm")
+_DISTILLED_NAMES = re.compile(r"(?<![a-z])(turbo|lightning|schnell|hyper|lcm)(?![a-z])")
 
 
 def scheduler_of(folder: Folder, *, kind: str | None = None, **changes: Any) -> Any:
@@ -42,7 +43,7 @@ def scheduler_of(folder: Folder, *, kind: str | None = None, **changes: Any) -> 
 def is_distilled(folder: Folder) -> bool:
     """Whether the generator was distilled to few steps, by its scheduler or by its name; nothing else in a folder says so."""
     names = f"{folder.name} {folder.index.get('_name_or_path', '')}".lower()
-    return folder.class_of("scheduler")[1] in DISTILLED or any(word in names for word in _DISTILLED_NAMES)
+    return folder.class_of("scheduler")[1] in DISTILLED or _DISTILLED_NAMES.search(names) is not None
 
 
 def schedule_of(scheduler: Any, shift: float | None = None, timestep_scale: float = 1.0) -> Mapping[str, Any] | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aigc_edge.data.load import load as load_images
 from aigc_edge.diffusion import Program, build
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.sources.base import SOLVERS, SOURCES, STEPS, Part, Source, SourceOptions
 from aigc_edge.sources.diffusers.folder import INDEX, Folder
 
 if TYPE_CHECKING:
+    from aigc_edge.data.image_set import ImageSet
     from aigc_edge.sources.diffusers.layout import Layout
 
 _NETWORKS = ("unet", "transformer", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -27,12 +31,18 @@ class DiffusersSource(Source):
     follow it too.
     """
 
-    def __init__(self, folder: Folder, layout: Layout) -> None:
-        self._folder, self._layout = folder, layout
+    def __init__(self, folder: Folder, layout: Layout, data: str | None) -> None:
+        self._folder, self._layout, self._data = folder, layout, data
+        if data is not None and self._layout.output_shape[1] != self._layout.output_shape[2]:
+            raise AigcEdgeError(
+                "--data was given, but images to judge by are squares and those of this size are not: leave it out"
+            )
         self.name, self.family = folder.name, folder.kind
         self.sample_shape, self.output_shape = layout.sample_shape, layout.output_shape
         self.num_classes, self.text, self.schedule = layout.num_classes, layout.text, layout.schedule
         self.guidance_scale, self.steps = layout.guidance_scale, layout.steps
+        if layout.text is not None:
+            self.samples = len(layout.text.prompts)  # one each: an image of such a network takes a CPU minutes
 
     @classmethod
     def claims(cls, text: str) -> bool:
@@ -45,6 +55,7 @@ class DiffusersSource(Source):
         from aigc_edge.sources.diffusers.layout import PIPELINES
         from aigc_edge.sources.diffusers.loading import require
 
+        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs")
         folder = Folder(Path(text))
         if folder.kind not in PIPELINES:
             raise AigcEdgeError(
@@ -54,7 +65,7 @@ class DiffusersSource(Source):
         layout = PIPELINES[folder.kind](folder, options)
         for component in filter(folder.has, _NETWORKS):
             folder.check_weights(component)
-        return cls(folder, layout)
+        return cls(folder, layout, options.data)
 
     def parts(self) -> list[Part]:
         return self._layout.parts
@@ -66,7 +77,11 @@ class DiffusersSource(Source):
         count = steps or self.steps
         made: list[Program] = []
         if solver is None:
-            made += [self._own(n, scale) for n in dict.fromkeys((count, *layout.few))]
+            try:
+                made += [self._own(n, scale) for n in dict.fromkeys((count, *layout.few))]
+            except ProgramError as error:
+                advice = "" if self.schedule is None else f"; name a solver in its place, such as --solver {SOLVERS[0]}"
+                raise AigcEdgeError(f"the scheduler of {self.name} cannot be compiled: {error}{advice}") from error
         elif self.schedule is None:
             kind = type(layout.scheduler).__name__
             raise AigcEdgeError(
@@ -97,6 +112,26 @@ class DiffusersSource(Source):
     def _built(self, solver: str, steps: int, scale: float) -> Program:
         assert self.schedule is not None
         return build(self.schedule, solver, steps, guidance_scale=scale, clip=self._layout.clip)
+
+    def identity(self, part: str) -> str:
+        """Hash of the component's files, of what stands around it, and of the versions of the libraries that load it."""
+        spec = next(p.spec for p in self._layout.parts if p.spec.name == part)
+        facts = [self.family, self.output_shape, spec.to_json(), [version(library) for library in ("diffusers", "transformers")]]
+        digest = hashlib.sha256(repr(facts).encode())
+        components = {"denoiser": ("unet", "transformer"), "decoder": ("vae",)}.get(part, (part,))
+        for file in sorted(file for name in components for file in (self._folder.path / name).glob("*") if file.is_file()):
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def data(self) -> ImageSet | None:
+        return None if self._data is None else load_images(self._data, self.output_shape[1])
+
+    @property
+    def judged(self) -> bool:
+        return self._data is not None
 
     def provenance(self) -> dict[str, Any]:
         index: Mapping[str, Any] = self._folder.index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from aigc_edge.sources.diffusers.tokens import tokens_of
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 Hidden = Literal["last", "penultimate"]
+MASKED = -1e4  # added to the logits of attention; the softmax of what is so far below is 0
 # What is calibrated with unless a user gives prompts: short and long, people, places, things, drawings, letters.
 PROMPTS = (
     "a photograph of an astronaut riding a horse",
@@ -33,13 +34,15 @@ PROMPTS = (
 class Clip(nn.Module):
     """CLIP's text model: the hidden states of one layer and the pooled vector, projected where the model has a projection."""
 
-    def __init__(self, model: nn.Module, hidden: Hidden | None, pooled: bool) -> None:
+    def __init__(self, model: nn.Module, length: int, hidden: Hidden | None, pooled: bool) -> None:
         super().__init__()
         self.model, self.hidden, self.pooled = model, hidden, pooled
+        # The causal mask as a constant: the model's own would be computed for each sample, of numbers that half precision lacks.
+        self.mask = nn.Buffer(torch.full((1, 1, length, length), MASKED).triu(1))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Token ids int64 [N, L] → hidden states [N, L, D], the last (normalised) or the penultimate ones, and pooled [N, P]."""
-        made = self.model(tokens, output_hidden_states=self.hidden == "penultimate")
+        made = self.model(tokens, attention_mask=self.mask, output_hidden_states=self.hidden == "penultimate")
         found: tuple[Tensor, ...] = ()
         if self.hidden is not None:
             found += (made.last_hidden_state if self.hidden == "last" else made.hidden_states[-2],)
@@ -49,16 +52,42 @@ class Clip(nn.Module):
         return found
 
 
+class PositionBias(nn.Module):
+    """T5's bias by relative position, with the buckets as a constant.
+
+    They are rounded logarithms: an engine that rounds another way would put some places into other buckets.
+    """
+
+    def __init__(self, attention: Any, length: int) -> None:
+        super().__init__()
+        place = torch.arange(length)
+        sizes = {
+            "num_buckets": attention.relative_attention_num_buckets,
+            "max_distance": attention.relative_attention_max_distance,
+        }
+        self.buckets = nn.Buffer(attention._relative_position_bucket(place[None] - place[:, None], bidirectional=True, **sizes))
+        self.bias = attention.relative_attention_bias
+
+    def forward(self, *lengths: Any, **options: Any) -> Tensor:
+        """The bias [1, heads, L, L]; what T5 says of lengths is not looked at."""
+        bias: Tensor = self.bias(self.buckets)
+        return bias.permute(2, 0, 1)[None]
+
+
 class T5(nn.Module):
     """T5's encoder, whose padding is not masked: diffusers' pipelines let the denoiser see it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any, length: int) -> None:
         super().__init__()
         self.model = model
+        self.mask = nn.Buffer(torch.zeros(1, 1, 1, length))
+        attention = model.encoder.block[0].layer[0].SelfAttention
+        attention.position = PositionBias(attention, length)
+        attention.__dict__["compute_bias"] = attention.position  # before the method of the class
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids int64 [N, L] → hidden states [N, L, D]."""
-        hidden: Tensor = self.model(tokens).last_hidden_state
+        hidden: Tensor = self.model(tokens, attention_mask=self.mask).last_hidden_state
         return hidden
 
 
@@ -110,7 +139,7 @@ def clip(
     wide = folder.number(name, config, "projection_dim", 512) if projected else width
     states = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, tokens.length, width)) if hidden else None
     vector = TensorSpec(f"{name}_pooled", "condition", "float32", (BATCH, wide)) if pooled else None
-    return _encoder(folder, name, classes, tokens, lambda model: Clip(model, hidden, pooled), states, vector)
+    return _encoder(folder, name, classes, tokens, lambda model: Clip(model, tokens.length, hidden, pooled), states, vector)
 
 
 def t5(folder: Folder, name: str, tokenizer: str, length: int) -> Encoder:
@@ -120,7 +149,7 @@ def t5(folder: Folder, name: str, tokenizer: str, length: int) -> Encoder:
     tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 32128))
     width = folder.number(name, config, "d_model", 512)
     states = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, length, width))
-    return _encoder(folder, name, classes, tokens, T5, states, None)
+    return _encoder(folder, name, classes, tokens, lambda model: T5(model, length), states, None)
 
 
 def text_of(encoders: Sequence[Encoder], negative: Literal["encode", "zeros"], options: SourceOptions) -> Text:

@@ -64,8 +64,8 @@ def config_of(folder: Folder, *, addition: str | None, channels: int) -> Mapping
     for key, wanted in (("class_embed_type", None), ("encoder_hid_dim_type", None), ("addition_embed_type", addition)):
         if config.get(key) != wanted:
             raise AigcEdgeError(
-                f"the unet of {folder.name} has {key} {config.get(key)!r}, with which a {folder.kind} is not compiled: it must be "
-                f"{wanted!r}"
+                f"the unet of {folder.name} has {key} {config.get(key)!r}, with which a {folder.kind} is not compiled: it must "
+                f"be {wanted!r}"
             )
     takes = folder.number("unet", config, "in_channels", 4)
     same(folder.name, "in_channels of the unet", takes, "latent channels of the vae", channels)

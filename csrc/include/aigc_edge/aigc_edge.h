@@ -55,7 +55,7 @@ typedef struct ae_tensor {
 typedef struct ae_evaluation {
   size_t size;
   const char* component; /* "denoiser", "decoder", or "schedule": the denoiser's constants for one timestep */
-  const char* format;    /* the format the bundle was opened with, such as "fp32"; the schedule is always "fp32" */
+  const char* format;    /* the format the bundle was opened with, such as "fp32"; the schedule has one of its own */
   uint64_t binding;      /* equal numbers mean equal buffers and shapes: what was prepared for them may be kept */
   int32_t row;           /* 0 … num_rows - 1; the decoder's evaluation has row = num_rows, the schedule's -1 */
   int32_t num_rows;

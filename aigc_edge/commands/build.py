@@ -1,0 +1,98 @@
+"""`aigc-edge build`: the plans of a bundle, built on the device that runs them or for cards that are elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+
+from aigc_edge.commands import values
+from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.progress import Progress
+
+ORDER = 27
+HELP = "build the TensorRT plans of a bundle on this device"
+DESCRIPTION = """\
+Finish a bundle on the device that is to run it: build the TensorRT plans of its networks for the GPU of this machine (with
+NVIDIA's tensorrt, as on a Jetson, or tensorrt_rtx, whichever is installed) and put them into the bundle. For GeForce RTX and
+other cards that TensorRT-RTX serves, plans can be built on any machine. What is there already is kept; what was finished before
+an interruption is found again.
+
+  aigc-edge build sd15.aigc                                     for the GPU of this machine
+  aigc-edge build sd15.aigc --target rtx-40 --format int8       for another, from anywhere
+  aigc-edge build sd15.aigc --option workspace_gb=2 --batches 1,2,8
+
+Options (KEY=VALUE): version_compatible=true, hardware_compatibility=ampere+ or same_sm, refit=true, strip=true,
+weight_streaming=true, workspace_gb=X, timing_cache=false. Which of them can be had depends on the module and the device."""
+
+
+def configure(parser: Parser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, folder or file")
+    parser.add_argument("-o", "--output", metavar="BUNDLE", help="write a copy with the plans, and leave the bundle as it is")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if there is one")
+    what = parser.add_argument_group("what to build")
+    what.add_argument(
+        "--target",
+        dest="targets",
+        action="append",
+        metavar="NAME",
+        help="auto (the GPU of this machine) or a target that TensorRT-RTX serves; may be repeated (default: auto)",
+    )
+    what.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        metavar="NAME",
+        help="a format of the bundle; may be repeated (default: all that the target runs and TensorRT builds)",
+    )
+    what.add_argument("--batches", type=_batches, metavar="MIN,BEST,MAX", help="batch sizes of the plans (default: 1,2,32)")
+    what.add_argument(
+        "--option", dest="options", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
+    )
+    what.add_argument("--force", action="store_true", help="build again what is there already")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--minutes", type=values.real(0.01), default=60, metavar="X", help="time for each plan (default: 60)")
+    limits.add_argument("--memory-gb", type=values.real(0.01), metavar="X", help="memory of the builder (default: 3/4 of all)")
+    limits.add_argument(
+        "--cache-gb",
+        type=values.real(0),
+        metavar="X",
+        help="what plans kept in the cache may take (default: $AIGC_EDGE_PLAN_CACHE_GB, else 20)",
+    )
+
+
+def _batches(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} was given, three batch sizes such as 1,2,32 are allowed")
+    low, best, high = map(int, parts)
+    if not 1 <= low <= best <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} was given, 1 <= min <= best <= max is allowed")
+    return low, best, high
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from aigc_edge import inspect
+    from aigc_edge.compile.build import BATCHES, build_bundle
+    from aigc_edge.engines.tensorrt_options import BuildOptions
+
+    built = build_bundle(
+        arguments.bundle,
+        targets=arguments.targets or ["auto"],
+        formats=arguments.formats,
+        out=arguments.output,
+        options=BuildOptions.parse(values.pairs(arguments.options, "--option")),
+        batches=arguments.batches or BATCHES,
+        force=arguments.force,
+        overwrite=arguments.overwrite,
+        memory_gb=arguments.memory_gb,
+        cache_gb=arguments.cache_gb,
+        seconds=arguments.minutes * 60,
+        progress=Progress(),
+    )
+    written = arguments.output or arguments.bundle
+    print(inspect.render_engines(inspect.describe(written)))
+    for what, names in (("built", built.made), ("there already", built.kept)):
+        if names:
+            print(f"{what}: {', '.join(names)}")
+    for name in built.left_out:
+        print(f"left out: {name}")
+    return 0

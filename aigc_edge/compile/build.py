@@ -1,0 +1,180 @@
+"""Finishes a bundle: builds the plans for this machine's GPU, or for named cards, and puts them into the bundle."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.clock import Clock, Progress
+from aigc_edge.compile.engines import engine_entry, share_of, sidecar, sidecar_of
+from aigc_edge.compile.places import AUTO, Place, places
+from aigc_edge.engines.constants import SCHEDULE
+from aigc_edge.engines.tensorrt_options import BuildOptions
+from aigc_edge.engines.tensorrt_plan import Plan, PlanRequest, build_plan, module_version
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.export.amend import exchange, unpacked
+from aigc_edge.export.bundle import read_manifest
+
+BATCHES = (1, 2, 32)
+SECONDS = 3600.0  # a device is slower than the machine that compiles
+
+
+@dataclass(frozen=True)
+class Built:
+    """The manifest, and what was done of it: plans as "component format target", those left out with the reason."""
+
+    manifest: dict[str, Any]
+    made: tuple[str, ...]
+    kept: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    part: str
+    format: str
+    place: Place
+
+    def __str__(self) -> str:
+        return f"{self.part} {self.format} {self.place.name}"
+
+
+def build_bundle(
+    bundle: str | os.PathLike[str],
+    *,
+    targets: Sequence[str] = (AUTO,),
+    formats: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    options: BuildOptions | None = None,
+    batches: tuple[int, int, int] = BATCHES,
+    force: bool = False,
+    overwrite: bool = False,
+    memory_gb: float | None = None,
+    cache_gb: float | None = None,
+    seconds: float = SECONDS,
+    progress: Progress | None = None,
+) -> Built:
+    """Build the plans of the bundle (a folder or one file) and put them, with their reports, into it, or into a copy at `out`.
+
+    `targets` are GPU targets by name, or "auto" for the GPU of this machine; `formats` those of the bundle (None: all that the
+    target runs; one that cannot be built is then left out, unless none can). A plan that is there already, of the installed
+    version and with the same options, is kept unless `force`. `seconds` and `memory_gb` limit each build. Raises
+    AigcEdgeError; the bundle is then as it was, and plans that were finished are found again in the cache.
+    """
+    path, chosen = Path(bundle), options or BuildOptions()
+    final = None if out is None else Path(out)
+    if final is not None and final.exists() and not overwrite:
+        raise AigcEdgeError(f"{final} already exists: give another name or ask to overwrite it")
+    manifest = read_manifest(path, verify=True)
+    wanted, left_out = _wanted(path, manifest, places(targets), formats)
+    components = copy.deepcopy(manifest["components"])
+    kept = [] if force else [w for w in wanted if _there(components[w.part], w, chosen, batches)]
+    todo = [w for w in wanted if w not in kept]
+    clock = Clock({"building engines": 10.0 * len(todo), "writing": 1.0}, progress)
+    if not todo and final is None:
+        clock.finish()
+        return Built(manifest, (), tuple(map(str, kept)), tuple(left_out))
+    with unpacked(path, list(manifest["files"])) as folder:
+        clock.start("building engines")
+        files: dict[str, Path | bytes] = {}
+        failed: dict[_Wanted, AigcEdgeError] = {}
+        for index, one in enumerate(todo):
+            entry = components[one.part]
+            request = _request(folder, entry, one, chosen, batches)
+            waiting = share_of(index, len(todo), clock.advance)
+            limits = {"memory_gb": memory_gb, "cache_gb": cache_gb, "seconds": seconds}
+            try:
+                plan = build_plan(request, force=force, waiting=waiting, **limits)  # type: ignore[arg-type]
+            except AigcEdgeError as error:  # what was not asked for by name must not spoil the rest
+                if formats is not None:
+                    raise
+                failed[one] = error
+                continue
+            files |= _enter(entry, one, plan)
+        todo = [one for one in todo if one not in failed]
+        if failed and not todo and not kept:
+            raise next(iter(failed.values()))
+        left_out += [f"{one} ({error})" for one, error in failed.items()]
+        clock.start("writing")
+        amended = {"components": components, **_whole(manifest, [one.place.name for one in todo + kept])}
+        used = {e["file"] for entry in components.values() for e in entry.get("engines", ())}
+        before = {e["file"] for entry in manifest["components"].values() for e in entry.get("engines", ())}
+        gone = {name for file in before - used for name in (file, sidecar_of(file))}
+        made = exchange(path, folder, manifest, amended, files=files, gone=gone, out=final, overwrite=overwrite or final is None)
+    clock.finish()
+    return Built(made, tuple(map(str, todo)), tuple(map(str, kept)), tuple(left_out))
+
+
+def _request(
+    folder: Path, entry: dict[str, Any], one: _Wanted, options: BuildOptions, batches: tuple[int, int, int]
+) -> PlanRequest:
+    files, place = entry["formats"][one.format], one.place
+    device = "" if options.hardware_compatibility != "none" else place.device
+    model = folder / files.get("tensorrt", files["file"])
+    return PlanRequest(model, one.format, place.sm, place.name, place.module, batches, device, options)
+
+
+def _enter(entry: dict[str, Any], one: _Wanted, plan: Plan) -> dict[str, Path | bytes]:
+    """Put the plan among the engines of a component, in the place of what it replaces; the files that come with it."""
+    old = [e for e in entry["engines"] if _replaced(e, one)]
+    rest = [e for e in entry["engines"] if e not in old]
+    file = old[0]["file"] if old else _name(one, {e["file"] for e in rest})
+    names = dict.fromkeys([*(e["target"] for e in old), one.place.name])  # cards of one capability share a plan
+    entry["engines"] = rest + [engine_entry(plan, file, name) for name in names]
+    return {file: plan.file, sidecar_of(file): sidecar(plan)}
+
+
+def _wanted(
+    path: Path, manifest: dict[str, Any], where: list[Place], formats: Sequence[str] | None
+) -> tuple[list[_Wanted], list[str]]:
+    """What to build, and what was left out because the target does not run the format."""
+    parts = {name: entry for name, entry in manifest["components"].items() if name != SCHEDULE}
+    known = sorted({name for entry in parts.values() for name in entry["formats"]})
+    unknown = [name for name in formats or () if name not in known]
+    if unknown:
+        raise AigcEdgeError(f"{path} has no format {', '.join(unknown)}: it has {', '.join(known)}")
+    found, left_out = [], []
+    for place in where:
+        for name in dict.fromkeys(formats or known):
+            if formats is None and not place.runs(name):
+                left_out.append(f"{name} {place.name} (it does not run there)")
+                continue
+            found += [_Wanted(part, name, place) for part, entry in parts.items() if name in entry["formats"]]
+    if not found:
+        names = ", ".join(place.name for place in where)
+        raise AigcEdgeError(f"{path} has no format that runs on {names}: it has {', '.join(known)}; compile it with another")
+    return found, left_out
+
+
+def _replaced(entry: dict[str, Any], one: _Wanted) -> bool:
+    """Whether the plan of an entry gives way to a new one: same format, capability, module and GPU, whatever its version."""
+    module = str(entry.get("built_with", "")).partition(" ")[0]
+    same = (entry["format"], entry["sm"], module) == (one.format, one.place.sm, one.place.module)
+    return same and entry.get("device", "") in ("", one.place.device)
+
+
+def _there(entry: dict[str, Any], one: _Wanted, options: BuildOptions, batches: tuple[int, int, int]) -> bool:
+    have = f"{one.place.module} {module_version(one.place.module)}"
+    return any(
+        _replaced(e, one)
+        and e["target"] == one.place.name
+        and e["built_with"] == have
+        and e.get("options", {}) == options.asked
+        and tuple(e["batches"]) == batches
+        for e in entry["engines"]
+    )
+
+
+def _name(one: _Wanted, taken: set[str]) -> str:
+    stem = f"engines/{one.part}.{one.format}.{one.place.name}"
+    return f"{stem}.plan" if f"{stem}.plan" not in taken else f"{stem}.{one.place.module}.plan"
+
+
+def _whole(manifest: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Targets and notes of a bundle that has plans for `names` now."""
+    notes = [note for note in manifest.get("notes") or [] if not note.startswith(tuple(f"{name}: its engine" for name in names))]
+    return {"targets": list(dict.fromkeys([*(manifest.get("targets") or []), *names])), "notes": notes}

@@ -1,0 +1,211 @@
+"""What a network asks of TensorRT, read from its ONNX file without its weights: whether it can be read there, and in which
+format each convolution and matrix product is written."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.errors import AigcEdgeError
+
+Shapes = Mapping[str, Sequence[Sequence[int]]]  # input → its least, best and largest shape
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_STANDARD = ("", "ai.onnx")
+_AGAIN = "export the network again"
+_SAME_VALUES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Expand")
+_WEIGHTS_ONLY = {"int8": "int8w", "fp8": "fp8w", "int4": "int4", "fp4": "nvfp4"}
+_BOTH = {"int8": "int8", "fp8": "fp8", "int4": "int4", "fp4": "nvfp4"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One convolution or matrix product: the format that it is written in, the type that its arithmetic should run in, and the
+    float type around it."""
+
+    name: str
+    operator: str
+    format: str
+    runs: str
+    around: str
+
+
+def check_model(path: Path, shapes: Shapes | None = None) -> list[Asked]:
+    """The products of the network in `path`; raises AigcEdgeError unless it is a whole ONNX file of standard operators whose
+    only dynamic size is the batch (or has a range in `shapes`).
+
+    Empty on a device without `onnx`: there TensorRT's own parser has the last word.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise AigcEdgeError(f"{path.name} is empty: {_AGAIN}")  # TensorRT parses nothing as a success
+    except OSError as error:
+        raise AigcEdgeError(f"cannot read {path}: {error.strerror}; {_AGAIN}") from error
+    if importlib.util.find_spec("onnx") is None:
+        return []
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # DecodeError has no public base
+        raise AigcEdgeError(f"{path.name} is not a valid ONNX file, most likely it was cut off: {_AGAIN}") from error
+    _check_weights(path, model)
+    nodes = list(_nodes(model.graph))
+    _check_operators(path, model, nodes)
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # ValidationError and others share no base
+        reason = " ".join(str(error).split()).partition(" ==> ")[0] or type(error).__name__
+        raise AigcEdgeError(f"{path.name} is not a valid ONNX file ({reason[:200]}): {_AGAIN}") from error
+    for tensor in model.graph.input:
+        sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in tensor.type.tensor_type.shape.dim]
+        _check_shapes(path.name, tensor.name, sizes, (shapes or {}).get(tensor.name))
+    return _Types(model).asked()
+
+
+def _check_weights(path: Path, model: Any) -> None:
+    """Files of weights beside the model, whole and where they may be."""
+    for tensor in _tensors(model.graph):
+        if not tensor.external_data:
+            continue
+        entry = {pair.key: pair.value for pair in tensor.external_data}
+        location = entry.get("location", "")
+        file = path.parent / location
+        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
+            raise AigcEdgeError(f"the weights of {path.name} lie outside its folder ({location!r}): {_AGAIN}")
+        if not file.is_file():
+            raise AigcEdgeError(f"{path.name} lacks {location}, which holds its weights: copy it beside the model, or {_AGAIN}")
+        if file.stat().st_size < int(entry.get("offset", 0)) + int(entry.get("length", 0)):
+            raise AigcEdgeError(f"{location}, the weights of {path.name}, is cut off: copy it again, or {_AGAIN}")
+
+
+def _check_operators(path: Path, model: Any, nodes: list[Any]) -> None:
+    import onnx
+
+    foreign = sorted({f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in _STANDARD})
+    if foreign:
+        raise AigcEdgeError(f"{path.name} uses {', '.join(foreign)}: TensorRT runs operators of the standard ONNX domain only")
+    constants = {t.name: t for t in _tensors(model.graph)}
+    zeros = {node.input[2] for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2}
+    if any(name in constants and not constants[name].external_data and _nonzero(constants[name]) for name in zeros):
+        raise AigcEdgeError(
+            f"{path.name} quantises asymmetrically (zero points that are not zero), which TensorRT does not run: compile the "
+            "bundle for a GPU target, that makes a file for it"
+        )
+    opset = max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=1)
+    unknown = sorted({node.op_type for node in nodes if not onnx.defs.has(node.op_type, opset, "")})
+    if unknown:
+        names = ", ".join(unknown)
+        raise AigcEdgeError(f"{path.name} uses {names}, no operator of ONNX opset {opset}: export it with standard operators")
+
+
+def _nonzero(tensor: Any) -> bool:
+    from onnx import numpy_helper
+
+    return bool(numpy_helper.to_array(tensor).astype(float).any())
+
+
+def _check_shapes(file: str, name: str, sizes: list[int], given: Sequence[Sequence[int]] | None) -> None:
+    if given is None:
+        if -1 in sizes[1:]:
+            raise AigcEdgeError(f"the input {name!r} of {file} has a dynamic size beside the batch: export it fixed")
+        return
+    low, best, high = given
+    fits = len(low) == len(best) == len(high) == len(sizes) and all(
+        1 <= a <= b <= c and size in (-1, a, b, c) and (size == -1 or a == c)
+        for a, b, c, size in zip(low, best, high, sizes, strict=True)
+    )
+    if not fits:  # TensorRT itself accepts min > best
+        raise AigcEdgeError(
+            f"shapes {list(low)}, {list(best)}, {list(high)} were given for {name!r} of {file}, which is {sizes}: min <= best <= "
+            "max is needed in each dimension, and what is fixed stays as it is"
+        )
+
+
+def _nodes(graph: Any) -> list[Any]:
+    found = list(graph.node)
+    for inner in _inner(graph):
+        found += _nodes(inner)
+    return found
+
+
+def _tensors(graph: Any) -> list[Any]:
+    found = list(graph.initializer)
+    for node in graph.node:
+        found += [attribute.t for attribute in node.attribute if attribute.HasField("t")]
+    for inner in _inner(graph):
+        found += _tensors(inner)
+    return found
+
+
+def _inner(graph: Any) -> list[Any]:
+    return [g for node in graph.node for a in node.attribute for g in ([a.g] if a.HasField("g") else []) + list(a.graphs)]
+
+
+class _Types:
+    """The element types of a graph's tensors, as far as they matter for what its products run in."""
+
+    def __init__(self, model: Any) -> None:
+        from onnx import TensorProto as T
+
+        self._names: dict[int, str] = {
+            T.FLOAT: "fp32",
+            T.FLOAT16: "fp16",
+            T.BFLOAT16: "bf16",
+            T.INT8: "int8",
+            T.UINT8: "int8",
+            T.FLOAT8E4M3FN: "fp8",
+            T.INT4: "int4",
+            T.UINT4: "int4",
+            T.FLOAT4E2M1: "fp4",
+        }
+        self._made_by: dict[str, Any] = {}
+        self._types: dict[str, str | None] = {t.name: self._names.get(t.data_type) for t in model.graph.initializer}
+        self._types |= {v.name: self._names.get(v.type.tensor_type.elem_type) for v in model.graph.input}
+        self._products: list[Any] = []
+        for node in _nodes(model.graph):  # sorted: what a node reads was seen before it
+            self._see(node)
+
+    def _see(self, node: Any) -> None:
+        attributes = {a.name: a for a in node.attribute}
+        read = [self._types.get(name) for name in node.input]
+        made = next((t for t in read if t in ("fp32", "fp16", "bf16")), next((t for t in read if t), None))
+        if node.op_type == "Cast":
+            made = self._names.get(attributes["to"].i)
+        elif node.op_type == "Constant" and "value" in attributes:
+            made = self._names.get(attributes["value"].t.data_type)
+        elif node.op_type == "QuantizeLinear":
+            to = attributes["output_dtype"].i if "output_dtype" in attributes else 3  # TensorProto.INT8
+            made = read[2] if len(read) > 2 else self._names.get(to)
+        elif node.op_type == "DequantizeLinear":
+            made = read[1]
+        for output in node.output:
+            self._types[output], self._made_by[output] = made, node
+        if node.op_type in PRODUCTS:
+            self._products.append(node)
+
+    def asked(self) -> list[Asked]:
+        return [self._one(node) for node in self._products]
+
+    def _one(self, node: Any) -> Asked:
+        left, right = (self._stored(name) for name in node.input[:2])
+        floats = [self._types.get(name) for name in node.input[:2]]
+        around = next((t for t in floats if t in ("fp32", "fp16", "bf16")), "fp32")
+        name = node.name or f"node_of_{node.output[0]}"  # as TensorRT's parser calls it
+        if left and left == right:
+            return Asked(name, node.op_type, _BOTH[left], left, around)
+        if left or right:
+            return Asked(name, node.op_type, _WEIGHTS_ONLY[left or right or ""], around, around)
+        return Asked(name, node.op_type, around, around, around)
+
+    def _stored(self, name: str) -> str | None:
+        """The quantised type that a tensor is kept in before it is dequantised; None when it is not."""
+        node = self._made_by.get(name)
+        while node is not None and node.op_type in _SAME_VALUES:
+            node = self._made_by.get(node.input[0])
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        kept = self._types.get(node.input[0])
+        return kept if kept in _BOTH else None

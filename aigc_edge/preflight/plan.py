@@ -1,0 +1,129 @@
+"""The plan of a compilation: what each format and target would give, and what will not work, without building anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aigc_edge import targets as known_targets
+from aigc_edge.compile.request import here
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.preflight import predict
+from aigc_edge.preflight.survey import Survey
+from aigc_edge.sources.base import Source
+from aigc_edge.sources.onnx_file import OnnxPart
+from aigc_edge.targets import Target
+
+if TYPE_CHECKING:
+    from aigc_edge.compress.formats import Format
+
+ROOM = 0.8  # of a device's memory, for networks
+MAIN = ("denoiser", "decoder")  # what a format is for; the other components take its companion
+
+
+def survey_source(source: Source) -> list[Survey]:
+    """Surveys of all networks of the source, one in memory at a time."""
+    from aigc_edge.preflight import onnx_survey, torch_survey
+
+    found = []
+    for part in source.parts():
+        if isinstance(part, OnnxPart):
+            found.append(onnx_survey.survey(part.spec.name, part.model()))
+        else:
+            found.append(torch_survey.survey(part))
+    return found
+
+
+def plan(
+    source: Source,
+    formats: Sequence[str],
+    targets: Sequence[str],
+    *,
+    solver: str | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    batch: int = 1,
+) -> dict[str, Any]:
+    """What compiling `source` into `formats` for `targets` would give, as JSON.
+
+    "networks" (parameters, multiply-adds), "formats" (bytes of every network and of the bundle's networks, peak memory of a
+    process that samples a batch, notes), "targets" (for each format the least seconds an image and what they are spent on, or why
+    it does not run), "compile" (peak memory). Raises AigcEdgeError for unknown names and sources that cannot be opened.
+    """
+    from aigc_edge.compress.formats import parse
+
+    named = [name for target in targets for name in (here() if target == "auto" else [target])]
+    devices, chosen = known_targets.expand(dict.fromkeys(named)), [parse(text) for text in formats]
+    program = source.programs(solver, steps, guidance_scale)[0]
+    surveys = survey_source(source)
+    main = next(name for name in MAIN if any(survey.component == name for survey in surveys))
+    sizes = {format.name: _sizes(surveys, format, main) for format in chosen}
+    embedded = any(
+        t.role == "guidance" for part in source.parts() for t in part.spec.inputs
+    )  # one half a row, whatever the scale
+    halves = 1 if embedded or all(weight == 1 for weight in program.weights) else 2
+    count = program.nfe if embedded else program.sample_evaluations
+    evaluations = {survey.component: 1 for survey in surveys} | ({"denoiser": count} if program.rows else {})
+    weights = sum(predict.FLOAT * survey.parameters for survey in surveys) if source.model_config() else 0
+    return {
+        "source": source.name,
+        "family": source.family,
+        "program": program.name,
+        "evaluations": evaluations,
+        "batch": batch,
+        "networks": {s.component: {"parameters": s.parameters, "macs": s.macs, "activations": s.activations} for s in surveys},
+        "formats": {
+            format.name: {
+                "bytes": sizes[format.name],
+                "memory": predict.running_bytes(surveys, sizes[format.name], _formats(surveys, format, main), batch * halves),
+            }
+            for format in chosen
+        },
+        "weights_copy": weights,
+        "bundle": sum(sum(each.values()) for each in sizes.values()) + weights,
+        "compile": {"memory": predict.compiling_bytes(surveys)},
+        "targets": {t.name: {f.name: _on(t, f, surveys, sizes[f.name], evaluations) for f in chosen} for t in devices},
+    }
+
+
+def _formats(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, Format]:
+    """What each component is stored in."""
+    from aigc_edge.compress.formats import parse
+
+    beside = format if format.companion is None else parse(format.companion)
+    return {survey.component: format if survey.component == main else beside for survey in surveys}
+
+
+def _sizes(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, int]:
+    formats = _formats(surveys, format, main)
+    return {survey.component: predict.file_bytes(survey, formats[survey.component]) for survey in surveys}
+
+
+def _on(
+    target: Target, format: Format, surveys: Sequence[Survey], sizes: dict[str, int], evaluations: dict[str, int]
+) -> dict[str, Any]:
+    if format.name not in target.precisions:
+        return {"why_not": f"{target.name} runs {', '.join(target.precisions)}"}
+    seconds: float | None = 0.0
+    parts = {}
+    for survey in surveys:
+        each, bound = predict.evaluation(survey, format, target, sizes[survey.component])
+        parts[survey.component] = {"seconds": each, "bound": bound}
+        seconds = None if each is None or seconds is None else seconds + each * evaluations[survey.component]
+    found = {target.limit(format.name, weight.operator) for survey in surveys for weight in survey.weights}
+    limits = [limit for limit in found if limit is not None]
+    impossible = [limit for limit in limits if limit.runs is None]
+    if impossible:
+        return {"why_not": impossible[0].why}
+    notes = [f"{limit.operator} runs in {limit.runs}: {limit.why}" for limit in limits]
+    total = sum(sizes.values())
+    if target.memory_gb is not None and total > ROOM * 1e9 * target.memory_gb:
+        notes.append(f"networks of {total / 1e9:.1f} GB leave no room for anything else in {target.memory_gb:g} GB")
+    return {"seconds": seconds, "networks": parts, "notes": notes}
+
+
+def check(plan: dict[str, Any]) -> None:
+    """Raise AigcEdgeError when no format runs on some target."""
+    for target, formats in plan["targets"].items():
+        if formats and all("why_not" in found for found in formats.values()):
+            raise AigcEdgeError(f"none of {', '.join(formats)} runs on {target}: {next(iter(formats.values()))['why_not']}")

@@ -1,0 +1,159 @@
+"""Time and memory of compiling, and how near the preflight came: a UNet of 36 M parameters and a DiT-S/2.
+
+    python benchmarks/compile.py [--threads 2] [--output benchmarks/results/compile.json]
+
+Each network (diffusers' classes, random weights: neither time, nor memory, nor size depends on them) is compiled by a process of
+its own: export, check, calibration along ten steps, quantisation, proof and bundle. Its peak memory and the seconds of each stage
+are recorded, then the peak memory of a process that draws one sample in each format. `aigc-edge plan` is asked before; ratios
+are what happened to what was predicted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from aigc_edge.bench.machine import fingerprint
+from aigc_edge.files import write_json
+
+FORMATS = {"unet": ("fp32", "int8:psnr=0,aim=0"), "dit": ("fp32", "int8:psnr=0,aim=0", "int4:psnr=0")}
+SAMPLES = 4  # images a format that are measured: untrained networks have no quality to speak of
+UNET = {
+    "sample_size": 32,
+    "block_out_channels": (128, 256, 256, 256),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+}
+DIT = {"num_attention_heads": 6, "attention_head_dim": 64, "in_channels": 4, "num_layers": 12, "sample_size": 32, "patch_size": 2}
+
+
+def generator(name: str) -> Any:
+    """The network as a source."""
+    import diffusers
+    import torch
+    from torch import Tensor, nn
+
+    from aigc_edge.sources.generator import Generator
+
+    class Plain(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
+            given = {} if class_labels is None else {"class_labels": class_labels}
+            made: Tensor = self.inner(sample, timestep, return_dict=False, **given)[0]
+            return made
+
+    torch.manual_seed(0)
+    inner = diffusers.UNet2DModel(**UNET) if name == "unet" else diffusers.DiTTransformer2DModel(**DIT, out_channels=4)
+    shape, classes = ((3, 32, 32), 0) if name == "unet" else ((4, 32, 32), 1000)
+    schedule = {"prediction": "epsilon", "betas": "linear"}
+    return Generator(sample=torch.zeros(1, *shape), denoiser=Plain(inner), schedule=schedule, num_classes=classes, name=name)
+
+
+def peak() -> int:
+    """Peak memory of this process in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def compile_one(name: str, out: str, threads: int) -> dict[str, Any]:
+    """Compile in this process, which does nothing else."""
+    from aigc_edge.compile import compile_source
+
+    source, stages, last = generator(name), dict[str, float](), ["", time.perf_counter()]
+
+    def progress(what: str, done: float, left: float) -> None:
+        now = time.perf_counter()
+        stages[str(last[0])] = stages.get(str(last[0]), 0.0) + now - float(last[1])
+        last[:] = [what, now]
+
+    started, worked = time.perf_counter(), time.process_time()
+    compile_source(source, out, formats=FORMATS[name], steps=10, samples=SAMPLES, threads=threads, progress=progress)
+    seconds, worked = time.perf_counter() - started, time.process_time() - worked
+    stages.pop("", None)
+    rounded = {stage: round(spent, 1) for stage, spent in stages.items()}
+    return {"seconds": round(seconds, 1), "cpu_seconds": round(worked, 1), "stages": rounded, "peak_bytes": peak()}
+
+
+def sample_one(bundle: str, format: str, threads: int) -> dict[str, Any]:
+    """Draw one sample in this process."""
+    import aigc_edge
+
+    with aigc_edge.open(bundle, format=format, threads=threads) as pipeline:
+        pipeline.sample(1)
+    return {"peak_bytes": peak()}
+
+
+def child(*words: str) -> dict[str, Any]:
+    """What a process of its own says in its last line."""
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    ran = subprocess.run(
+        [sys.executable, __file__, "--child", *words], capture_output=True, text=True, check=False, env=environment
+    )
+    if ran.returncode:
+        raise SystemExit(f"{' '.join(words)} failed: {ran.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(ran.stdout.strip().splitlines()[-1])
+    return found
+
+
+def measure(name: str, threads: int) -> dict[str, Any]:
+    from aigc_edge.export.bundle import read_manifest
+    from aigc_edge.preflight.plan import plan
+
+    predicted = plan(generator(name), FORMATS[name], ["x86-cpu"], steps=10)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        bundle = f"{folder}/{name}.aigc"
+        found = child("compile", name, bundle, str(threads))
+        manifest = read_manifest(bundle)
+        files = {file: entry["bytes"] for file, entry in manifest["files"].items()}
+        schedule = sum(size for file, size in files.items() if file.startswith("schedule.") and file.endswith(".onnx"))
+        formats: dict[str, Any] = {}
+        for format, entry in manifest["components"]["denoiser"]["formats"].items():
+            size, told = files[entry["file"]], predicted["formats"][format]
+            memory = child("sample", bundle, format, str(threads))["peak_bytes"]
+            whole = size + (schedule if format == "fp32" else 0)  # the schedule's network leaves the denoiser, and stays float32
+            formats[format] = {
+                "bytes": size,
+                "share_of_fp32": round(size / files["denoiser.fp32.onnx"], 4),
+                "size_ratio": round(whole / told["bytes"]["denoiser"], 4),
+                "sampling_bytes": memory,
+                "memory_ratio": round(memory / told["memory"], 3),
+                "psnr": manifest["quality"][format].get("psnr"),
+            }
+    weights = 4 * predicted["networks"]["denoiser"]["parameters"]
+    found |= {"peak_ratio": round(found["peak_bytes"] / predicted["compile"]["memory"], 3)}
+    found |= {"peak_allowed": 3 * weights + 2 * 10**9, "parameters": predicted["networks"]["denoiser"]["parameters"]}
+    return found | {"schedule_bytes": schedule, "formats": formats}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--networks", nargs="+", default=list(FORMATS), choices=list(FORMATS))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/compile.json"))
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        what, *words = arguments.child
+        found = (compile_one if what == "compile" else sample_one)(words[0], words[1], int(words[2]))
+        print(json.dumps(found))
+        return
+    results: dict[str, Any] = {"machine": fingerprint(), "threads": arguments.threads}
+    for name in arguments.networks:
+        results[name] = measure(name, arguments.threads)
+        write_json(arguments.output, results)
+        print(json.dumps(results[name], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A format that misses its budget is made again with a finer mixture, until it holds or nothing helps."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aigc_edge.budget import Budget
+from aigc_edge.clock import Clock
+from aigc_edge.compile import proving
+from aigc_edge.compress.formats import parse
+from aigc_edge.errors import BudgetError
+
+LAYERS = {"stem": {"error": 0.1}, "head": {"error": 0.4}}
+
+
+class Case:
+    """A compilation whose format reaches `gain` dB more than its mixture was made to hold."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, format: str, budget: Budget, gain: float) -> None:
+        self.asked: list[float] = []
+        self.gain = gain
+        parsed = parse(format)
+        self.work: Any = SimpleNamespace(
+            request=SimpleNamespace(formats={parsed.name: parsed}, derived=[parsed.name], budget=budget, seed=0, threads=1),
+            reports={},
+            details={},
+            quality={},
+            files={},
+            judge=None,
+            default_program="euler-2",
+            clock=Clock({}),
+            tell=lambda *_: None,
+            draft=lambda formats: formats[0],
+            num_classes=0,
+            prompts=(),
+            manifest={},
+        )
+        self.convert(self.work, parsed)
+        monkeypatch.setattr(proving, "convert_format", self.convert)
+        monkeypatch.setattr(proving, "Prover", lambda *_, **__: SimpleNamespace(score=self.score))
+
+    def convert(self, work: Any, format: Any) -> None:
+        self.asked.append(getattr(format, "psnr", 0.0))
+        work.reports[format.name] = {"denoiser": {"psnr": self.asked[-1], "nodes": LAYERS}}
+
+    def score(self, bundle: str, name: str, tell: Any) -> dict[str, Any]:
+        return {"frechet": 1.0} if name == "fp32" else {"frechet": 2.0, "psnr": self.asked[-1] + self.gain}
+
+    def prove(self) -> dict[str, Any]:
+        proving.prove(self.work, 4)
+        (name,) = self.work.request.derived
+        return dict(self.work.quality[name])
+
+
+def test_a_format_that_holds_is_made_once(monkeypatch):
+    case = Case(monkeypatch, "int8:psnr=30", Budget(psnr=30), gain=0.5)
+    assert case.prove()["psnr"] == 30.5
+    assert case.asked == [30.0]
+
+
+def test_a_miss_is_made_again_finer_until_it_holds(monkeypatch):
+    case = Case(monkeypatch, "int8:psnr=30", Budget(psnr=30), gain=-3.0)
+    assert case.prove()["psnr"] == 31.0
+    assert case.asked == [30.0, 32.0, 34.0]
+    assert set(case.work.files) == {"quality.json"}
+
+
+def test_what_does_not_help_is_refused_by_how_much_and_by_layer(monkeypatch):
+    case = Case(monkeypatch, "int8:psnr=30", Budget(psnr=30), gain=-20.0)
+    with pytest.raises(BudgetError, match=r"16\.0 dB .* 30 dB .*err most: head, stem"):
+        case.prove()
+    assert case.asked == [30.0, 32.0, 34.0, 36.0]
+
+
+def test_a_distance_is_held_by_finer_mixtures_too(monkeypatch):
+    case = Case(monkeypatch, "int8:psnr=30", Budget(frechet=1.5), gain=0.0)
+    with pytest.raises(BudgetError, match=r"1\.5 times the 1 of fp32"):
+        case.prove()
+    assert len(case.asked) == 1 + proving.TRIES
+
+
+def test_figures_of_fp32_that_a_bundle_has_stay(monkeypatch):
+    case = Case(monkeypatch, "int8:psnr=30", Budget(), gain=0.0)
+    case.work.quality["fp32"] = {"frechet": 0.25, "n": 1000}
+    case.prove()
+    assert case.work.quality["fp32"] == {"frechet": 0.25, "n": 1000}

@@ -1,0 +1,55 @@
+"""What is stored in few bits is computed with as it is written, by the engines with the options that users get."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aigc_edge.compress import graph
+from aigc_edge.compress.calibration import Calibration, Record
+from aigc_edge.compress.folding import folded
+from aigc_edge.compress.formats import FORMATS, convert
+from aigc_edge.compress.mixture import Mixed
+from aigc_edge.diffusion import Program
+from aigc_edge.engines.base import ENGINES, EngineSource
+from aigc_edge.errors import BundleError
+from aigc_edge.spec import ComponentSpec
+
+WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], Mixed)]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_engine_computes_what_is_written(tiny_bundle: Path, name: str, engine: str, tmp_path: Path) -> None:
+    format = FORMATS[name]
+    assert issubclass(format, Mixed)
+    reason = ENGINES[engine].unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
+    entry = manifest["components"]["denoiser"]
+    spec = ComponentSpec.from_json("denoiser", entry)
+    source = tiny_bundle / entry["formats"]["fp32"]["file"]
+    program = Program.from_json(manifest["programs"][manifest["default_program"]])
+    calibration = Calibration.draw(spec, program, 4, num_classes=10, seed=3)
+    convert(format(psnr=0.0), source, tmp_path / "net.onnx", calibration)
+    records: list[Record] = []
+    original = graph.Network(source)
+    calibration.run(original, records)
+    inputs = records[3].inputs
+    place = EngineSource(tmp_path, {"formats": {name: {"file": "net.onnx"}}}, spec, name, "diffusion")
+    if engine not in format.engines:
+        with pytest.raises(BundleError, match=f"no kernels on a CPU for the format {name} of .*: choose the engine openvino"):
+            ENGINES[engine].load(place, threads=1)
+        return
+    loaded = ENGINES[engine].load(place, threads=1)
+    made, wanted = loaded.evaluate(inputs)["output"], original(inputs)[0]
+    error = np.linalg.norm(made - wanted)
+    if name in ("fp16", "bf16", "fp8"):  # activations are rounded, and what sums differ by is magnified
+        assert error <= 0.06 * np.linalg.norm(wanted)
+        return
+    stored = graph.Network(folded(graph.load(tmp_path / "net.onnx")))(inputs)[0]
+    assert np.linalg.norm(made - stored) <= 0.02 * error + 1e-5 * np.linalg.norm(wanted)
