@@ -88,7 +88,9 @@ def _(
     tell("reference", 1, 1)
     plan = Plan(original, proof, lambda *done: tell("rank channels", *done))
     plan.choose(format.share, format.multiple)  # a share that cannot be reached is known before the work begins
+    tell("learn from fp32", 0, 1)
     given = lessons(original, calibration, threads=threads) if format.steps else None
+    tell("learn from fp32", 1, 1)
     best = _search(format, plan, proof, given, tell)
     model = stamped(best.model, format.name)
     report = {

@@ -50,7 +50,9 @@ def converted(
     tell = progress or (lambda stage, done, total: None)
     original = graph.load(source)
     proof = Proof(original, calibration, calibrates=True, threads=threads)
+    tell("learn from fp32", 0, 1)
     given = lessons(original, calibration, threads=threads)
+    tell("learn from fp32", 1, 1)
     tuning = Tuning(steps=format.qat, seconds=LONGEST)
     plain = replace(format, qat=0)
     least = format.psnr
