@@ -17,6 +17,7 @@ from aigc_edge.compress.effort import dry_run, gains
 TEACH = 4e12  # multiply-adds that the float32 network may spend on its answers: a few minutes of one core
 MEMORY = 512 * 2**20  # bytes that inputs and answers may take
 SAMPLES = 256  # trajectories that are enough for any network
+STEP = 5e10  # multiply-adds of one pass of a minibatch: larger networks take fewer evaluations at a time
 ONE_SHOT = 4096  # and latents, of a network that takes one evaluation
 
 Tell = Callable[[int, int], None]
@@ -24,7 +25,7 @@ Tell = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Tuning:
-    """How long and how fast: at most `steps` steps of Adam and `seconds`, `batch` evaluations a step.
+    """How long and how fast: at most `steps` steps of Adam and `seconds`, at most `batch` evaluations a step.
 
     `rate` is the first step's size relative to each tensor's root mean square; it falls to zero along a cosine.
     """
@@ -143,6 +144,8 @@ def finetune(
     `latents`: see trainable.network.Trainable. Nothing is written; an interruption loses what was learned. Raises AigcEdgeError
     when torch is missing, an operator of the model is not known, or its loss is not finite.
     """
+    macs = max(1, sum(layer.macs for layer in graph.layers(model)))
+    tuning = replace(tuning, batch=max(2, min(tuning.batch, int(STEP / macs))))
     from aigc_edge.compress.trainable.distil import distil  # torch: seconds to import, and needed for nothing else here
 
     return distil(model, given, tuning, latents, tell or (lambda done, total: None), threads)

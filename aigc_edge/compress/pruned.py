@@ -1,7 +1,7 @@
 """Structured pruning: whole inner channels go, the weights behind them are re-fitted, and the network learns to do without.
 
-Any engine runs the smaller network faster. Chosen by activation × weight energy along the trajectory, re-fitted by least squares (He,
-Zhang and Sun 2017, arXiv 1707.06168), fine-tuned by distillation from the float32 network.
+Any engine runs the smaller network faster. Chosen by activation × weight energy along the trajectory, re-fitted by least squares
+(He, Zhang and Sun 2017, arXiv 1707.06168), fine-tuned by distillation from the float32 network.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Pruned(Format):
     steps: int = option(1000, "most steps of fine-tuning; 0 = none", low=0)
     seconds: float = option(1800.0, "most time that fine-tuning may take, each time that it is tried", above=0)
     psnr: float = option(20.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
-    multiple: int = option(8, "channels of wide layers go so many at a time: engines compute in blocks", choices=(1, 4, 8, 16, 32))
+    multiple: int = option(
+        8, "channels of wide layers go so many at a time: engines compute in blocks", choices=(1, 4, 8, 16, 32)
+    )
     rate: float = option(1e-2, "size of the first steps of fine-tuning, relative to the weights", above=0, high=0.1)
     floats: str = option("fp32", "what the network is stored and computed in", choices=("fp32", "fp16"))
 
@@ -93,7 +95,7 @@ def _(
         "budget_psnr": format.psnr,
         "psnr_before": finite(best.before),
         "steps": best.tuned.steps if best.tuned else 0,
-        "share": 1 - plan.costs.macs(best.removed) / plan.total,
+        "share": 1.0 - plan.costs.macs(best.removed) / plan.total,
         "macs_before": int(plan.total),
         "macs": int(plan.costs.macs(best.removed)),
         "n": proof.n,
@@ -126,8 +128,8 @@ def _search(format: Pruned, plan: Plan, proof: Proof, given: Lessons | None, tel
             high = middle
     if best is None:
         raise BudgetError(
-            f"pruned reaches {first.after:.1f} dB (PSNR against fp32 from the same noise) with {first.share:.2f} of the multiply-adds "
-            f"removed and {attempt.after:.1f} dB with {attempt.share:.2f}, {format.psnr:.1f} dB was asked for: to blame are "
+            f"pruned reaches {first.after:.1f} dB (PSNR against fp32 from the same noise) with {first.share:.2f} of the "
+            f"multiply-adds removed and {attempt.after:.1f} dB with {attempt.share:.2f}, {format.psnr:.1f} dB was asked for: to blame are "
             f"{plan.blame(first.removed)}; ask for less, or fine-tune longer than {format.steps} steps"
         )
     return best
@@ -153,7 +155,7 @@ def _measured(format: Pruned, model: onnx.ModelProto, proof: Proof, limits: tupl
 
 
 def _nodes(format: Pruned, plan: Plan, removed: set[int]) -> dict[str, Any]:
-    """What became of every layer: bytes and multiply-adds, those before, and the error that losing half of its channels causes."""
+    """What became of every layer: bytes, multiply-adds, those before, and the error that losing half of its channels causes."""
     now = {layer.node: layer for layer in weights_of(plan.build(removed, refit=False))}
     errors = {group.name: group.error(0.5) for group in plan.groups}
     each = 2 if format.floats == "fp16" else 1

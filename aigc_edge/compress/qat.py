@@ -1,7 +1,7 @@
 """Quantisation-aware training: weights and what is in float learn with the rounding of the format in the loop.
 
-The converted network is trained as it is written (Jacob et al. 2018, arXiv 1712.05877): ranges and scales come from calibration and
-stay, the weights behind their codes move (straight-through), towards the float32 network's answers along the trajectory.
+The converted network is trained as it is written (Jacob et al. 2018, arXiv 1712.05877): ranges and scales come from calibration
+and stay, the weights behind their codes move (straight-through), towards the float32 network's answers along the trajectory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 
 from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Calibration, mean_square, psnr
+from aigc_edge.compress.calibration import Calibration, psnr
 from aigc_edge.compress.finetune import Lessons, Tuning, finetune, lessons
 from aigc_edge.compress.folding import folded
 from aigc_edge.compress.formats import Format, Progress, convert
@@ -44,7 +44,8 @@ def converted(
     """
     if calibration is None or len(calibration.latents) < 2:
         raise AigcEdgeError(
-            f"{format.name} with training needs calibration data of at least 2 samples: give a Calibration (Calibration.draw makes one)"
+            f"{format.name} with training needs calibration data of at least 2 samples: give a Calibration (Calibration.draw makes "
+            "one)"
         )
     tell = progress or (lambda stage, done, total: None)
     original = graph.load(source)

@@ -77,5 +77,5 @@ def test_what_cannot_be_pruned_is_said(families: dict[str, Any], make: dict, rng
     net = make["conv"](rng)
     with pytest.raises(AigcEdgeError, match="no inner channels"):
         convert(Pruned(), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(2))
-    with pytest.raises(AigcEdgeError, match="share is 0.0: give a value above 0"):
+    with pytest.raises(AigcEdgeError, match=r"share is 0\.0: give a value above 0"):
         parse("pruned:share=0")

@@ -48,7 +48,7 @@ def test_training_beats_rounding_at_four_bits(families: dict[str, Any], tmp_path
 
 @pytest.mark.parametrize("text", ["int8:qat=5,rank=false,psnr=5,aim=0", "int4:qat=5,engine=tensorrt,psnr=5"])
 def test_other_forms(families: dict[str, Any], text: str, tmp_path: Path) -> None:
-    """int8 with rounded activations, and weights in a network that computes in float16: trained in float32, written as they were."""
+    """int8 with rounded activations, and weights of a network in float16: trained in float32, written as they were."""
     source, spec, program, classes = families["transformer"]
     calibration = Calibration.draw(spec, program, 4, num_classes=classes, seed=1)
     report = convert(parse(text), source, tmp_path / "out.onnx", calibration)

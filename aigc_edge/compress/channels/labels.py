@@ -16,9 +16,9 @@ class Site:
     """A place that follows from which channels are kept; `labels` [channels] are in its order.
 
     `kind` is "constant": input `place` of node `node` is cut along `axis`; "size": entry `axis` of that input is their number;
-    "split": that input has the number of each of the parts, which begin at `starts`; "slice": the entry `axis` of the inputs 1 and
-    2 are positions among them; "group": the attribute of that name is their number; "gather": what the node reads at `place` comes
-    from outside, and is cut along `axis`.
+    "split": that input has the number of each of the parts, which begin at `starts`; "slice": the entries `axis` of the inputs 1
+    and 2 are positions among them; "group": the attribute of that name is their number; "gather": what the node reads at `place`
+    comes from outside, and is cut along `axis`.
     """
 
     kind: str

@@ -43,7 +43,7 @@ class Group:
             return most * (part / last) ** 2
         if len(known) == 2:
             return most * (part / last) ** 2
-        return float(np.interp(part, *zip(*known, strict=True)))
+        return float(np.interp(part, [share for share, _ in known], [error for _, error in known]))
 
 
 class Costs:
@@ -65,7 +65,7 @@ class Costs:
             part = float(layer.macs)
             for roots in (self.made.get(index), self.read.get(index), self.through.get(index)):
                 if roots is not None and len(gone):
-                    part *= 1 - np.isin(roots, gone).mean()
+                    part *= 1 - float(np.isin(roots, gone).mean())
             total += part
         return total
 

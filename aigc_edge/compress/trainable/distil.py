@@ -53,14 +53,14 @@ def _distil(
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * part)) * min(1.0, step / 10)
         loss = _loss(network, given, rng.integers(0, given.size, min(tuning.batch, given.size)))
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         losses.append(loss.item())
         bad = 0 if math.isfinite(losses[-1]) else bad + 1
         if bad == 0:
             optimiser.step()
         elif bad == BAD:
             raise AigcEdgeError(
-                f"fine-tuning does not converge (the loss is not finite after {step} steps): take a smaller rate than {tuning.rate}"
+                f"fine-tuning does not converge (no finite loss after {step} steps): take a smaller rate than {tuning.rate}"
             )
         tell(step, tuning.steps)
     tenth = max(1, len(losses) // 10)

@@ -1,4 +1,4 @@
-"""An ONNX graph as a torch module: its float constants are parameters, weights stored in few bits are trained as what they round."""
+"""An ONNX graph as a torch module: its float constants are parameters, weights in few bits what they are rounded from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from aigc_edge.compress.trainable.operators.quantised import E4M3, RANGES, round
 from aigc_edge.errors import AigcEdgeError
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_CODES = {TensorProto.INT8: 127, TensorProto.INT4: 7, TensorProto.INT32: 2**31 - 1}  # symmetric: what is stored and clamped to
+_CODES: dict[int, int] = {
+    TensorProto.INT8: 127,
+    TensorProto.INT4: 7,
+    TensorProto.INT32: 2**31 - 1,
+}  # symmetric: what is stored and clamped to
 _BY_SHAPE = ("Reshape", "Expand", "Resize", "Slice", "Tile", "Pad", "Range", "ConstantOfShape", "Clip")
 
 
@@ -27,8 +31,9 @@ class Trainable(nn.Module):
     """What `model` computes, as a function of named inputs, differentiable in its constants of type float.
 
     Constants that a DequantizeLinear reads are parameters in units of their scale, rounded straight-through on every call; the
-    scales, zero points and the sizes that operators such as Resize take stay as they are. Half precision is computed in float32. `latents` gives what some of those codes
-    were rounded from, in the same units. Raises AigcEdgeError for an operator that is not known, naming it.
+    scales, zero points and the sizes that operators such as Resize take stay as they are. Half precision is computed in float32.
+    `latents` gives what some of those codes were rounded from, in the same units. Raises AigcEdgeError for an operator that is not
+    known, naming it.
     """
 
     def __init__(self, model: onnx.ModelProto, latents: dict[str, npt.NDArray[np.float32]] | None = None) -> None:
@@ -62,8 +67,8 @@ class Trainable(nn.Module):
         """All outputs for `inputs`, of which those that have no float type get no gradient."""
         values: dict[str, Tensor] = {**self._constants, **inputs}
         for name, parameter in self._names.items():
-            value = self.get_parameter(parameter)
-            values[name] = _coded(value, self._kinds[name]) if name in self._kinds else value
+            own = self.get_parameter(parameter)
+            values[name] = _coded(own, self._kinds[name]) if name in self._kinds else own
         for index, node in enumerate(self._nodes):
             made = OPERATORS[node.op](node, *(values[name] if name else None for name in node.inputs))
             for name, value in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
@@ -79,7 +84,7 @@ class Trainable(nn.Module):
         for tensor in model.graph.initializer:
             if tensor.name not in self._names:
                 continue
-            value = self.get_parameter(self._names[tensor.name]).detach()
+            value: Tensor = self.get_parameter(self._names[tensor.name]).detach()
             if tensor.name in self._kinds:
                 value = _coded(value, self._kinds[tensor.name])
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)

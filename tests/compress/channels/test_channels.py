@@ -140,7 +140,13 @@ def test_gated_halves_go_together(rng: np.random.Generator) -> None:
         [N("Split", ["h"], ["p", "q"], axis=-1, num_outputs=2)],
         [N("Slice", ["h", "zero", "five", "last"], ["p"]), N("Slice", ["h", "five", "end", "last"], ["q"])],
     ):
-        nodes = [N("MatMul", ["x", "a"], ["h"]), *halves, N("Gelu", ["q"], ["r"]), N("Mul", ["p", "r"], ["m"]), N("MatMul", ["m", "b"], ["y"])]
+        nodes = [
+            N("MatMul", ["x", "a"], ["h"]),
+            *halves,
+            N("Gelu", ["q"], ["r"]),
+            N("Mul", ["p", "r"], ["m"]),
+            N("MatMul", ["m", "b"], ["y"]),
+        ]
         whole = {"zero": 0, "five": 5, "last": -1, "end": 2**62}
         constants = {"a": weight(rng, 4, 10), "b": weight(rng, 5, 4)} | {key: np.array([value]) for key, value in whole.items()}
         model = model_of(nodes, constants, {"x": [7, 4]}, [7, 4])
@@ -183,6 +189,11 @@ def test_sums_outputs_and_shared_weights_stay(rng: np.random.Generator) -> None:
 def test_an_operator_that_mixes_channels_keeps_them(rng: np.random.Generator) -> None:
     for mixes in (N("CumSum", ["h", "one"], ["m"]), N("LayerNormalization", ["h", "ones"], ["m"], axis=1)):
         nodes = [N("Conv", ["x", "a"], ["h"]), mixes, N("Conv", ["m", "b"], ["y"])]
-        constants = {"a": weight(rng, 6, 3, 1, 1), "b": weight(rng, 2, 6, 1, 1), "one": np.array(1), "ones": np.ones((6, 4, 4), np.float32)}
+        constants = {
+            "a": weight(rng, 6, 3, 1, 1),
+            "b": weight(rng, 2, 6, 1, 1),
+            "one": np.array(1),
+            "ones": np.ones((6, 4, 4), np.float32),
+        }
         state = trace(model_of(nodes, constants, {"x": [3, 4, 4]}, [2, 4, 4]))
         assert groups_of(state, Costs(state)) == []

@@ -24,7 +24,9 @@ def single(op: str, inputs: list[np.ndarray | None], outputs: int = 1, opset: in
     """One node whose first input is the graph's, the others constants."""
     names = ["" if value is None else f"i{index}" for index, value in enumerate(inputs)]
     node = helper.make_node(op, names, [f"o{index}" for index in range(outputs)], **attributes)
-    constants = [onnx.numpy_helper.from_array(value, names[index]) for index, value in enumerate(inputs) if index and value is not None]
+    constants = [
+        onnx.numpy_helper.from_array(value, names[index]) for index, value in enumerate(inputs) if index and value is not None
+    ]
     first = helper.make_tensor_value_info(names[0], helper.np_dtype_to_tensor_dtype(inputs[0].dtype), inputs[0].shape)
     ends = [onnx.ValueInfoProto(name=name) for name in node.output]
     graph = helper.make_graph([node], op, [first], ends, constants)
@@ -81,8 +83,18 @@ CASES: list[tuple[str, list[Any], dict[str, Any], int]] = [
     ("Resize", [(1, 2, 4, 5), None, np.array([1, 1, 2, 2], np.float32)], {"nearest_mode": "floor"}, 1),
     ("Resize", [(1, 2, 5, 7), None, None, np.array([1, 2, 3, 11])], {}, 1),
     ("Resize", [(1, 2, 5, 7), None, None, np.array([1, 2, 9, 4])], {"mode": "linear"}, 1),
-    ("Resize", [(1, 2, 5, 7), None, np.array([1, 1, 2, 0.6], np.float32)], {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}, 1),
-    ("Resize", [(1, 2, 5, 7), None, None, np.array([1, 2, 9, 4])], {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, 1),
+    (
+        "Resize",
+        [(1, 2, 5, 7), None, np.array([1, 1, 2, 0.6], np.float32)],
+        {"mode": "linear", "coordinate_transformation_mode": "asymmetric"},
+        1,
+    ),
+    (
+        "Resize",
+        [(1, 2, 5, 7), None, None, np.array([1, 2, 9, 4])],
+        {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+        1,
+    ),
     ("Clip", [(3, 4), np.array(-0.5, np.float32), np.array(0.5, np.float32)], {}, 1),
     ("LeakyRelu", [(3, 4)], {"alpha": 0.2}, 1),
     ("PRelu", [(3, 4), (4,)], {}, 1),
@@ -95,7 +107,10 @@ CASES: list[tuple[str, list[Any], dict[str, Any], int]] = [
     ("Sum", [(3, 4), (4,), (3, 1)], {}, 1),
     ("Pow", [(3, 4), np.array(2.0, np.float32)], {}, 1),
     *((op, [(3, 4), (4,)], {}, 1) for op in ("Add", "Sub", "Mul", "Div", "Min")),
-    *((op, [(3, 4)], {}, 1) for op in ("Erf", "Sigmoid", "Tanh", "Relu", "Softplus", "Cos", "Exp", "Neg", "Abs", "Mish", "Floor")),
+    *(
+        (op, [(3, 4)], {}, 1)
+        for op in ("Erf", "Sigmoid", "Tanh", "Relu", "Softplus", "Cos", "Exp", "Neg", "Abs", "Mish", "Floor")
+    ),
 ]
 
 

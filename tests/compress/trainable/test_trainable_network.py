@@ -94,7 +94,10 @@ def test_gradient_against_differences(families: dict[str, Any], rng: np.random.G
     side = rng.standard_normal(made.shape).astype(np.float32)
     (made * torch.from_numpy(side)).sum().backward()
     step, expected = 1e-3, 0.0
-    directions = [torch.from_numpy(rng.standard_normal(p.shape).astype(np.float32)) * p.detach().std().nan_to_num() for p in network.parameters()]
+    directions = [
+        torch.from_numpy(rng.standard_normal(p.shape).astype(np.float32)) * p.detach().std().nan_to_num()
+        for p in network.parameters()
+    ]
     for parameter, direction in zip(network.parameters(), directions, strict=True):
         assert parameter.grad is not None
         expected += float((parameter.grad.double() * direction.double()).sum())

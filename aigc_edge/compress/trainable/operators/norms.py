@@ -71,20 +71,24 @@ def reduce_mean(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.mean(over, keepdim=bool(node.get("keepdims", 1))) if over else x
 
 
-@OPERATORS.register("ReduceSum")
-def reduce_sum(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _sum(node: Node, x: Tensor, axes: Tensor | None) -> Tensor:
     over = _axes(node, x, axes)
     return x.sum(over, keepdim=bool(node.get("keepdims", 1))) if over else x
 
 
+@OPERATORS.register("ReduceSum")
+def reduce_sum(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+    return _sum(node, x, axes)
+
+
 @OPERATORS.register("ReduceSumSquare")
 def reduce_sum_square(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return reduce_sum(node, x.square(), axes)
+    return _sum(node, x.square(), axes)
 
 
 @OPERATORS.register("ReduceL2")
 def reduce_l2(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return reduce_sum(node, x.square(), axes).sqrt()
+    return _sum(node, x.square(), axes).sqrt()
 
 
 @OPERATORS.register("ReduceMax")

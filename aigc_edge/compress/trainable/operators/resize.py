@@ -52,13 +52,14 @@ def _places(node: Node, at: np.ndarray, factor: float, old: int, new: int) -> np
 
 
 def _nearest(node: Node, x: Tensor, axis: int, places: np.ndarray) -> Tensor:
-    rounding = {
-        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-        "floor": np.floor,
-        "ceil": np.ceil,
-    }[node.get("nearest_mode", "round_prefer_floor")]
-    index = np.clip(rounding(places), 0, x.shape[axis] - 1).astype(np.int64)
+    mode = node.get("nearest_mode", "round_prefer_floor")
+    if mode == "round_prefer_floor":
+        chosen = np.ceil(places - 0.5)
+    elif mode == "round_prefer_ceil":
+        chosen = np.floor(places + 0.5)
+    else:
+        chosen = np.floor(places) if mode == "floor" else np.ceil(places)
+    index = np.clip(chosen, 0, x.shape[axis] - 1).astype(np.int64)
     return x.index_select(axis, torch.from_numpy(index))
 
 
