@@ -44,8 +44,8 @@ def converted(
     """
     if calibration is None or len(calibration.latents) < 2:
         raise AigcEdgeError(
-            f"{format.name} with training needs calibration data of at least 2 samples: give a Calibration (Calibration.draw makes "
-            "one)"
+            f"{format.name} with training needs calibration data of at least 2 samples: give a Calibration (Calibration.draw "
+            "makes one)"
         )
     tell = progress or (lambda stage, done, total: None)
     original = graph.load(source)

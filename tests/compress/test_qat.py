@@ -58,7 +58,7 @@ def test_other_forms(families: dict[str, Any], text: str, tmp_path: Path) -> Non
 
 
 def test_latents_are_what_was_rounded(families: dict[str, Any], tmp_path: Path) -> None:
-    source, _spec, _program, _classes = families["gan"]
+    source, *_ = families["gan"]
     convert(parse("int4:psnr=0,scaled=false"), source, tmp_path / "out.onnx")
     model, weights = graph.load(tmp_path / "out.onnx"), graph.initialisers(graph.load(source))
     found = latents_of(model, graph.load(source))

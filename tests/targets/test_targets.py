@@ -15,7 +15,7 @@ from aigc_edge.targets import Target
 FILES = sorted(Path(targets.__file__).parent.glob("*.json"))
 # Compute capability → precisions that arrive with it (and stay), from NVIDIA's documentation and from builds.
 FIRST = {"fp32": 80, "bf16": 80, "int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100, "fp16": 75}
-FIRST |= {"int8w": 75, "fp8w": 89, "svdquant": 80, "sparse24": 80}
+FIRST |= {"int8w": 75, "fp8w": 89, "svdquant": 80, "sparse24": 80, "pruned": 80}
 # Formats that a device before that capability cannot run at all.
 BEGIN = {"bf16": 80, "int4": 80, "fp8": 89, "fp8w": 89, "nvfp4": 100}
 RTX_BUILDS = {75, 80, 86, 89, 120, 121}

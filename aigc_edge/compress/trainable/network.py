@@ -32,8 +32,8 @@ class Trainable(nn.Module):
 
     Constants that a DequantizeLinear reads are parameters in units of their scale, rounded straight-through on every call; the
     scales, zero points and the sizes that operators such as Resize take stay as they are. Half precision is computed in float32.
-    `latents` gives what some of those codes were rounded from, in the same units. Raises AigcEdgeError for an operator that is not
-    known, naming it.
+    `latents` gives what some of those codes were rounded from, in the same units. Raises AigcEdgeError for an operator that is
+    not known, naming it.
     """
 
     def __init__(self, model: onnx.ModelProto, latents: dict[str, npt.NDArray[np.float32]] | None = None) -> None:
