@@ -132,8 +132,8 @@ def _search(format: Pruned, plan: Plan, proof: Proof, given: Lessons | None, tel
     if best is None:
         raise BudgetError(
             f"pruned reaches {first.after:.1f} dB (PSNR against fp32 from the same noise) with {first.share:.2f} of the "
-            f"multiply-adds removed and {attempt.after:.1f} dB with {attempt.share:.2f}, {format.psnr:.1f} dB was asked for: to blame "
-            f"are {plan.blame(first.removed)}; ask for less, or fine-tune longer than {format.steps} steps"
+            f"multiply-adds removed and {attempt.after:.1f} dB with {attempt.share:.2f}, {format.psnr:.1f} dB was asked for: to "
+            f"blame are {plan.blame(first.removed)}; ask for less, or fine-tune longer than {format.steps} steps"
         )
     return best
 
