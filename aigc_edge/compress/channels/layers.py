@@ -10,7 +10,7 @@ from aigc_edge.compress.graph import attribute
 
 
 @rule("Conv", "ConvTranspose", "Gemm", "MatMul")
-def layer(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _layer(state: Trace, index: int, node: onnx.NodeProto) -> None:
     weight = state.constants.get(node.input[1])
     convolution = node.op_type.startswith("Conv")
     flat = weight is None or weight.ndim != 2
@@ -61,7 +61,7 @@ def _depthwise(state: Trace, index: int, node: onnx.NodeProto, groups: int, shap
 
 
 @rule("InstanceNormalization", "BatchNormalization")
-def norm(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _norm(state: Trace, index: int, node: onnx.NodeProto) -> None:
     """Each index of axis 1 is normalised alone: whole ones can go, and the statistics of the others stay as they are."""
     found = state.axes.get(node.input[0])
     if found is None:
@@ -75,7 +75,7 @@ def norm(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Softmax", "LogSoftmax")
-def softmax(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _softmax(state: Trace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is not None:
         axis = attribute(node, "axis", -1) % len(state.shape(node.input[0]))

@@ -11,7 +11,7 @@ from aigc_edge.compress.graph import attribute
 
 
 @rule("Reshape", "Flatten")
-def reshape(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _reshape(state: Trace, index: int, node: onnx.NodeProto) -> None:
     """Channels pass where their axis begins at the same place: alone, in groups, or together with axes behind them."""
     found = state.axes.get(node.input[0])
     if found is None:
@@ -54,7 +54,7 @@ def _regrouped(state: Trace, labels: Ints, size: int) -> Ints:
 
 
 @rule("Shape")
-def shape(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _shape(state: Trace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -72,7 +72,7 @@ def shape(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Transpose")
-def transpose(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _transpose(state: Trace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is not None:
         order = list(attribute(node, "perm", range(len(state.shape(node.input[0])))[::-1]))
@@ -80,7 +80,7 @@ def transpose(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Unsqueeze", "Squeeze")
-def squeeze(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _squeeze(state: Trace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -99,7 +99,7 @@ def squeeze(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Concat")
-def concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
     tracked = [name for name in node.input if name in state.axes]
     if not tracked:
         return
@@ -124,7 +124,7 @@ def concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Split")
-def split(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _split(state: Trace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -148,7 +148,7 @@ def split(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Slice")
-def slice_(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _slice_(state: Trace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -172,7 +172,7 @@ def slice_(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Upsample")
-def resample(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _resample(state: Trace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -187,7 +187,7 @@ def resample(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("ReduceMean", "ReduceSum", "ReduceMax")
-def reduce(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _reduce(state: Trace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return

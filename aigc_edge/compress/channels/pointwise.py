@@ -28,13 +28,13 @@ from aigc_edge.compress.channels.tracing import Axis, Trace, rule
     "Swish",
     "Tanh",
 )
-def one(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _one(state: Trace, index: int, node: onnx.NodeProto) -> None:
     if node.input[0] in state.axes:
         state.axes[node.output[0]] = state.axes[node.input[0]]
 
 
 @rule("Add", "Clip", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Where")
-def several(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _several(state: Trace, index: int, node: onnx.NodeProto) -> None:
     """Operands broadcast: what has the size 1 along the channels concerns them all, the others are cut with them.
 
     A sum of two tensors of one shape is a residual connection (or joins two embeddings): both sides stay.

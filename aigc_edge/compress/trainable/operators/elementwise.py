@@ -66,22 +66,22 @@ _register()
 
 
 @OPERATORS.register("Div")
-def div(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def _div(node: Node, a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
 @OPERATORS.register("Mod")
-def mod(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def _mod(node: Node, a: Tensor, b: Tensor) -> Tensor:
     return torch.fmod(a, b) if node.get("fmod", 0) else torch.remainder(a, b)
 
 
 @OPERATORS.register("Pow")
-def pow_(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def _pow_(node: Node, a: Tensor, b: Tensor) -> Tensor:
     return torch.pow(a, b.to(a.dtype) if b.is_floating_point() else b)
 
 
 @OPERATORS.register("Max")
-def max_(node: Node, *values: Tensor) -> Tensor:
+def _max_(node: Node, *values: Tensor) -> Tensor:
     made = values[0]
     for value in values[1:]:
         made = torch.maximum(made, value)
@@ -89,7 +89,7 @@ def max_(node: Node, *values: Tensor) -> Tensor:
 
 
 @OPERATORS.register("Min")
-def min_(node: Node, *values: Tensor) -> Tensor:
+def _min_(node: Node, *values: Tensor) -> Tensor:
     made = values[0]
     for value in values[1:]:
         made = torch.minimum(made, value)
@@ -97,7 +97,7 @@ def min_(node: Node, *values: Tensor) -> Tensor:
 
 
 @OPERATORS.register("Sum")
-def sum_(node: Node, *values: Tensor) -> Tensor:
+def _sum_(node: Node, *values: Tensor) -> Tensor:
     made = values[0]
     for value in values[1:]:
         made = made + value
@@ -105,48 +105,48 @@ def sum_(node: Node, *values: Tensor) -> Tensor:
 
 
 @OPERATORS.register("Clip")
-def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     x = x if low is None else torch.maximum(x, low)
     return x if high is None else torch.minimum(x, high)
 
 
 @OPERATORS.register("LeakyRelu")
-def leaky_relu(node: Node, x: Tensor) -> Tensor:
+def _leaky_relu(node: Node, x: Tensor) -> Tensor:
     return nn.functional.leaky_relu(x, node.get("alpha", 0.01))
 
 
 @OPERATORS.register("Elu")
-def elu(node: Node, x: Tensor) -> Tensor:
+def _elu(node: Node, x: Tensor) -> Tensor:
     return nn.functional.elu(x, node.get("alpha", 1.0))
 
 
 @OPERATORS.register("PRelu")
-def prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
+def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x < 0, x * slope, x)
 
 
 @OPERATORS.register("Gelu")
-def gelu(node: Node, x: Tensor) -> Tensor:
+def _gelu(node: Node, x: Tensor) -> Tensor:
     return nn.functional.gelu(x, approximate=node.get("approximate", "none"))
 
 
 @OPERATORS.register("HardSigmoid")
-def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
+def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
     return (node.get("alpha", 0.2) * x + node.get("beta", 0.5)).clamp(0, 1)
 
 
 @OPERATORS.register("Swish")
-def swish(node: Node, x: Tensor) -> Tensor:
+def _swish(node: Node, x: Tensor) -> Tensor:
     return x * torch.sigmoid(node.get("alpha", 1.0) * x)
 
 
 @OPERATORS.register("Where")
-def where(node: Node, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _where(node: Node, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(chosen, a, b)
 
 
 @OPERATORS.register("Cast")
-def cast(node: Node, x: Tensor) -> Tensor:
+def _cast(node: Node, x: Tensor) -> Tensor:
     kind = node.get("to")
     if kind not in _TYPES:
         raise node.refuse(f"the element type {kind}")

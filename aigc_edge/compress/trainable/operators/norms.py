@@ -9,7 +9,7 @@ from aigc_edge.compress.trainable.node import OPERATORS, Node, numbers
 
 
 @OPERATORS.register("InstanceNormalization")
-def instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     over = tuple(range(2, x.ndim))
     shape = (1, -1, *[1] * (x.ndim - 2))
     centred = x - x.mean(over, keepdim=True)
@@ -18,7 +18,7 @@ def instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 @OPERATORS.register("GroupNormalization")
-def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups = node.get("num_groups")
     if node.opset < 21:  # a scale for each group
         scale, bias = (value.repeat_interleave(x.shape[1] // groups) for value in (scale, bias))
@@ -26,7 +26,7 @@ def group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 @OPERATORS.register("LayerNormalization")
-def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     if len(node.outputs) > 1:
         raise node.refuse("more than one output")
     axis = node.get("axis", -1) % x.ndim
@@ -36,25 +36,25 @@ def layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None)
 
 
 @OPERATORS.register("RMSNormalization")
-def rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
+def _rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
     over = tuple(range(node.get("axis", -1) % x.ndim, x.ndim))
     return x * torch.rsqrt(x.square().mean(over, keepdim=True) + node.get("epsilon", 1e-5)) * scale
 
 
 @OPERATORS.register("BatchNormalization")
-def batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     shape = (1, -1, *[1] * (x.ndim - 2))
     factor = scale * torch.rsqrt(var + node.get("epsilon", 1e-5))
     return x * factor.reshape(shape) + (bias - mean * factor).reshape(shape)
 
 
 @OPERATORS.register("Softmax")
-def softmax(node: Node, x: Tensor) -> Tensor:
+def _softmax(node: Node, x: Tensor) -> Tensor:
     return torch.softmax(x, node.get("axis", -1))
 
 
 @OPERATORS.register("LogSoftmax")
-def log_softmax(node: Node, x: Tensor) -> Tensor:
+def _log_softmax(node: Node, x: Tensor) -> Tensor:
     return torch.log_softmax(x, node.get("axis", -1))
 
 
@@ -66,7 +66,7 @@ def _axes(node: Node, x: Tensor, axes: Tensor | None) -> tuple[int, ...]:
 
 
 @OPERATORS.register("ReduceMean")
-def reduce_mean(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _reduce_mean(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     over = _axes(node, x, axes)
     return x.mean(over, keepdim=bool(node.get("keepdims", 1))) if over else x
 
@@ -77,35 +77,35 @@ def _sum(node: Node, x: Tensor, axes: Tensor | None) -> Tensor:
 
 
 @OPERATORS.register("ReduceSum")
-def reduce_sum(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _reduce_sum(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return _sum(node, x, axes)
 
 
 @OPERATORS.register("ReduceSumSquare")
-def reduce_sum_square(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _reduce_sum_square(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return _sum(node, x.square(), axes)
 
 
 @OPERATORS.register("ReduceL2")
-def reduce_l2(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _reduce_l2(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return _sum(node, x.square(), axes).sqrt()
 
 
 @OPERATORS.register("ReduceMax")
-def reduce_max(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _reduce_max(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     over = _axes(node, x, axes)
     return x.amax(over, keepdim=bool(node.get("keepdims", 1))) if over else x
 
 
 @OPERATORS.register("ReduceProd")
-def reduce_prod(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _reduce_prod(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     for axis in sorted((a % x.ndim for a in _axes(node, x, axes)), reverse=True):
         x = x.prod(axis, keepdim=bool(node.get("keepdims", 1)))
     return x
 
 
 @OPERATORS.register("GlobalAveragePool")
-def global_average(node: Node, x: Tensor) -> Tensor:
+def _global_average(node: Node, x: Tensor) -> Tensor:
     return x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
 
@@ -120,10 +120,10 @@ def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
 
 
 @OPERATORS.register("AveragePool")
-def average_pool(node: Node, x: Tensor) -> Tensor:
+def _average_pool(node: Node, x: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(x, *_window(node), count_include_pad=bool(node.get("count_include_pad", 0)))
 
 
 @OPERATORS.register("MaxPool")
-def max_pool(node: Node, x: Tensor) -> Tensor:
+def _max_pool(node: Node, x: Tensor) -> Tensor:
     return nn.functional.max_pool2d(x, *_window(node))

@@ -22,7 +22,7 @@ def _sides(pads: list[int]) -> list[int]:
 
 
 @OPERATORS.register("Conv")
-def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     places = weight.ndim - 2
     pads = _pads(node, places)
     if pads[:places] != pads[places:]:
@@ -34,7 +34,7 @@ def conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 @OPERATORS.register("ConvTranspose")
-def conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     places = weight.ndim - 2
     pads = _pads(node, places)
     if node.get("output_shape"):
@@ -49,7 +49,7 @@ def conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 
 @OPERATORS.register("Gemm")
-def gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a = a.T if node.get("transA", 0) else a
     b = b.T if node.get("transB", 0) else b
     made = node.get("alpha", 1.0) * (a @ b)
@@ -57,10 +57,10 @@ def gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 
 
 @OPERATORS.register("MatMul")
-def matmul(node: Node, a: Tensor, b: Tensor) -> Tensor:
+def _matmul(node: Node, a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b)
 
 
 @OPERATORS.register("Einsum")
-def einsum(node: Node, *values: Tensor) -> Tensor:
+def _einsum(node: Node, *values: Tensor) -> Tensor:
     return torch.einsum(node.get("equation"), *values)

@@ -36,7 +36,7 @@ def fit(node: Node, scale: Tensor, like: Tensor) -> Tensor:
 
 
 @OPERATORS.register("QuantizeLinear")
-def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def _quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     kind = node.get("output_dtype", 0) or node.get("zero_kind", 2)
     if kind != E4M3 and kind not in RANGES:
         raise node.refuse(f"the element type {kind}")
@@ -45,6 +45,6 @@ def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
 
 
 @OPERATORS.register("DequantizeLinear")
-def dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def _dequantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     codes = x.to(scale.dtype)
     return (codes if zero is None else codes - fit(node, zero, codes).to(scale.dtype)) * fit(node, scale, codes)

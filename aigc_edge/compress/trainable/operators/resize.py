@@ -12,7 +12,9 @@ from aigc_edge.compress.trainable.node import OPERATORS, Node, numbers
 
 
 @OPERATORS.register("Resize")
-def resize(node: Node, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
+def _resize(
+    node: Node, x: Tensor, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
+) -> Tensor:
     mode = node.get("mode", "nearest")
     if (
         mode not in ("nearest", "linear")

@@ -11,7 +11,7 @@ from aigc_edge.compress.trainable.node import OPERATORS, Node, numbers
 
 
 @OPERATORS.register("Reshape")
-def reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+def _reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     sizes = numbers(shape)
     if not node.get("allowzero", 0):
         sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
@@ -19,18 +19,18 @@ def reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
 
 
 @OPERATORS.register("Flatten")
-def flatten(node: Node, x: Tensor) -> Tensor:
+def _flatten(node: Node, x: Tensor) -> Tensor:
     axis = node.get("axis", 1)
     return x.reshape(int(np.prod(x.shape[:axis])) if axis else 1, -1)
 
 
 @OPERATORS.register("Transpose")
-def transpose(node: Node, x: Tensor) -> Tensor:
+def _transpose(node: Node, x: Tensor) -> Tensor:
     return x.permute(*node.get("perm", list(range(x.ndim))[::-1]))
 
 
 @OPERATORS.register("Unsqueeze")
-def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     given = list(node.get("axes") or numbers(axes))
     for axis in sorted(a % (x.ndim + len(given)) for a in given):
         x = x.unsqueeze(axis)
@@ -38,7 +38,7 @@ def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 
 @OPERATORS.register("Squeeze")
-def squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     given = list(node.get("axes") or numbers(axes)) or [a for a, size in enumerate(x.shape) if size == 1]
     for axis in sorted((a % x.ndim for a in given), reverse=True):
         x = x.squeeze(axis)
@@ -46,12 +46,12 @@ def squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 
 @OPERATORS.register("Concat")
-def concat(node: Node, *values: Tensor) -> Tensor:
+def _concat(node: Node, *values: Tensor) -> Tensor:
     return torch.cat(values, node.get("axis"))
 
 
 @OPERATORS.register("Split")
-def split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = node.get("axis", 0)
     given = node.get("split") or numbers(sizes)
     if not given:
@@ -61,7 +61,7 @@ def split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, .
 
 
 @OPERATORS.register("Slice")
-def slice_(
+def _slice_(
     node: Node, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
 ) -> Tensor:
     firsts, lasts = numbers(starts), numbers(ends)
@@ -77,7 +77,7 @@ def slice_(
 
 
 @OPERATORS.register("Gather")
-def gather(node: Node, x: Tensor, index: Tensor) -> Tensor:
+def _gather(node: Node, x: Tensor, index: Tensor) -> Tensor:
     axis = node.get("axis", 0) % x.ndim
     index = torch.where(index < 0, index + x.shape[axis], index)
     made = x.index_select(axis, index.reshape(-1).long())
@@ -85,38 +85,38 @@ def gather(node: Node, x: Tensor, index: Tensor) -> Tensor:
 
 
 @OPERATORS.register("GatherElements")
-def gather_elements(node: Node, x: Tensor, index: Tensor) -> Tensor:
+def _gather_elements(node: Node, x: Tensor, index: Tensor) -> Tensor:
     axis = node.get("axis", 0)
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index).long())
 
 
 @OPERATORS.register("Expand")
-def expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+def _expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(torch.broadcast_shapes(tuple(x.shape), tuple(numbers(shape))))
 
 
 @OPERATORS.register("Tile")
-def tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
+def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
     return x.repeat(*numbers(repeats))
 
 
 @OPERATORS.register("Shape")
-def shape(node: Node, x: Tensor) -> Tensor:
+def _shape(node: Node, x: Tensor) -> Tensor:
     return torch.tensor(list(x.shape)[slice(node.get("start", 0), node.get("end"))], dtype=torch.int64)
 
 
 @OPERATORS.register("Size")
-def size(node: Node, x: Tensor) -> Tensor:
+def _size(node: Node, x: Tensor) -> Tensor:
     return torch.tensor(x.numel(), dtype=torch.int64)
 
 
 @OPERATORS.register("Range")
-def range_(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+def _range_(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
 @OPERATORS.register("Constant")
-def constant(node: Node) -> Tensor:
+def _constant(node: Node) -> Tensor:
     for name, kind in (("value_float", torch.float32), ("value_floats", torch.float32), ("value_int", torch.int64)):
         if node.get(name) is not None:
             return torch.tensor(node.get(name), dtype=kind)
@@ -128,14 +128,14 @@ def constant(node: Node) -> Tensor:
 
 
 @OPERATORS.register("ConstantOfShape")
-def constant_of_shape(node: Node, sizes: Tensor) -> Tensor:
+def _constant_of_shape(node: Node, sizes: Tensor) -> Tensor:
     value = node.get("value")
     item = np.zeros(1, np.float32) if value is None else np.array(numpy_helper.to_array(value))
     return torch.from_numpy(item).reshape(-1)[0].expand(numbers(sizes)).clone()
 
 
 @OPERATORS.register("Pad")
-def pad(node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+def _pad(node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
     given = numbers(pads)
     over = [axis % x.ndim for axis in numbers(axes)] if axes is not None else list(range(x.ndim))
     sides = {axis: (given[i], given[i + len(over)]) for i, axis in enumerate(over)}
@@ -149,7 +149,7 @@ def pad(node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: 
 
 
 @OPERATORS.register("DepthToSpace")
-def depth_to_space(node: Node, x: Tensor) -> Tensor:
+def _depth_to_space(node: Node, x: Tensor) -> Tensor:
     block, (n, c, h, w) = node.get("blocksize"), x.shape
     if node.get("mode", "DCR") == "CRD":
         return nn.functional.pixel_shuffle(x, block)
@@ -158,7 +158,7 @@ def depth_to_space(node: Node, x: Tensor) -> Tensor:
 
 
 @OPERATORS.register("SpaceToDepth")
-def space_to_depth(node: Node, x: Tensor) -> Tensor:
+def _space_to_depth(node: Node, x: Tensor) -> Tensor:
     block, (n, c, h, w) = node.get("blocksize"), x.shape
     parts = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(n, c * block**2, h // block, w // block)
