@@ -80,6 +80,21 @@ def tuned(files: Sequence[Mapping[str, Any]]) -> str:
     return markdown(["", "tuned", "best standard solver", "gain", "Fréchet distance"], rows)
 
 
+def int8(figures: Mapping[str, Any]) -> str:
+    """int8 against the best float32 engine and against NNCF, network by network, by number of threads."""
+    rows = []
+    for name, entry in figures["networks"].items():
+        for threads, found in entry["threads"].items():
+            rows.append([
+                f"{name}, {entry['parameters'] / 1e6:.1f} M", threads, found["ours"].partition(" ")[0],
+                ratio({"median": found["against_fp32"]["ratio"], "quartiles": found["against_fp32"]["quartiles"]}),
+                ratio({"median": found["against_nncf"]["ratio"], "quartiles": found["against_nncf"]["quartiles"]}),
+                f"{digits(found['error_of_nncf'])}×", f"{found['psnr']:.1f} dB",
+            ])  # fmt: skip
+    head = ["", "threads", "engine", "as fast as the best fp32", "as fast as NNCF's int8", "error against NNCF's", "PSNR to fp32"]
+    return markdown(head, rows)
+
+
 def put(text: str, name: str, table: str) -> str:
     """`text` with what stands between the marks of `name` replaced."""
     before, begin, rest = text.partition(f"<!-- {name}:begin")
@@ -92,13 +107,15 @@ def put(text: str, name: str, table: str) -> str:
 
 def main(arguments: list[str]) -> int:
     if not arguments:
-        print("readme_core: give the JSON files of benchmarks/sampling.py and benchmarks/tuned.py", file=sys.stderr)
+        print("readme_core: give the JSON files of benchmarks/sampling.py, tuned.py and int8.py", file=sys.stderr)
         return 2
     files = [json.loads(Path(name).read_text(encoding="utf-8")) for name in arguments]
     text = README.read_text(encoding="utf-8")
     for figures in files:
         if "step" in figures:
             text = put(text, "core", core(figures))
+        if "networks" in figures:
+            text = put(text, "int8", int8(figures))
     solved = [figures for figures in files if "nfe" in figures]
     if solved:
         text = put(text, "tuned", tuned(solved))

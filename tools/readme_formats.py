@@ -1,4 +1,4 @@
-"""Writes the table of formats against targets into README.md: python tools/readme_formats.py (--check: say whether it is there)."""
+"""Writes the table of formats against targets into README.md: python tools/readme_formats.py (--check: is it there)."""
 
 from __future__ import annotations
 

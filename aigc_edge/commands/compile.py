@@ -154,15 +154,18 @@ def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
     from aigc_edge import inspect
     from aigc_edge.compile import compile_source
+    from aigc_edge.compile.request import vetted
     from aigc_edge.sources.base import open_source
 
+    formats, targets = arguments.formats or ["fp32", "int8"], arguments.targets or ["x86-cpu"]
+    vetted(formats, targets, arguments.budget)  # before a source is loaded, which may take a while
     source = open_source(arguments.source, source_options(arguments))
     output = arguments.output or f"{source.name}.aigc"
     compile_source(
         source,
         output,
-        formats=arguments.formats or ["fp32", "int8"],
-        targets=arguments.targets or ["x86-cpu"],
+        formats=formats,
+        targets=targets,
         solver=arguments.solver,
         steps=arguments.steps,
         guidance_scale=arguments.guidance,

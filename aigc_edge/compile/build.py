@@ -12,6 +12,7 @@ from typing import Any
 from aigc_edge.clock import Clock, Progress
 from aigc_edge.compile.engines import engine_entry, share_of, sidecar, sidecar_of
 from aigc_edge.compile.places import AUTO, Place, places
+from aigc_edge.engines.base import made_as
 from aigc_edge.engines.constants import SCHEDULE
 from aigc_edge.engines.tensorrt_options import BuildOptions
 from aigc_edge.engines.tensorrt_plan import Plan, PlanRequest, build_plan, module_version
@@ -115,7 +116,7 @@ def _request(
     files, place = entry["formats"][one.format], one.place
     device = "" if options.hardware_compatibility != "none" else place.device
     model = folder / files.get("tensorrt", files["file"])
-    return PlanRequest(model, one.format, place.sm, place.name, place.module, batches, device, options)
+    return PlanRequest(model, made_as(model.name, one.format), place.sm, place.name, place.module, batches, device, options)
 
 
 def _enter(entry: dict[str, Any], one: _Wanted, plan: Plan) -> dict[str, Path | bytes]:
@@ -124,7 +125,7 @@ def _enter(entry: dict[str, Any], one: _Wanted, plan: Plan) -> dict[str, Path | 
     rest = [e for e in entry["engines"] if e not in old]
     file = old[0]["file"] if old else _name(one, {e["file"] for e in rest})
     names = dict.fromkeys([*(e["target"] for e in old), one.place.name])  # cards of one capability share a plan
-    entry["engines"] = rest + [engine_entry(plan, file, name) for name in names]
+    entry["engines"] = rest + [engine_entry(plan, file, name, one.format) for name in names]
     return {file: plan.file, sidecar_of(file): sidecar(plan)}
 
 

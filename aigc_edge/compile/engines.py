@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aigc_edge.compile.work import Work
+from aigc_edge.engines.base import made_as
 from aigc_edge.engines.tensorrt_limits import sentences
 from aigc_edge.engines.tensorrt_plan import Plan, PlanRequest, build_plan
 
@@ -22,20 +23,21 @@ def build_engines(work: Work) -> None:
         assert target.sm is not None
         entry = work.components[part]
         files = entry["formats"][name]
-        request = PlanRequest(work.folder / files.get("tensorrt", files["file"]), name, target.sm, target.name)
+        network = files.get("tensorrt", files["file"])
+        request = PlanRequest(work.folder / network, made_as(network, name), target.sm, target.name)
         plan = build_plan(request, waiting=share_of(index, len(wanted), work.clock.advance))
         same = [e["file"] for e in entry["engines"] if (e["sm"], e["format"]) == (target.sm, name)]
         file = same[0] if same else f"engines/{part}.{name}.{target.name}.plan"
         work.files[file] = plan.file
         work.files[sidecar_of(file)] = sidecar(plan)
-        entry["engines"].append(engine_entry(plan, file, target.name))
+        entry["engines"].append(engine_entry(plan, file, target.name, name))
         work.clock.advance((index + 1) / len(wanted))
 
 
-def engine_entry(plan: Plan, file: str, target: str) -> dict[str, Any]:
+def engine_entry(plan: Plan, file: str, target: str, format: str) -> dict[str, Any]:
     """What the manifest says of a plan: where it is, what it runs on, what the build log proves and what it does not hold."""
     report = plan.report
-    entry = {"engine": "tensorrt", "format": report["format"], "target": target, "sm": report["sm"], "file": file}
+    entry = {"engine": "tensorrt", "format": format, "target": target, "sm": report["sm"], "file": file}
     entry |= {"built_with": plan.built_with, "batches": report["batches"]}
     entry |= {key: report[key] for key in ("device", "options") if report.get(key)}
     entry["precision"] = {key: report["precision"][key] for key in SHOWN}

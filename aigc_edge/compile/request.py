@@ -63,14 +63,24 @@ def checked(
     progress: Progress | None,
 ) -> Request:
     """The request, when it can succeed as far as can be known; raises AigcEdgeError otherwise."""
+    asked, wanted, devices = vetted(formats, targets, budget)
+    if samples is not None and samples < 2:
+        raise AigcEdgeError(f"samples is {samples}: a format is measured on at least 2 images, on hundreds to measure it well")
+    check_place(Path(out), overwrite)
+    return Request(
+        Path(out), wanted, tuple(devices), asked, samples, seed, threads or physical_cores(), overwrite, command, progress
+    )
+
+
+def vetted(
+    formats: Sequence[str], targets: Sequence[str], budget: Budget | Sequence[str] | None
+) -> tuple[Budget, dict[str, Format], list[Target]]:
+    """What these words name, when they go together; known before a source is looked at. Raises AigcEdgeError otherwise."""
     asked = budget if isinstance(budget, Budget) else Budget.parse(budget or [])
     named = [name for target in targets for name in (here() if target == "auto" else [target])]
     wanted, devices = parse_formats(formats, asked), known_targets.expand(dict.fromkeys(named))
     if not wanted or not devices:
         raise AigcEdgeError("no format or no target was given: give at least one of each, such as fp32 and x86-cpu")
-    if samples is not None and samples < 2:
-        raise AigcEdgeError(f"samples is {samples}: a format is measured on at least 2 images, on hundreds to measure it well")
-    check_place(Path(out), overwrite)
     for target in devices:
         wrong = ", ".join(name for name in wanted if name not in target.precisions)
         if wrong:
@@ -81,9 +91,7 @@ def checked(
                 f"building for the target {target.name} needs TensorRT-RTX, which is not installed here: pip install "
                 "'aigc-edge[tensorrt]', or leave out the target"
             )
-    return Request(
-        Path(out), wanted, tuple(devices), asked, samples, seed, threads or physical_cores(), overwrite, command, progress
-    )
+    return asked, wanted, devices
 
 
 def check_place(out: Path, overwrite: bool) -> None:

@@ -146,6 +146,12 @@ class Engine(ABC):
         return outputs
 
 
+def made_as(file: str, format: str) -> str:
+    """The format that a network's file is in, by its name: beside a denoiser in int8 a text encoder may be in int8w."""
+    parts = Path(file).name.split(".")
+    return parts[1] if len(parts) > 2 else format
+
+
 ENGINES: Registry[type[Engine]] = Registry("engine", "aigc_edge.engines", "aigc_edge.engines")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from aigc_edge.engines import cuda_driver
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, made_as
 from aigc_edge.engines.tensorrt_module import import_tensorrt, installed
 from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, module_version
@@ -136,7 +136,8 @@ def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, b
     warnings.warn(f"{what} {other}: it is built now, once; aigc-edge build {source.bundle} keeps it", stacklevel=2)
     relative, module = source.model_file("tensorrt"), modules[0]
     name = device.name if module == "tensorrt" else ""
-    request = PlanRequest(source.bundle / relative, source.format, device.sm, device.name, module=module, device=name)
+    format = made_as(relative, source.format)
+    request = PlanRequest(source.bundle / relative, format, device.sm, device.name, module=module, device=name)
     return module, build_plan(request).file.read_bytes()
 
 

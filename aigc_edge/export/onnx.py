@@ -88,9 +88,9 @@ def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
     try:
         clean(model)
     except onnx.shape_inference.InferenceError as error:
-        reason = str(error).strip().rpartition("] ")[2]
+        what = str(error).strip().rpartition("] ")[2]
         raise AigcEdgeError(
-            f"component {spec.name!r} fits the batch that it was exported with alone ({reason}): its code makes a number of the "
+            f"component {spec.name!r} fits the batch that it was exported with alone ({what}): its code makes a number of the "
             "batch, as len(x) does; take x.shape[0]"
         ) from error
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
