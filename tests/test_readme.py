@@ -15,7 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import aigc_edge
 from aigc_edge.diffusion import build
@@ -44,16 +46,9 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 def test_every_command_is_shown() -> None:
-    assert {line.split()[1] for line in commands()} == {
-        "train",
-        "compile",
-        "sample",
-        "inspect",
-        "bench",
-        "tune",
-        "verify",
-        "targets",
-    }
+    from aigc_edge.commands import commands as known
+
+    assert {line.split()[1] for line in commands()} == set(known())
 
 
 def test_every_option_exists() -> None:
@@ -98,13 +93,17 @@ def test_python_blocks_do_what_they_say(folder: Path, monkeypatch: pytest.Monkey
         (folder / f"block{index}.py").write_text(block, encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()) as said:
             found.append((runpy.run_path(str(folder / f"block{index}.py")), said.getvalue()))
-    (sampling, _), (core, _), (solver, printed), (_, imported) = found
+    (sampling, _), (own, _), (core, _), (solver, printed), (_, imported) = found
     expected = diffusers_loop(core["unet"], core["DPMSolverMultistepScheduler"](), 20, core["latents"])
     assert (core["images"] - expected).norm() < 1e-4 * expected.norm()
     with aigc_edge.open(folder / "digits.aigc") as pipeline:
         channels, height, width = pipeline.manifest["output_shape"]
     assert sampling["images"].shape == (16, height, width, channels)
     assert sampling["images"].dtype == "uint8"
+    latents = np.random.default_rng(0).standard_normal((3, 32), np.float32)
+    with aigc_edge.open(folder / "mine.aigc", format="fp32") as pipeline, torch.no_grad():
+        made = pipeline.sample(3, latents=latents, output="float32")
+    np.testing.assert_allclose(made, own["decoder"](torch.from_numpy(latents)).numpy(), atol=1e-5)
     schedule = {"prediction": "edm", "sigma_data": 0.5}
     mine, theirs = (build(schedule, name, 10).to_json()["rows"] for name in ("my_euler", "euler"))
     for a, b in zip(mine, theirs, strict=True):
