@@ -92,7 +92,7 @@ def machine_gb() -> float:
 def _environment() -> dict[str, str]:
     # The child must find the very package that runs here, however the parent found it.
     root = str(Path(aigc_edge.__file__).resolve().parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), root]))}
 
 
 def _resident(pid: int) -> int:
