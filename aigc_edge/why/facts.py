@@ -14,6 +14,9 @@ from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.inspect import describe
 
 
+PLANS = "tensorrt"  # the graph of a format that plans are built from, where it has one of its own
+
+
 @dataclass(frozen=True)
 class LayerFacts:
     """One layer of one network: the format it is in, the relative L2 error of the final sample when it alone is in that format,
@@ -59,10 +62,12 @@ def read(bundle: str | os.PathLike[str]) -> Facts:
     card = json.loads(_read(path, "quality.json"))
     found = []
     for format, quality in card.items():
-        for stem, report in (quality.get("compression") or {}).items():
+        reports = quality.get("compression") or {}
+        for stem, report in reports.items():
             component, _, rest = stem.partition(".")
             engine = rest.partition(".")[2]
-            runs = _runs(path, manifest, component, format)
+            other = engine != PLANS and any(name.endswith(f".{PLANS}") for name in reports)  # plans are built from that one
+            runs = {} if other else _runs(path, manifest, component, format)
             layers = tuple(_layer(name, node, runs) for name, node in report.get("nodes", {}).items())
             found.append(FormatFacts(format, component, engine, report, layers, quality))
     if not found:
