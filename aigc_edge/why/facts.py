@@ -13,7 +13,6 @@ from typing import Any
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.inspect import describe
 
-
 PLANS = "tensorrt"  # the graph of a format that plans are built from, where it has one of its own
 
 
