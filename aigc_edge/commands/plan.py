@@ -75,7 +75,9 @@ def render(plan: dict[str, Any]) -> str:
             if "why_not" in found:
                 rows.append([name, "does not run", found["why_not"]])
                 continue
-            slow = [f"{n['bound']} ({part})" for part, n in found["networks"].items() if n["bound"]]
+            bounds = {part: n["bound"] for part, n in found["networks"].items() if n["bound"]}
+            alike = len(set(bounds.values())) == 1
+            slow = [next(iter(bounds.values()))] if alike else [f"{bound} ({part})" for part, bound in bounds.items()]
             time = "–" if found["seconds"] is None else f"{digits(found['seconds'] * 1e3)} ms"
             rows.append([name, time, ", ".join(slow)])
             notes += [f"  {name}: {note}" for note in found["notes"]]
