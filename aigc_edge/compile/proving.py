@@ -70,7 +70,9 @@ def _finer(work: Work, format: Any) -> Any:
 
 
 def preview(work: Work) -> None:
-    """A sheet of samples of the default format, one row a class or prompt."""
+    """A sheet of samples of the default format, one row a class or prompt; latents without a decoder are no picture."""
+    if work.manifest["output_shape"][0] not in (1, 3):
+        return
     kinds = work.num_classes or len(work.prompts)
     rows = min(kinds or PREVIEW_COLUMNS, PREVIEW_ROWS)
     elements = int(np.prod(work.manifest["output_shape"]))

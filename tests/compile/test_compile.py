@@ -355,14 +355,16 @@ def test_an_interrupt_or_a_missed_budget_leaves_nothing(runs, tmp_path, monkeypa
     _shortcut(monkeypatch, quality)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(expected):
-        compile_source(runs["gan"], tmp_path / "out.aigc", formats=["fp32", "int8"], budget=budget)
+        compile_source(runs["gan"], tmp_path / "out.aigc", formats=["fp32", "int8"], budget=budget, samples=4)
     assert os.listdir(tmp_path) == ["cache"]
     assert os.listdir(tmp_path / "cache" / "aigc-edge" / "compile") == []
 
 
 def test_a_kept_budget_passes(runs, tmp_path, monkeypatch):
     _shortcut(monkeypatch, {"fp32": {"frechet": 1.0}, "int8": {"frechet": 1.2, "psnr": None}})
-    made = compile_source(runs["gan"], tmp_path / "out.aigc", formats=["fp32", "int8"], budget=["frechet=1.2x", "psnr=30"])
+    made = compile_source(
+        runs["gan"], tmp_path / "out.aigc", formats=["fp32", "int8"], budget=["frechet=1.2x", "psnr=30"], samples=4
+    )
     assert made["name"] == "out"
 
 
@@ -381,6 +383,6 @@ def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):
 def test_progress_only_goes_forward(runs, tmp_path, monkeypatch):
     _shortcut(monkeypatch, {"fp32": {"frechet": 1.0}})
     said = []
-    compile_source(runs["gan"], tmp_path / "out.aigc", progress=lambda *report: said.append(report))
+    compile_source(runs["gan"], tmp_path / "out.aigc", samples=4, progress=lambda *report: said.append(report))
     assert said[-1] == ("done", 1.0, 0.0)
     assert [s[1] for s in said] == sorted(s[1] for s in said)
