@@ -6,15 +6,20 @@ Started by `make test` with the Python of .venv-test. Arguments are pytest's (`m
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = ROOT / ".venv-runtime" / "bin" / "python"
+ORDER = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warnings", "warning", "error")
+CLOSING = re.compile(rf"(\d+) ({'|'.join(ORDER[:6])}|errors?|warnings?)\b(?=.* in \d)")  # of pytest's last line
+NOTHING = 5  # pytest's exit code where no test was chosen
 
 
 def import_cost(python: Path, folder: str, repeats: int = 9) -> float:
@@ -22,6 +27,27 @@ def import_cost(python: Path, folder: str, repeats: int = 9) -> float:
     code = "import numpy, time; t = time.perf_counter(); import aigc_edge; print((time.perf_counter() - t) * 1e3)"
     times = [float(subprocess.check_output([python, "-c", code], cwd=folder, text=True)) for _ in range(repeats)]
     return statistics.median(times)
+
+
+def groups() -> list[list[Path]]:
+    """The folders of tests, one by one, and the files beside them: each is run in a process of its own, so that engines, which
+    share memory allocators, threads and caches of a process, cannot spoil what other tests do there."""
+    folders = [place for place in sorted((ROOT / "tests").iterdir()) if place.is_dir() and any(place.glob("**/test_*.py"))]
+    return [*([folder] for folder in folders), sorted((ROOT / "tests").glob("test_*.py"))]
+
+
+def run_group(command: list[str], folder: str, environment: dict[str, str]) -> tuple[int, Counter[str]]:
+    """Run pytest, show what it says, and return its exit code with the numbers of its closing line."""
+    last = ""
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        for line in job.stdout:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            last = line if CLOSING.search(line) else last
+    if job.returncode < 0:
+        print(f"run_tests: the tests in {command[-1]} ended by signal {-job.returncode}", flush=True)
+    return job.returncode, Counter({name.rstrip("s") if name == "errors" else name: int(n) for n, name in CLOSING.findall(last)})
 
 
 def main(arguments: list[str]) -> int:
@@ -39,8 +65,14 @@ def main(arguments: list[str]) -> int:
         print(f"testing {where.strip()}")
         print(f"import aigc_edge costs {import_cost(RUNTIME, folder):.1f} ms beyond NumPy's own (to be under 50)", flush=True)
         options = ["-p", "no:cacheprovider", "--basetemp", str(Path(folder) / "tmp"), "-ra"]
-        command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests"), *arguments]
-        status = subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+        command = [sys.executable, "-m", "pytest", *options, *arguments]
+        status, found = 0, Counter[str]()
+        for group in groups():
+            code, outcome = run_group([*command, *map(str, group)], folder, environment)
+            found += outcome
+            status = status or (0 if code == NOTHING else code)
+    told = ", ".join(f"{count} {name}" for name, count in sorted(found.items(), key=lambda item: ORDER.index(item[0])))
+    print(f"{'=' * 20} {told or 'no tests ran'} in {time.monotonic() - started:.2f}s {'=' * 20}", flush=True)
     print(f"tests took {time.monotonic() - started:.0f} s", file=sys.stderr)
     return status
 
