@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,10 +81,17 @@ def plan(
             for format in chosen
         },
         "weights_copy": weights,
-        "bundle": sum(sum(each.values()) for each in sizes.values()) + weights,
+        "bundle": sum(sum(sizes[f.name].values()) + _graphs(f, devices) * sizes[f.name][main] for f in chosen) + weights,
         "compile": {"memory": predict.compiling_bytes(surveys)},
         "targets": {t.name: {f.name: _on(t, f, surveys, sizes[f.name], evaluations) for f in chosen} for t in devices},
     }
+
+
+def _graphs(format: Format, devices: Sequence[Target]) -> int:
+    """How many further graphs of the main network the engines of the targets want."""
+    engines = next((f.metadata.get("choices") or () for f in dataclasses.fields(format) if f.name == "engine"), ())
+    kinds = {target.kind for target in devices}
+    return ("openvino" in engines and "cpu" in kinds) + ("tensorrt" in engines and "gpu" in kinds)
 
 
 def _formats(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, Format]:
