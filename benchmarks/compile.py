@@ -134,7 +134,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     found |= {"peak_ratio": round(found["peak_bytes"] / predicted["compile"]["memory"], 3)}
     found |= {"peak_allowed": 3 * weights + 2 * 10**9, "parameters": predicted["networks"]["denoiser"]["parameters"]}
     networks = sum(size for file, size in files.items() if file.endswith(".onnx"))
-    found |= {"bundle_ratio": round(networks / predicted["bundle"], 4)}
+    found |= {"network_bytes": networks, "bundle_ratio": round(networks / predicted["bundle"], 4)}
     return found | {"schedule_bytes": schedule, "formats": formats}
 
 
