@@ -65,6 +65,7 @@ def plan(
     halves = 1 if embedded or all(weight == 1 for weight in program.weights) else 2
     count = program.nfe if embedded else program.sample_evaluations
     evaluations = {survey.component: 1 for survey in surveys} | ({"denoiser": count} if program.rows else {})
+    schedule = sum(map(predict.schedule_bytes, surveys))  # of a bundle with fp32; without, as small as the rest
     weights = sum(predict.FLOAT * survey.parameters for survey in surveys) if source.model_config() else 0
     return {
         "source": source.name,
@@ -81,7 +82,9 @@ def plan(
             for format in chosen
         },
         "weights_copy": weights,
-        "bundle": sum(sum(sizes[f.name].values()) + _graphs(f, devices) * sizes[f.name][main] for f in chosen) + weights,
+        "bundle": sum(sum(sizes[f.name].values()) + _graphs(f, devices) * sizes[f.name][main] for f in chosen)
+        + weights
+        + schedule,
         "compile": {"memory": predict.compiling_bytes(surveys)},
         "targets": {t.name: {f.name: _on(t, f, surveys, sizes[f.name], evaluations) for f in chosen} for t in devices},
     }

@@ -27,13 +27,19 @@ ARENA = 1.6  # rounds the activations' peak up
 COMPILE_BYTES, COMPILE_COPIES = 0.55e9, 10.6
 
 
+def schedule_bytes(survey: Survey) -> int:
+    """Bytes of what leaves the network as its schedule, in float32."""
+    return sum(FLOAT * weight.elements for weight in survey.weights if weight.timely)
+
+
 def file_bytes(survey: Survey, format: Format) -> int:
-    """Bytes of the component's ONNX file in the format, when no layer goes back to float."""
+    """Bytes of the component's ONNX file in the format, without its schedule, when no layer goes back to float."""
     products = [weight for weight in survey.weights if weight.operator != "Gather"]
     ends = [id(weight) for weight in products[:1] + products[-1:]]
     stored = sum(
         min(format.weight_bytes(w.outputs, w.inputs, w.operator == "Gather" or id(w) in ends), FLOAT * w.elements)
         for w in survey.weights
+        if not w.timely
     )
     return int(stored + survey.others * format.constant_bytes + survey.operators * NODE_BYTES)
 

@@ -6,6 +6,7 @@ import copy
 import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,15 +38,43 @@ def survey(part: Part) -> Survey:
             used.clear()
             with torch.no_grad(), mode:
                 meta(*inputs)
+        counted = list(used)  # the pass below is seen by the same hooks
+        timely = _timely(meta, inputs, [tensor.role for tensor in part.spec.inputs])
     except Exception as error:  # whatever the module does that shapes alone cannot answer
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AigcEdgeError(
             f"{part.spec.name} decides by values what it computes ({reason}): it can be compiled, not surveyed"
         ) from error
-    products = max(counter.get_total_flops() // (2 * _BATCH) - sum(weight.macs for weight in used), 0)
-    inside = {weight.name: weight.elements for weight in used}
+    products = max(counter.get_total_flops() // (2 * _BATCH) - sum(weight.macs for weight in counted), 0)
+    inside = {weight.name: weight.elements for weight in counted}
     others = max(sum(tensor.numel() for tensor in constants.values()) - sum(inside.values()), 0)
+    used = [replace(weight, timely=weight.name in timely) for weight in counted]
     return Survey(part.spec.name, tuple(used), others, products, live.peak // _BATCH, live.calls)
+
+
+def _timely(meta: nn.Module, inputs: Sequence[Tensor], roles: Sequence[str]) -> set[str]:
+    """Names of the modules whose results follow from the timestep alone: no gradient leads from them to anything else."""
+    if "timestep" not in roles:
+        return set()
+    found: set[str] = set()
+
+    def hook_of(name: str) -> Any:
+        def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(module, nn.Embedding):
+                return output.detach().requires_grad_()  # of a class, which is an integer and has no gradient
+            if isinstance(output, Tensor) and not output.requires_grad:
+                found.add(name)
+            return None
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_of(name)) for name, module in meta.named_modules()]
+    free = [x.detach().requires_grad_(r != "timestep" and x.is_floating_point()) for x, r in zip(inputs, roles, strict=True)]
+    with torch.enable_grad():
+        meta(*free)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 def _shapes_of(module: nn.Module) -> nn.Module:

@@ -83,3 +83,25 @@ def test_a_module_that_decides_by_values_says_so():
 
     with pytest.raises(AigcEdgeError, match="decides by values"):
         torch_survey.survey(_part(Deciding()))
+
+
+def test_what_follows_from_the_timestep_alone_is_known():
+    class Timed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.time, self.classes = nn.Sequential(nn.Linear(1, 16), nn.SiLU(), nn.Linear(16, 8)), nn.Embedding(4, 8)
+            self.both, self.image = nn.Linear(8, 4), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, sample, timestep, labels):
+            shift = self.both(self.time(timestep[:, None]) + self.classes(labels))
+            return self.image(sample) + shift[:, :, None, None]
+
+    def example(batch, rng):
+        return torch.randn(batch, 4, 8, 8), torch.rand(batch), torch.randint(4, (batch,))
+
+    image = TensorSpec("sample", "sample", "float32", (BATCH, 4, 8, 8))
+    inputs = (image, TensorSpec("timestep", "timestep", "float32", (BATCH,)), TensorSpec("labels", "class", "int64", (BATCH,)))
+    module = Timed()
+    found = torch_survey.survey(Part(ComponentSpec("denoiser", inputs, (image,)), lambda: module, example))
+    assert {weight.name for weight in found.weights if weight.timely} == {"time.0", "time.2"}
+    assert len(found.weights) == 5
