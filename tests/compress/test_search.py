@@ -94,8 +94,9 @@ def test_overflow_is_blamed() -> None:
     assert blame({"a": 1.0, "b": 3.0}) == "b (75 % of the error), a (25 % of the error)"
 
 
-def test_better_than_asked_where_that_is_cheap(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
+def test_better_than_asked_where_that_is_cheap(make: dict, tmp_path: Path) -> None:
     """A small layer that errs most goes back although the budget holds; a large one does not."""
+    rng = np.random.default_rng(0)  # with some weights another layer errs more
     for size, put_back in ((2, True), (64, False)):
         nodes = [
             helper.make_node("MatMul", ["x", "good.weight"], ["a"]),
