@@ -12,8 +12,8 @@ from aigc_edge.clock import Progress
 from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import describe, export, tabulate
-from aigc_edge.compile.judging import check_budget, make_judge
-from aigc_edge.compile.proving import preview, prove
+from aigc_edge.compile.judging import JUDGE, check_budget, has_judge, make_judge
+from aigc_edge.compile.proving import PREVIEW, preview, prove
 from aigc_edge.compile.request import REFERENCE, checked
 from aigc_edge.compile.work import COSTS, begun
 from aigc_edge.export.bundle import write_bundle
@@ -66,10 +66,12 @@ def compile_source(
         made = found.programs(solver, steps, guidance_scale)
         work.programs, work.default_program = {program.name: program for program in made}, made[0].name
         parts = len(found.parts())
-        stages = {"exporting": COSTS["export"] * parts, "training the judge": COSTS["judge"]}
+        judge = COSTS["judge"] if found.judged and not has_judge(found) else 0.0
+        stages = {"exporting": COSTS["export"] * parts, JUDGE: judge}
         stages |= {f"making {name}": COSTS["format"] * parts for name in request.derived}
         stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
-        work.plan_stages(**stages, **{"building engines": COSTS["plan"] * len(request.plans) * parts, "writing": COSTS["write"]})
+        stages |= {"building engines": COSTS["plan"] * len(request.plans) * parts, PREVIEW: COSTS["quality"] / 2}
+        work.plan_stages(**stages, writing=COSTS["write"])
         export(work, found, weights=weights, schedule_constants=schedule_constants)
         tabulate(work)
         make_judge(work, found)

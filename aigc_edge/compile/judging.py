@@ -11,27 +11,33 @@ from aigc_edge.compile.work import Work
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Source
 
+JUDGE = "training the judge"  # a stage
+
 
 def check_budget(budget: Budget, source: Source) -> None:
     """Raise AigcEdgeError for a Fréchet distance to real images that nobody knows."""
-    known = source.judged or (source.folder is not None and (source.folder / "judge").is_dir())
-    if budget.frechet is not None and not known:
+    if budget.frechet is not None and not source.judged and not has_judge(source):
         raise AigcEdgeError(
             f"a Fréchet distance was asked for, but {source.name} says nothing of real images to compare with: give --data, or "
             "ask for psnr=…"
         )
 
 
+def has_judge(source: Source) -> bool:
+    """Whether the source's folder keeps a judge already."""
+    return source.folder is not None and (source.folder / "judge").is_dir()
+
+
 def make_judge(work: Work, source: Source) -> None:
     """The judge that the source's folder keeps; trained on its data when there is none yet, and kept there where it can be."""
-    work.clock.start("training the judge")
     kept = None if source.folder is None else source.folder / "judge"
-    if kept is not None and kept.is_dir():
+    if kept is not None and has_judge(source):
         use_judge(work, kept)
         return
     images = source.data()
     if images is None:
         return
+    work.clock.start(JUDGE)
 
     def train(folder: Path) -> dict[str, Any]:
         from aigc_edge.metrics.classifier import train_judge

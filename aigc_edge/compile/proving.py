@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from aigc_edge.compile.compressing import convert_format
+from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_format
 from aigc_edge.compile.conditions import given
 from aigc_edge.compile.request import REFERENCE, with_psnr
 from aigc_edge.compile.work import Work
@@ -17,7 +17,8 @@ from aigc_edge.images import grid, to_uint8, write_png
 from aigc_edge.prove import Prover, blame, draw
 
 TRIES, STEP = 3, 2.0  # how often a format is made again, and how many dB more its mixture must then hold
-PREVIEW_COLUMNS, PREVIEW_ROWS = 8, 16
+PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_WIDTH = 8, 16, 1024  # pixels, but at least two columns
+PREVIEW = "drawing the preview"  # a stage
 
 
 def prove(work: Work, samples: int) -> None:
@@ -73,11 +74,10 @@ def preview(work: Work) -> None:
     """A sheet of samples of the default format, one row a class or prompt; latents without a decoder are no picture."""
     if work.manifest["output_shape"][0] not in (1, 3):
         return
-    kinds = work.num_classes or len(work.prompts)
-    rows = min(kinds or PREVIEW_COLUMNS, PREVIEW_ROWS)
-    elements = int(np.prod(work.manifest["output_shape"]))
-    columns = PREVIEW_COLUMNS if elements <= 3 * 128 * 128 else 2
-    rows = rows if elements <= 3 * 128 * 128 else min(rows, 2)
+    work.clock.start(PREVIEW)
+    affords = affordable(work, PREVIEW_COLUMNS * PREVIEW_ROWS, PROOF_MACS)
+    columns = min(affords, int(np.clip(PREVIEW_WIDTH // work.manifest["output_shape"][-1], 2, PREVIEW_COLUMNS)))
+    rows = min(work.num_classes or len(work.prompts) or columns, PREVIEW_ROWS, 2 * columns, affords // columns)
     which = np.repeat(np.arange(rows), columns)
     name = str(work.manifest["default_format"])
     images = draw(
@@ -87,6 +87,7 @@ def preview(work: Work) -> None:
         which,
         seed=work.request.seed,
         threads=work.request.threads,
+        tell=work.tell,
     )
     file = work.folder / "preview.png"
     write_png(file, grid(to_uint8(images), columns=columns))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aigc_edge.budget import Budget
@@ -87,3 +89,27 @@ def test_figures_of_fp32_that_a_bundle_has_stay(monkeypatch):
     case.work.quality["fp32"] = {"frechet": 0.25, "n": 1000}
     case.prove()
     assert case.work.quality["fp32"] == {"frechet": 0.25, "n": 1000}
+
+
+@pytest.mark.parametrize(
+    ("width", "classes", "affords", "drawn"),
+    [(16, 10, 128, (8, 10)), (512, 0, 128, (2, 2)), (1024, 3, 4, (2, 2)), (256, 40, 64, (4, 8)), (16, 10, 4, (4, 1))],
+)
+def test_the_preview_is_bounded_by_its_width_and_by_its_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int, classes: int, affords: int, drawn: tuple[int, int]
+) -> None:
+    seen: list[int] = []
+
+    def draw(bundle: Path, format: str, given: Any, which: Any, **options: Any) -> Any:
+        seen.extend(which)
+        return np.zeros((len(which), 1, 4, 4), np.float32)
+
+    monkeypatch.setattr(proving, "draw", draw)
+    monkeypatch.setattr(proving, "affordable", lambda work, most, macs: min(most, affords))
+    work = Case(monkeypatch, "int8w", Budget(), 0).work
+    work.manifest = {"output_shape": [1, width, width], "default_format": "fp32"}
+    work.num_classes, work.folder = classes, tmp_path
+    proving.preview(work)
+    columns, rows = drawn
+    assert seen == [row for row in range(rows) for _ in range(columns)]
+    assert work.files["preview.png"].is_file()
