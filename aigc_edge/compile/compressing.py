@@ -74,8 +74,8 @@ def _convert(work: Work, part: str, format: Format, calibration: Calibration | N
     from aigc_edge.compress.formats import convert
 
     source = work.file(part, REFERENCE)
-    program = None if calibration is None else [work.programs[work.default_program].to_json(), len(calibration.latents)]
-    key = [fingerprint(source, source.with_name(source.name + ".data")), repr(format), program, list(work.prompts)]
+    seen = None if calibration is None else calibration.fingerprint()
+    key = [fingerprint(source, source.with_name(source.name + ".data")), repr(format), seen]
 
     def make(folder: Path) -> dict[str, Any]:
         return convert(format, source, folder / file, calibration, progress=tell, threads=work.request.threads)

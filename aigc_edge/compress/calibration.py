@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -91,6 +93,23 @@ class Calibration:
             return replace(self, latents=self.latents[chosen], classes=classes, seeds=seeds, conditions=own, negative=other)
 
         return part(slice(None, n)), part(slice(n, None))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the network's inputs follow from: equal calibrations are given equal ones."""
+        arrays = {"latents": self.latents, "classes": self.classes, "seeds": self.seeds}
+        arrays |= {
+            f"{kind} {name}": array for kind in ("conditions", "negative") for name, array in (getattr(self, kind) or {}).items()
+        }
+        if self.constants is not None:
+            for row in self.program.rows:
+                arrays |= {f"{row.timestep} {name}": array for name, array in self.constants(row.timestep).items()}
+        shapes = {name: None if array is None else [str(array.dtype), array.shape] for name, array in arrays.items()}
+        facts = [self.spec.to_json(), self.program.to_json(), self.null_class, self.limits, shapes]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for array in arrays.values():
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def run(self, evaluate: Evaluate, records: list[Record] | None = None) -> npt.NDArray[np.float32]:
         """The final samples [n, C, H, W] of the network `evaluate`, clamped; every evaluation's inputs are put into `records`."""

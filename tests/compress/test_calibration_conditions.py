@@ -73,3 +73,30 @@ def test_what_is_missing_is_said() -> None:
         Calibration(spec(), PROGRAM.with_guidance(1.0), np.zeros((1, *SHAPE), np.float32)).run(network)
     with pytest.raises(AigcEdgeError, match=r"conditions 'text' have the shape \[0, 5, 3\]"):
         draw(2, conditions={"text": np.zeros((0, 5, 3))})
+
+
+def test_equal_calibrations_have_one_fingerprint_and_others_another() -> None:
+    rng = np.random.default_rng()
+    own, other = rng.normal(size=(2, 3, 5, 3)).astype(np.float32)
+    scale = TensorSpec("scale", "guidance", "float32", (BATCH,))
+
+    def constants(factor: float) -> Any:
+        return lambda timestep: {"k": np.full((1, 2), factor * timestep, np.float32)}
+
+    made = [
+        draw(3),
+        draw(4),
+        draw(3, scale),
+        draw(3, seed=5),
+        draw(3, num_classes=2),
+        draw(3, conditions={"text": own}),
+        draw(3, conditions={"text": other}),
+        draw(3, conditions={"text": own}, negative={"text": other}),
+        draw(3, constants=constants(1.0)),
+        draw(3, constants=constants(2.0)),
+        Calibration.draw(spec(), build({"prediction": "flow"}, "heun", 4), 3),
+    ]
+    found = [calibration.fingerprint() for calibration in made]
+    assert len(set(found)) == len(found)
+    assert found == [calibration.fingerprint() for calibration in made]
+    assert draw(3, conditions={"text": own.copy()}).fingerprint() == found[5]
