@@ -77,8 +77,7 @@ def vetted(
 ) -> tuple[Budget, dict[str, Format], list[Target]]:
     """What these words name, when they go together; known before a source is looked at. Raises AigcEdgeError otherwise."""
     asked = budget if isinstance(budget, Budget) else Budget.parse(budget or [])
-    named = [name for target in targets for name in (here() if target == "auto" else [target])]
-    wanted, devices = parse_formats(formats, asked), known_targets.expand(dict.fromkeys(named))
+    wanted, devices = parse_formats(formats, asked), devices_of(targets)
     if not wanted or not devices:
         raise AigcEdgeError("no format or no target was given: give at least one of each, such as fp32 and x86-cpu")
     for target in devices:
@@ -92,6 +91,12 @@ def vetted(
                 "'aigc-edge[tensorrt]', or leave out the target"
             )
     return asked, wanted, devices
+
+
+def devices_of(targets: Sequence[str]) -> list[Target]:
+    """The targets of these names, of which "auto" stands for what this machine is; raises AigcEdgeError for unknown ones."""
+    named = [name for target in targets for name in (here() if target == "auto" else [target])]
+    return known_targets.expand(dict.fromkeys(named))
 
 
 def check_place(out: Path, overwrite: bool) -> None:

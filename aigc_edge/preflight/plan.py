@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aigc_edge import targets as known_targets
-from aigc_edge.compile.request import here
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.compile.request import devices_of
 from aigc_edge.preflight import predict
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.sources.base import Source
@@ -48,24 +46,23 @@ def plan(
     """What compiling `source` into `formats` for `targets` would give, as JSON.
 
     "networks" (parameters, multiply-adds), "formats" (bytes of every network and of the bundle's networks, peak memory of a
-    process that samples a batch, notes), "targets" (for each format the least seconds an image and what they are spent on, or why
-    it does not run), "compile" (peak memory). Raises AigcEdgeError for unknown names and sources that cannot be opened.
+    process that samples a batch), "targets" (for each format the least seconds an image, what they are spent on and notes, or
+    why it does not run), "compile" (peak memory). Raises AigcEdgeError for unknown names and sources that cannot be opened.
     """
     from aigc_edge.compress.formats import parse
 
-    named = [name for target in targets for name in (here() if target == "auto" else [target])]
-    devices, chosen = known_targets.expand(dict.fromkeys(named)), [parse(text) for text in formats]
+    devices, chosen = devices_of(targets), [parse(text) for text in formats]
     program = source.programs(solver, steps, guidance_scale)[0]
     surveys = survey_source(source)
     main = next(name for name in MAIN if any(survey.component == name for survey in surveys))
     sizes = {format.name: _sizes(surveys, format, main) for format in chosen}
-    embedded = any(
-        t.role == "guidance" for part in source.parts() for t in part.spec.inputs
-    )  # one half a row, whatever the scale
+    # Guidance that is an input of the network takes one evaluation a row, whatever the scale.
+    embedded = any(tensor.role == "guidance" for part in source.parts() for tensor in part.spec.inputs)
     halves = 1 if embedded or all(weight == 1 for weight in program.weights) else 2
     count = program.nfe if embedded else program.sample_evaluations
     evaluations = {survey.component: 1 for survey in surveys} | ({"denoiser": count} if program.rows else {})
     schedule = sum(map(predict.schedule_bytes, surveys))  # of a bundle with fp32; without, as small as the rest
+    networks = sum(sum(sizes[f.name].values()) + _graphs(f, devices) * sizes[f.name][main] for f in chosen)
     weights = sum(predict.FLOAT * survey.parameters for survey in surveys) if source.model_config() else 0
     return {
         "source": source.name,
@@ -82,9 +79,7 @@ def plan(
             for format in chosen
         },
         "weights_copy": weights,
-        "bundle": sum(sum(sizes[f.name].values()) + _graphs(f, devices) * sizes[f.name][main] for f in chosen)
-        + weights
-        + schedule,
+        "bundle": weights + schedule + networks,
         "compile": {"memory": predict.compiling_bytes(surveys)},
         "targets": {t.name: {f.name: _on(t, f, surveys, sizes[f.name], evaluations) for f in chosen} for t in devices},
     }
@@ -131,10 +126,3 @@ def _on(
     if target.memory_gb is not None and total > ROOM * 1e9 * target.memory_gb:
         notes.append(f"networks of {total / 1e9:.1f} GB leave no room for anything else in {target.memory_gb:g} GB")
     return {"seconds": seconds, "networks": parts, "notes": notes}
-
-
-def check(plan: dict[str, Any]) -> None:
-    """Raise AigcEdgeError when no format runs on some target."""
-    for target, formats in plan["targets"].items():
-        if formats and all("why_not" in found for found in formats.values()):
-            raise AigcEdgeError(f"none of {', '.join(formats)} runs on {target}: {next(iter(formats.values()))['why_not']}")

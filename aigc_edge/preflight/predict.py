@@ -29,7 +29,7 @@ COMPILE_BYTES, COMPILE_COPIES = 0.55e9, 10.6
 
 def schedule_bytes(survey: Survey) -> int:
     """Bytes of what leaves the network as its schedule, in float32."""
-    return sum(FLOAT * weight.elements for weight in survey.weights if weight.timely)
+    return sum(FLOAT * weight.elements for weight in survey.weights if weight.timestep_only)
 
 
 def file_bytes(survey: Survey, format: Format) -> int:
@@ -39,7 +39,7 @@ def file_bytes(survey: Survey, format: Format) -> int:
     stored = sum(
         min(format.weight_bytes(w.outputs, w.inputs, w.operator == "Gather" or id(w) in ends), FLOAT * w.elements)
         for w in survey.weights
-        if not w.timely
+        if not w.timestep_only
     )
     return int(stored + survey.others * format.constant_bytes + survey.operators * NODE_BYTES)
 

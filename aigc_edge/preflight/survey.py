@@ -14,7 +14,7 @@ class Weight:
     outputs: int
     inputs: int
     macs: int
-    timely: bool = False  # its product follows from the timestep alone: it leaves the network with the schedule
+    timestep_only: bool = False  # its product follows from the timestep alone: it leaves the network with the schedule
 
     @property
     def elements(self) -> int:

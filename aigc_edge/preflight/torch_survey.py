@@ -39,7 +39,7 @@ def survey(part: Part) -> Survey:
             with torch.no_grad(), mode:
                 meta(*inputs)
         counted = list(used)  # the pass below is seen by the same hooks
-        timely = _timely(meta, inputs, [tensor.role for tensor in part.spec.inputs])
+        timestep_only = _timestep_only(meta, inputs, [tensor.role for tensor in part.spec.inputs])
     except Exception as error:  # whatever the module does that shapes alone cannot answer
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AigcEdgeError(
@@ -48,11 +48,11 @@ def survey(part: Part) -> Survey:
     products = max(counter.get_total_flops() // (2 * _BATCH) - sum(weight.macs for weight in counted), 0)
     inside = {weight.name: weight.elements for weight in counted}
     others = max(sum(tensor.numel() for tensor in constants.values()) - sum(inside.values()), 0)
-    used = [replace(weight, timely=weight.name in timely) for weight in counted]
+    used = [replace(weight, timestep_only=weight.name in timestep_only) for weight in counted]
     return Survey(part.spec.name, tuple(used), others, products, live.peak // _BATCH, live.calls)
 
 
-def _timely(meta: nn.Module, inputs: Sequence[Tensor], roles: Sequence[str]) -> set[str]:
+def _timestep_only(meta: nn.Module, inputs: Sequence[Tensor], roles: Sequence[str]) -> set[str]:
     """Names of the modules whose results follow from the timestep alone: no gradient leads from them to anything else."""
     if "timestep" not in roles:
         return set()

@@ -103,5 +103,5 @@ def test_what_follows_from_the_timestep_alone_is_known():
     inputs = (image, TensorSpec("timestep", "timestep", "float32", (BATCH,)), TensorSpec("labels", "class", "int64", (BATCH,)))
     module = Timed()
     found = torch_survey.survey(Part(ComponentSpec("denoiser", inputs, (image,)), lambda: module, example))
-    assert {weight.name for weight in found.weights if weight.timely} == {"time.0", "time.2"}
+    assert {weight.name for weight in found.weights if weight.timestep_only} == {"time.0", "time.2"}
     assert len(found.weights) == 5
