@@ -43,7 +43,7 @@ class Work:
 
     @property
     def networks(self) -> dict[str, dict[str, Any]]:
-        """The components that come in every format: all but the schedule, which is small and stays in float32."""
+        """The components that come in every format: all but the schedule, whose one file serves them all."""
         return {name: entry for name, entry in self.components.items() if name != SCHEDULE}
 
     @property
@@ -59,14 +59,14 @@ class Work:
         """What the ONNX files of a component take and give."""
         return ComponentSpec.from_json(part, self.components[part])
 
-    def file(self, part: str, format: str, engine: str = "file") -> Path:
+    def file(self, part: str, format: str) -> Path:
         """The ONNX file of a component in a format."""
-        return self.folder / self.components[part]["formats"][format][engine]
+        return self.folder / self.components[part]["formats"][format]["file"]
 
-    def take(self, place: Path, name: str, target: str | None = None) -> None:
+    def take(self, place: Path, name: str) -> None:
         """Put the file `name` of a finished step, and its weights beside it, into the folder, linked where that can be."""
         for suffix in ("", ".data"):
-            source, final = place / (name + suffix), self.folder / ((target or name) + suffix)
+            source, final = place / (name + suffix), self.folder / (name + suffix)
             if source.exists():
                 final.unlink(missing_ok=True)
                 link(source, final)
