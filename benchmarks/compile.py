@@ -25,38 +25,18 @@ from aigc_edge.files import write_json
 
 FORMATS = {"unet": ("fp32", "int8:psnr=0,aim=0"), "dit": ("fp32", "int8:psnr=0,aim=0", "int4:psnr=0")}
 SAMPLES = 4  # images a format that are measured: untrained networks have no quality to speak of
-UNET = {
-    "sample_size": 32,
-    "block_out_channels": (128, 256, 256, 256),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-}
-DIT = {"num_attention_heads": 6, "attention_head_dim": 64, "in_channels": 4, "num_layers": 12, "sample_size": 32, "patch_size": 2}
 
 
 def generator(name: str) -> Any:
     """The network as a source."""
-    import diffusers
     import torch
-    from torch import Tensor, nn
+    from diffusers_networks import CLASSES, SHAPES, network
 
     from aigc_edge.sources.generator import Generator
 
-    class Plain(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
-            given = {} if class_labels is None else {"class_labels": class_labels}
-            made: Tensor = self.inner(sample, timestep, return_dict=False, **given)[0]
-            return made
-
-    torch.manual_seed(0)
-    inner = diffusers.UNet2DModel(**UNET) if name == "unet" else diffusers.DiTTransformer2DModel(**DIT, out_channels=4)
-    shape, classes = ((3, 32, 32), 0) if name == "unet" else ((4, 32, 32), 1000)
     schedule = {"prediction": "epsilon", "betas": "linear"}
-    return Generator(sample=torch.zeros(1, *shape), denoiser=Plain(inner), schedule=schedule, num_classes=classes, name=name)
+    sample = torch.zeros(1, *SHAPES[name])
+    return Generator(sample=sample, denoiser=network(name), schedule=schedule, num_classes=CLASSES[name], name=name)
 
 
 def peak() -> int:
@@ -121,11 +101,10 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         for format, entry in manifest["components"]["denoiser"]["formats"].items():
             size, told = files[entry["file"]], predicted["formats"][format]
             memory = child("sample", bundle, format, str(threads))["peak_bytes"]
-            whole = size + (schedule if format == "fp32" else 0)  # the schedule's network leaves the denoiser, and stays float32
             formats[format] = {
                 "bytes": size,
                 "share_of_fp32": round(size / files["denoiser.fp32.onnx"], 4),
-                "size_ratio": round(whole / told["bytes"]["denoiser"], 4),
+                "size_ratio": round(size / told["bytes"]["denoiser"], 4),
                 "sampling_bytes": memory,
                 "memory_ratio": round(memory / told["memory"], 3),
                 "psnr": manifest["quality"][format].get("psnr"),

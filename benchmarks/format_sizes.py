@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from diffusers_networks import CLASSES, SHAPES, network
+
 from aigc_edge.bench.machine import fingerprint
 from aigc_edge.compress.calibration import Calibration
 from aigc_edge.compress.formats import FORMATS, convert, parse
@@ -30,60 +32,38 @@ from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 SAMPLES = 16  # what `aigc-edge compile` calibrates with
-UNET = {
-    "sample_size": 32,
-    "block_out_channels": (128, 256, 256, 256),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-}
-DIT = {"num_attention_heads": 6, "attention_head_dim": 64, "in_channels": 4, "num_layers": 12, "sample_size": 32, "patch_size": 2}
-SHAPES = {"unet": (3, 32, 32), "dit": (4, 32, 32)}
 
 
 def spec_of(name: str) -> ComponentSpec:
     image = TensorSpec("sample", "sample", "float32", (BATCH, *SHAPES[name]))
     inputs = [image, TensorSpec("timestep", "timestep", "float32", (BATCH,))]
-    if name == "dit":
+    if CLASSES[name]:
         inputs.append(TensorSpec("class_labels", "class", "int64", (BATCH,)))
     return ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", image.shape),))
 
 
 def export(name: str, path: Path) -> dict[str, Any]:
     """Write the network `name` to `path`; returns its parameters and the seconds that took."""
-    import diffusers
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from aigc_edge.export.onnx import export_component
     from aigc_edge.models.base import Component
 
-    class Plain(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
-            kwargs = {} if class_labels is None else {"class_labels": class_labels}
-            made: Tensor = self.inner(sample, timestep, return_dict=False, **kwargs)[0]
-            return made
-
-    torch.manual_seed(0)
-    inner = diffusers.UNet2DModel(**UNET) if name == "unet" else diffusers.DiTTransformer2DModel(**DIT, out_channels=4)
+    module = network(name).eval()
 
     def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         given = (torch.randn((batch, *SHAPES[name]), generator=generator), torch.rand(batch, generator=generator))
-        return (*given, torch.randint(1000, (batch,), generator=generator)) if name == "dit" else given
+        return (*given, torch.randint(CLASSES[name], (batch,), generator=generator)) if CLASSES[name] else given
 
     started = time.perf_counter()
-    export_component(Component(spec_of(name), Plain(inner).eval(), example), path)
-    return {"parameters": sum(p.numel() for p in inner.parameters()), "export_seconds": time.perf_counter() - started}
+    export_component(Component(spec_of(name), module, example), path)
+    return {"parameters": sum(p.numel() for p in module.parameters()), "export_seconds": time.perf_counter() - started}
 
 
 def convert_one(name: str, text: str, source: Path, out: Path, threads: int) -> dict[str, Any]:
     """Convert in this process, which does nothing else."""
-    calibration = Calibration.draw(
-        spec_of(name), build(SCHEDULE, "dpmpp_2m", 10), SAMPLES, num_classes=1000 if name == "dit" else 0
-    )
+    calibration = Calibration.draw(spec_of(name), build(SCHEDULE, "dpmpp_2m", 10), SAMPLES, num_classes=CLASSES[name])
     free = [f"{key}={value}" for key, value in (("psnr", 0), ("aim", 0), ("rank", "false")) if key in names(FORMATS[text])]
     started, worked = time.perf_counter(), time.process_time()
     report = convert(parse(f"{text}:{','.join(free)}"), source, out, calibration, threads=threads)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers_networks import DIT, plain
 from torch import Tensor, nn
 
 from aigc_edge.models.base import FAMILIES, Component
@@ -27,19 +28,6 @@ class Case:
     goal: float
     classes: int = 0
     diffusion: bool = True
-
-
-class _Diffusers(nn.Module):
-    """A diffusers network as (sample, timestep, …) → output, the first channels where it predicts variances too."""
-
-    def __init__(self, inner: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.inner, self.channels = inner, channels
-
-    def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        if class_labels is None:
-            return self.inner(sample, timestep, return_dict=False)[0]
-        return self.inner(sample, timestep, class_labels, return_dict=False)[0][:, : self.channels]
 
 
 def _denoiser(module: nn.Module, shape: tuple[int, ...], classes: int = 0) -> Component:
@@ -94,24 +82,15 @@ def unet() -> Component:
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         attention_head_dim=64,
     )
-    return _scaled(_denoiser(_Diffusers(inner, 3), (3, 64, 64)), inner.conv_out, 1.0)
+    return _scaled(_denoiser(plain(inner, 3), (3, 64, 64)), inner.conv_out, 1.0)
 
 
 def dit() -> Component:
     """DiT-S/2 (Peebles and Xie 2023) on 4×32×32 latents: width 384, 12 blocks, 6 heads, 1000 classes."""
     from diffusers import DiTTransformer2DModel
 
-    inner = DiTTransformer2DModel(
-        num_attention_heads=6,
-        attention_head_dim=64,
-        in_channels=4,
-        out_channels=8,
-        num_layers=12,
-        sample_size=32,
-        patch_size=2,
-        num_embeds_ada_norm=1000,
-    )
-    return _scaled(_denoiser(_Diffusers(inner, 4), (4, 32, 32), 1000), inner.proj_out_2, 1.0)
+    inner = DiTTransformer2DModel(**DIT, out_channels=8, num_embeds_ada_norm=1000)
+    return _scaled(_denoiser(plain(inner, 4), (4, 32, 32), 1000), inner.proj_out_2, 1.0)
 
 
 def small_unet() -> Component:
