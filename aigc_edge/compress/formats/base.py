@@ -1,6 +1,7 @@
 """Formats as values: a frozen dataclass says how a network is stored and computed, a handler found by its type makes it so.
 
-A new format is one file in this package: a dataclass with `@FORMATS.register(name)` and a handler with `@convert.register`.
+A new format is one file in this package: a dataclass with `@FORMATS.register(name)`. One with a quality budget (`Mixed`) says by
+its recipe what becomes of a network; another brings a handler with `@convert.register`.
 """
 
 from __future__ import annotations

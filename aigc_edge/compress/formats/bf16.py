@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, convert
+import onnx
+
+from aigc_edge.compress.formats.base import FORMATS
 from aigc_edge.compress.formats.sixteen import Sixteen
 from aigc_edge.compress.graphs.half import BFLOAT16
 from aigc_edge.compress.graphs.opset import raise_opset
-from aigc_edge.compress.proving.mixture import Mixed, compress
+from aigc_edge.compress.proving.mixture import Mixed, Recipe
+from aigc_edge.compress.proving.proof import Proof
 
 
 @FORMATS.register("bf16")
@@ -29,18 +30,5 @@ class Bf16(Mixed):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return 2 * outputs * inputs
 
-
-@convert.register
-def _(
-    format: Bf16,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    # Convolutions in bfloat16 came with opset 22.
-    return compress(
-        format, lambda model, _: Sixteen("bf16", raise_opset(model, 22), BFLOAT16), source, out, calibration, progress, threads
-    )
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return Sixteen("bf16", raise_opset(model, 22), BFLOAT16)  # convolutions in bfloat16 came with opset 22

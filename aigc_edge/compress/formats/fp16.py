@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, convert
+import onnx
+
+from aigc_edge.compress.formats.base import FORMATS
 from aigc_edge.compress.formats.sixteen import Sixteen
 from aigc_edge.compress.graphs.half import HALF
-from aigc_edge.compress.proving.mixture import Mixed, compress
+from aigc_edge.compress.proving.mixture import Mixed, Recipe
+from aigc_edge.compress.proving.proof import Proof
 
 
 @FORMATS.register("fp16")
@@ -26,15 +27,5 @@ class Fp16(Mixed):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return 2 * outputs * inputs
 
-
-@convert.register
-def _(
-    format: Fp16,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    return compress(format, lambda model, _: Sixteen("fp16", model, HALF), source, out, calibration, progress, threads)
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return Sixteen("fp16", model, HALF)

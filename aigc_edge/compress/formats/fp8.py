@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -17,16 +16,15 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.calibration.watching import watch
-from aigc_edge.compress.formats.base import FORMATS, Progress, channel_bytes, convert
+from aigc_edge.compress.formats.base import FORMATS, channel_bytes
 from aigc_edge.compress.formats.fp8w import fp8_channels
 from aigc_edge.compress.formats.stored import Stored, WeightsOnly
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.qdq import source_of
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
-from aigc_edge.compress.proving.mixture import compress
+from aigc_edge.compress.proving.mixture import Recipe
 from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.rounding import E4M3_LARGEST, SMALLEST_SCALE
 from aigc_edge.config import option
@@ -53,6 +51,9 @@ class Fp8(Stored):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return _Fp8Recipe(self, model, proof)
+
 
 @dataclass
 class Range:
@@ -69,7 +70,7 @@ class Range:
         self.rows[str(row)] = [min(seen[0], low), max(seen[1], high)]
 
 
-class _Recipe(WeightsOnly):
+class _Fp8Recipe(WeightsOnly):
     """The weights as fp8w has them, and Q/DQ nodes at the inputs of those layers that have kernels for both in E4M3."""
 
     def __init__(self, format: Fp8, model: onnx.ModelProto, proof: Proof | None) -> None:
@@ -94,6 +95,9 @@ class _Recipe(WeightsOnly):
         model = rewritten(self.model, changes)
         return to_half(model) if self.floats == "fp16" else model
 
+    def findings(self) -> dict[str, Any]:
+        return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
+
     def _with_input(self, layer: Layer, change: Change) -> Change:
         seen = self.ranges.get(self._source(layer))
         if seen is None or layer.op == "Gather":
@@ -110,23 +114,3 @@ class _Recipe(WeightsOnly):
             helper.make_node("DequantizeLinear", [names["q"], *parts], [names["dq"]], name=names["dq"]),
         ]
         return Change((*change.tensors, *tensors), (*change.before, *nodes), {**change.inputs, 0: names["dq"]})
-
-
-@convert.register
-def _(
-    format: Fp8,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    recipes: list[_Recipe] = []
-
-    def make(model: onnx.ModelProto, proof: Proof | None) -> _Recipe:
-        recipes.append(_Recipe(format, model, proof))
-        return recipes[0]
-
-    report = compress(format, make, source, out, calibration, progress, threads)
-    return report | {"ranges": {name: asdict(seen) for name, seen in recipes[0].ranges.items()}}

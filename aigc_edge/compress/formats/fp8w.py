@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
-from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, channel_bytes, convert
+from aigc_edge.compress.formats.base import FORMATS, channel_bytes
 from aigc_edge.compress.formats.stored import Stored, WeightsOnly
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import per_channel
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import compress
+from aigc_edge.compress.proving.mixture import Recipe
+from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.rounding import E4M3_LARGEST, SMALLEST_SCALE, to_e4m3
 
 
@@ -32,6 +32,9 @@ class Fp8Weights(Stored):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return WeightsOnly(self, model, fp8_channels, opset=19, estimator="largest")
+
 
 def fp8_channels(layer: Layer, weight: npt.NDArray[np.float32]) -> Change:
     """E4M3 with one scale a channel, which half precision can hold."""
@@ -40,24 +43,3 @@ def fp8_channels(layer: Layer, weight: npt.NDArray[np.float32]) -> Change:
     shape = [1] * weight.ndim
     shape[layer.axis] = -1
     return per_channel(layer, to_e4m3(weight / scales.reshape(shape)), scales, "fp8")
-
-
-@convert.register
-def _(
-    format: Fp8Weights,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    return compress(
-        format,
-        lambda model, _: WeightsOnly(format, model, fp8_channels, opset=19, estimator="largest"),
-        source,
-        out,
-        calibration,
-        progress,
-        threads,
-    )

@@ -14,7 +14,7 @@ from aigc_edge.compress.formats.stored import Stored
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import blocked, int8_channels
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import compress
+from aigc_edge.compress.proving.mixture import Recipe, compress
 from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.blocks import Blocks
 from aigc_edge.compress.scaling.rounding import Floats, best_scales, block_of, quantised, spread, to_int
@@ -53,6 +53,10 @@ class Int4(Stored):
         block = 0 if edge else block_of(inputs, self.block)
         return outputs * inputs // 2 + 4 * outputs * inputs // block if block else channel_bytes(outputs, inputs)
 
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        four = Int4Blocks(self.block)
+        return Blocks(self, model, proof, pack=four.pack, other=(int8_channels, "int8w"), rounded=four.rounded, opset=21)
+
 
 class Int4Blocks:
     """Rows as integers of 4 bits in blocks of at most `block` inputs."""
@@ -76,12 +80,6 @@ class Int4Blocks:
         return None if scales is None else quantised(rows, scales, _ROUND) * spread(scales, rows.shape[1])
 
 
-def _recipe(format: Int4, model: onnx.ModelProto, proof: Proof | None) -> Blocks:
-    four = Int4Blocks(format.block)
-    other = (int8_channels, "int8w")
-    return Blocks(format, model, proof, pack=four.pack, other=other, rounded=four.rounded, opset=21)
-
-
 @convert.register
 def _(
     format: Int4,
@@ -94,4 +92,4 @@ def _(
 ) -> dict[str, Any]:
     if format.qat:
         return converted(format, source, out, calibration, progress, threads)
-    return compress(format, lambda model, proof: _recipe(format, model, proof), source, out, calibration, progress, threads)
+    return compress(format, source, out, calibration, progress=progress, threads=threads)

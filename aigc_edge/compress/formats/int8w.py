@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, channel_bytes, convert
+import onnx
+
+from aigc_edge.compress.formats.base import FORMATS, channel_bytes
 from aigc_edge.compress.formats.stored import Stored, WeightsOnly
 from aigc_edge.compress.graphs.packing import int8_channels
-from aigc_edge.compress.proving.mixture import compress
+from aigc_edge.compress.proving.mixture import Recipe
+from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.config import option
 
 
@@ -28,23 +29,5 @@ class Int8Weights(Stored):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
-
-@convert.register
-def _(
-    format: Int8Weights,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    return compress(
-        format,
-        lambda model, _: WeightsOnly(format, model, int8_channels, opset=13, estimator="largest"),
-        source,
-        out,
-        calibration,
-        progress,
-        threads,
-    )
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return WeightsOnly(self, model, int8_channels, opset=13, estimator="largest")

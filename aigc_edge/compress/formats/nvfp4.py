@@ -7,20 +7,18 @@ TensorRT reads it for Blackwell cards: a DequantizeLinear makes float scales of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx
 
-from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, channel_bytes, convert
+from aigc_edge.compress.formats.base import FORMATS, channel_bytes
 from aigc_edge.compress.formats.fp8w import fp8_channels
 from aigc_edge.compress.formats.stored import Stored
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import blocked
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import compress
+from aigc_edge.compress.proving.mixture import Recipe
 from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.blocks import Blocks
 from aigc_edge.compress.scaling.rounding import (
@@ -64,6 +62,9 @@ class Nvfp4(Stored):
             return channel_bytes(outputs, inputs)
         return outputs * inputs // 2 + outputs * inputs // BLOCK + 4
 
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return Blocks(self, model, proof, pack=_pack, other=(fp8_channels, "fp8w"), rounded=_rounded, opset=23)
+
 
 def _scales(rows: Floats, importance: Floats | None) -> tuple[Floats, np.float32] | None:
     """The scales of the blocks, as E4M3 times the tensor's scale holds them, and that."""
@@ -86,20 +87,3 @@ def _pack(layer: Layer, rows: Floats, importance: Floats | None, shape: tuple[in
 def _rounded(layer: Layer, rows: Floats, importance: Floats) -> Floats | None:
     found = _scales(rows, importance)
     return None if found is None else quantised(rows, found[0], to_e2m1) * spread(found[0], rows.shape[1])
-
-
-def _recipe(format: Nvfp4, model: onnx.ModelProto, proof: Proof | None) -> Blocks:
-    return Blocks(format, model, proof, pack=_pack, other=(fp8_channels, "fp8w"), rounded=_rounded, opset=23)
-
-
-@convert.register
-def _(
-    format: Nvfp4,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    return compress(format, lambda model, proof: _recipe(format, model, proof), source, out, calibration, progress, threads)

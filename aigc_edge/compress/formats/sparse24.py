@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,15 +15,14 @@ import onnx
 from onnx import numpy_helper
 
 from aigc_edge.compress.calibration.patches import collected
-from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, channel_bytes, convert
+from aigc_edge.compress.formats.base import FORMATS, channel_bytes
 from aigc_edge.compress.formats.stored import LEAST_SAVED, Stored
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.packing import halved, int8_channels
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
 from aigc_edge.compress.graphs.weights import from_rows, place_of, shared, to_rows, weights_of
-from aigc_edge.compress.proving.mixture import Recipe, compress
+from aigc_edge.compress.proving.mixture import Recipe
 from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.pruning import inverse_root, mask_of, sparsegpt
 from aigc_edge.compress.scaling.rounding import Floats
@@ -62,8 +60,11 @@ class Sparse24(Stored):
             return channel_bytes(outputs, inputs)
         return outputs * inputs * (2 if self.weights == "fp16" else 4)
 
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return _SparseRecipe(self, model, proof)
 
-class _Recipe(Recipe):
+
+class _SparseRecipe(Recipe):
     def __init__(self, format: Sparse24, model: onnx.ModelProto, proof: Proof | None) -> None:
         self.name, self.floats, self.estimator = format.name, format.arithmetic, format.method
         self.model, self.stored = model, format.weights
@@ -156,16 +157,3 @@ class _Recipe(Recipe):
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers})
         return to_half(model) if self.floats == "fp16" else model
-
-
-@convert.register
-def _(
-    format: Sparse24,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    return compress(format, lambda model, proof: _Recipe(format, model, proof), source, out, calibration, progress, threads)

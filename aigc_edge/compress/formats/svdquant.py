@@ -8,22 +8,20 @@ them. The paper computes with 4-bit activations by kernels of its own; here the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, channel_bytes, convert
+from aigc_edge.compress.formats.base import FORMATS, channel_bytes
 from aigc_edge.compress.formats.int4 import Int4, Int4Blocks
 from aigc_edge.compress.formats.stored import Stored
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import int8_channels, per_channel
 from aigc_edge.compress.graphs.qdq import quantise_weight
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import compress
+from aigc_edge.compress.proving.mixture import Recipe
 from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.blocks import Blocks
 from aigc_edge.compress.scaling.rounding import Floats
@@ -56,6 +54,12 @@ class SvdQuant(Stored):
         if edge or min(outputs, inputs) < WORTH * self.low_rank:
             return rest
         return rest + channel_bytes(self.low_rank, inputs) + channel_bytes(outputs, self.low_rank)
+
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        split = _Split(self, model)
+        recipe = Blocks(self, model, proof, pack=split.pack, other=(int8_channels, "int8w"), rounded=split.rounded, opset=21)
+        recipe.estimator = "awq, svd"
+        return recipe
 
 
 def largest_parts(rows: Floats, count: int) -> tuple[Floats, Floats]:
@@ -138,23 +142,3 @@ class _Split:
             branch,
             rest,
         )
-
-
-def _recipe(format: SvdQuant, model: onnx.ModelProto, proof: Proof | None) -> Blocks:
-    split = _Split(format, model)
-    recipe = Blocks(format, model, proof, pack=split.pack, other=(int8_channels, "int8w"), rounded=split.rounded, opset=21)
-    recipe.estimator = "awq, svd"
-    return recipe
-
-
-@convert.register
-def _(
-    format: SvdQuant,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    return compress(format, lambda model, proof: _recipe(format, model, proof), source, out, calibration, progress, threads)

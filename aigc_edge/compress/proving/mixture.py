@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration, psnr
-from aigc_edge.compress.formats.base import Format, Progress
+from aigc_edge.compress.formats.base import Format, Progress, convert
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.emulation import in_float32
 from aigc_edge.compress.graphs.folding import folded
@@ -49,6 +49,10 @@ class Mixed(Format):
         """Whether the format looks at calibration data to convert a network, and not only to measure what that did."""
         return False
 
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        """How `model` becomes one of this format; `proof` has the calibration, where there is any."""
+        raise NotImplementedError(f"{type(self).__name__} has no recipe")
+
 
 class Recipe(ABC):
     """One network in one format: which layers it can store so, and the model with any choice of them."""
@@ -71,24 +75,26 @@ class Recipe(ABC):
         """The name of what the layer is stored in: some fit a neighbouring format better."""
         return self.name
 
+    def findings(self) -> dict[str, Any]:
+        """What the report says beside what all formats say."""
+        return {}
+
     def proven(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """What onnxruntime computes in place of `model` for the proof: the same values, in types that it has."""
         return in_float32(folded(model))
 
 
-MakeRecipe = Callable[[onnx.ModelProto, Proof | None], Recipe]
-
-
+@convert.register
 def compress(
     format: Mixed,
-    make: MakeRecipe,
     source: Path,
     out: Path,
-    calibration: Calibration | None,
-    progress: Progress | None,
-    threads: int,
+    calibration: Calibration | None = None,
+    *,
+    progress: Progress | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
-    """Convert `source` by the recipe that `make` gives, write it to `out` and return the report; see formats.convert."""
+    """Convert `source` by the format's recipe, write it to `out` and return the report; see formats.base.convert."""
     tell = progress or (lambda stage, done, total: None)
     name = format.name
     original = graph.load(source)
@@ -98,7 +104,7 @@ def compress(
     if calibration is not None:
         proof = Proof(original, calibration, calibrates=format.calibrates, threads=threads, tell=partial(tell, "calibrate"))
     tell("reference", 1, 1)
-    recipe = make(original, proof)
+    recipe = format.recipe(original, proof)
     del original
     tell(name, 0, 1)
     report: dict[str, Any] = {"format": name, "source_bytes": graph.size_of(source), "psnr": None, "rows": []}
@@ -111,7 +117,8 @@ def compress(
         report["rows"] = proof.rows(graph.Network(recipe.proven(model), threads=threads, exact=True))
     tell(name, 1, 1)
     graph.write(model, out)
-    return report | {"bytes": graph.size_of(out), "estimator": recipe.estimator, "nodes": _nodes(recipe, kept, alone)}
+    report |= {"bytes": graph.size_of(out), "estimator": recipe.estimator, "nodes": _nodes(recipe, kept, alone)}
+    return report | recipe.findings()
 
 
 def _check(format: Mixed, calibration: Calibration | None) -> None:
