@@ -23,8 +23,8 @@ from typing import Any
 from diffusers_networks import CLASSES, SHAPES, network
 
 from aigc_edge.bench.machine import fingerprint
-from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, convert, parse
+from aigc_edge.compress.calibration.trajectory import Calibration
+from aigc_edge.compress.formats.base import FORMATS, convert, parse
 from aigc_edge.config import names
 from aigc_edge.diffusion import build
 from aigc_edge.files import write_json

@@ -16,8 +16,8 @@ from aigc_edge.compile.work import Work
 from aigc_edge.engines.constants import SCHEDULE
 
 if TYPE_CHECKING:
-    from aigc_edge.compress.calibration import Calibration
-    from aigc_edge.compress.formats import Format
+    from aigc_edge.compress.calibration.trajectory import Calibration
+    from aigc_edge.compress.formats.base import Format
 
 # Samples whose trajectories calibrate a format, and that prove it: as many as these multiply-adds allow, within the bounds.
 CALIBRATION, LEAST, MACS, PROOF_MACS = 64, 4, 2.5e12, 1e13
@@ -71,7 +71,7 @@ def store_schedule(work: Work) -> None:
 
 
 def _convert(work: Work, part: str, format: Format, calibration: Calibration | None, file: str, tell: Any) -> dict[str, Any]:
-    from aigc_edge.compress.formats import convert
+    from aigc_edge.compress.formats.base import convert
 
     source = work.file(part, REFERENCE)
     seen = None if calibration is None else calibration.fingerprint()
@@ -106,13 +106,13 @@ def _for_engine(format: Format, engine: str) -> Format | None:
 
 
 def _companion(format: Format) -> Format:
-    from aigc_edge.compress.formats import parse
+    from aigc_edge.compress.formats.base import parse
 
     return format if format.companion is None else parse(format.companion)
 
 
 def _calibration(work: Work) -> Calibration:
-    from aigc_edge.compress.calibration import Calibration
+    from aigc_edge.compress.calibration.trajectory import Calibration
 
     program, spec = work.programs[work.default_program], work.spec(work.main)
     count = affordable(work, CALIBRATION, MACS)
@@ -131,6 +131,6 @@ def affordable(work: Work, most: int, macs: float) -> int:
 
 @functools.cache
 def _macs(file: Path) -> int:
-    from aigc_edge.compress import graph
+    from aigc_edge.compress.graphs import graph
 
     return sum(layer.macs for layer in graph.layers(graph.load(file)))

@@ -15,8 +15,8 @@ _MOVES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")  # share the
 
 def survey(component: str, model: onnx.ModelProto) -> Survey:
     """The survey of a graph whose only dynamic size is the batch, for one sample."""
-    from aigc_edge.compress.graph import types_and_shapes
-    from aigc_edge.compress.weights import weights_of
+    from aigc_edge.compress.graphs.graph import types_and_shapes
+    from aigc_edge.compress.graphs.weights import weights_of
 
     known = types_and_shapes(model)
     elements = {name: math.prod(size or 1 for size in shape) for name, (_, shape) in known.items()}

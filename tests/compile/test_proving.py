@@ -12,7 +12,7 @@ import pytest
 from aigc_edge.budget import Budget
 from aigc_edge.clock import Clock
 from aigc_edge.compile import proving
-from aigc_edge.compress.formats import parse
+from aigc_edge.compress.formats.base import parse
 from aigc_edge.errors import BudgetError
 
 LAYERS = {"stem": {"error": 0.1}, "head": {"error": 0.4}}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.compress.calibration import Calibration
+from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.diffusion import Program, build
 from aigc_edge.models.base import FAMILIES
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Calibration, Record, mean_square, psnr, row_errors
-from aigc_edge.compress.forms import FORMS
-from aigc_edge.compress.trials import Trials
+from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, psnr, row_errors
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.forms import FORMS
+from aigc_edge.compress.proving.trials import Trials
 from aigc_edge.errors import AigcEdgeError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.compress.calibration import Calibration, Record
+from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.diffusion import build
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec

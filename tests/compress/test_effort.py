@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.effort import MEASURE, OBSERVE, Effort, dry_run, gains, spots
+from aigc_edge.compress.calibration.effort import MEASURE, OBSERVE, Effort, dry_run, gains, spots
+from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.diffusion import build, reference
 
 

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Calibration, mean_square
-from aigc_edge.compress.finetune import Lessons, Tuning, finetune, lessons, redrawn
+from aigc_edge.compress.calibration.trajectory import Calibration, mean_square
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.trainable.finetune import Lessons, Tuning, finetune, lessons, redrawn
 from aigc_edge.errors import AigcEdgeError
 
 

@@ -13,13 +13,13 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Calibration, Record
-from aigc_edge.compress.emulation import in_float32
-from aigc_edge.compress.folding import folded
-from aigc_edge.compress.formats import FORMATS, convert
-from aigc_edge.compress.mixture import Mixed
-from aigc_edge.compress.weights import weights_of
+from aigc_edge.compress.calibration.trajectory import Calibration, Record
+from aigc_edge.compress.formats.base import FORMATS, convert
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.emulation import in_float32
+from aigc_edge.compress.graphs.folding import folded
+from aigc_edge.compress.graphs.weights import weights_of
+from aigc_edge.compress.proving.mixture import Mixed
 from aigc_edge.config import names
 
 Family = tuple[Path, Any, Any, int]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Record
-from aigc_edge.compress.formats import FORMATS, Format, convert, parse
-from aigc_edge.compress.int8 import Int8
-from aigc_edge.compress.observers import ESTIMATORS
+from aigc_edge.compress.calibration.observers import ESTIMATORS
+from aigc_edge.compress.calibration.trajectory import Record
+from aigc_edge.compress.formats.base import FORMATS, Format, convert, parse
+from aigc_edge.compress.formats.int8 import Int8
+from aigc_edge.compress.graphs import graph
 from aigc_edge.config import names
 from aigc_edge.errors import AigcEdgeError
 

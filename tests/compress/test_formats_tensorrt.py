@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.calibration import Calibration
-from aigc_edge.compress.formats import FORMATS, convert, parse
-from aigc_edge.compress.mixture import Mixed
+from aigc_edge.compress.calibration.trajectory import Calibration
+from aigc_edge.compress.formats.base import FORMATS, convert, parse
+from aigc_edge.compress.proving.mixture import Mixed
 from aigc_edge.config import names
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from aigc_edge.compress.graph import Network, initialisers, types_and_shapes
-from aigc_edge.compress.half import to_half
+from aigc_edge.compress.graphs.graph import Network, initialisers, types_and_shapes
+from aigc_edge.compress.graphs.half import to_half
 
 
 def test_angles_and_sums_stay_in_float32(rng: np.random.Generator, make: dict) -> None:

@@ -12,14 +12,14 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Calibration, Record
-from aigc_edge.compress.formats import convert, parse
-from aigc_edge.compress.forms import FORMS, suited
-from aigc_edge.compress.int8 import Int8
-from aigc_edge.compress.products import PRODUCT, products
-from aigc_edge.compress.qdq import Writer, factors, integers_only, observed
-from aigc_edge.compress.trials import Trials
+from aigc_edge.compress.calibration.trajectory import Calibration, Record
+from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.formats.int8 import Int8
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.forms import FORMS, suited
+from aigc_edge.compress.graphs.products import PRODUCT, products
+from aigc_edge.compress.graphs.qdq import Writer, factors, integers_only, observed
+from aigc_edge.compress.proving.trials import Trials
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import EngineSource, require
 from aigc_edge.spec import ComponentSpec

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.forms import FORMS
-from aigc_edge.compress.norms import without_reshape
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.forms import FORMS
+from aigc_edge.compress.graphs.norms import without_reshape
 
 
 def _nodes(channels: int, size: tuple[int, int], groups: int) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aigc_edge.compress.observers import BINS, COUNTED, Observer, entropy, least_squares, minmax, percentile, scale_of
+from aigc_edge.compress.calibration.observers import BINS, COUNTED, Observer, entropy, least_squares, minmax, percentile, scale_of
 from aigc_edge.errors import AigcEdgeError
 
 

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from aigc_edge.compress.graph import Network
-from aigc_edge.compress.opset import opset_of, raise_opset
+from aigc_edge.compress.graphs.graph import Network
+from aigc_edge.compress.graphs.opset import opset_of, raise_opset
 from aigc_edge.errors import AigcEdgeError
 
 

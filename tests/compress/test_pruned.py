@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Calibration, mean_square, psnr
-from aigc_edge.compress.formats import convert, parse
-from aigc_edge.compress.pruned import Pruned
-from aigc_edge.compress.weights import weights_of
+from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr
+from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.formats.pruned import Pruned
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.weights import weights_of
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
 

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Calibration, mean_square, psnr
-from aigc_edge.compress.folding import folded
-from aigc_edge.compress.formats import convert, parse
-from aigc_edge.compress.int4 import Int4
-from aigc_edge.compress.qat import latents_of
+from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr
+from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.formats.int4 import Int4
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.folding import folded
+from aigc_edge.compress.trainable.qat import latents_of
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
 

@@ -9,14 +9,14 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.absorb import Absorber
-from aigc_edge.compress.calibration import Record
-from aigc_edge.compress.folding import folded
-from aigc_edge.compress.formats import convert, parse
-from aigc_edge.compress.patches import collected
-from aigc_edge.compress.rewrite import rewritten
-from aigc_edge.compress.weights import from_rows, to_rows, weights_of
+from aigc_edge.compress.calibration.patches import collected
+from aigc_edge.compress.calibration.trajectory import Record
+from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.folding import folded
+from aigc_edge.compress.graphs.rewrite import rewritten
+from aigc_edge.compress.graphs.weights import from_rows, to_rows, weights_of
+from aigc_edge.compress.scaling.absorb import Absorber
 
 IMAGE = (6, 9, 8)
 

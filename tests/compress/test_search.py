@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.formats import convert
-from aigc_edge.compress.graph import Layer, initialisers, load
-from aigc_edge.compress.int8 import Int8
-from aigc_edge.compress.search import Ranking, blame, choose, rank
+from aigc_edge.compress.formats.base import convert
+from aigc_edge.compress.formats.int8 import Int8
+from aigc_edge.compress.graphs.graph import Layer, initialisers, load
+from aigc_edge.compress.proving.search import Ranking, blame, choose, rank
 from aigc_edge.errors import BudgetError
 
 LIMITS = (-1.0, 1.0)

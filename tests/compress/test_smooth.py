@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.formats import convert
-from aigc_edge.compress.int8 import Int8
-from aigc_edge.compress.smooth import largest, smoothed
+from aigc_edge.compress.formats.base import convert
+from aigc_edge.compress.formats.int8 import Int8
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.scaling.smooth import largest, smoothed
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.compress.graph import Network
-from aigc_edge.compress.tables import with_small_tables
+from aigc_edge.compress.graphs.graph import Network
+from aigc_edge.compress.graphs.tables import with_small_tables
 
 
 def _model(table: np.ndarray) -> onnx.ModelProto:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from onnx import helper
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.transposed import as_convolutions
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.transposed import as_convolutions
 
 
 def _net(rng: np.random.Generator, make: dict, size: tuple[int, int], kernel: tuple[int, int], **attributes: Any) -> Any:

@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from aigc_edge.compress.calibration import Calibration, Record
-from aigc_edge.compress.formats import convert, parse
-from aigc_edge.compress.graph import Network
+from aigc_edge.compress.calibration.trajectory import Calibration, Record
+from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.graphs.graph import Network
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.schedule import split_schedule
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec

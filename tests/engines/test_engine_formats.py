@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Calibration, Record
-from aigc_edge.compress.folding import folded
-from aigc_edge.compress.formats import FORMATS, convert
-from aigc_edge.compress.mixture import Mixed
+from aigc_edge.compress.calibration.trajectory import Calibration, Record
+from aigc_edge.compress.formats.base import FORMATS, convert
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.folding import folded
+from aigc_edge.compress.proving.mixture import Mixed
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, EngineSource
 from aigc_edge.errors import BundleError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aigc_edge import targets
-from aigc_edge.compress.formats import FORMATS
-from aigc_edge.compress.mixture import Mixed
+from aigc_edge.compress.formats.base import FORMATS
+from aigc_edge.compress.proving.mixture import Mixed
 
 
 @pytest.mark.parametrize("target", [t for t in targets.all_targets().values() if t.kind != "group"], ids=lambda t: t.name)

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from aigc_edge.compress.channels.labels import Site
 from aigc_edge.compress.channels.tracing import Trace, kept
-from aigc_edge.compress.rewrite import shell_of
+from aigc_edge.compress.graphs.rewrite import shell_of
 
 Values = Mapping[tuple[int, int], npt.NDArray[Any]]  # node, place among its inputs → the whole constant that is cut there
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from aigc_edge.compress.channels.tracing import Axis, Trace, rule
-from aigc_edge.compress.graph import attribute
+from aigc_edge.compress.graphs.graph import attribute
 
 
 @rule("Conv", "ConvTranspose", "Gemm", "MatMul")

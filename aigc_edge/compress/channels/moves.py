@@ -7,7 +7,7 @@ import onnx
 
 from aigc_edge.compress.channels.labels import Ints
 from aigc_edge.compress.channels.tracing import Axis, Trace, rule
-from aigc_edge.compress.graph import attribute
+from aigc_edge.compress.graphs.graph import attribute
 
 
 @rule("Reshape", "Flatten")

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 
-from aigc_edge.compress import graph
-from aigc_edge.compress.calibration import Evaluate, mean_square
+from aigc_edge.compress.calibration.effort import dry_run
+from aigc_edge.compress.calibration.trajectory import Evaluate, mean_square
 from aigc_edge.compress.channels.cut import cut
 from aigc_edge.compress.channels.refit import Inputs
 from aigc_edge.compress.channels.tracing import trace
 from aigc_edge.compress.channels.units import Costs, Group, Unit, groups_of
-from aigc_edge.compress.effort import dry_run
-from aigc_edge.compress.finetune import redrawn
-from aigc_edge.compress.proof import Proof
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.trainable.finetune import redrawn
 from aigc_edge.errors import AigcEdgeError
 
 KEEP = 1 / 8  # of a group's channels stay in any case

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aigc_edge.compress.calibration import Record
+from aigc_edge.compress.calibration.patches import collected
+from aigc_edge.compress.calibration.trajectory import Record
 from aigc_edge.compress.channels.tracing import Trace, kept
 from aigc_edge.compress.channels.units import Costs, Group, measured
-from aigc_edge.compress.graph import Layer
-from aigc_edge.compress.patches import collected
-from aigc_edge.compress.rounding import Floats
-from aigc_edge.compress.weights import from_rows, to_rows
+from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.weights import from_rows, to_rows
+from aigc_edge.compress.scaling.rounding import Floats
 
 ROWS = 2048  # calibration inputs a layer
 EVALUATIONS = 64  # that these come from

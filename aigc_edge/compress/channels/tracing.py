@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from aigc_edge.compress import graph
 from aigc_edge.compress.channels.labels import Ints, Labels
+from aigc_edge.compress.graphs import graph
 
 BATCH = 1_000_003  # stands for a dynamic size in products of sizes: a prime that no network has
 

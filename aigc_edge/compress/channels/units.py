@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aigc_edge.compress import graph
 from aigc_edge.compress.channels.labels import Ints
 from aigc_edge.compress.channels.tracing import Trace
-from aigc_edge.compress.graph import Layer
-from aigc_edge.compress.weights import weights_of
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.weights import weights_of
 
 
 @dataclass

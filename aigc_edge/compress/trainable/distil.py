@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-from aigc_edge.compress.finetune import Lessons, Tell, Tuned, Tuning
+from aigc_edge.compress.trainable.finetune import Lessons, Tell, Tuned, Tuning
 from aigc_edge.compress.trainable.network import Trainable
 from aigc_edge.errors import AigcEdgeError
 

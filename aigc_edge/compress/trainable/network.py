@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from aigc_edge.compress.opset import opset_of
+from aigc_edge.compress.graphs.opset import opset_of
 from aigc_edge.compress.trainable.node import OPERATORS, Node, node_of
 from aigc_edge.compress.trainable.operators.quantised import E4M3, RANGES, rounded
 from aigc_edge.errors import AigcEdgeError

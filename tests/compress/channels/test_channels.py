@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.compress import graph
 from aigc_edge.compress.channels.cut import cut
 from aigc_edge.compress.channels.tracing import Trace, trace
 from aigc_edge.compress.channels.units import Costs, Group, groups_of
-from aigc_edge.compress.weights import weights_of
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.weights import weights_of
 
 
 def feeds(model: onnx.ModelProto, rng: np.random.Generator, batch: int = 3) -> dict[str, np.ndarray]:

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from aigc_edge.compress import graph
 from aigc_edge.compress.channels.plan import Plan
 from aigc_edge.compress.channels.refit import EVALUATIONS, RIDGE, Inputs
 from aigc_edge.compress.channels.tracing import trace
 from aigc_edge.compress.channels.units import Costs, groups_of
-from aigc_edge.compress.proof import Proof
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.errors import AigcEdgeError
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.compress import graph
+from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.trainable.network import Trainable
 
 

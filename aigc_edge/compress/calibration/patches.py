@@ -1,0 +1,127 @@
+"""What layers really multiply: samples of their inputs, as rows of the matrix product that each layer computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from aigc_edge.compress.calibration.trajectory import Record
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.graph import Layer, attribute
+from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.errors import AigcEdgeError
+
+LEAST, MOST = 8, 64  # evaluations, spread over the rows of the program and the samples of the batch
+WORK = 1e11  # multiply-adds that more than the least may take
+LIMIT = 1 << 28  # bytes of rows that are held at a time: what is beyond takes another pass
+
+
+def collected(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    records: Sequence[Record],
+    rows: int,
+    threads: int,
+    evaluations: int | None = None,
+) -> Iterator[tuple[list[Layer], dict[str, Floats]]]:
+    """Up to `rows` rows [rows, inputs] for every layer that has them, by its node: groups of layers that read the same tensor.
+
+    Columns are in the order of `weights.to_rows`. Embeddings and grouped convolutions are left out. All randomness is
+    fixed. `evaluations` are as many as their cost allows, unless given.
+    """
+    nodes = {node.output[0]: node for node in model.graph.node if node.output}
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        if layer.op != "Gather" and attribute(nodes[layer.node], "group", 1) == 1:
+            groups.setdefault(layer.input, []).append(layer)
+    part: list[list[Layer]] = []
+    size = 0
+    for group in groups.values():
+        need = sum(4 * rows * _inputs(layer, model) for layer in group)
+        if part and size + need > LIMIT:
+            yield from _pass(model, nodes, part, records, rows, threads, evaluations)
+            part, size = [], 0
+        part.append(group)
+        size += need
+    if part:
+        yield from _pass(model, nodes, part, records, rows, threads, evaluations)
+
+
+def _inputs(layer: Layer, model: onnx.ModelProto) -> int:
+    shape = next(list(tensor.dims) for tensor in model.graph.initializer if tensor.name == layer.weight)
+    return int(shape[0] if layer.op == "ConvTranspose" else np.prod(shape) // shape[layer.axis])
+
+
+def _pass(
+    model: onnx.ModelProto,
+    nodes: dict[str, onnx.NodeProto],
+    groups: list[list[Layer]],
+    records: Sequence[Record],
+    rows: int,
+    threads: int,
+    evaluations: int | None,
+) -> Iterator[tuple[list[Layer], dict[str, Floats]]]:
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    present = {value.name for value in [*watched.graph.input, *watched.graph.output]}
+    wanted = [group[0].input for group in groups]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in present)
+    network = graph.Network(watched, threads=threads)
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    del watched
+    work = sum(layer.macs for group in groups for layer in group)
+    there = sum(len(next(iter(record.inputs.values()))) for record in records)
+    count = evaluations or min(there, max(LEAST, min(MOST, int(WORK / max(work, 1)))))
+    chosen = np.linspace(0, len(records) - 1, count).astype(int)
+    each = -(-rows // count)
+    rng = np.random.default_rng(0)
+    found: dict[str, list[Floats]] = {layer.node: [] for group in groups for layer in group}
+    for turn, index in enumerate(chosen):
+        inputs = records[index].inputs
+        batch = len(next(iter(inputs.values())))
+        one = {name: value[turn * (batch - 1) // max(count - 1, 1) :][:1] for name, value in inputs.items()}
+        values = dict(zip(network.outputs, network(one), strict=True)) | one
+        for group in groups:
+            value = values[group[0].input]
+            if not np.isfinite(value).all():
+                raise AigcEdgeError("an activation is NaN or infinite while calibrating: the float32 network itself is broken")
+            for layer in group:
+                found[layer.node].append(_rows_of(layer, nodes[layer.node], value, shapes[layer.weight], each, rng))
+    del network
+    for group in groups:
+        yield group, {layer.node: np.concatenate(found.pop(layer.node)) for layer in group}
+
+
+def _rows_of(
+    layer: Layer, node: onnx.NodeProto, value: npt.NDArray[Any], shape: list[int], count: int, rng: np.random.Generator
+) -> Floats:
+    if layer.op == "Conv":
+        return _patches(node, value, shape, count, rng)
+    flat = np.moveaxis(value, 1, -1) if layer.op == "ConvTranspose" else value
+    flat = flat.reshape(-1, flat.shape[-1])
+    chosen = rng.permutation(len(flat))[:count]
+    return np.ascontiguousarray(flat[chosen], dtype=np.float32)
+
+
+def _patches(node: onnx.NodeProto, value: npt.NDArray[Any], shape: list[int], count: int, rng: np.random.Generator) -> Floats:
+    places = len(shape) - 2
+    strides = attribute(node, "strides", [1] * places)
+    dilations = attribute(node, "dilations", [1] * places)
+    pads = attribute(node, "pads", [0] * (2 * places))
+    if attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):  # near enough: which zeros are seen is chance
+        pads = [d * (k - 1) // 2 for d, k in zip(dilations, shape[2:], strict=True)] * 2
+    padded = np.pad(value, [(0, 0), (0, 0), *zip(pads[:places], pads[places:], strict=True)])
+    windows = [d * (k - 1) + 1 for d, k in zip(dilations, shape[2:], strict=True)]
+    view = np.lib.stride_tricks.sliding_window_view(padded, windows, axis=tuple(range(2, 2 + places)))
+    steps = tuple(slice(None, None, step) for step in [1, 1, *strides, *dilations])
+    view = view[steps]
+    sizes = view.shape[2 : 2 + places]
+    chosen = rng.permutation(len(view) * int(np.prod(sizes)))[:count]
+    sample, *at = np.unravel_index(chosen, (len(view), *sizes))
+    channels_last = np.moveaxis(view, 1, 1 + places)  # an index beside a slice would leave the order of axes to NumPy's rules
+    picked = channels_last[tuple([sample, *at])]
+    return np.ascontiguousarray(picked.reshape(len(chosen), -1), dtype=np.float32)

@@ -1,0 +1,34 @@
+"""bfloat16: half the size with the range of float32, for networks that overflow in half precision (GPUs from Ampere on)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+
+from aigc_edge.compress.formats.base import FORMATS
+from aigc_edge.compress.formats.sixteen import Sixteen
+from aigc_edge.compress.graphs.half import BFLOAT16
+from aigc_edge.compress.graphs.opset import raise_opset
+from aigc_edge.compress.proving.mixture import Mixed, Recipe
+from aigc_edge.compress.proving.proof import Proof
+
+
+@FORMATS.register("bf16")
+@dataclass(frozen=True)
+class Bf16(Mixed):
+    """Weights and arithmetic in bfloat16; normalisation, softmax and angles in float32; inputs and outputs float32."""
+
+    name: ClassVar[str] = "bf16"
+    least_sm: ClassVar[int] = 80
+    engines: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt")  # onnxruntime has no bfloat16 kernels on a CPU
+    expected_psnr: ClassVar[float] = 30.0
+    expected_size: ClassVar[float] = 0.5
+    constant_bytes: ClassVar[int] = 2
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        return 2 * outputs * inputs
+
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return Sixteen("bf16", raise_opset(model, 22), BFLOAT16)  # convolutions in bfloat16 came with opset 22

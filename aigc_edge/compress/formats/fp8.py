@@ -1,0 +1,116 @@
+"""FP8 W8A8: weights and activations in E4M3 (Micikevicius et al. 2022, "FP8 Formats for Deep Learning"), as standard Q/DQ nodes.
+
+Weights have one scale a channel, activations one a tensor: the largest value along the calibrated trajectory becomes 448.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from aigc_edge.compress.calibration.watching import watch
+from aigc_edge.compress.formats.base import FORMATS, channel_bytes
+from aigc_edge.compress.formats.fp8w import fp8_channels
+from aigc_edge.compress.formats.stored import Stored, WeightsOnly
+from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.half import to_half
+from aigc_edge.compress.graphs.qdq import source_of
+from aigc_edge.compress.graphs.rewrite import Change, rewritten
+from aigc_edge.compress.proving.mixture import Recipe
+from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.scaling.rounding import E4M3_LARGEST, SMALLEST_SCALE
+from aigc_edge.config import option
+from aigc_edge.errors import AigcEdgeError
+
+
+@FORMATS.register("fp8")
+@dataclass(frozen=True)
+class Fp8(Stored):
+    """Convolutions and matrix products in E4M3; embedding tables and transposed convolutions with weights in E4M3 only."""
+
+    name: ClassVar[str] = "fp8"
+    companion: ClassVar[str | None] = "fp8w"
+    least_sm: ClassVar[int] = 89
+    expected_psnr: ClassVar[float] = 22.0
+    expected_size: ClassVar[float] = 0.26
+
+    psnr: float = option(22.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
+
+    @property
+    def calibrates(self) -> bool:
+        return True
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        return channel_bytes(outputs, inputs)
+
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return _Fp8Recipe(self, model, proof)
+
+
+@dataclass
+class Range:
+    """The range of one tensor, over all rows of the program and in each."""
+
+    low: float = 0.0
+    high: float = 0.0
+    rows: dict[str, list[float]] = field(default_factory=dict)
+
+    def see(self, low: float, high: float, row: int) -> None:
+        """Take in one evaluation."""
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        seen = self.rows.setdefault(str(row), [low, high])
+        self.rows[str(row)] = [min(seen[0], low), max(seen[1], high)]
+
+
+class _Fp8Recipe(WeightsOnly):
+    """The weights as fp8w has them, and Q/DQ nodes at the inputs of those layers that have kernels for both in E4M3."""
+
+    def __init__(self, format: Fp8, model: onnx.ModelProto, proof: Proof | None) -> None:
+        super().__init__(format, model, fp8_channels, opset=19, estimator="minmax")
+        assert proof is not None
+        self._moved = source_of(self.model)
+        wanted = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
+        self.ranges = {name: Range() for name in sorted(wanted)}
+        watch(self.model, self.ranges, proof.seen, self._see, proof.threads)
+
+    def _source(self, layer: Layer) -> str:
+        return self._moved.get(layer.input, layer.input)
+
+    def _see(self, tensor: str, values: npt.NDArray[Any], row: int) -> None:
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise AigcEdgeError("an activation is NaN or infinite while calibrating: the float32 network itself is broken")
+        self.ranges[tensor].see(low, high, row)
+
+    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
+        changes = {layer.node: self._with_input(layer, self._changes[layer.node]) for layer in layers}
+        model = rewritten(self.model, changes)
+        return to_half(model) if self.floats == "fp16" else model
+
+    def findings(self) -> dict[str, Any]:
+        return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
+
+    def _with_input(self, layer: Layer, change: Change) -> Change:
+        seen = self.ranges.get(self._source(layer))
+        if seen is None or layer.op == "Gather":
+            return change
+        names = {part: f"{layer.input}_{part}" for part in ("scale", "zero", "q", "dq")}
+        scale = max(max(-seen.low, seen.high) / E4M3_LARGEST, SMALLEST_SCALE)
+        tensors = [
+            numpy_helper.from_array(np.asarray(scale, np.float32), names["scale"]),
+            numpy_helper.from_array(np.zeros((), ml_dtypes.float8_e4m3fn), names["zero"]),
+        ]
+        parts = [names["scale"], names["zero"]]
+        nodes = [
+            helper.make_node("QuantizeLinear", [layer.input, *parts], [names["q"]], name=names["q"]),
+            helper.make_node("DequantizeLinear", [names["q"], *parts], [names["dq"]], name=names["dq"]),
+        ]
+        return Change((*change.tensors, *tensors), (*change.before, *nodes), {**change.inputs, 0: names["dq"]})

@@ -1,0 +1,89 @@
+"""NVFP4 weights: 4-bit floats (E2M1) in blocks of 16, with E4M3 scales of the blocks and one float32 scale a tensor.
+
+NVIDIA 2025, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149). Written in standard operators of opset 23, as
+TensorRT reads it for Blackwell cards: a DequantizeLinear makes float scales of the E4M3 ones, another the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx
+
+from aigc_edge.compress.formats.base import FORMATS, channel_bytes
+from aigc_edge.compress.formats.fp8w import fp8_channels
+from aigc_edge.compress.formats.stored import Stored
+from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.packing import blocked
+from aigc_edge.compress.graphs.rewrite import Change
+from aigc_edge.compress.proving.mixture import Recipe
+from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.scaling.blocks import Blocks
+from aigc_edge.compress.scaling.rounding import (
+    E2M1_LARGEST,
+    E4M3_LARGEST,
+    SMALLEST_SCALE,
+    Floats,
+    best_scales,
+    quantised,
+    spread,
+    to_e2m1,
+    to_e4m3,
+)
+from aigc_edge.config import option
+
+BLOCK = 16
+SHRINK = (1.0, 0.9, 0.8, 0.7)
+_E4M3_SMALLEST = 2.0**-9
+
+
+@FORMATS.register("nvfp4")
+@dataclass(frozen=True)
+class Nvfp4(Stored):
+    """Weights of 4 bits, arithmetic in float; what 16 does not divide, embedding tables, first and last layer are E4M3."""
+
+    name: ClassVar[str] = "nvfp4"
+    least_sm: ClassVar[int] = 100  # of cards; TensorRT-RTX, which serves no SM100 and SM110, builds it for SM120
+    engines: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt")  # onnxruntime has no FP4
+    expected_psnr: ClassVar[float] = 22.0
+    expected_size: ClassVar[float] = 0.16
+
+    psnr: float = option(22.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
+    scaled: bool = option(True, "scale input channels by what they carry (AWQ); false needs no calibration data")
+
+    @property
+    def calibrates(self) -> bool:
+        return self.scaled
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        if edge or inputs % BLOCK:
+            return channel_bytes(outputs, inputs)
+        return outputs * inputs // 2 + outputs * inputs // BLOCK + 4
+
+    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+        return Blocks(self, model, proof, pack=_pack, other=(fp8_channels, "fp8w"), rounded=_rounded, opset=23)
+
+
+def _scales(rows: Floats, importance: Floats | None) -> tuple[Floats, np.float32] | None:
+    """The scales of the blocks, as E4M3 times the tensor's scale holds them, and that."""
+    if rows.shape[1] % BLOCK:
+        return None
+    tensor = np.float32(max(float(np.abs(rows).max()) / (E2M1_LARGEST * E4M3_LARGEST), SMALLEST_SCALE))
+
+    def held(scales: Floats) -> Floats:
+        return np.maximum(to_e4m3(scales / tensor), np.float32(_E4M3_SMALLEST)) * tensor
+
+    scales = best_scales(rows, BLOCK, E2M1_LARGEST, to_e2m1, shrink=SHRINK, importance=importance, held=held)
+    return np.minimum(scales, np.float32(E4M3_LARGEST) * tensor), tensor  # blocks of zeros have any scale
+
+
+def _pack(layer: Layer, rows: Floats, importance: Floats | None, shape: tuple[int, ...]) -> Change | None:
+    found = _scales(rows, importance)
+    return None if found is None else blocked(layer, quantised(rows, found[0], to_e2m1), found[0], "fp4", shape, found[1])
+
+
+def _rounded(layer: Layer, rows: Floats, importance: Floats) -> Floats | None:
+    found = _scales(rows, importance)
+    return None if found is None else quantised(rows, found[0], to_e2m1) * spread(found[0], rows.shape[1])

@@ -1,0 +1,68 @@
+"""Weights stored in few bits and computed with in float: what the formats of this kind share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+
+from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.half import to_half
+from aigc_edge.compress.graphs.opset import raise_opset
+from aigc_edge.compress.graphs.rewrite import Change, rewritten
+from aigc_edge.compress.graphs.weights import place_of, weights_of
+from aigc_edge.compress.proving.mixture import Mixed, Recipe
+from aigc_edge.config import option
+
+Pack = Callable[[Layer, npt.NDArray[Any]], Change | None]  # None: the weight does not fit the format
+LEAST_SAVED = 512  # bytes: the nodes and names that a compressed weight needs take about as many
+
+
+@dataclass(frozen=True)
+class Stored(Mixed):
+    """Options of formats whose layers compute in float, or whose rest does."""
+
+    engine: str = option("onnxruntime", "the engine that the graph is for", choices=("onnxruntime", "tensorrt"))
+    floats: str = option(
+        "auto", "what the arithmetic is in: fp32, fp16, or auto: fp16 for TensorRT", choices=("auto", "fp32", "fp16")
+    )
+
+    @property
+    def arithmetic(self) -> str:
+        """fp32 or fp16."""
+        automatic = "fp16" if self.engine == "tensorrt" else "fp32"
+        return automatic if self.floats == "auto" else self.floats
+
+
+class WeightsOnly(Recipe):
+    """Every weight as `pack` stores it, where that saves space; all weights are packed once and shared by all mixtures."""
+
+    def __init__(
+        self, format: Stored, model: onnx.ModelProto, pack: Pack, *, opset: int = 0, estimator: str | None = None
+    ) -> None:
+        self.name, self.floats, self.estimator = format.name, format.arithmetic, estimator
+        self.model = raise_opset(model, opset)
+        self.layers, self.small = [], []
+        self._changes: dict[str, Change] = {}
+        packed: dict[tuple[str, int, int], Change | None] = {}
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for layer in weights_of(model):
+            key = (layer.weight, layer.axis, place_of(layer))
+            if key not in packed:
+                packed[key] = pack(layer, onnx.numpy_helper.to_array(constants[layer.weight]))
+            change = packed[key]
+            if change is None or layer.bytes - change.bytes < LEAST_SAVED:
+                self.small.append(layer)
+            else:
+                self.layers.append(layer)
+                self._changes[layer.node] = change
+
+    def bytes_of(self, layer: Layer) -> int:
+        return self._changes[layer.node].bytes
+
+    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
+        model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers})
+        return to_half(model) if self.floats == "fp16" else model

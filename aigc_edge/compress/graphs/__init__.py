@@ -1,0 +1,1 @@
+"""ONNX graphs: their layers and weights, and the passes that rewrite them."""

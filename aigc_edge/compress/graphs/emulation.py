@@ -1,0 +1,46 @@
+"""Networks of 16-bit floats as float32 graphs that compute the same: what a CPU proves them with.
+
+onnxruntime has no bfloat16 on a CPU, and computes half precision in float32 across operators, which hides what overflows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from aigc_edge.compress.graphs.graph import types_and_shapes
+from aigc_edge.compress.graphs.rewrite import shell_of
+
+_KINDS = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float32 graph that computes what `model` does: every tensor of 16-bit floats is rounded where it is made.
+
+    Sums are float32 inside an operator, as they are in a GPU's tensor cores; engines that fuse operators round less often.
+    """
+    known = types_and_shapes(model)
+    rounds = {name: kind for name, (kind, _) in known.items() if kind in _KINDS}
+    if not rounds:
+        return model
+    result = shell_of(model)
+    del result.graph.value_info[:]
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _KINDS:
+            tensor = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+        result.graph.initializer.append(tensor)
+    for node in model.graph.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for item in copy.attribute:
+            if node.op_type == "Cast" and item.name == "to" and item.i in _KINDS:
+                item.i = TensorProto.FLOAT
+        rounding: list[onnx.NodeProto] = []
+        for place, name in enumerate(node.output):
+            if name in rounds:
+                copy.output[place], stored = f"{name}_exact", f"{name}_stored"
+                rounding.append(helper.make_node("Cast", [copy.output[place]], [stored], to=rounds[name]))
+                rounding.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+        result.graph.node.extend([copy, *rounding])
+    return result

@@ -1,0 +1,37 @@
+"""The first and the last layers of a network: they err most, see the sample itself, and cost next to nothing.
+
+No norm evens out what they are given or give. On a DiT-S/2 (random weights) they made more than half of the squared error with
+less than a thousandth of the multiply-adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from aigc_edge.compress.graphs.graph import Layer
+
+SHARE = 1 / 250  # of the multiply-adds: what a layer at the end may cost to be left in float
+
+
+def without_ends(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[Layer]:
+    """`layers` without those next to the inputs and outputs of the graph that cost little.
+
+    Next to means: in between are only operators with one computed input, such as reshapes, activations and biases.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    nodes = {layer.node for layer in layers}
+    total = sum(layer.macs for layer in layers)
+    near = {value.name for value in model.graph.input}
+    for node in model.graph.node:
+        computed = [name for name in node.input if name and name not in constants]
+        if node.output[0] not in nodes and len(computed) == 1 and computed[0] in near:
+            near.update(node.output)
+    far = {value.name for value in model.graph.output}
+    for node in reversed(model.graph.node):
+        computed = [name for name in node.input if name and name not in constants]
+        if node.output[0] not in nodes and len(computed) == 1 and far & {*node.output}:
+            far.update(computed)
+    kept = [layer for layer in layers if layer.macs > SHARE * total or not (layer.input in near or layer.node in far)]
+    return kept or list(layers)

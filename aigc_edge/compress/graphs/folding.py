@@ -1,0 +1,53 @@
+"""Computes what depends on constants only: a graph with compressed weights becomes the float graph that engines compute.
+
+By the ONNX reference implementation, from the very nodes that stand in the file; so the float graph is what the file says, in
+types too that an engine here lacks, and it runs at the speed of a float graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from aigc_edge.compress.graphs.rewrite import shell_of
+
+_FOLDED = frozenset(("DequantizeLinear", "Cast", "Reshape", "Transpose", "Mul", "Concat"))
+
+
+def folded(model: onnx.ModelProto, also: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy of `model` in which weights that are dequantised, cast, reshaped (`also` names more) at run time are constants."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    made: dict[str, npt.NDArray[Any]] = {}
+    kept: list[onnx.NodeProto] = []
+    opsets: list[Any] = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    for node in model.graph.node:
+        known = all(name in constants or name in made or not name for name in node.input)
+        if node.op_type not in (*_FOLDED, *also) or not known or not node.input:
+            kept.append(node)
+            continue
+        names = [name for name in node.input if name]
+        values = {name: made[name] if name in made else numpy_helper.to_array(constants[name]) for name in names}
+        made[node.output[0]] = _evaluated(node, values, opsets)
+    read = {name for node in kept for name in node.input} | {value.name for value in model.graph.output}
+    result = shell_of(model)
+    result.graph.node.extend(kept)
+    result.graph.initializer.extend(tensor for name, tensor in constants.items() if name in read)
+    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in made.items() if name in read)
+    return result
+
+
+def _evaluated(node: onnx.NodeProto, values: dict[str, npt.NDArray[Any]], opsets: list[Any]) -> npt.NDArray[Any]:
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in values.items()
+    ]
+    output = onnx.ValueInfoProto(name=node.output[0])
+    graph = helper.make_graph([node], "constant", inputs, [output])
+    results: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, values)
+    return np.asarray(results[0])

@@ -1,0 +1,63 @@
+"""Group normalisation that keeps channels last: for engines whose convolutions do, and which would reorder a map twice a norm.
+
+A group's mean is that of its channels' means, and so is its mean square; with both the norm is one multiplication and an addition
+a channel, in any layout. The means of groups are taken by a 1 × 1 convolution with groups, because that keeps the layout too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from aigc_edge.compress.graphs.edit import Part, readers, replaced
+from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
+
+MEANS = "means of groups"  # ends the names of their weights, which are not to be quantised
+
+
+def without_reshape(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` with every group norm of [N, C, H, W] rewritten: instance norms between reshapes, as they are exported.
+
+    The variance is E[x²] − E[x]²: where a group's mean is far larger than its spread that loses digits, which int8 has not.
+    """
+    constants, known, reading = initialisers(model), types_and_shapes(model), readers(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    parts: dict[str, Part] = {}
+    dropped: list[str] = []
+    for node in model.graph.node:
+        if node.op_type != "InstanceNormalization" or not {*node.input[1:]} <= constants.keys():
+            continue
+        before, after = makers.get(node.input[0]), reading.get(node.output[0], [])
+        if before is None or before.op_type != "Reshape" or len(after) != 1 or after[0].op_type != "Reshape":
+            continue
+        name, source = after[0].output[0], before.input[0]
+        shape = known[name][1] if name in known else []
+        groups = len(constants[node.input[1]])
+        trivial = (constants[node.input[1]] == 1).all() and (constants[node.input[2]] == 0).all()
+        if len(shape) != 4 or known.get(source, (0, []))[1][1:] != shape[1:] or 0 in shape[1:] or not trivial:
+            continue
+        if list(constants.get(before.input[1], [])) != [0, groups, -1] or len(reading[before.output[0]]) != 1:
+            continue
+        parts[name] = _part(name, source, shape, groups, attribute(node, "epsilon", 1e-5))
+        dropped += [before.output[0], node.output[0]]
+    return replaced(model, parts, dropped) if parts else model
+
+
+def _part(name: str, source: str, shape: list[int], groups: int, epsilon: float) -> Part:
+    part = Part(name)
+    channels, size = shape[1], shape[1] // groups
+    axes = part.constant("axes", [2, 3], np.int64)
+    spread = part.constant(MEANS, np.full((channels, size, 1, 1), 1 / size))
+    mean = part.add("ReduceMean", [source, axes], "means", keepdims=1)
+    mean = part.add("Conv", [mean, spread], "mean", group=groups, kernel_shape=[1, 1])
+    length = part.add("ReduceL2", [source, axes], "lengths", keepdims=1)
+    square = part.add(
+        "Mul", [part.add("Mul", [length, length], "sums"), part.constant("pixel", 1 / (shape[2] * shape[3]))], "squares"
+    )
+    square = part.add("Conv", [square, spread], "square", group=groups, kernel_shape=[1, 1])
+    variance = part.add("Sub", [square, part.add("Mul", [mean, mean], "mean2")], "difference")
+    variance = part.add("Add", [part.add("Relu", [variance], "variance"), part.constant("epsilon", epsilon)], "positive")
+    factor = part.add("Div", [part.constant("one", 1), part.add("Sqrt", [variance], "deviation")], "factor")
+    shift = part.add("Neg", [part.add("Mul", [mean, factor], "product")], "shift")
+    part.add("Add", [part.add("Mul", [source, factor], "scaled"), shift], None)
+    return part

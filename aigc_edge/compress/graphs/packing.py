@@ -1,0 +1,89 @@
+"""Stores a weight in few bits: its codes and scales as constants, and the DequantizeLinear nodes that make floats of them.
+
+One scale a channel keeps the weight's shape. Blocks lie along the last two dimensions only (all that TensorRT takes), so a
+convolution's weight is stored as the matrix [outputs, inputs · places] and reshaped behind its DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.qdq import quantise_weight
+from aigc_edge.compress.graphs.rewrite import Change
+from aigc_edge.compress.graphs.weights import place_of
+from aigc_edge.compress.scaling.rounding import Floats
+
+Array = npt.NDArray[Any]
+_TYPES: dict[str, Any] = {
+    "int8": np.int8,
+    "int4": ml_dtypes.int4,
+    "fp8": ml_dtypes.float8_e4m3fn,
+    "fp4": ml_dtypes.float4_e2m1fn,
+    "fp16": np.float16,
+}
+
+
+def _tensor(name: str, value: Array) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.ascontiguousarray(value), name)
+
+
+def per_channel(layer: Layer, codes: Floats, scales: Floats, kind: str) -> Change:
+    """Codes in the weight's shape, of type `kind`, with one scale for each index of the layer's axis."""
+    # With the axis in its name: tied weights are read along different ones.
+    codes_name, scales_name, result = (f"{layer.weight}_{part}{layer.axis}" for part in (f"{kind}_", "scale_", "dq_"))
+    tensors = (_tensor(codes_name, codes.astype(_TYPES[kind])), _tensor(scales_name, scales.astype(np.float32)))
+    node = helper.make_node("DequantizeLinear", [codes_name, scales_name], [result], name=result, axis=layer.axis)
+    return Change(tensors, (node,), {place_of(layer): result})
+
+
+def blocked(
+    layer: Layer, codes: Floats, scales: Floats, kind: str, shape: tuple[int, ...], tensor_scale: np.float32 | None = None
+) -> Change:
+    """Codes [outputs, inputs] of type `kind` with scales [outputs, blocks]; `shape` is that of the weight.
+
+    With a `tensor_scale` the scales are stored as E4M3 floats, which it multiplies (NVFP4).
+    """
+    names = {part: f"{layer.weight}_{part}" for part in (kind, "scale", "scale_dq", "tensor_scale", "shape", "flat", "dq")}
+    upright = layer.axis == 0 and layer.op != "ConvTranspose"
+    axis = 1 if upright else 0
+    if not upright:
+        codes, scales = codes.T, scales.T
+    before = []
+    tensors = [_tensor(names[kind], codes.astype(_TYPES[kind]))]
+    if tensor_scale is None:
+        tensors.append(_tensor(names["scale"], scales.astype(np.float32)))
+        scale = names["scale"]
+    else:
+        tensors.append(_tensor(names["scale"], (scales / tensor_scale).astype(_TYPES["fp8"])))
+        tensors.append(_tensor(names["tensor_scale"], np.asarray(tensor_scale, np.float32)))
+        scale = names["scale_dq"]
+        before.append(helper.make_node("DequantizeLinear", [names["scale"], names["tensor_scale"]], [scale], name=scale))
+    block = codes.shape[axis] // scales.shape[axis]
+    flat = codes.shape == shape
+    made = names["dq"] if flat else names["flat"]
+    inputs = [names[kind], scale]
+    before.append(helper.make_node("DequantizeLinear", inputs, [made], name=made, axis=axis, block_size=block))
+    if not flat:
+        tensors.append(_tensor(names["shape"], np.array(shape, np.int64)))
+        before.append(helper.make_node("Reshape", [made, names["shape"]], [names["dq"]], name=names["dq"]))
+    return Change(tuple(tensors), tuple(before), {place_of(layer): names["dq"]})
+
+
+def halved(layer: Layer, weight: Array) -> Change:
+    """The weight in half precision, cast to float32 in front of its node."""
+    stored, result = f"{layer.weight}_half", f"{layer.weight}_dq"
+    node = helper.make_node("Cast", [stored], [result], name=result, to=onnx.TensorProto.FLOAT)
+    return Change((_tensor(stored, weight.astype(np.float16)),), (node,), {place_of(layer): result})
+
+
+def int8_channels(layer: Layer, weight: Array) -> Change:
+    """int8 with one scale a channel: what is small next to 4-bit weights, and embedding tables, are stored in."""
+    integers, scales = quantise_weight(weight, layer.axis)
+    return per_channel(layer, integers.astype(np.float32), scales, "int8")

@@ -1,0 +1,27 @@
+"""Products of two activations, as in attention: layers without weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from aigc_edge.compress.graphs.graph import Layer, types_and_shapes
+
+PRODUCT = "Product"  # the op of such a layer: its `weight` is a tensor, its `bytes` are 0
+
+
+def products(model: onnx.ModelProto) -> list[Layer]:
+    """The matrix products of two computed tensors, in order of execution."""
+    known = types_and_shapes(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    found: list[Layer] = []
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or constants & {*node.input} or node.input[0] == node.input[1]:
+            continue
+        out = node.output[0]
+        if out not in known or node.input[0] not in known:
+            continue
+        inner = known[node.input[0]][1][-1:] or [1]
+        macs = int(np.prod([size or 1 for size in (*known[out][1], *inner)]))
+        found.append(Layer(f"{out} (product)", PRODUCT, out, node.input[0], node.input[1], None, 0, out, macs, 0))
+    return found

@@ -1,0 +1,235 @@
+"""Writes Q/DQ nodes into an ONNX graph: 8-bit weights with one scale a channel, 8-bit activations with one scale a tensor.
+
+onnxruntime.quantization writes such nodes too, but one graph for all engines, and it loads, copies and quantises the whole model
+again for every choice of layers; the search tries dozens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from aigc_edge.compress.calibration.observers import Scale
+from aigc_edge.compress.graphs.edit import readers
+from aigc_edge.compress.graphs.graph import Layer, attribute, initialisers
+from aigc_edge.compress.graphs.products import PRODUCT
+
+# Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
+_MOVES = (
+    "Reshape",
+    "Transpose",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "MaxPool",
+    "Slice",
+)
+
+
+def quantise_weight(
+    weight: npt.NDArray[np.float32], axis: int, least: npt.ArrayLike = 0.0
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 with one float32 scale a channel of `axis`: scale = max |w| / 127, at least `least`.
+
+    A channel of zeros takes the largest scale of the others: any would do for the weight, but engines round the bias to multiples
+    of (weight scale · input scale), in int32.
+    """
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    scale = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
+    scale = np.where(scale > 0, scale, scale.max() or np.float32(1))
+    scale = np.maximum(scale, np.asarray(least, np.float32)).astype(np.float32)
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    return integers, scale
+
+
+def source_of(model: onnx.ModelProto) -> dict[str, str]:
+    """For every tensor that an operator merely moved: the tensor it came from."""
+    moved: dict[str, str] = {}
+    for node in model.graph.node:
+        if _moves(node):
+            moved[node.output[0]] = moved.get(node.input[0], node.input[0])
+    return moved
+
+
+def _moves(node: onnx.NodeProto) -> bool:
+    nearest = node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest"
+    return node.op_type in _MOVES or nearest
+
+
+def _inputs(layer: Layer) -> tuple[str, ...]:
+    """The activations that a layer reads."""
+    return (layer.input, layer.weight) if layer.op == PRODUCT else (layer.input,)
+
+
+def integers_only(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
+    """Outputs of operators that move values which nothing but `layers` reads in the end: they may be quantised in front."""
+    chosen = {(layer.node, name) for layer in layers for name in _inputs(layer)}
+    found: set[str] = set()
+    reading = readers(model)
+    for node in reversed(model.graph.node):
+        if _moves(node) and (behind := reading.get(node.output[0])):
+            name = node.output[0]
+            if all(r.output and ((r.output[0], name) in chosen or (r.output[0] in found and r.input[0] == name)) for r in behind):
+                found.add(name)
+    return found
+
+
+def observed(model: onnx.ModelProto, layers: Collection[Layer], results: bool = True) -> set[str]:
+    """The tensors whose range must be known to quantise the inputs of `layers`, and their `results` too."""
+    moved = source_of(model)
+    names = {name for layer in layers for name in _inputs(layer)}
+    names |= {layer.output for layer in layers if results and layer.op != PRODUCT}
+    return {moved.get(name, name) for name in names}
+
+
+def factors(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
+    """The tensors (in front of what merely moves them) that products of two activations among `layers` read."""
+    moved = source_of(model)
+    return {moved.get(name, name) for layer in layers if layer.op == PRODUCT for name in _inputs(layer)}
+
+
+class Writer:
+    """Builds quantised versions of one model; weights are quantised once and shared by all versions.
+
+    `symmetric` activations are int8 with zero point 0 (all that TensorRT takes); the others uint8 with a zero point (twice the
+    resolution behind a ReLU or SiLU, and what x86 multiplies). With `fused` the results of convolutions and the biases of Gemm
+    are quantised too: only then onnxruntime has int8 kernels for them. TensorRT wants neither, and refuses int32 biases. The
+    tensors `signed` (in front of what merely moves them) are int8 with zero point 0 in any case. With `early`, what is moved
+    before it is multiplied is quantised before it is moved, where nothing else reads it: a quarter of the bytes.
+    Without `vectors` a Gemm of one vector a sample, which waits for its weights, reads those as int8 and its input as it is.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        scales: Mapping[str, Scale],
+        *,
+        symmetric: bool,
+        fused: bool,
+        signed: Collection[str] = (),
+        early: bool = False,
+        vectors: bool = True,
+    ) -> None:
+        self.model = model
+        self.scales = scales
+        self.symmetric = symmetric
+        self.fused = fused
+        self.signed = frozenset(signed)
+        self.early = early
+        self.vectors = vectors
+        self._constants = initialisers(model)
+        self._moved = source_of(model)
+        self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
+
+    def _scale(self, tensor: str) -> Scale:
+        return self.scales[self._moved.get(tensor, tensor)]
+
+    def _plain(self, layer: Layer) -> bool:
+        """Whether its input stays in float."""
+        return not self.vectors and layer.op == "Gemm" and 4 * layer.macs == layer.bytes
+
+    def _dtype(self, tensor: str) -> type[np.integer[Any]]:
+        return np.int8 if self.symmetric or self._moved.get(tensor, tensor) in self.signed else np.uint8
+
+    def _weight(self, layer: Layer) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+        if layer.name not in self._weights:
+            # A bias must fit int32 in units of (weight scale · input scale).
+            bias = np.abs(self._constants[layer.bias]).ravel() if layer.bias is not None else np.zeros(1, np.float32)
+            least = bias / (float(self._scale(layer.input)[0]) * 2.0**30)
+            self._weights[layer.name] = quantise_weight(self._constants[layer.weight], layer.axis, least)
+        return self._weights[layer.name]
+
+    def write(self, layers: Collection[Layer]) -> onnx.ModelProto:
+        """The model with exactly `layers` in 8 bits."""
+        chosen = {layer.node: layer for layer in layers}
+        behind = {layer.output for layer in layers if self.fused and layer.op == "Conv"}
+        nodes: list[onnx.NodeProto] = []
+        constants: dict[str, npt.NDArray[Any]] = {}
+        ready: dict[str, str] = {name: name for name in behind}  # tensor: the name of its dequantised form
+        moved = integers_only(self.model, [layer for layer in layers if not self._plain(layer)]) if self.early else set()
+
+        def quantise(tensor: str, source: str, result: str) -> None:
+            scale, zero = self._scale(tensor)
+            names = [f"{tensor}_scale", f"{tensor}_zero"]
+            constants[names[0]] = np.asarray(scale, np.float32)
+            constants[names[1]] = np.asarray(zero, self._dtype(tensor))
+            nodes.append(helper.make_node("QuantizeLinear", [source, *names], [f"{tensor}_q"], name=f"{tensor}_quantize"))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{tensor}_q", *names], [result], name=f"{tensor}_dequantize"))
+
+        for node in self.model.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            layer = chosen.get(node.output[0])
+            if node.output[0] in moved:
+                if node.input[0] not in ready:
+                    ready[node.input[0]] = f"{node.input[0]}_dq"
+                    quantise(node.input[0], node.input[0], ready[node.input[0]])
+                copy.input[0] = ready[node.input[0]]
+                ready[node.output[0]] = node.output[0]
+            if layer is not None:
+                for tensor in () if self._plain(layer) else _inputs(layer):
+                    if tensor not in ready:
+                        ready[tensor] = f"{tensor}_dq"
+                        quantise(tensor, tensor, ready[tensor])
+                if layer.weight not in ready:
+                    ready[layer.weight] = f"{layer.weight}_dq"
+                    names = [f"{layer.weight}_{part}" for part in ("int8", "scale", "zero")]
+                    integers, scale = self._weight(layer)
+                    constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int8)), strict=True)
+                    result = ready[layer.weight]
+                    nodes.append(helper.make_node("DequantizeLinear", names, [result], name=result, axis=layer.axis))
+                copy.input[1] = ready[layer.weight]
+                if not self._plain(layer):
+                    copy.input[0] = ready[layer.input]
+                if self.fused and layer.op == "Gemm" and layer.bias is not None:
+                    self._quantise_bias(layer, copy, nodes, constants)
+            nodes.append(copy)
+            if node.output[0] in behind:
+                copy.output[0] = f"{node.output[0]}_float"
+                quantise(node.output[0], copy.output[0], node.output[0])
+        read = {name for node in nodes for name in node.input}
+        replaced = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != PRODUCT}
+        model = self._shell(replaced - read)
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+        return model
+
+    def _quantise_bias(
+        self, layer: Layer, node: onnx.NodeProto, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]
+    ) -> None:
+        scale = self._weight(layer)[1] * self._scale(layer.input)[0]
+        bias = self._constants[layer.bias or ""]
+        if bias.shape != scale.shape or attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1:
+            return  # stays float: right, only slower
+        names = [f"{node.output[0]}_bias_{part}" for part in ("int32", "scale", "zero")]
+        integers = np.rint(bias.astype(np.float64) / scale).astype(np.int32)
+        constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int32)), strict=True)
+        node.input[2] = f"{node.output[0]}_bias_dq"
+        nodes.append(helper.make_node("DequantizeLinear", names, [node.input[2]], name=node.input[2], axis=0))
+
+    def _shell(self, replaced: Collection[str]) -> onnx.ModelProto:
+        """The model without its nodes and without the constants `replaced`."""
+        shell = onnx.ModelProto(
+            ir_version=self.model.ir_version,
+            opset_import=self.model.opset_import,
+            producer_name=self.model.producer_name,
+            producer_version=self.model.producer_version,
+            metadata_props=self.model.metadata_props,
+        )
+        graph = self.model.graph
+        shell.graph.name = graph.name
+        shell.graph.input.extend(graph.input)
+        shell.graph.output.extend(graph.output)
+        shell.graph.value_info.extend(graph.value_info)
+        shell.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name not in replaced)
+        return shell

@@ -1,0 +1,80 @@
+"""The weights that formats store in fewer bits, also as matrices [outputs, inputs] of the products that their nodes compute."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.graph import Layer, attribute
+
+Rows = npt.NDArray[np.float32]
+
+
+def weights_of(model: onnx.ModelProto) -> list[Layer]:
+    """Every node with a float32 weight: convolutions (transposed ones too), matrix products and embedding tables.
+
+    Of an embedding the `input` is the index and there are no multiply-adds; its channels are the table's rows.
+    """
+    known = graph.types_and_shapes(model)
+    found = {layer.node: layer for layer in graph.layers(model)}
+    names = {layer.name for layer in found.values()}
+    for node in model.graph.node:
+        place = {"ConvTranspose": 1, "Gather": 0}.get(node.op_type)
+        if place is None or node.output[0] in found:
+            continue
+        weight, other = node.input[place], node.input[1 - place]
+        kind, shape = known.get(weight, (0, []))
+        constant = weight in {tensor.name for tensor in model.graph.initializer}
+        if not constant or kind != TensorProto.FLOAT or len(shape) < 2 or other not in known:
+            continue
+        table = node.op_type == "Gather"
+        if table and (len(shape) != 2 or attribute(node, "axis", 0) != 0):
+            continue
+        places = [size or 1 for size in known[other][1][2:]]
+        name = weight.removesuffix(".weight")
+        found[node.output[0]] = Layer(
+            name=name if name not in names else f"{name} ({node.output[0]})",
+            op=node.op_type,
+            node=node.output[0],
+            input=other,
+            weight=weight,
+            bias=node.input[2] if len(node.input) > 2 else None,
+            axis=0 if table else 1,
+            output=node.output[0],
+            macs=0 if table else int(np.prod(places) * np.prod(shape)),
+            bytes=4 * int(np.prod(shape)),
+        )
+    return [found[node.output[0]] for node in model.graph.node if node.output and node.output[0] in found]
+
+
+def place_of(layer: Layer) -> int:
+    """Which of the node's inputs the weight is."""
+    return 0 if layer.op == "Gather" else 1
+
+
+def shared(model: onnx.ModelProto) -> set[str]:
+    """The constants that more than one node reads."""
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    return {tensor.name for tensor in model.graph.initializer if readers[tensor.name] > 1}
+
+
+def to_rows(layer: Layer, weight: npt.NDArray[np.float32]) -> Rows:
+    """The weight as [outputs, inputs]; of a convolution the inputs are channel by channel, each with its kernel's places.
+
+    Of a transposed convolution the outputs are channel by channel with its kernel's places, the inputs the channels.
+    """
+    if layer.op == "ConvTranspose":
+        return np.ascontiguousarray(weight.reshape(len(weight), -1).T)
+    rows = weight if layer.axis == 0 else weight.T
+    return np.ascontiguousarray(rows.reshape(len(rows), -1))
+
+
+def from_rows(layer: Layer, rows: Rows, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """What `to_rows` made, back in the shape of the weight."""
+    upright = layer.axis == 0 and layer.op != "ConvTranspose"
+    return np.ascontiguousarray(rows if upright else rows.T).reshape(shape)

@@ -1,0 +1,1 @@
+"""How weights are rounded, scaled and pruned so that products err least."""

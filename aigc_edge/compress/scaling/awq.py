@@ -1,0 +1,107 @@
+"""Activation-aware scaling: input channels that carry more are stored larger, where rounding to few bits errs less on them.
+
+Lin et al. 2023, "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration" (arXiv 2306.00978): the scales
+are mean |x| to a power that is searched for, so that the layers' outputs on calibration inputs err least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from aigc_edge.compress.calibration.patches import collected
+from aigc_edge.compress.calibration.trajectory import Record
+from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.weights import shared, to_rows
+from aigc_edge.compress.scaling.absorb import Absorber
+from aigc_edge.compress.scaling.rounding import Floats
+
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+ROWS = 256  # calibration inputs a layer
+GAIN = 0.9  # of the error: a scaling must bring it below this share, gains below are chance
+WORTH = 0.75  # and below this one if it needs an operator of its own
+
+# Rows as the format would give them back, by the importance of their columns; None: it cannot hold the layer.
+Rounded = Callable[[Layer, Floats, Floats], Floats | None]
+
+
+@dataclass
+class Scaling:
+    """What was found: the scales of the input channels of layers, which of them need a Mul, and the inputs' mean squares."""
+
+    scales: dict[str, Floats] = field(default_factory=dict)  # by node
+    multiplied: set[str] = field(default_factory=set)  # nodes whose input is divided by an operator
+    energy: dict[str, Floats] = field(default_factory=dict)  # mean square of each column of the layer's (scaled) input
+
+    def columns(self, layer: Layer, inputs: int) -> Floats:
+        """The scale of every column of the layer's matrix."""
+        scales = self.scales.get(layer.node)
+        return np.ones(inputs, np.float32) if scales is None else np.repeat(scales, inputs // len(scales))
+
+
+def find_scaling(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    records: Sequence[Record],
+    rounded: Rounded,
+    absorber: Absorber,
+    threads: int,
+    tell: Callable[[int, int], None],
+) -> Scaling:
+    """The scaling of all `layers` for which it pays, put into what computes their inputs where that can take it (`absorber`)."""
+    found = Scaling()
+    several = shared(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    done = 0
+    for group, inputs in collected(model, layers, records, ROWS, threads):
+        done += len(group)
+        tell(done, len(layers))
+        energy = {node: np.square(rows).mean(axis=0) for node, rows in inputs.items()}
+        found.energy |= energy
+        if any(layer.weight in several for layer in group):
+            continue
+        rows = {layer.node: to_rows(layer, onnx.numpy_helper.to_array(constants[layer.weight])) for layer in group}
+        scales, share = _searched(group, inputs, rows, rounded, model)
+        if share > GAIN:
+            continue
+        axis = 1 if group[0].op in ("Conv", "ConvTranspose") else -1
+        absorbed = absorber.divide(group[0].input, {layer.node for layer in group}, scales, axis)
+        if not absorbed and share > WORTH:
+            continue
+        for layer in group:
+            found.scales[layer.node] = scales
+            found.energy[layer.node] = energy[layer.node] / np.square(np.repeat(scales, len(energy[layer.node]) // len(scales)))
+            if not absorbed:
+                found.multiplied.add(layer.node)
+    return found
+
+
+def _searched(
+    group: list[Layer], inputs: dict[str, Floats], rows: dict[str, Floats], rounded: Rounded, model: onnx.ModelProto
+) -> tuple[Floats, float]:
+    """The best scales [channels] for layers that read the same tensor, and the share of the plain error that remains."""
+    first = inputs[group[0].node]
+    shape = next(list(tensor.dims) for tensor in model.graph.initializer if tensor.name == group[0].weight)
+    channels = shape[1] if group[0].op == "Conv" else first.shape[1]
+    size = np.abs(first).mean(axis=0).reshape(channels, -1).mean(axis=1)
+    size = np.maximum(size, size.max() * np.float32(1e-4)) if size.max() > 0 else np.ones_like(size)
+    best, plain, chosen = np.inf, np.inf, np.ones(channels, np.float32)
+    energy = {node: np.square(given).mean(axis=0) for node, given in inputs.items()}
+    for power in POWERS:
+        scales = (size**power).astype(np.float32)
+        scales /= np.sqrt(scales.max() * scales.min())
+        error = 0.0
+        for layer in group:
+            weight, given = rows[layer.node], inputs[layer.node]
+            columns = np.repeat(scales, weight.shape[1] // channels)
+            made = rounded(layer, weight * columns, energy[layer.node] / np.square(columns))
+            if made is not None:
+                error += float(np.square(given @ (made / columns - weight).T).sum(dtype=np.float64))
+        if power == 0:
+            plain = error
+        if error < best:
+            best, chosen = error, scales
+    return chosen, best / plain if plain > 0 else 1.0

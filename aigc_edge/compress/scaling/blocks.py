@@ -1,0 +1,117 @@
+"""Weights in blocks of few bits, scaled by what their inputs carry: the recipe of the 4-bit formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from aigc_edge.compress.formats.stored import LEAST_SAVED, Stored
+from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.half import to_half
+from aigc_edge.compress.graphs.opset import raise_opset
+from aigc_edge.compress.graphs.rewrite import Change, rewritten
+from aigc_edge.compress.graphs.weights import from_rows, shared, to_rows, weights_of
+from aigc_edge.compress.proving.mixture import Recipe
+from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.scaling.absorb import Absorber
+from aigc_edge.compress.scaling.awq import Rounded, Scaling, find_scaling
+from aigc_edge.compress.scaling.rounding import Floats
+
+PackRows = Callable[[Layer, Floats, Floats | None, tuple[int, ...]], Change | None]  # rows, importance of columns, shape
+PackOther = Callable[[Layer, Any], Change]
+
+
+class Blocks(Recipe):
+    """Weights stored by `pack`; embedding tables, the first and the last layer and what does not divide into blocks by `other`.
+
+    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, for the search of the scaling; formats
+    that do not calibrate have none.
+    """
+
+    def __init__(
+        self,
+        format: Stored,
+        model: onnx.ModelProto,
+        proof: Proof | None,
+        *,
+        pack: PackRows,
+        other: tuple[PackOther, str],
+        rounded: Rounded,
+        opset: int,
+    ) -> None:
+        self.name, self.floats = format.name, format.arithmetic
+        self._other, self._other_name = other
+        self.estimator = "mse" if proof is None or not proof.seen else "awq"
+        self.model = raise_opset(model, opset)
+        self.layers, self.small = [], []
+        self._changes: dict[str, Change] = {}
+        self._plain: set[str] = set()  # nodes that are stored by `other`
+        self._absorber = Absorber(self.model)
+        self._scaling = Scaling()
+        every = weights_of(model)
+        products = [layer for layer in every if layer.op != "Gather"]
+        ends = {layer.node for layer in (products[:1] + products[-1:])} if len(products) > 2 else set()
+        inner = [layer for layer in products if layer.node not in ends]
+        if proof is not None and proof.seen:
+            self._scaling = find_scaling(self.model, inner, proof.seen, rounded, self._absorber, proof.threads, proof.tell)
+        able = {layer.node for layer in inner if layer.weight not in shared(self.model)}
+        for layer in every:
+            change = self._packed(layer, pack) if layer.node in able else None
+            if change is None:
+                change = self._in_front(layer, self._other(layer, self._scaled(layer)))
+                self._plain.add(layer.node)
+            if layer.bytes - change.bytes < LEAST_SAVED:
+                self.small.append(layer)
+            else:
+                self.layers.append(layer)
+                self._changes[layer.node] = change
+        self.multiplications = len({layer.input for layer in self.layers if layer.node in self._scaling.multiplied})
+
+    def _packed(self, layer: Layer, pack: PackRows) -> Change | None:
+        weight = self._absorber.value(layer.weight)
+        rows = to_rows(layer, weight)
+        rows = rows * self._scaling.columns(layer, rows.shape[1])
+        divided = layer.node in self._scaling.multiplied
+        seen = replace(layer, input=f"{layer.input}_divided") if divided else layer  # what a branch beside the layer reads too
+        change = pack(seen, rows, self._scaling.energy.get(layer.node), weight.shape)
+        return None if change is None else self._in_front(layer, change)
+
+    def _scaled(self, layer: Layer) -> Any:
+        weight = self._absorber.value(layer.weight)
+        if layer.node not in self._scaling.scales:
+            return weight
+        rows = to_rows(layer, weight)
+        return from_rows(layer, rows * self._scaling.columns(layer, rows.shape[1]), weight.shape)
+
+    def _in_front(self, layer: Layer, change: Change) -> Change:
+        """`change` with the Mul that divides the layer's input, when nothing else could take that."""
+        if layer.node not in self._scaling.multiplied:
+            return change
+        factors = (1 / self._scaling.scales[layer.node]).astype(np.float32)
+        name, result = f"{layer.input}_factors", f"{layer.input}_divided"
+        places = len(self._absorber.value(layer.weight).shape) - 2 if layer.op in ("Conv", "ConvTranspose") else 0
+        tensor = numpy_helper.from_array(factors.reshape(-1, *[1] * places), name)
+        node = helper.make_node("Mul", [layer.input, name], [result], name=result)
+        return replace(
+            change, tensors=(*change.tensors, tensor), before=(*change.before, node), inputs={**change.inputs, 0: result}
+        )
+
+    def bytes_of(self, layer: Layer) -> int:
+        return self._changes[layer.node].bytes
+
+    def kind_of(self, layer: Layer) -> str:
+        return self._other_name if layer.node in self._plain else self.name
+
+    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
+        nodes = {layer.node for layer in layers}
+        constants = dict(self._absorber.changed)
+        for layer in [*self.layers, *self.small]:  # a float layer behind what took the division has to make up for it
+            if layer.node not in nodes and layer.node in self._scaling.scales and layer.node not in self._scaling.multiplied:
+                constants[layer.weight] = self._scaled(layer)
+        model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers}, constants)
+        return to_half(model) if self.floats == "fp16" else model

@@ -1,0 +1,97 @@
+"""SmoothQuant: outlier channels of activations are scaled down and the weights behind them up, which leaves the product the same.
+
+Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models" (arXiv 2211.10438).
+The factors stand as a multiplication in front of the products: engines fuse it with what computes the activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from aigc_edge.compress.calibration.trajectory import Calibration, Record
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.graph import Layer
+
+SAMPLES = 2  # whose trajectories show which channels are large
+LEAST = 1e-3  # of the largest factor of a tensor: channels at rest are not blown up
+
+
+def largest(
+    model: onnx.ModelProto, layers: Sequence[Layer], calibration: Calibration, threads: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The largest magnitude of each channel (the last axis) of the inputs of the matrix products among `layers`."""
+    names = sorted({layer.input for layer in layers if _takes(layer)})
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    present = {value.name for value in (*watched.graph.input, *watched.graph.output)}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    network = graph.Network(watched, threads=threads)
+    records: list[Record] = []
+    few, _ = calibration.split(min(SAMPLES, len(calibration.latents)))
+    found: dict[str, npt.NDArray[np.float32]] = {}
+
+    def watch(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        made = network(inputs)
+        values = dict(zip(network.outputs, made, strict=True)) | inputs
+        for name in names:
+            seen = np.abs(values[name]).reshape(-1, values[name].shape[-1]).max(0)
+            found[name] = np.maximum(found.get(name, seen), seen)
+        return made
+
+    few.run(watch, records)
+    return found
+
+
+def smoothed(
+    model: onnx.ModelProto, layers: Sequence[Layer], sizes: Mapping[str, npt.NDArray[np.float32]], strength: float
+) -> onnx.ModelProto:
+    """A copy of `model` whose matrix products' input channels are divided by max|x|^s / max|w|^(1 − s), s the strength."""
+    constants = graph.initialisers(model)
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    readers: dict[str, set[str]] = {}
+    for layer in layers:
+        readers.setdefault(layer.weight, set()).add(layer.input)
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        if _takes(layer) and len(readers[layer.weight]) == 1 and layer.input in sizes:
+            groups.setdefault(layer.input, []).append(layer)
+    scaled: dict[str, npt.NDArray[np.float32]] = {}
+    inputs: dict[str, str] = {}  # node: what it reads now
+    before: dict[str, onnx.NodeProto] = {}
+    for name, group in groups.items():
+        weights = np.max([np.abs(constants[layer.weight]).max(layer.axis) for layer in group], axis=0)
+        factor = np.power(sizes[name], strength) / np.power(np.maximum(weights, 1e-12), 1 - strength)
+        factor = np.where(sizes[name] > 0, factor, 0)
+        factor = np.maximum(factor, LEAST * factor.max() or 1.0).astype(np.float32)
+        factor /= np.float32(np.exp(np.log(factor).mean()))
+        scaled[f"{name}_smoothing"] = (1 / factor).astype(np.float32)
+        before[group[0].node] = helper.make_node("Mul", [name, f"{name}_smoothing"], [f"{name}_smooth"], name=f"{name}_smooth")
+        for layer in group:
+            inputs[layer.node] = f"{name}_smooth"
+            scaled[layer.weight] = constants[layer.weight] * (factor if layer.axis == 0 else factor[:, None])
+    nodes = []
+    for node in made.graph.node:
+        if node.output[0] in before:
+            nodes.append(before[node.output[0]])
+        if node.output[0] in inputs:
+            node.input[0] = inputs[node.output[0]]
+        nodes.append(node)
+    kept = [tensor for tensor in made.graph.initializer if tensor.name not in scaled]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del made.graph.node[:]
+    made.graph.node.extend(copies)
+    del made.graph.initializer[:]
+    made.graph.initializer.extend(kept)
+    made.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in scaled.items())
+    return made
+
+
+def _takes(layer: Layer) -> bool:
+    return layer.op in ("MatMul", "Gemm")
