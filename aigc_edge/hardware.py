@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
 from pathlib import Path
@@ -25,6 +27,12 @@ def let_threads_sleep() -> None:
     On cores that other processes use too, spinning made a training step seven times slower.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def return_memory() -> None:
+    """Give the system back what was freed; glibc keeps large networks' pieces, which would count on top of what comes next."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory() -> int | None:

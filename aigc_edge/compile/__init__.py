@@ -82,7 +82,7 @@ def compile_source(
         for entry in work.networks.values():
             entry["formats"] = {name: entry["formats"][name] for name in request.formats}
         store_schedule(work)
-        work.clock.start("writing")
+        work.start("writing")
         files = work.files | work.network_files(list(request.formats))
         manifest = write_bundle(request.out, work.whole_manifest(Path(out).stem), files, overwrite=overwrite)
         work.clock.finish()

@@ -27,7 +27,7 @@ ENGINES = ("onnxruntime", "openvino", "tensorrt")  # the first makes "file", the
 def convert_all(work: Work) -> None:
     """Make every derived format of the request."""
     for name in work.request.derived:
-        work.clock.start(f"making {name}")
+        work.start(f"making {name}")
         convert_format(work, work.request.formats[name])
 
 

@@ -17,7 +17,7 @@ SHOWN = ("layers", "macs_share", "as_asked")  # of what a build log proves, the 
 
 def build_engines(work: Work) -> None:
     """Build the plans that the request asks for; targets of one capability share a file."""
-    work.clock.start("building engines")
+    work.start("building engines")
     wanted = [(part, target, name) for target, name in work.request.plans for part in work.networks]
     for index, (part, target, name) in enumerate(wanted):
         assert target.sm is not None

@@ -13,6 +13,7 @@ from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.constants import SCHEDULE, Constants
 from aigc_edge.export.provenance import created, tools
+from aigc_edge.hardware import return_memory
 from aigc_edge.sources.base import Part, Source
 
 
@@ -53,7 +54,7 @@ def describe(work: Work, source: Source) -> None:
 
 def export(work: Work, source: Source, *, weights: bool, schedule_constants: bool) -> None:
     """Every component as ONNX, checked against torch, one in memory at a time; with `weights` what the torch engine loads."""
-    work.clock.start("exporting")
+    work.start("exporting")
     parts, config = source.parts(), source.model_config()
     for index, part in enumerate(parts):
         name = part.spec.name
@@ -67,6 +68,7 @@ def export(work: Work, source: Source, *, weights: bool, schedule_constants: boo
         place, report, _ = work.steps.once(f"export {name}", key, make)
         part.release()
         gc.collect()
+        return_memory()
         work.components |= report["components"]
         for file in report["networks"]:
             work.take(place, file)

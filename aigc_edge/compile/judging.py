@@ -37,7 +37,7 @@ def make_judge(work: Work, source: Source) -> None:
     images = source.data()
     if images is None:
         return
-    work.clock.start(JUDGE)
+    work.start(JUDGE)
 
     def train(folder: Path) -> dict[str, Any]:
         from aigc_edge.metrics.classifier import train_judge

@@ -31,7 +31,7 @@ def prove(work: Work, samples: int) -> None:
         seed=request.seed,
         threads=request.threads,
     )
-    work.clock.start(f"measuring {REFERENCE}")
+    work.start(f"measuring {REFERENCE}")
     reference = prover.score(work.draft([REFERENCE]), REFERENCE, work.tell)
     work.quality.setdefault(REFERENCE, reference | {"program": work.default_program})  # a bundle's own figures stay
     for name in request.derived:
@@ -46,7 +46,7 @@ def prove(work: Work, samples: int) -> None:
 def _prove_format(work: Work, prover: Prover, name: str, reference: dict[str, Any]) -> None:
     format, missed = work.request.formats[name], None
     for attempt in range(TRIES + 1):
-        work.clock.start(f"measuring {name}")
+        work.start(f"measuring {name}")
         figures = prover.score(work.draft([name, REFERENCE]), name, work.tell)
         work.quality[name] = figures | {"program": work.default_program}
         missed = work.request.budget.missed(figures, reference)
@@ -74,7 +74,7 @@ def preview(work: Work) -> None:
     """A sheet of samples of the default format, one row a class or prompt; latents without a decoder are no picture."""
     if work.manifest["output_shape"][0] not in (1, 3):
         return
-    work.clock.start(PREVIEW)
+    work.start(PREVIEW)
     affords = affordable(work, PREVIEW_COLUMNS * PREVIEW_ROWS, PROOF_MACS)
     columns = min(affords, int(np.clip(PREVIEW_WIDTH // work.manifest["output_shape"][-1], 2, PREVIEW_COLUMNS)))
     rows = min(work.num_classes or len(work.prompts) or columns, PREVIEW_ROWS, 2 * columns, affords // columns)

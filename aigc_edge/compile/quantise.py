@@ -76,7 +76,7 @@ def quantise_bundle(
         build_engines(work)
         if default:
             work.manifest["default_format"] = next(iter(request.formats))
-        work.clock.start("writing")
+        work.start("writing")
         made = _write(work, request, path.is_file())
         work.clock.finish()
     return made

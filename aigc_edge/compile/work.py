@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from aigc_edge.compile.steps import Steps
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import SCHEDULE, Constants
 from aigc_edge.export.bundle import write_bundle
+from aigc_edge.hardware import return_memory
 from aigc_edge.spec import ComponentSpec
 
 # Rough seconds of each stage for a small network on two cores; only their ratios matter, for the time left.
@@ -74,6 +76,12 @@ class Work:
     def plan_stages(self, **costs: float) -> None:
         """Begin the clock: stages by name with their costs, in order."""
         self.clock = Clock(costs, self.request.progress)
+
+    def start(self, stage: str) -> None:
+        """Enter a stage, with the memory of the one before given back."""
+        gc.collect()
+        return_memory()
+        self.clock.start(stage)
 
     def tell(self, *report: Any) -> None:
         """Progress within a stage: …, done, total."""

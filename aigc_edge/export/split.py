@@ -18,7 +18,7 @@ from aigc_edge.export.onnx import compare as against_torch
 from aigc_edge.export.schedule import SplitReport, split_schedule
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
-Compare = Callable[..., list[dict[str, Any]]]  # evaluate, what is evaluated; seed and one_timestep by name
+Compare = Callable[..., list[dict[str, Any]]]  # evaluate, what is evaluated; seed, one_timestep and done by name
 
 
 class _Refused(AigcEdgeError):
@@ -88,8 +88,10 @@ def _check(
     compare: Compare, denoiser: Path, schedule: Path, spec: ComponentSpec, taken: tuple[TensorSpec, ...], seed: int
 ) -> list[dict[str, Any]]:
     names, time = [t.name for t in spec.outputs], spec.inputs[0].name
+    sessions: list[Any] = []
 
     def evaluate(feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        first, second = sessions
         row = dict(zip(names, first.run(names, {time: feeds[time][:1]}), strict=True))
         batch = len(feeds[time])
         given = feeds | {name: np.repeat(value, batch, axis=0) for name, value in row.items()}
@@ -97,8 +99,8 @@ def _check(
         return made
 
     try:
-        first, second = session_of(schedule), session_of(denoiser)
-        return compare(evaluate, "without its schedule", seed=seed, one_timestep=True)
+        sessions += [session_of(schedule), session_of(denoiser)]
+        return compare(evaluate, "without its schedule", seed=seed, one_timestep=True, done=sessions.clear)
     except Exception as error:  # onnxruntime raises its own; whatever it is, the whole component is still there
         raise _Refused((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
 

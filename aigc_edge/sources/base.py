@@ -60,12 +60,19 @@ class Part:
         return export_component(self, path)
 
     def compare(
-        self, whole: Path, evaluate: Evaluate, what: str, *, seed: int = 0, one_timestep: bool = False
+        self,
+        whole: Path,
+        evaluate: Evaluate,
+        what: str,
+        *,
+        seed: int = 0,
+        one_timestep: bool = False,
+        done: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
         """Hold `evaluate`, the network `what`, to torch (or to the file `whole` that `write` wrote): see `export.onnx`."""
         from aigc_edge.export.onnx import compare
 
-        return compare(self, evaluate, what, seed=seed, one_timestep=one_timestep)
+        return compare(self, evaluate, what, seed=seed, one_timestep=one_timestep, done=done)
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,14 @@ class OnnxPart(Part):
         return error
 
     def compare(
-        self, whole: Path, evaluate: Evaluate, what: str, *, seed: int = 0, one_timestep: bool = False
+        self,
+        whole: Path,
+        evaluate: Evaluate,
+        what: str,
+        *,
+        seed: int = 0,
+        one_timestep: bool = False,
+        done: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
         """Hold `evaluate` to the file itself on random inputs at two batch sizes."""
         session, rng = engine_takes(str(whole), self._path), np.random.default_rng(seed)
@@ -195,4 +202,5 @@ class OnnxPart(Part):
             inputs = self._inputs(batch, rng)
             error = self._same(evaluate(inputs)[0], session.run(None, inputs)[0], what)
             figures.append({"batch": batch, "relative_l2": error, "allowed": TOLERANCE})
+        done()
         return figures

@@ -62,10 +62,13 @@ def test_conformance(net: Any, text: str, tmp_path: Path) -> None:
         assert error <= 2 * np.linalg.norm(reference - wanted)
     else:  # two implementations differ by rounding, which is far below what a coarser format changes
         assert np.linalg.norm(made - reference) <= 1e-5 * np.linalg.norm(wanted) + 0.3 * error
-    kernel = graph.Network(out)(inputs)[0]
-    assert np.linalg.norm(kernel - wanted) <= 1.5 * error + 1e-5 * np.linalg.norm(wanted)
-    batches = [graph.Network(out)({name: value[i : i + 1] for name, value in inputs.items()})[0] for i in range(2)]
-    assert np.linalg.norm(np.concatenate(batches) - kernel[:2]) <= 1e-5 * np.linalg.norm(wanted) + 0.3 * error
+    # onnxruntime's own fusions are for the int8 graph that was written for it, as its engine opens the files.
+    fused = text.split(":")[0] == "int8" and "engine=" not in text
+    network = graph.Network(out, exact=not fused)
+    together = network(inputs)[0]
+    assert np.linalg.norm(together - wanted) <= 1.5 * error + 1e-5 * np.linalg.norm(wanted)
+    batches = [network({name: value[i : i + 1] for name, value in inputs.items()})[0] for i in range(2)]
+    assert np.linalg.norm(np.concatenate(batches) - together[:2]) <= 1e-5 * np.linalg.norm(wanted) + 0.3 * error
 
 
 @pytest.mark.parametrize("name", ["conv", "chain"])

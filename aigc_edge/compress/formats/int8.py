@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from aigc_edge.compress.calibration.observers import ESTIMATORS
-from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr, row_errors
+from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr
 from aigc_edge.compress.formats.base import FORMATS, Format, Progress, channel_bytes, convert
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.forms import FORMS, suited
@@ -102,7 +102,7 @@ def _(
         ranking = search.Ranking(estimators[best])
     kept, error = _choose(format, layers, ranking, trials, limits)
     model = stamped(trials.build(kept), "int8")
-    rows = row_errors(trials.network(model), trials.reference, trials.records, calibration.program)
+    rows = trials.rows(model)
     graph.write(model, out)
     size = mean_square(trials.wanted, np.zeros(1)) or 1.0
     names = {layer.name for layer in kept}

@@ -16,9 +16,11 @@ from onnx import TensorProto, numpy_helper
 
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file
-from aigc_edge.hardware import has_vnni
+from aigc_edge.hardware import has_vnni, return_memory
 
 EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
+MAPPED_ABOVE = 2**25  # weights that a session maps from a file, where it would hold several copies while it reads a message
+SMALL, ALIGNMENT = 1024, 4096  # bytes: what stays in the message, and where weights in a file begin
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -57,10 +59,44 @@ def _weight_bytes(model: onnx.ModelProto) -> int:
 
 
 def _save_external(model: onnx.ModelProto, path: Path, data: Path) -> None:
-    data.unlink(missing_ok=True)  # onnx appends to what is there
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)  # saving moves the weights out of the message
-    onnx.save(copy, os.fspath(path), save_as_external_data=True, all_tensors_to_one_file=True, location=data.name)
+    """Write the graph to `path` and its weights to `data` beside it, one after the other: no copy of them is ever in memory."""
+    outline = _outline(model)
+    with data.open("wb") as stream:
+        for tensor, stub in zip(model.graph.initializer, outline.graph.initializer, strict=True):
+            if stub.data_location != TensorProto.EXTERNAL:
+                continue
+            stream.seek(-stream.tell() % ALIGNMENT, os.SEEK_CUR)
+            place = {"location": data.name, "offset": stream.tell(), "length": stream.write(tensor.raw_data)}
+            stub.external_data.extend(onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in place.items())
+    path.write_bytes(outline.SerializeToString())
+
+
+def _outline(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` that only names its weights, which small constants such as shapes are not."""
+    outline = onnx.ModelProto()
+    _copy_fields(model, outline, but="graph")
+    _copy_fields(model.graph, outline.graph, but="initializer")
+    for tensor in model.graph.initializer:
+        stub = outline.graph.initializer.add()
+        if len(tensor.raw_data) < SMALL:
+            stub.CopyFrom(tensor)
+        else:
+            stub.name, stub.data_type, stub.data_location = tensor.name, tensor.data_type, TensorProto.EXTERNAL
+            stub.dims.extend(tensor.dims)
+    return outline
+
+
+def _copy_fields(source: Any, target: Any, *, but: str) -> None:
+    """All fields of a message but one, whose copy would take its bytes."""
+    for field, value in source.ListFields():
+        if field.name == but:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
 
 
 def write(model: onnx.ModelProto, path: Path, *, external_above: int = EXTERNAL_ABOVE) -> None:
@@ -93,11 +129,8 @@ def initialisers(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
 
 def types_and_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]:
     """Element type and shape (a dynamic size is 0) of every value, by shape inference."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except ValueError:  # beyond 2 GB: what the exporter recorded has to do
-        inferred = model
-    graph = inferred.graph
+    # Of the outline, because inference copies the message four times.
+    graph = onnx.shape_inference.infer_shapes(_outline(model), data_prop=True).graph
     known = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in graph.initializer}
     for value in [*graph.input, *graph.value_info, *graph.output]:
         tensor = value.type.tensor_type
@@ -166,9 +199,10 @@ class Network:
         providers = ["CPUExecutionProvider"]
         if isinstance(model, Path):
             self._session = onnxruntime.InferenceSession(os.fspath(model), options, providers=providers)
-        elif _weight_bytes(model) <= EXTERNAL_ABOVE:
+        elif _weight_bytes(model) <= MAPPED_ABOVE:
             self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
         else:
+            return_memory()
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "model.onnx"
                 _save_external(model, path, path.with_suffix(".data"))

@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from aigc_edge.compress.calibration.observers import Scale
 from aigc_edge.compress.graphs.edit import readers
-from aigc_edge.compress.graphs.graph import Layer, attribute, initialisers
+from aigc_edge.compress.graphs.graph import Layer, attribute
 from aigc_edge.compress.graphs.products import PRODUCT
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
@@ -127,12 +127,15 @@ class Writer:
         self.signed = frozenset(signed)
         self.early = early
         self.vectors = vectors
-        self._constants = initialisers(model)
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._moved = source_of(model)
         self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
 
     def _scale(self, tensor: str) -> Scale:
         return self.scales[self._moved.get(tensor, tensor)]
+
+    def _constant(self, name: str) -> npt.NDArray[Any]:
+        return numpy_helper.to_array(self._constants[name])
 
     def _plain(self, layer: Layer) -> bool:
         """Whether its input stays in float."""
@@ -144,9 +147,9 @@ class Writer:
     def _weight(self, layer: Layer) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
         if layer.name not in self._weights:
             # A bias must fit int32 in units of (weight scale · input scale).
-            bias = np.abs(self._constants[layer.bias]).ravel() if layer.bias is not None else np.zeros(1, np.float32)
+            bias = np.abs(self._constant(layer.bias)).ravel() if layer.bias is not None else np.zeros(1, np.float32)
             least = bias / (float(self._scale(layer.input)[0]) * 2.0**30)
-            self._weights[layer.name] = quantise_weight(self._constants[layer.weight], layer.axis, least)
+            self._weights[layer.name] = quantise_weight(self._constant(layer.weight), layer.axis, least)
         return self._weights[layer.name]
 
     def write(self, layers: Collection[Layer]) -> onnx.ModelProto:
@@ -208,7 +211,7 @@ class Writer:
         self, layer: Layer, node: onnx.NodeProto, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]
     ) -> None:
         scale = self._weight(layer)[1] * self._scale(layer.input)[0]
-        bias = self._constants[layer.bias or ""]
+        bias = self._constant(layer.bias or "")
         if bias.shape != scale.shape or attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1:
             return  # stays float: right, only slower
         names = [f"{node.output[0]}_bias_{part}" for part in ("int32", "scale", "zero")]

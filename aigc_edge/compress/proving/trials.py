@@ -12,7 +12,7 @@ import onnx
 
 from aigc_edge.compress.calibration.effort import Effort, dry_run, gains, spots
 from aigc_edge.compress.calibration.observers import ESTIMATORS, Observer, Scale, scale_of
-from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square
+from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, row_errors
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.forms import Form
 from aigc_edge.compress.graphs.graph import Layer
@@ -57,9 +57,16 @@ class Trials:
         seen, held = calibration.split(count // 2)
         self.seen, _ = seen.split(self.effort.seen(len(seen.latents)))
         self.held, _ = held.split(self.effort.held(len(held.latents)))
-        self.reference = graph.Network(original, threads=threads)
         self.records: list[Record] = []
-        self.wanted = self.held.run(self.reference, self.records)
+        self.answers: list[npt.NDArray[Any]] = []  # of the float32 network, which is not kept: it takes twice its weights
+        reference = graph.Network(original, threads=threads)
+
+        def watched(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+            result = reference(inputs)
+            self.answers.append(result[0])
+            return result
+
+        self.wanted = self.held.run(watched, self.records)
         self.observers: dict[str, Observer] = {}
         self.scales: dict[str, Scale] = {}
         self.measured = 0
@@ -124,6 +131,11 @@ class Trials:
         self.measured += 1
         return mean_square(self.held.run(self.network(self.build(layers))), self.wanted)
 
+    def rows(self, model: onnx.ModelProto) -> list[dict[str, Any]]:
+        """Relative L2 error of the output of `model` in every row, both networks given the same input."""
+        known = iter(self.answers)
+        return row_errors(self.network(model), lambda inputs: [next(known)], self.records, self.held.program)
+
     def measure_once(self, layers: Sequence[Layer]) -> float:
         """Mean squared error of single evaluations spread over the trajectory, weighted by what each does to the final sample.
 
@@ -137,7 +149,7 @@ class Trials:
                 weights = [1.0] * len(chosen)
             for call, weight in zip(chosen, weights, strict=True):
                 inputs = {name: value[:1] for name, value in self.records[call].inputs.items()}
-                self._spots.append((weight, inputs, self.reference(inputs)[0]))
+                self._spots.append((weight, inputs, self.answers[call][:1]))
         network = self.network(self.build(layers))
         return sum(weight * mean_square(network(inputs)[0], wanted) for weight, inputs, wanted in self._spots)
 
