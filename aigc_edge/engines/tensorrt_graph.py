@@ -17,7 +17,7 @@ _STANDARD = ("", "ai.onnx")
 _AGAIN = "export the network again"
 _SAME_VALUES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Expand")
 _WEIGHTS_ONLY = {"int8": "int8w", "fp8": "fp8w", "int4": "int4", "fp4": "nvfp4"}
-_BOTH = {"int8": "int8", "fp8": "fp8", "int4": "int4", "fp4": "nvfp4"}
+_BOTH = {"int8": "int8", "fp8": "fp8", "int4": "int4", "fp4": "w4a4"}
 
 
 @dataclass(frozen=True)

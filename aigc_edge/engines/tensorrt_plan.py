@@ -104,7 +104,7 @@ def build_plan(
             report |= {"expected": foreseen, "surprises": facts["surprises"], "plan_sha256": sha256_of(part)}
             write_json(file.with_suffix(".json"), report)  # before the plan: a plan without its report does not exist
         evict(file.parent, limit, file)
-    prove(request.format, request.target, request.onnx.name, report["precision"])
+    prove(request.format, request.target, request.onnx.name, report["precision"], report["surprises"])
     return Plan(file, report)
 
 

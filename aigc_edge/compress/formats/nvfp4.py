@@ -34,7 +34,7 @@ from aigc_edge.compress.scaling.rounding import (
     to_e2m1,
     to_e4m3,
 )
-from aigc_edge.compress.scaling.w4a4 import BothFactors
+from aigc_edge.compress.scaling.w4a4 import PRODUCTS, W4A4, BothFactors
 from aigc_edge.config import option
 
 BLOCK = 16
@@ -70,6 +70,14 @@ class Nvfp4(Stored):
         if edge or inputs % BLOCK:
             return channel_bytes(outputs, inputs)
         return outputs * inputs // 2 + outputs * inputs // BLOCK + 4
+
+    @property
+    def asked(self) -> str:
+        return W4A4 if self.activations == "fp4" else self.name
+
+    def computed_in(self, operator: str, inputs: int, edge: bool) -> str | None:
+        four = self.activations == "fp4" and operator in PRODUCTS and inputs > 0 and not edge and inputs % BLOCK == 0
+        return "fp4" if four else None
 
     def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
         how: dict[str, Any] = {"pack": _pack, "other": (fp8_channels, "fp8w"), "rounded": _rounded, "opset": 23}

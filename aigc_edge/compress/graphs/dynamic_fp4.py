@@ -10,7 +10,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from aigc_edge.compress.graphs.edit import Part, replaced
 from aigc_edge.compress.graphs.graph import attribute
@@ -46,7 +46,7 @@ def dynamic_input(tensor: str, scale: np.float32, rank: int, size: int) -> Chang
 
 
 def as_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` without activations of type E2M1: they are float32 of the same values, rounded by operators that all engines have."""
+    """`model` without activations of type E2M1: float32 ones with the same values, by operators that all engines have."""
     quantisers = {
         node.output[0]: node
         for node in model.graph.node

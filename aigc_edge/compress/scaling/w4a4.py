@@ -19,8 +19,8 @@ from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.blocks import Blocks
 from aigc_edge.compress.scaling.rounding import E2M1_LARGEST, Floats, quantised, spread, to_e2m1, to_e4m3
 
-W4A4 = "w4a4"  # what the report calls such a layer
-_PRODUCTS = ("MatMul", "Gemm")
+W4A4 = "w4a4"  # what reports and targets call such a layer
+PRODUCTS = ("MatMul", "Gemm")
 
 
 class BothFactors(Blocks):
@@ -38,7 +38,7 @@ class BothFactors(Blocks):
         self._inputs: dict[str, str] = {}  # node → the tensor that it reads in 4 bits
         readers: dict[str, list[Layer]] = {}
         for layer in self.layers:
-            if layer.op in _PRODUCTS and layer.node not in self._plain and len(known.get(layer.input, (0, []))[1]) > 1:
+            if layer.op in PRODUCTS and layer.node not in self._plain and len(known.get(layer.input, (0, []))[1]) > 1:
                 self._inputs[layer.node] = self._changes[layer.node].inputs.get(0, layer.input)
                 readers.setdefault(layer.input, []).append(layer)
         self.ranges = {name: Range() for name in sorted(set(self._inputs.values()))}
@@ -55,8 +55,9 @@ class BothFactors(Blocks):
             given = dynamic_input(name, tensor_scale(self.ranges[name].largest), len(known[layer.input][1]), size)
             weight = self._changes[layer.node]
             self._changes[layer.node] = joined = _joined(weight, given)
-            # Scales in half precision would round, and TensorRT-RTX 1.7 breaks down over some of them.
-            self._kept |= {node.output[0] for node in joined.before if node.op_type != "Mul"}
+            # With scales in half precision TensorRT-RTX 1.7 crashes, with results in it it moves the slices behind a product of
+            # query, key and value in front of that, and then multiplies in half precision.
+            self._kept |= {layer.node, *(node.output[0] for node in joined.before if node.op_type != "Mul")}
 
     def kind_of(self, layer: Layer) -> str:
         return W4A4 if layer.node in self._inputs else super().kind_of(layer)
@@ -79,7 +80,7 @@ def _joined(weight: Change, given: Change) -> Change:
 
 def _as_given(layer: Layer, rows: Floats) -> Floats:
     """What 4 bits hold of rows of a layer's input."""
-    if layer.op not in _PRODUCTS or rows.shape[1] % BLOCK:
+    if layer.op not in PRODUCTS or rows.shape[1] % BLOCK:
         return rows
     whole = tensor_scale(float(np.abs(rows).max(initial=0.0)))
     largest = np.abs(rows).reshape(len(rows), -1, BLOCK).max(axis=2)
