@@ -7,6 +7,8 @@ product come from such nodes; CPUs have no kernels for them, so for those the tw
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -21,8 +23,13 @@ BLOCK = 16
 
 
 def tensor_scale(largest: float) -> np.float32:
-    """The scale of a tensor with values up to `largest`: what the scales of its blocks are multiples of."""
-    return np.float32(max(largest / (E2M1_LARGEST * E4M3_LARGEST), SMALLEST_SCALE))
+    """The scale of a tensor with values up to `largest`: what the scales of its blocks are multiples of.
+
+    A sixth of a power of two: engines divide by it, or multiply by the inverse of its sixfold, and then get the same. What is up
+    to twice as large as was seen has room.
+    """
+    least = max(largest / E4M3_LARGEST, E2M1_LARGEST * SMALLEST_SCALE)
+    return np.float32(2.0 ** math.ceil(math.log2(least)) / E2M1_LARGEST)
 
 
 def dynamic_input(tensor: str, scale: np.float32, rank: int, size: int) -> Change:
@@ -46,21 +53,26 @@ def dynamic_input(tensor: str, scale: np.float32, rank: int, size: int) -> Chang
 
 
 def as_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` without activations of type E2M1: float32 ones with the same values, by operators that all engines have."""
-    quantisers = {
-        node.output[0]: node
-        for node in model.graph.node
-        if node.op_type == "QuantizeLinear" and attribute(node, "output_dtype", 0) == TensorProto.FLOAT4E2M1
-    }
+    """`model` without activations of type E2M1: float32 ones with the same values, by operators that all engines have.
+
+    Scales in E4M3 are rounded so as well: what OpenVINO has for that rounds twice, to half precision first.
+    """
+    made = {node.output[0]: node for node in model.graph.node}
     parts: dict[str, Part] = {}
+    dropped: list[str] = []
     for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in quantisers:
-            tensor, divisors = quantisers[node.input[0]].input[:2]
-            parts[node.output[0]] = _part(node.output[0], tensor, divisors, node.input[1])
-    return replaced(model, parts, tuple(quantisers)) if parts else model
+        source = made.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if source is None or attribute(source, "output_dtype", 0) != TensorProto.FLOAT4E2M1:
+            continue
+        tensor, divisors, scales = source.input[0], source.input[1], node.input[1]
+        parts[node.output[0]] = _values(node.output[0], tensor, divisors, scales)
+        rounded = made[made[scales].input[0]]
+        parts[scales] = _scales(scales, rounded.input[0], rounded.input[1], made[scales].input[1])
+        dropped += [source.output[0], rounded.output[0]]
+    return replaced(model, parts, dropped) if parts else model
 
 
-def _part(name: str, tensor: str, divisors: str, scales: str) -> Part:
+def _values(name: str, tensor: str, divisors: str, scales: str) -> Part:
     """round(`tensor` / divisors) · scales, block by block."""
     part = Part(name)
     column = part.constant("column", [-1, 1], np.int64)
@@ -80,3 +92,19 @@ def _to_e2m1(part: Part, value: str) -> str:
     held = part.add("Clip", [value, part.constant("low", -E2M1_LARGEST), part.constant("high", E2M1_LARGEST)], "held")
     count = part.add("Round", [part.add("Div", [held, step], "counts")], "whole_counts")
     return part.add("Mul", [count, step], "rounded")
+
+
+def _scales(name: str, largest: str, sixfold: str, whole: str) -> Part:
+    """E4M3 of `largest` / sixfold, times whole: three bits behind the first, of which the lowest is 2⁻⁹ at least; 448 at most.
+
+    A logarithm that is not exact does no harm: next to a power of two either step rounds to that.
+    """
+    part = Part(name)
+    ratio = part.add("Min", [part.add("Div", [largest, sixfold], "ratios"), part.constant("top", E4M3_LARGEST)], "held")
+    logarithm = part.add("Mul", [part.add("Log", [ratio], "logarithms"), part.constant("per_binary", 1 / np.log(2))], "exponents")
+    exponent = part.add("Max", [part.add("Floor", [logarithm], "floors"), part.constant("lowest", -6)], "whole_exponents")
+    power = part.add("Pow", [part.constant("base", 2), exponent], "powers")
+    step = part.add("Mul", [power, part.constant("eighth", 0.125)], "steps")
+    count = part.add("Round", [part.add("Div", [ratio, step], "counts")], "whole_counts")
+    part.add("Mul", [part.add("Mul", [count, step], "rounded"), whole], None)
+    return part
