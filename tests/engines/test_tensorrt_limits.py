@@ -33,7 +33,11 @@ GEMM = Asked("gemm", "Gemm", "fp32", "fp32", "fp32")
         ),
         ("jetson-orin-nano", replace(CONV, format="fp8w", runs="fp16"), "Ada and Hopper"),
         ("h100", replace(GEMM, format="nvfp4"), "Blackwell"),
-        ("rtx-40", replace(GEMM, format="w4a4", runs="fp4"), "its Gemm in w4a4 (gemm) does not run there, 4-bit floats begin with"),
+        (
+            "rtx-40",
+            replace(GEMM, format="w4a4", runs="fp4"),
+            "its Gemm in w4a4 (gemm) does not run there, 4-bit floats begin with",
+        ),
         ("rtx-20", GEMM, "its Gemm in fp32"),
         ("rtx-20", replace(GEMM, format="int8", runs="int8"), "its Gemm in fp32"),  # what surrounds it falls back to fp32
         ("rtx-20", replace(CONV, format="bf16", runs="bf16", around="bf16"), "bfloat16 begins with Ampere"),
