@@ -152,7 +152,7 @@ def _products(rng: np.random.Generator, make: dict, width: int = 64) -> Any:
         helper.make_node("MatMul", ["t", "c.weight"], ["c"]),
         helper.make_node("MatMul", ["c", "d.weight"], ["y"]),
     ]
-    return make["decoder"]("products", nodes, weights, [width], [width])
+    return make["decoder"]("products", nodes, weights, [4, width], [4, width])
 
 
 def test_a_budget_puts_the_layer_to_blame_back(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
@@ -171,12 +171,36 @@ def test_scaling_sees_what_activations_lose(rng: np.random.Generator, make: dict
     """Outliers of a channel move into its weights: the search knows of the activations that they would have rounded away."""
     net, out = _products(rng, make), tmp_path / "out.onnx"
     source, errors = net.write(tmp_path), {}
-    x = rng.standard_normal((256, 64)).astype(np.float32)
+    x = rng.standard_normal((64, 4, 64)).astype(np.float32)
     wanted = graph.Network(net.model)({"x": x})[0]
     for scaled in (True, False):
         convert(parse(f"nvfp4:psnr=0,scaled={scaled},activations=fp4"), source, out, net.calibration(64))
         errors[scaled] = np.linalg.norm(graph.Network(folded(onnx.load(out)))({"x": x})[0] - wanted)
     assert errors[True] < 0.9 * errors[False]
+
+
+def test_what_waits_for_its_weights_reads_floats(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
+    """Vectors stay as they are, the same vectors as rows of tokens do not; weights have 4 bits in either case."""
+    kinds = {}
+    for form, split in (("vectors", []), ("tokens", [helper.make_node("Reshape", ["b", "rows"], ["t"])])):
+        weights = {f"{name}.weight": (rng.standard_normal((64, 64)) / 8).astype(np.float32) for name in "abcd"}
+        nodes = [
+            helper.make_node("MatMul", ["x", "a.weight"], ["a"]),
+            helper.make_node("Gemm", ["a", "b.weight"], ["b"]),
+            *split,
+            helper.make_node("Gemm", ["t" if split else "b", "c.weight"], ["c"], transB=1),
+            *([helper.make_node("Reshape", ["c", "back"], ["u"])] if split else []),
+            helper.make_node("MatMul", ["u" if split else "c", "d.weight"], ["y"]),
+        ]
+        shapes = {"rows": np.array([-1, 64]), "back": np.array([-1, 4, 64])} if split else {}
+        size = [4, 64] if split else [64]
+        if split:
+            nodes[1] = helper.make_node("MatMul", ["a", "b.weight"], ["b"])
+        net = make["decoder"](form, nodes, weights | shapes, size, size)
+        out = tmp_path / "out.onnx"
+        report = convert(parse("nvfp4:psnr=0,activations=fp4"), net.write(tmp_path), out, net.calibration(4))
+        kinds[form] = [node["format"] for node in report["nodes"].values()]
+    assert kinds == {"vectors": ["fp8w", "nvfp4", "nvfp4", "fp8w"], "tokens": ["fp8w", "w4a4", "w4a4", "fp8w"]}
 
 
 def test_what_is_not_given_or_allowed(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:

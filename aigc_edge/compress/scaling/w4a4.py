@@ -24,7 +24,10 @@ PRODUCTS = ("MatMul", "Gemm")
 
 
 class BothFactors(Blocks):
-    """Blocks whose matrix products read their inputs in 4 bits as well; no engine has such a convolution: those read floats.
+    """Blocks whose matrix products read their inputs in 4 bits as well.
+
+    Convolutions read floats, for no engine has such kernels; so do products of one vector a sample (of the timestep's embedding),
+    which wait for their weights and would gain nothing but the error.
 
     The scale of a tensor is that of its largest value along the trajectory. TensorRT gets Q/DQ nodes, all other engines, and the
     proof, arithmetic on floats that computes the same.
@@ -34,11 +37,12 @@ class BothFactors(Blocks):
         super().__init__(format, model, proof if scaled else None, as_given=_as_given, **how)
         self.estimator = f"{self.estimator}, largest"
         self._nodes = format.engine == "tensorrt"
-        known = types_and_shapes(self.model)
+        known, vectors = types_and_shapes(self.model), _vectors(self.model)
         self._inputs: dict[str, str] = {}  # node → the tensor that it reads in 4 bits
         readers: dict[str, list[Layer]] = {}
         for layer in self.layers:
-            if layer.op in PRODUCTS and layer.node not in self._plain and len(known.get(layer.input, (0, []))[1]) > 1:
+            fits = layer.input not in vectors and len(known.get(layer.input, (0, []))[1]) > 1
+            if layer.op in PRODUCTS and layer.node not in self._plain and fits:
                 self._inputs[layer.node] = self._changes[layer.node].inputs.get(0, layer.input)
                 readers.setdefault(layer.input, []).append(layer)
         self.ranges = {name: Range() for name in sorted(set(self._inputs.values()))}
@@ -71,6 +75,17 @@ class BothFactors(Blocks):
 
     def findings(self) -> dict[str, Any]:
         return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
+
+
+def _vectors(model: onnx.ModelProto) -> set[str]:
+    """Tensors [batch, size], the batch by the name that the network's inputs have for it."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except ValueError:  # beyond 2 GB: what the exporter recorded has to do
+        graph = model.graph
+    sizes = {v.name: v.type.tensor_type.shape.dim for v in [*graph.input, *graph.value_info, *graph.output]}
+    batch = {sizes[value.name][0].dim_param for value in graph.input if len(sizes[value.name])} - {""}
+    return {name for name, dims in sizes.items() if len(dims) == 2 and dims[0].dim_param in batch}
 
 
 def _joined(weight: Change, given: Change) -> Change:
