@@ -42,10 +42,9 @@ class Format:
         """What its layers ask of a target, by the name that targets know it by (targets/limit.py)."""
         return self.name
 
-    def computed_in(self, operator: str, inputs: int, edge: bool) -> str | None:
-        """The type that a product with a weight of so many inputs is computed in, as targets name rates; None: in floats.
-
-        Products of two activations have no inputs.
+    def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
+        """The type that a weight of so many inputs is multiplied in with so many rows a sample, as targets name rates; None: in
+        floats. Products of two activations have no inputs.
         """
         return None
 

@@ -49,7 +49,7 @@ class Fp8(Stored):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
-    def computed_in(self, operator: str, inputs: int, edge: bool) -> str | None:
+    def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
         return "fp8"
 
     def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:

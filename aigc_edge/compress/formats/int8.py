@@ -63,7 +63,7 @@ class Int8(Format):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
-    def computed_in(self, operator: str, inputs: int, edge: bool) -> str | None:
+    def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
         return "int8"
 
 

@@ -75,9 +75,9 @@ class Nvfp4(Stored):
     def asked(self) -> str:
         return W4A4 if self.activations == "fp4" else self.name
 
-    def computed_in(self, operator: str, inputs: int, edge: bool) -> str | None:
-        four = self.activations == "fp4" and operator in PRODUCTS and inputs > 0 and not edge and inputs % BLOCK == 0
-        return "fp4" if four else None
+    def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
+        able = operator in PRODUCTS and inputs > 0 and inputs % BLOCK == 0 and rows > 1 and not edge
+        return "fp4" if able and self.activations == "fp4" else None
 
     def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
         how: dict[str, Any] = {"pack": _pack, "other": (fp8_channels, "fp8w"), "rounded": _rounded, "opset": 23}
