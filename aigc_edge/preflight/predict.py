@@ -60,7 +60,9 @@ def evaluation(survey: Survey, format: Format, target: Target, bytes_of: int, ba
     tops = target.tops or {}
     floats = "fp32" if format.name == "fp32" or target.kind == "cpu" else "fp16"
     ends = _ends(survey)
-    work = [(w.macs, format.computed_in(w.operator, w.inputs, w.macs // max(w.elements, 1), id(w) in ends)) for w in survey.weights]
+    work = [
+        (w.macs, format.computed_in(w.operator, w.inputs, w.macs // max(w.elements, 1), id(w) in ends)) for w in survey.weights
+    ]
     work.append((survey.products, format.computed_in("MatMul", 0, 0, False)))
     computed = 0.0
     for macs, kind in work:

@@ -36,6 +36,7 @@ def test_products_run_in_four_bits(families: dict[str, Any], floats: str, tmp_pa
     report = build_plan(PlanRequest(out, "nvfp4", 120, "rtx-50"), cache=tmp_path).report
     table = {name: row["precision"] for row in report["precision"]["table"] for name in row["nodes"]}
     assert [table[layer.name] for layer in asked] == ["fp4"] * count  # query, key and value are one of them
+    assert [table[layer.output] for layer in asked] == ["fp4"] * count  # as compression reports, and why.html, know them
     assert report["precision"]["layers"]["fp4"] == count
     assert set(report["precision"]["layers"]) == {"fp4", floats}
     assert report["precision"]["as_asked"] == 1

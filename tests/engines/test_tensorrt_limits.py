@@ -12,7 +12,7 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.engines.tensorrt_cache import VARIABLE, cache_limit, evict, find, typical_seconds
 from aigc_edge.engines.tensorrt_graph import Asked
-from aigc_edge.engines.tensorrt_limits import compared, expected, prove, sentences
+from aigc_edge.engines.tensorrt_limits import compared, expected, prove, sentences, with_outputs
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
@@ -89,6 +89,13 @@ def test_the_log_is_compared_with_what_was_asked():
     assert lines[0].startswith("1 ConvTranspose in fp16, not int8 (up): TensorRT has no transposed convolution in int8")
     assert lines[1] == "1 Conv in fp16, not int8 (other)"
     assert compared([CONV], [], []) == {"as_asked": None, "surprises": []}
+
+
+def test_rows_name_what_their_products_make():
+    table = [_row("conv", "int8", 600), _row("up", "fp16", 300), _row("unknown", "fp32", 5)]
+    rows = with_outputs([replace(CONV, output="image"), replace(UP, output="up"), replace(GEMM, output="y")], table)
+    assert [row["nodes"] for row in rows] == [["conv", "node_of_scale", "image"], *(row["nodes"] for row in table[1:])]
+    assert with_outputs([], table) == table
 
 
 def test_a_format_that_shows_up_nowhere_is_no_plan():
