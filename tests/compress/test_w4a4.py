@@ -165,6 +165,13 @@ def test_a_budget_puts_the_layer_to_blame_back(rng: np.random.Generator, make: d
     held = convert(parse(f"nvfp4:psnr={free['psnr'] + 1},scaled=false,activations=fp4"), source, out, calibration)
     assert {name: node["format"] for name, node in held["nodes"].items()} == kinds | {"c": "fp32"}
     assert held["psnr"] >= held["budget_psnr"] > held["all_psnr"]
+    text = f"nvfp4:psnr={free['psnr'] + 1},scaled=false,activations=fp4,engine=tensorrt"
+    held = convert(parse(text), source, out, calibration)
+    assert {name: node["format"] for name, node in held["nodes"].items()} == kinds | {"c": "fp16"}
+    stored = {
+        tensor.name.partition(".")[0]: tensor.data_type for tensor in onnx.load(out).graph.initializer if ".weight" in tensor.name
+    }
+    assert stored["c"] == TensorProto.FLOAT16  # what went back is as the rest of the network
 
 
 def test_scaling_sees_what_activations_lose(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Blocks(Recipe):
         self.layers, self.small = [], []
         self._changes: dict[str, Change] = {}
         self._plain: set[str] = set()  # nodes that are stored by `other`
-        self._kept: set[str] = set()  # outputs of nodes that stay in float32 in a network of half precision
+        self._kept: dict[str, set[str]] = {}  # node of a layer → outputs of nodes that stay in float32 for its sake
         self._absorber = Absorber(self.model)
         self._scaling = Scaling()
         every = weights_of(model)
@@ -117,4 +117,5 @@ class Blocks(Recipe):
             if layer.node not in nodes and layer.node in self._scaling.scales and layer.node not in self._scaling.multiplied:
                 constants[layer.weight] = self._scaled(layer)
         model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers}, constants)
-        return to_half(model, keep=self._kept) if self.floats == "fp16" else model
+        kept = {name for node in nodes for name in self._kept.get(node, ())}
+        return to_half(model, keep=kept) if self.floats == "fp16" else model

@@ -34,10 +34,16 @@ class BothFactors(Blocks):
     """
 
     def __init__(self, format: Stored, model: onnx.ModelProto, proof: Proof, *, scaled: bool, **how: Any) -> None:
-        super().__init__(format, model, proof if scaled else None, as_given=_as_given, **how)
+        vectors = _vectors(model)
+
+        def as_given(layer: Layer, rows: Floats) -> Floats:
+            able = layer.op in PRODUCTS and layer.input not in vectors and rows.shape[1] % BLOCK == 0
+            return _rounded(rows) if able else rows
+
+        super().__init__(format, model, proof if scaled else None, as_given=as_given, **how)
         self.estimator = f"{self.estimator}, largest"
         self._nodes = format.engine == "tensorrt"
-        known, vectors = types_and_shapes(self.model), _vectors(self.model)
+        known = types_and_shapes(self.model)
         self._inputs: dict[str, str] = {}  # node → the tensor that it reads in 4 bits
         readers: dict[str, list[Layer]] = {}
         for layer in self.layers:
@@ -52,7 +58,7 @@ class BothFactors(Blocks):
                 self.ranges[self._inputs[layer.node]].see(values / self._scaling.columns(layer, values.shape[-1]), row)
 
         watch(self.model, readers, proof.seen, see, proof.threads)
-        sizes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+        sizes = {tensor.name: tensor.dims for tensor in self.model.graph.initializer}
         for layer in (layer for several in readers.values() for layer in several):
             name, shape = self._inputs[layer.node], sizes[layer.weight]
             size = int(np.prod(shape)) // int(shape[layer.axis])
@@ -61,7 +67,7 @@ class BothFactors(Blocks):
             self._changes[layer.node] = joined = _joined(weight, given)
             # With scales in half precision TensorRT-RTX 1.7 crashes, with results in it it moves the slices behind a product of
             # query, key and value in front of that, and then multiplies in half precision.
-            self._kept |= {layer.node, *(node.output[0] for node in joined.before if node.op_type != "Mul")}
+            self._kept[layer.node] = {layer.node, *(node.output[0] for node in joined.before if node.op_type != "Mul")}
 
     def kind_of(self, layer: Layer) -> str:
         return W4A4 if layer.node in self._inputs else super().kind_of(layer)
@@ -93,10 +99,8 @@ def _joined(weight: Change, given: Change) -> Change:
     return Change((*weight.tensors, *given.tensors), before, inputs)
 
 
-def _as_given(layer: Layer, rows: Floats) -> Floats:
+def _rounded(rows: Floats) -> Floats:
     """What 4 bits hold of rows of a layer's input."""
-    if layer.op not in PRODUCTS or rows.shape[1] % BLOCK:
-        return rows
     whole = tensor_scale(float(np.abs(rows).max(initial=0.0)))
     largest = np.abs(rows).reshape(len(rows), -1, BLOCK).max(axis=2)
     scales = to_e4m3(largest / (whole * np.float32(E2M1_LARGEST))) * whole
