@@ -23,8 +23,13 @@ SURVEY = Survey("denoiser", WEIGHTS, 0, 32 * LARGE, 1, 1)
 
 @pytest.mark.parametrize(
     ("text", "share"),
-    [("fp16", {"fp16": 63}), ("fp8", {"fp8": 63}), ("int8", {"int8": 63}), ("nvfp4", {"fp16": 63})]
-    + [("nvfp4:activations=fp4", {"fp4": 2, "fp16": 61})],
+    [
+        ("fp16", {"fp16": 63}),
+        ("fp8", {"fp8": 63}),
+        ("int8", {"int8": 63}),
+        ("nvfp4", {"fp16": 63}),
+        ("nvfp4:activations=fp4", {"fp4": 2, "fp16": 61}),
+    ],
 )
 def test_products_take_their_rate(text: str, share: dict[str, int]) -> None:
     target = targets.get("rtx-50")
