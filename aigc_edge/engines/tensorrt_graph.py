@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,20 @@ _STANDARD = ("", "ai.onnx")
 _AGAIN = "export the network again"
 _SAME_VALUES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Expand")
 _WEIGHTS_ONLY = {"int8": "int8w", "fp8": "fp8w", "int4": "int4", "fp4": "nvfp4"}
-_BOTH = {"int8": "int8", "fp8": "fp8", "int4": "int4", "fp4": "nvfp4"}
+_BOTH = {"int8": "int8", "fp8": "fp8", "int4": "int4", "fp4": "w4a4"}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One convolution or matrix product: the format that it is written in, the type that its arithmetic should run in, and the
-    float type around it."""
+    """One convolution or matrix product: the format that it is written in, the type that its arithmetic should run in, the float
+    type around it, and the tensor that it makes, by which compression reports know it."""
 
     name: str
     operator: str
     format: str
     runs: str
     around: str
+    output: str = field(default="", compare=False)
 
 
 def check_model(path: Path, shapes: Shapes | None = None) -> list[Asked]:
@@ -195,10 +196,10 @@ class _Types:
         around = next((t for t in floats if t in ("fp32", "fp16", "bf16")), "fp32")
         name = node.name or f"node_of_{node.output[0]}"  # as TensorRT's parser calls it
         if left and left == right:
-            return Asked(name, node.op_type, _BOTH[left], left, around)
+            return Asked(name, node.op_type, _BOTH[left], left, around, node.output[0])
         if left or right:
-            return Asked(name, node.op_type, _WEIGHTS_ONLY[left or right or ""], around, around)
-        return Asked(name, node.op_type, around, around, around)
+            return Asked(name, node.op_type, _WEIGHTS_ONLY[left or right or ""], around, around, node.output[0])
+        return Asked(name, node.op_type, around, around, around, node.output[0])
 
     def _stored(self, name: str) -> str | None:
         """The quantised type that a tensor is kept in before it is dequantised; None when it is not."""

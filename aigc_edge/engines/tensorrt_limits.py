@@ -59,13 +59,24 @@ def compared(asked: Sequence[Asked], table: Iterable[dict[str, Any]], foreseen: 
     return {"as_asked": round(right / work, 4) if work else None, "surprises": surprises}
 
 
-def prove(format: str, target: str, file: str, precision: dict[str, Any]) -> None:
-    """Raise AigcEdgeError when a format shows up in no layer of the build log at all."""
+def with_outputs(asked: Sequence[Asked], table: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the layer table, the tensors that their convolutions and products make among the nodes that they name."""
+    outputs = {layer.name: layer.output for layer in asked if layer.output}
+    found = []
+    for row in table:
+        made = next((outputs[name] for name in row["nodes"] if name in outputs), None)
+        found.append(row if made is None or made in row["nodes"] else row | {"nodes": [*row["nodes"], made]})
+    return found
+
+
+def prove(format: str, target: str, file: str, precision: dict[str, Any], surprises: Sequence[dict[str, Any]] = ()) -> None:
+    """Raise AigcEdgeError when a format, or the 4-bit floats that products ask for, shows up in no layer of the log at all."""
     layers: dict[str, int] = precision["layers"]
-    if format in _PROVEN and format not in layers:
+    wanted = format if format in _PROVEN else "fp4" if any(entry["asked"] == "fp4" for entry in surprises) else None
+    if wanted is not None and wanted not in layers:
         found = ", ".join(f"{n} in {name}" for name, n in layers.items()) or "none at all"
         raise AigcEdgeError(
-            f"{format} was asked for {target}, but no convolution or matrix product of {file} runs in it there ({found}): choose "
+            f"{wanted} was asked for {target}, but no convolution or matrix product of {file} runs in it there ({found}): choose "
             "another format for this target"
         )
 

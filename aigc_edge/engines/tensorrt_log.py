@@ -24,6 +24,7 @@ _NAMES = {
     "FP8": "fp8",
     "Int4": "int4",
     "FP4": "fp4",
+    "FP4E2M1": "fp4",
 }
 _LAYER = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: (?P<inputs>.*?)"

@@ -18,13 +18,13 @@ from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.tensorrt_cache import cache_limit, evict, find, plans_folder, timings_file, typical_seconds
 from aigc_edge.engines.tensorrt_graph import Shapes, check_model
 from aigc_edge.engines.tensorrt_job import machine_gb, run_job
-from aigc_edge.engines.tensorrt_limits import compared, expected, prove
+from aigc_edge.engines.tensorrt_limits import compared, expected, prove, with_outputs
 from aigc_edge.engines.tensorrt_module import import_tensorrt
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file, sha256_of, write_json
 
-BUILD_VERSION = 3  # raise it when the same inputs would be built differently
+BUILD_VERSION = 4  # raise it when the same inputs would be built differently
 DEFAULT_SECONDS = 900.0
 SPARSE = "sparse24"  # the format whose zeros the builder is to look for
 Waiting = Callable[[float, float], None]  # seconds gone, seconds that it may take in all
@@ -101,10 +101,11 @@ def build_plan(
             report |= {"options": request.options.asked, "onnx_sha256": digests[0], "onnx_bytes": request.onnx.stat().st_size}
             facts = compared(asked, report["precision"]["table"], foreseen)
             report["precision"]["as_asked"] = facts["as_asked"]
+            report["precision"]["table"] = with_outputs(asked, report["precision"]["table"])
             report |= {"expected": foreseen, "surprises": facts["surprises"], "plan_sha256": sha256_of(part)}
             write_json(file.with_suffix(".json"), report)  # before the plan: a plan without its report does not exist
         evict(file.parent, limit, file)
-    prove(request.format, request.target, request.onnx.name, report["precision"])
+    prove(request.format, request.target, request.onnx.name, report["precision"], report["surprises"])
     return Plan(file, report)
 
 

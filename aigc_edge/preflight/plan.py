@@ -116,7 +116,7 @@ def _on(
         each, bound = predict.evaluation(survey, format, target, sizes[survey.component])
         parts[survey.component] = {"seconds": each, "bound": bound}
         seconds = None if each is None or seconds is None else seconds + each * evaluations[survey.component]
-    found = {target.limit(format.name, weight.operator) for survey in surveys for weight in survey.weights}
+    found = {target.limit(format.asked, weight.operator) for survey in surveys for weight in survey.weights}
     limits = [limit for limit in found if limit is not None]
     impossible = [limit for limit in limits if limit.runs is None]
     if impossible:

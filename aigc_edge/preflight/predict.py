@@ -34,8 +34,7 @@ def schedule_bytes(survey: Survey) -> int:
 
 def file_bytes(survey: Survey, format: Format) -> int:
     """Bytes of the component's ONNX file in the format, without its schedule, when no layer goes back to float."""
-    products = [weight for weight in survey.weights if weight.operator != "Gather"]
-    ends = [id(weight) for weight in products[:1] + products[-1:]]
+    ends = _ends(survey)
     stored = sum(
         min(format.weight_bytes(w.outputs, w.inputs, w.operator == "Gather" or id(w) in ends), FLOAT * w.elements)
         for w in survey.weights
@@ -44,7 +43,10 @@ def file_bytes(survey: Survey, format: Format) -> int:
     return int(stored + survey.others * format.constant_bytes + survey.operators * NODE_BYTES)
 
 
-ARITHMETIC = ("int8", "fp8")  # formats whose products are computed as they are stored; the others compute in floats
+def _ends(survey: Survey) -> set[int]:
+    """The first and the last weight that something is multiplied with, by identity."""
+    products = [weight for weight in survey.weights if weight.operator != "Gather"]
+    return {id(weight) for weight in products[:1] + products[-1:]}
 
 
 def evaluation(survey: Survey, format: Format, target: Target, bytes_of: int, batch: int = 1) -> tuple[float | None, str | None]:
@@ -57,10 +59,17 @@ def evaluation(survey: Survey, format: Format, target: Target, bytes_of: int, ba
     moved = (bytes_of + 2 * survey.activations * batch) / (target.bandwidth_gbs * 1e9)
     tops = target.tops or {}
     floats = "fp32" if format.name == "fp32" or target.kind == "cpu" else "fp16"
-    rate = tops.get(format.name) if format.name in ARITHMETIC else tops.get(floats)
-    if not rate:
-        return moved, "bandwidth"
-    computed = 2 * survey.macs * batch / (rate * 1e12)
+    ends = _ends(survey)
+    work = [
+        (w.macs, format.computed_in(w.operator, w.inputs, w.macs // max(w.elements, 1), id(w) in ends)) for w in survey.weights
+    ]
+    work.append((survey.products, format.computed_in("MatMul", 0, 0, False)))
+    computed = 0.0
+    for macs, kind in work:
+        rate = tops.get(kind or floats)
+        if not rate:
+            return moved, "bandwidth"
+        computed += 2 * macs * batch / (rate * 1e12)
     return max(moved, computed), "bandwidth" if moved >= computed else "arithmetic"
 
 

@@ -9,8 +9,9 @@ from aigc_edge.errors import AigcEdgeError
 
 ANY = "*"
 AROUND = "float"  # the float type that the network has around the layer
-# As compress writes them: "int8" and "fp8" quantise activations too, "int8w", "fp8w", "int4" and "nvfp4" weights only.
-FORMATS = ("fp32", "fp16", "bf16", "int8", "int8w", "fp8", "fp8w", "int4", "nvfp4")
+# As compress writes them: "int8" and "fp8" quantise activations too, "int8w", "fp8w", "int4" and "nvfp4" weights only; "w4a4" is
+# nvfp4 with activations in it.
+FORMATS = ("fp32", "fp16", "bf16", "int8", "int8w", "fp8", "fp8w", "int4", "nvfp4", "w4a4")
 OPERATORS = (ANY, "Conv", "ConvTranspose", "MatMul", "Gemm")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.formats.base import FORMATS, convert
+from aigc_edge.compress.formats.base import FORMATS, convert, parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.emulation import in_float32
 from aigc_edge.compress.graphs.folding import folded
@@ -25,6 +26,7 @@ from aigc_edge.config import names
 Family = tuple[Path, Any, Any, int]
 # Formats that say nothing of themselves: what they reached when they were written.
 EXPECTED = {"fp32": (np.inf, 1.0), "int8": (20.0, 0.27)}
+EVERYTHING = [*FORMATS, "nvfp4:activations=fp4"]
 
 
 def _networks(out: Path, format: type, name: str) -> dict[str, Callable[..., Any]]:
@@ -49,9 +51,10 @@ def _openvino(path: Path) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("family", ["diffusion", "gan", "transformer"])
-@pytest.mark.parametrize("name", list(FORMATS))
-def test_format_on_family(families: dict[str, Family], name: str, family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", EVERYTHING)
+def test_format_on_family(families: dict[str, Family], text: str, family: str, tmp_path: Path) -> None:
     source, spec, program, classes = families[family]
+    name = text.partition(":")[0]
     format = FORMATS[name]
     expected_psnr, expected_size = getattr(format, "expected_psnr", None), getattr(format, "expected_size", None)
     if expected_psnr is None:
@@ -59,7 +62,7 @@ def test_format_on_family(families: dict[str, Family], name: str, family: str, t
     calibration = Calibration.draw(spec, program, 8, num_classes=classes, seed=1)
     free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("rank", False), ("steps", 60)) if key in names(format)}
     out = tmp_path / f"{name}.onnx"
-    report = convert(format(**free), source, out, calibration)
+    report = convert(replace(parse(text), **free), source, out, calibration)
 
     # The file is standard ONNX of the same signature, and the report speaks of it.
     onnx.checker.check_model(out, full_check=True)
@@ -80,7 +83,7 @@ def test_format_on_family(families: dict[str, Family], name: str, family: str, t
     other = Calibration.draw(spec, program, 3, num_classes=classes, seed=7)
     wanted = other.run(graph.Network(source), records)
     made = {engine: other.run(network) for engine, network in _networks(out, format, name).items()}
-    rounds = name in ("bf16", "fp16") or any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    rounds = name in ("bf16", "fp16") or any(node.op_type in ("QuantizeLinear", "Round") for node in model.graph.node)
     for engine, value in made.items():
         psnr = 10 * np.log10(4 / np.mean(np.square(value - wanted)))
         assert psnr >= expected_psnr - 3, engine  # other noise than it was measured on
@@ -100,8 +103,8 @@ def test_format_on_family(families: dict[str, Family], name: str, family: str, t
         )
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
-def test_large_layers_are_as_small_as_stated(rng: np.random.Generator, make: dict, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", EVERYTHING)
+def test_large_layers_are_as_small_as_stated(rng: np.random.Generator, make: dict, text: str, tmp_path: Path) -> None:
     """A convolution of 128 channels and a matrix product of 768: nearly the file that a network of 30 M parameters has."""
     nodes = [
         helper.make_node("Conv", ["x", "a.weight"], ["a"], strides=[4, 4]),
@@ -113,8 +116,9 @@ def test_large_layers_are_as_small_as_stated(rng: np.random.Generator, make: dic
     shapes = {"a.weight": (128, 3, 4, 4), "b.weight": (192, 128, 3, 3), "c.weight": (768, 1024), "d.weight": (1024, 4)}
     constants = {key: (rng.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32) for key, shape in shapes.items()}
     net = make["decoder"]("large", nodes, constants | {"shape": np.array([-1, 768])}, [3, 8, 8], [4])
+    name = text.partition(":")[0]
     format = FORMATS[name]
     free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("steps", 20)) if key in names(format)}
-    report = convert(format(**free), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4))
+    report = convert(replace(parse(text), **free), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4))
     expected = getattr(format, "expected_size", None) or EXPECTED[name][1]
     assert report["bytes"] <= expected * report["source_bytes"] + 8000

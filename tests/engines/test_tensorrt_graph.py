@@ -74,6 +74,19 @@ def test_the_format_of_a_product_is_read_from_the_graph(tmp_path, format, around
     assert check_model(tmp_path / "net.onnx") == [Asked("product", "MatMul", name, runs, around)]
 
 
+@pytest.mark.parametrize("around", ["fp32", "fp16"])
+@pytest.mark.parametrize(("operator", "shape"), [("MatMul", (C, C)), ("Conv", (C, C, 1))])
+def test_activations_in_four_bits_are_seen(tmp_path, around, operator, shape):
+    graph = Graph("fp32")  # scales that a network computes
+    x = graph.node("Cast", "sample", to=FLOATS["fp32"][1])
+    scale = graph.node("Mul", graph.node("ReduceMax", graph.node("Reshape", x, graph.constant([0, C // 16, 16])), keepdims=0), x)
+    codes = graph.node("QuantizeLinear", x, scale, axis=-1, block_size=16, output_dtype=23)
+    x = graph.node("Cast", graph.node("DequantizeLinear", codes, scale, axis=-1, block_size=16), to=FLOATS[around][1])
+    weight = graph.node("Cast", graph.weight("nvfp4", *shape), to=FLOATS[around][1])
+    graph.save(tmp_path / "net.onnx", graph.node(operator, x, weight, name="product"))
+    assert check_model(tmp_path / "net.onnx") == [Asked("product", operator, "w4a4", "fp4", around)]
+
+
 def test_products_within_and_without_names_are_found(tmp_path):
     graph = Graph("fp16")
     x = graph.node("Cast", "sample", to=10)

@@ -12,7 +12,7 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.engines.tensorrt_cache import VARIABLE, cache_limit, evict, find, typical_seconds
 from aigc_edge.engines.tensorrt_graph import Asked
-from aigc_edge.engines.tensorrt_limits import compared, expected, prove, sentences
+from aigc_edge.engines.tensorrt_limits import compared, expected, prove, sentences, with_outputs
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
@@ -33,6 +33,11 @@ GEMM = Asked("gemm", "Gemm", "fp32", "fp32", "fp32")
         ),
         ("jetson-orin-nano", replace(CONV, format="fp8w", runs="fp16"), "Ada and Hopper"),
         ("h100", replace(GEMM, format="nvfp4"), "Blackwell"),
+        (
+            "rtx-40",
+            replace(GEMM, format="w4a4", runs="fp4"),
+            "its Gemm in w4a4 (gemm) does not run there, 4-bit floats begin with",
+        ),
         ("rtx-20", GEMM, "its Gemm in fp32"),
         ("rtx-20", replace(GEMM, format="int8", runs="int8"), "its Gemm in fp32"),  # what surrounds it falls back to fp32
         ("rtx-20", replace(CONV, format="bf16", runs="bf16", around="bf16"), "bfloat16 begins with Ampere"),
@@ -52,6 +57,10 @@ def test_what_runs_in_another_type_is_told_before():
     assert [e["operator"] for e in expected(targets.get("rtx-20"), [CONV, UP], "net.onnx")] == ["Conv", "ConvTranspose"]
     assert expected(targets.get("rtx-40"), [CONV, GEMM], "net.onnx") == []
     assert expected(None, [CONV, UP], "net.onnx") == []
+    four = [replace(layer, format="w4a4", runs="fp4") for layer in (CONV, GEMM)]
+    (found,) = expected(targets.get("rtx-50"), four, "net.onnx")
+    assert (found["operator"], found["format"], found["runs"], found["layers"]) == ("Conv", "w4a4", "fp16", ["conv"])
+    assert "no convolution in fp4" in found["why"]
 
 
 def test_a_limit_of_one_module_does_not_bind_the_other():
@@ -82,11 +91,23 @@ def test_the_log_is_compared_with_what_was_asked():
     assert compared([CONV], [], []) == {"as_asked": None, "surprises": []}
 
 
+def test_rows_name_what_their_products_make():
+    table = [_row("conv", "int8", 600), _row("up", "fp16", 300), _row("unknown", "fp32", 5)]
+    rows = with_outputs([replace(CONV, output="image"), replace(UP, output="up"), replace(GEMM, output="y")], table)
+    assert [row["nodes"] for row in rows] == [["conv", "node_of_scale", "image"], *(row["nodes"] for row in table[1:])]
+    assert with_outputs([], table) == table
+
+
 def test_a_format_that_shows_up_nowhere_is_no_plan():
     prove("int8", "rtx-30", "net.onnx", {"layers": {"int8": 1, "fp16": 9}})
     prove("int4", "rtx-30", "net.onnx", {"layers": {"fp16": 9}})  # weights only
     with pytest.raises(AigcEdgeError, match=r"no convolution or matrix product of net.onnx runs in it there \(9 in fp16\)"):
         prove("int8", "rtx-30", "net.onnx", {"layers": {"fp16": 9}})
+    asked = [{"layer": "a", "operator": "MatMul", "asked": "fp4", "runs": "fp16", "foreseen": False}]
+    prove("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9}})
+    prove("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9, "fp4": 1}}, asked)
+    with pytest.raises(AigcEdgeError, match="fp4 was asked for rtx-50, but no convolution or matrix product"):
+        prove("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9}}, asked)
 
 
 def test_a_limit_says_where_it_holds():

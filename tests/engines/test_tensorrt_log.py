@@ -22,6 +22,7 @@ def _line(name, kind, inputs, constants, outputs):
 CONV = _line("conv", "correlation", "-1,32,8,8 Int8", "64,32,3,3 Int8; 1 Float", "-1,64,4,4 Float")
 SILENT = _line("up", "deconv", "-1,16,8,8 Half; 16,8,4,4 Half", "1 Float", "-1,8,16,16 Half")
 GEMM = _line("linear", "gemm", "-1,128 Half", "128,384 Half; 1 Float", "-1,384 Half")
+FOUR = _line("four", "gemm", "-1,64 FP4E2M1; -1,4,32,1,4 FP8", "64,128 FP4E2M1; 1 Float; 1,4,1,4,32 FP8", "-1,128 Half")
 SCORES = _line("qk", "gemm", "-1,4,64,16 Float; -1,4,16,64 Float", "1,1,1,1 Float", "-1,4,64,64 Float")
 FUSED = _line("__myl_FcAddSilu_myl0_9", "runtime_fusion", "-1,32 FP8", "1,128 Float; 32,128 FP8", "-1,128 FP8")
 HEADS = _line("_gemm_mha_v2_myl0", "kgen", "-1,64,16 BFloat16; -1,16,64 BFloat16; -1,64,16 BFloat16", "", "-1,64,16 BFloat16")
@@ -34,11 +35,12 @@ OTHERS = [
 
 
 def test_layers_that_multiply_are_found_with_their_precision_and_cost():
-    messages = ["\n".join([CONV, *OTHERS, SILENT]), GEMM, SCORES, FUSED, HEADS]
+    messages = ["\n".join([CONV, *OTHERS, SILENT]), GEMM, FOUR, SCORES, FUSED, HEADS]
     assert {layer.name: (layer.precision, layer.macs) for layer in layers_of(messages)} == {
         "conv": ("int8", 64 * 32 * 9 * 16),
         "up": ("fp16", 16 * 8 * 16 * 64),
         "linear": ("fp16", 128 * 384),
+        "four": ("fp4", 64 * 128),
         "qk": ("fp32", 4 * 64 * 64 * 16),
         "__myl_FcAddSilu_myl0_9": ("fp8", 32 * 128),
         "_gemm_mha_v2_myl0": ("bf16", 2 * 64 * 64 * 16),

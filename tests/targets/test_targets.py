@@ -17,7 +17,7 @@ FILES = sorted(Path(targets.__file__).parent.glob("*.json"))
 FIRST = {"fp32": 80, "bf16": 80, "int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100, "fp16": 75}
 FIRST |= {"int8w": 75, "fp8w": 89, "svdquant": 80, "sparse24": 80, "pruned": 80}
 # Formats that a device before that capability cannot run at all.
-BEGIN = {"bf16": 80, "int4": 80, "fp8": 89, "fp8w": 89, "nvfp4": 100}
+BEGIN = {"bf16": 80, "int4": 80, "fp8": 89, "fp8w": 89, "nvfp4": 100, "w4a4": 100}
 RTX_BUILDS = {75, 80, 86, 89, 120, 121}
 
 
@@ -68,6 +68,14 @@ def _check_limits(target):
     assert ({("fp32", "MatMul"), ("fp32", "Gemm")} <= impossible) == (target.sm < 80)
     for operator, silent in (("ConvTranspose", True), ("Conv", target.sm < 80), ("MatMul", False)):
         assert (target.limit("int8", operator) is not None) == silent
+    for operator in ("Conv", "ConvTranspose", "MatMul", "Gemm"):  # 4-bit products of Blackwell cards are those of matrices
+        limit = target.limit("w4a4", operator)
+        if target.sm < 100:
+            assert limit is not None
+            assert limit.runs is None
+        else:
+            assert (limit is not None) == operator.startswith("Conv")
+            assert limit is None or limit.runs == "float"
     assert len({(limit.format, limit.operator) for limit in target.limits}) == len(target.limits)
 
 

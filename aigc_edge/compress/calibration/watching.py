@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -10,8 +12,32 @@ import onnx
 
 from aigc_edge.compress.calibration.trajectory import Record
 from aigc_edge.compress.graphs import graph
+from aigc_edge.errors import AigcEdgeError
 
 See = Callable[[str, npt.NDArray[Any], int], None]  # tensor, its values, row of the program
+
+
+@dataclass
+class Range:
+    """The range of one tensor, over all rows of the program and in each; zero always belongs to it."""
+
+    low: float = 0.0
+    high: float = 0.0
+    rows: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def largest(self) -> float:
+        """The size of the largest value."""
+        return max(-self.low, self.high)
+
+    def see(self, values: npt.NDArray[Any], row: int) -> None:
+        """Take in one evaluation; raises AigcEdgeError for values that are not finite."""
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise AigcEdgeError("an activation is NaN or infinite while calibrating: the float32 network itself is broken")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        seen = self.rows.setdefault(str(row), [low, high])
+        self.rows[str(row)] = [min(seen[0], low), max(seen[1], high)]
 
 
 def watch(model: onnx.ModelProto, tensors: Collection[str], records: Sequence[Record], see: See, threads: int) -> None:

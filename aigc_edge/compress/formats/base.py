@@ -37,6 +37,17 @@ class Format:
         """
         return round(4 * outputs * inputs * self.expected_size)
 
+    @property
+    def asked(self) -> str:
+        """What its layers ask of a target, by the name that targets know it by (targets/limit.py)."""
+        return self.name
+
+    def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
+        """The type that a weight of so many inputs is multiplied in with so many rows a sample, as targets name rates; None: in
+        floats. Products of two activations have no inputs.
+        """
+        return None
+
 
 def channel_bytes(outputs: int, inputs: int) -> int:
     """A weight in 8 bits with one float32 scale a channel."""

@@ -5,9 +5,8 @@ Weights have one scale a channel, activations one a tensor: the largest value al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.calibration.watching import watch
+from aigc_edge.compress.calibration.watching import Range, watch
 from aigc_edge.compress.formats.base import FORMATS, channel_bytes
 from aigc_edge.compress.formats.fp8w import fp8_channels
 from aigc_edge.compress.formats.stored import Stored, WeightsOnly
@@ -28,7 +27,6 @@ from aigc_edge.compress.proving.mixture import Recipe
 from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.rounding import E4M3_LARGEST, SMALLEST_SCALE
 from aigc_edge.config import option
-from aigc_edge.errors import AigcEdgeError
 
 
 @FORMATS.register("fp8")
@@ -51,23 +49,11 @@ class Fp8(Stored):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
+    def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
+        return "fp8"
+
     def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
         return _Fp8Recipe(self, model, proof)
-
-
-@dataclass
-class Range:
-    """The range of one tensor, over all rows of the program and in each."""
-
-    low: float = 0.0
-    high: float = 0.0
-    rows: dict[str, list[float]] = field(default_factory=dict)
-
-    def see(self, low: float, high: float, row: int) -> None:
-        """Take in one evaluation."""
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        seen = self.rows.setdefault(str(row), [low, high])
-        self.rows[str(row)] = [min(seen[0], low), max(seen[1], high)]
 
 
 class _Fp8Recipe(WeightsOnly):
@@ -85,10 +71,7 @@ class _Fp8Recipe(WeightsOnly):
         return self._moved.get(layer.input, layer.input)
 
     def _see(self, tensor: str, values: npt.NDArray[Any], row: int) -> None:
-        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise AigcEdgeError("an activation is NaN or infinite while calibrating: the float32 network itself is broken")
-        self.ranges[tensor].see(low, high, row)
+        self.ranges[tensor].see(values, row)
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         changes = {layer.node: self._with_input(layer, self._changes[layer.node]) for layer in layers}
@@ -103,7 +86,7 @@ class _Fp8Recipe(WeightsOnly):
         if seen is None or layer.op == "Gather":
             return change
         names = {part: f"{layer.input}_{part}" for part in ("scale", "zero", "q", "dq")}
-        scale = max(max(-seen.low, seen.high) / E4M3_LARGEST, SMALLEST_SCALE)
+        scale = max(seen.largest / E4M3_LARGEST, SMALLEST_SCALE)
         tensors = [
             numpy_helper.from_array(np.asarray(scale, np.float32), names["scale"]),
             numpy_helper.from_array(np.zeros((), ml_dtypes.float8_e4m3fn), names["zero"]),

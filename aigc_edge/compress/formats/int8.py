@@ -63,6 +63,9 @@ class Int8(Format):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
+    def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
+        return "int8"
+
 
 @convert.register
 def _(

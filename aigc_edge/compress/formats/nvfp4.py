@@ -1,13 +1,14 @@
 """NVFP4 weights: 4-bit floats (E2M1) in blocks of 16, with E4M3 scales of the blocks and one float32 scale a tensor.
 
 NVIDIA 2025, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149). Written in standard operators of opset 23, as
-TensorRT reads it for Blackwell cards: a DequantizeLinear makes float scales of the E4M3 ones, another the weights.
+TensorRT reads it for Blackwell cards: a DequantizeLinear makes float scales of the E4M3 ones, another the weights. On request
+the inputs of matrix products are in NVFP4 too (W4A4): then the products themselves run in 4 bits there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -24,6 +25,7 @@ from aigc_edge.compress.scaling.blocks import Blocks
 from aigc_edge.compress.scaling.rounding import (
     E2M1_LARGEST,
     E4M3_LARGEST,
+    E4M3_SMALLEST,
     SMALLEST_SCALE,
     Floats,
     best_scales,
@@ -32,19 +34,23 @@ from aigc_edge.compress.scaling.rounding import (
     to_e2m1,
     to_e4m3,
 )
+from aigc_edge.compress.scaling.w4a4 import PRODUCTS, W4A4, BothFactors
 from aigc_edge.config import option
 
 BLOCK = 16
 SHRINK = (1.0, 0.9, 0.8, 0.7)
-_E4M3_SMALLEST = 2.0**-9
 
 
 @FORMATS.register("nvfp4")
 @dataclass(frozen=True)
 class Nvfp4(Stored):
-    """Weights of 4 bits, arithmetic in float; what 16 does not divide, embedding tables, first and last layer are E4M3."""
+    """Weights of 4 bits, arithmetic in float; what 16 does not divide, embedding tables, first and last layer are E4M3.
+
+    With activations in fp4 matrix products are W4A4; weights of convolutions stay weights only.
+    """
 
     name: ClassVar[str] = "nvfp4"
+    companion: ClassVar[str | None] = "fp8w"
     least_sm: ClassVar[int] = 100  # of cards; TensorRT-RTX, which serves no SM100 and SM110, builds it for SM120
     engines: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt")  # onnxruntime has no FP4
     expected_psnr: ClassVar[float] = 22.0
@@ -52,18 +58,33 @@ class Nvfp4(Stored):
 
     psnr: float = option(22.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     scaled: bool = option(True, "scale input channels by what they carry (AWQ); false needs no calibration data")
+    activations: str = option(
+        "float", "what matrix products read: float, or fp4 for products in 4 bits (W4A4)", choices=("float", "fp4")
+    )
 
     @property
     def calibrates(self) -> bool:
-        return self.scaled
+        return self.scaled or self.activations == "fp4"
 
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         if edge or inputs % BLOCK:
             return channel_bytes(outputs, inputs)
         return outputs * inputs // 2 + outputs * inputs // BLOCK + 4
 
+    @property
+    def asked(self) -> str:
+        return W4A4 if self.activations == "fp4" else self.name
+
+    def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
+        able = operator in PRODUCTS and inputs > 0 and inputs % BLOCK == 0 and rows > 1 and not edge
+        return "fp4" if able and self.activations == "fp4" else None
+
     def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
-        return Blocks(self, model, proof, pack=_pack, other=(fp8_channels, "fp8w"), rounded=_rounded, opset=23)
+        how: dict[str, Any] = {"pack": _pack, "other": (fp8_channels, "fp8w"), "rounded": _rounded, "opset": 23}
+        if self.activations == "float":
+            return Blocks(self, model, proof, **how)
+        assert proof is not None
+        return BothFactors(self, model, proof, scaled=self.scaled, **how)
 
 
 def _scales(rows: Floats, importance: Floats | None) -> tuple[Floats, np.float32] | None:
@@ -73,7 +94,7 @@ def _scales(rows: Floats, importance: Floats | None) -> tuple[Floats, np.float32
     tensor = np.float32(max(float(np.abs(rows).max()) / (E2M1_LARGEST * E4M3_LARGEST), SMALLEST_SCALE))
 
     def held(scales: Floats) -> Floats:
-        return np.maximum(to_e4m3(scales / tensor), np.float32(_E4M3_SMALLEST)) * tensor
+        return np.maximum(to_e4m3(scales / tensor), np.float32(E4M3_SMALLEST)) * tensor
 
     scales = best_scales(rows, BLOCK, E2M1_LARGEST, to_e2m1, shrink=SHRINK, importance=importance, held=held)
     return np.minimum(scales, np.float32(E4M3_LARGEST) * tensor), tensor  # blocks of zeros have any scale

@@ -26,6 +26,7 @@ WORTH = 0.75  # and below this one if it needs an operator of its own
 
 # Rows as the format would give them back, by the importance of their columns; None: it cannot hold the layer.
 Rounded = Callable[[Layer, Floats, Floats], Floats | None]
+Given = Callable[[Layer, Floats], Floats]  # rows of a layer's input as the format would have them
 
 
 @dataclass
@@ -50,6 +51,7 @@ def find_scaling(
     absorber: Absorber,
     threads: int,
     tell: Callable[[int, int], None],
+    as_given: Given | None = None,
 ) -> Scaling:
     """The scaling of all `layers` for which it pays, put into what computes their inputs where that can take it (`absorber`)."""
     found = Scaling()
@@ -64,7 +66,7 @@ def find_scaling(
         if any(layer.weight in several for layer in group):
             continue
         rows = {layer.node: to_rows(layer, onnx.numpy_helper.to_array(constants[layer.weight])) for layer in group}
-        scales, share = _searched(group, inputs, rows, rounded, model)
+        scales, share = _searched(group, inputs, rows, rounded, as_given, model)
         if share > GAIN:
             continue
         axis = 1 if group[0].op in ("Conv", "ConvTranspose") else -1
@@ -80,7 +82,12 @@ def find_scaling(
 
 
 def _searched(
-    group: list[Layer], inputs: dict[str, Floats], rows: dict[str, Floats], rounded: Rounded, model: onnx.ModelProto
+    group: list[Layer],
+    inputs: dict[str, Floats],
+    rows: dict[str, Floats],
+    rounded: Rounded,
+    as_given: Given | None,
+    model: onnx.ModelProto,
 ) -> tuple[Floats, float]:
     """The best scales [channels] for layers that read the same tensor, and the share of the plain error that remains."""
     first = inputs[group[0].node]
@@ -98,8 +105,11 @@ def _searched(
             weight, given = rows[layer.node], inputs[layer.node]
             columns = np.repeat(scales, weight.shape[1] // channels)
             made = rounded(layer, weight * columns, energy[layer.node] / np.square(columns))
-            if made is not None:
+            if made is not None and as_given is None:
                 error += float(np.square(given @ (made / columns - weight).T).sum(dtype=np.float64))
+            elif made is not None and as_given is not None:
+                wrong = as_given(layer, given / columns) @ made.T - given @ weight.T
+                error += float(np.square(wrong).sum(dtype=np.float64))
         if power == 0:
             plain = error
         if error < best:

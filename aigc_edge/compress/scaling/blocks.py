@@ -19,7 +19,7 @@ from aigc_edge.compress.graphs.weights import from_rows, shared, to_rows, weight
 from aigc_edge.compress.proving.mixture import Recipe
 from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.absorb import Absorber
-from aigc_edge.compress.scaling.awq import Rounded, Scaling, find_scaling
+from aigc_edge.compress.scaling.awq import Given, Rounded, Scaling, find_scaling
 from aigc_edge.compress.scaling.rounding import Floats
 
 PackRows = Callable[[Layer, Floats, Floats | None, tuple[int, ...]], Change | None]  # rows, importance of columns, shape
@@ -29,8 +29,8 @@ PackOther = Callable[[Layer, Any], Change]
 class Blocks(Recipe):
     """Weights stored by `pack`; embedding tables, the first and the last layer and what does not divide into blocks by `other`.
 
-    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, for the search of the scaling; formats
-    that do not calibrate have none.
+    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, and `as_given` what the format keeps of a
+    layer's input (None: all), for the search of the scaling; formats that do not calibrate have none.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Blocks(Recipe):
         other: tuple[PackOther, str],
         rounded: Rounded,
         opset: int,
+        as_given: Given | None = None,
     ) -> None:
         self.name, self.floats = format.name, format.arithmetic
         self._other, self._other_name = other
@@ -51,6 +52,7 @@ class Blocks(Recipe):
         self.layers, self.small = [], []
         self._changes: dict[str, Change] = {}
         self._plain: set[str] = set()  # nodes that are stored by `other`
+        self._kept: dict[str, set[str]] = {}  # node of a layer → outputs of nodes that stay in float32 for its sake
         self._absorber = Absorber(self.model)
         self._scaling = Scaling()
         every = weights_of(model)
@@ -58,7 +60,8 @@ class Blocks(Recipe):
         ends = {layer.node for layer in (products[:1] + products[-1:])} if len(products) > 2 else set()
         inner = [layer for layer in products if layer.node not in ends]
         if proof is not None and proof.seen:
-            self._scaling = find_scaling(self.model, inner, proof.seen, rounded, self._absorber, proof.threads, proof.tell)
+            seen, threads = proof.seen, proof.threads
+            self._scaling = find_scaling(self.model, inner, seen, rounded, self._absorber, threads, proof.tell, as_given)
         able = {layer.node for layer in inner if layer.weight not in shared(self.model)}
         for layer in every:
             change = self._packed(layer, pack) if layer.node in able else None
@@ -114,4 +117,5 @@ class Blocks(Recipe):
             if layer.node not in nodes and layer.node in self._scaling.scales and layer.node not in self._scaling.multiplied:
                 constants[layer.weight] = self._scaled(layer)
         model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers}, constants)
-        return to_half(model) if self.floats == "fp16" else model
+        kept = {name for node in nodes for name in self._kept.get(node, ())}
+        return to_half(model, keep=kept) if self.floats == "fp16" else model

@@ -12,6 +12,7 @@ Floats = npt.NDArray[np.float32]
 Project = Callable[[Floats], Floats]  # weight / scale → the nearest value of the type
 
 E4M3_LARGEST = 448.0
+E4M3_SMALLEST = 2.0**-9
 E2M1_LARGEST = 6.0
 SMALLEST_SCALE = 2.0**-14  # half precision holds it without losing digits, and a float type needs no finer one
 _PART = 1 << 20  # elements that are searched at a time

@@ -1,0 +1,108 @@
+"""Matrix products of two factors in 4-bit floats: weights in blocks, and inputs whose blocks find their scales while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from aigc_edge.compress.calibration.watching import Range, watch
+from aigc_edge.compress.formats.stored import Stored
+from aigc_edge.compress.graphs.dynamic_fp4 import BLOCK, as_arithmetic, dynamic_input, tensor_scale
+from aigc_edge.compress.graphs.graph import Layer, types_and_shapes
+from aigc_edge.compress.graphs.rewrite import Change
+from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.scaling.blocks import Blocks
+from aigc_edge.compress.scaling.rounding import E2M1_LARGEST, Floats, quantised, spread, to_e2m1, to_e4m3
+
+W4A4 = "w4a4"  # what reports and targets call such a layer
+PRODUCTS = ("MatMul", "Gemm")
+
+
+class BothFactors(Blocks):
+    """Blocks whose matrix products read their inputs in 4 bits as well.
+
+    Convolutions read floats, for no engine has such kernels; so do products of one vector a sample (of the timestep's embedding),
+    which wait for their weights and would gain nothing but the error.
+
+    The scale of a tensor is that of its largest value along the trajectory. TensorRT gets Q/DQ nodes, all other engines, and the
+    proof, arithmetic on floats that computes the same.
+    """
+
+    def __init__(self, format: Stored, model: onnx.ModelProto, proof: Proof, *, scaled: bool, **how: Any) -> None:
+        vectors = _vectors(model)
+
+        def as_given(layer: Layer, rows: Floats) -> Floats:
+            able = layer.op in PRODUCTS and layer.input not in vectors and rows.shape[1] % BLOCK == 0
+            return _rounded(rows) if able else rows
+
+        super().__init__(format, model, proof if scaled else None, as_given=as_given, **how)
+        self.estimator = f"{self.estimator}, largest"
+        self._nodes = format.engine == "tensorrt"
+        known = types_and_shapes(self.model)
+        self._inputs: dict[str, str] = {}  # node → the tensor that it reads in 4 bits
+        readers: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            fits = layer.input not in vectors and len(known.get(layer.input, (0, []))[1]) > 1
+            if layer.op in PRODUCTS and layer.node not in self._plain and fits:
+                self._inputs[layer.node] = self._changes[layer.node].inputs.get(0, layer.input)
+                readers.setdefault(layer.input, []).append(layer)
+        self.ranges = {name: Range() for name in sorted(set(self._inputs.values()))}
+
+        def see(tensor: str, values: npt.NDArray[Any], row: int) -> None:
+            for layer in readers[tensor]:
+                self.ranges[self._inputs[layer.node]].see(values / self._scaling.columns(layer, values.shape[-1]), row)
+
+        watch(self.model, readers, proof.seen, see, proof.threads)
+        sizes = {tensor.name: tensor.dims for tensor in self.model.graph.initializer}
+        for layer in (layer for several in readers.values() for layer in several):
+            name, shape = self._inputs[layer.node], sizes[layer.weight]
+            size = int(np.prod(shape)) // int(shape[layer.axis])
+            given = dynamic_input(name, tensor_scale(self.ranges[name].largest), len(known[layer.input][1]), size)
+            weight = self._changes[layer.node]
+            self._changes[layer.node] = joined = _joined(weight, given)
+            # With scales in half precision TensorRT-RTX 1.7 crashes, with results in it it moves the slices behind a product of
+            # query, key and value in front of that, and then multiplies in half precision.
+            self._kept[layer.node] = {layer.node, *(node.output[0] for node in joined.before if node.op_type != "Mul")}
+
+    def kind_of(self, layer: Layer) -> str:
+        return W4A4 if layer.node in self._inputs else super().kind_of(layer)
+
+    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
+        model = super().build(layers)
+        return model if self._nodes else as_arithmetic(model)
+
+    def proven(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        return super().proven(as_arithmetic(model))
+
+    def findings(self) -> dict[str, Any]:
+        return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
+
+
+def _vectors(model: onnx.ModelProto) -> set[str]:
+    """Tensors [batch, size], the batch by the name that the network's inputs have for it."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except ValueError:  # beyond 2 GB: what the exporter recorded has to do
+        graph = model.graph
+    sizes = {v.name: v.type.tensor_type.shape.dim for v in [*graph.input, *graph.value_info, *graph.output]}
+    batch = {sizes[value.name][0].dim_param for value in graph.input if len(sizes[value.name])} - {""}
+    return {name for name, dims in sizes.items() if len(dims) == 2 and dims[0].dim_param in batch}
+
+
+def _joined(weight: Change, given: Change) -> Change:
+    before, inputs = (*weight.before, *given.before), {**weight.inputs, **given.inputs}
+    return Change((*weight.tensors, *given.tensors), before, inputs)
+
+
+def _rounded(rows: Floats) -> Floats:
+    """What 4 bits hold of rows of a layer's input."""
+    whole = tensor_scale(float(np.abs(rows).max(initial=0.0)))
+    largest = np.abs(rows).reshape(len(rows), -1, BLOCK).max(axis=2)
+    scales = to_e4m3(largest / (whole * np.float32(E2M1_LARGEST))) * whole
+    codes = quantised(rows, np.where(scales > 0, scales, np.float32(1)), to_e2m1)
+    return codes * spread(scales, rows.shape[1])
