@@ -13,6 +13,7 @@ from typing import Any
 from aigc_edge import _core, text
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.sizes import named
 
 WIDTH = 100
 VERIFY_ALL = 1
@@ -71,6 +72,10 @@ def _head(manifest: Manifest) -> str:
         f"bundle version {manifest['version']}, {text.size(manifest['total_bytes'])}, "
         f"all {manifest['verified']} files match their SHA-256",
     ]
+    sizes = manifest.get("sizes") or []
+    if sizes:
+        first, *others = map(named, sizes)
+        lines.insert(1, f"sizes {first} (default), {', '.join(others)}: H×W in the shapes below, the weights serve all")
     names = (classes or {}).get("names") or []
     if names and names != [str(i) for i in range(len(names))]:
         lines += textwrap.wrap(

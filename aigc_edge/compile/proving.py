@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from aigc_edge.compile.work import Work
 from aigc_edge.errors import BudgetError
 from aigc_edge.images import grid, to_uint8, write_png
 from aigc_edge.prove import Prover, blame, draw
+from aigc_edge.sizes import at, default_of
 
 TRIES, STEP = 3, 2.0  # how often a format is made again, and how many dB more its mixture must then hold
 PREVIEW_COLUMNS, PREVIEW_ROWS = 8, 16
@@ -71,11 +73,12 @@ def _finer(work: Work, format: Any) -> Any:
 
 def preview(work: Work) -> None:
     """A sheet of samples of the default format, one row a class or prompt; latents without a decoder are no picture."""
-    if work.manifest["output_shape"][0] not in (1, 3):
+    shape = at(work.manifest["output_shape"], default_of(work.manifest))
+    if shape[0] not in (1, 3):
         return
     kinds = work.num_classes or len(work.prompts)
     rows = min(kinds or PREVIEW_COLUMNS, PREVIEW_ROWS)
-    elements = int(np.prod(work.manifest["output_shape"]))
+    elements = math.prod(map(int, shape))
     columns = PREVIEW_COLUMNS if elements <= 3 * 128 * 128 else 2
     rows = rows if elements <= 3 * 128 * 128 else min(rows, 2)
     which = np.repeat(np.arange(rows), columns)

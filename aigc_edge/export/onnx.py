@@ -23,10 +23,12 @@ import aigc_edge
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.clean import clean
 from aigc_edge.files import atomic_file
+from aigc_edge.sizes import METADATA, Size, at, follows, named, number, units
 from aigc_edge.spec import BATCH, ComponentSpec
 
 OPSET = 20  # opset 21 and later break quantisers and bring operators that TensorRT-RTX has no kernel for
 EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
+TRACED = (3, 5)  # times what all heights and widths are multiples of: no size that code could take for another number
 LARGEST_BATCH = 63  # of the trace alone: diffusers' networks branch at 64 samples (to no effect), and would be traced twice
 CHECK_BATCHES = (1, 4)  # not the batch of the export: 1 and another catch sizes that were baked in
 ULPS = 4 * float(np.finfo(np.float32).eps)
@@ -36,7 +38,10 @@ Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
 
 
 class Exportable(Protocol):
-    """What is exported: a spec, its module, and example inputs of a batch size in the order of the spec."""
+    """What is exported: a spec, its module, and example inputs of a batch size in the order of the spec.
+
+    Where it serves several image sizes, which its shapes then follow, it has `sizes`, and its example is of the first.
+    """
 
     @property
     def spec(self) -> ComponentSpec: ...
@@ -60,14 +65,45 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def sizes_of(component: Exportable) -> tuple[Size, ...]:
+    """The image sizes that the component serves, the default first; empty where there is one."""
+    return tuple(getattr(component, "sizes", ()))
+
+
+def _inputs(component: Exportable, batch: int, generator: torch.Generator, size: Size | None = None) -> tuple[Tensor, ...]:
+    """The component's example; what follows the image size drawn anew where that is another."""
+    spec, given = component.spec, component.example(batch, generator)
+    if len(given) != len(spec.inputs):
+        count = len(spec.inputs)
+        raise AigcEdgeError(f"component {spec.name!r} has {count} inputs in its spec but its example gives {len(given)}")
+    wanted = [(batch, *at(t.shape[1:], size)) if any(map(follows, t.shape)) else tuple(x.shape) for t, x in zip(spec.inputs, given, strict=True)]
+    return tuple(x if x.shape == shape else torch.randn(shape, generator=generator) for x, shape in zip(given, wanted, strict=True))
+
+
+def _dynamic(component: Exportable) -> tuple[tuple[dict[int, Any], ...], Size | None]:
+    """The dynamic dimensions of each input, and the image size to trace at."""
+    sizes, batch = sizes_of(component), torch.export.Dim(BATCH, max=LARGEST_BATCH)
+    if not sizes:
+        return tuple({0: batch} for _ in component.spec.inputs), None
+    unit = units(sizes)
+    traced = unit[0] * TRACED[0], unit[1] * TRACED[1]
+    most = [max(traced[axis], *(size[axis] for size in sizes)) // unit[axis] for axis in (0, 1)]
+    free = {"H": torch.export.Dim("height", max=most[0]), "W": torch.export.Dim("width", max=most[1])}
+
+    def dim(text: str) -> Any:
+        times = int(number(text, unit))
+        return free[text[0]] if times == 1 else times * free[text[0]]
+
+    each = [{i: dim(str(d)) for i, d in enumerate(tensor.shape) if follows(d)} for tensor in component.spec.inputs]
+    return tuple({0: batch} | dims for dims in each), traced
+
+
 def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
-    """The component as a cleaned ONNX model in memory, inputs and outputs named by its spec, dynamic in the batch."""
-    spec = component.spec
-    example = component.example(3, torch.Generator().manual_seed(0))
+    """The component as a cleaned ONNX model in memory, inputs and outputs named by its spec, dynamic in the batch and the size."""
+    spec, sizes = component.spec, sizes_of(component)
+    dynamic, traced = _dynamic(component)
+    example = _inputs(component, 3, torch.Generator().manual_seed(0), traced)
     names = [t.name for t in spec.inputs]
-    if len(example) != len(names):
-        raise AigcEdgeError(f"component {spec.name!r} has {len(names)} inputs in its spec but its example gives {len(example)}")
-    batch = torch.export.Dim(BATCH, max=LARGEST_BATCH)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -75,28 +111,31 @@ def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
                 example,
                 input_names=names,
                 output_names=[t.name for t in spec.outputs],
-                dynamic_shapes=tuple({0: batch} for _ in example),
+                dynamic_shapes=dynamic,
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever the module raised
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX: {reason[0]}") from error
+        several = " for several sizes" if sizes else ""
+        raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX{several}: {reason[0]}") from error
     assert program is not None
     model = program.model
-    try:
-        clean(model)
-    except onnx.shape_inference.InferenceError as error:
-        what = str(error).strip().rpartition("] ")[2]
-        raise AigcEdgeError(
-            f"component {spec.name!r} fits the batch that it was exported with alone ({what}): its code makes a number of the "
-            "batch, as len(x) does; take x.shape[0]"
-        ) from error
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
         value.shape = ir.Shape(tensor.shape)
+    try:
+        clean(model, sizes[0] if sizes else None)
+    except onnx.shape_inference.InferenceError as error:
+        what = str(error).strip().rpartition("] ")[2]
+        kind = "batch and the size" if sizes else "batch"
+        raise AigcEdgeError(
+            f"component {spec.name!r} fits the {kind} that it was exported with alone ({what}): its code makes a number of "
+            "the batch, as len(x) does; take x.shape[0]"
+        ) from error
     model.producer_name, model.producer_version, model.graph.name = "aigc-edge", aigc_edge.__version__, spec.name
     model.metadata_props.update({"component": spec.name, "format": "fp32", "aigc_edge": aigc_edge.__version__})
+    model.metadata_props.update({METADATA: named(sizes[0])} if sizes else {})
     return model
 
 
@@ -150,7 +189,7 @@ def _in_double(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0) -> list[dict[str, Any]]:
-    """Compare the ONNX file with torch on random inputs at two batch sizes (see `compare`); returns the figures of each."""
+    """Compare the ONNX file with torch on random inputs at two batch sizes, and every image size (see `compare`)."""
     sessions = [session_of(path)]
     return compare(component, lambda feeds: sessions[0].run(None, feeds), "in ONNX", seed=seed, done=sessions.clear)
 
@@ -164,7 +203,7 @@ def compare(
     one_timestep: bool = False,
     done: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Compare `evaluate`, the component `what`, with torch on random inputs at two batch sizes; returns the figures of each.
+    """Compare `evaluate`, the component `what`, with torch on random inputs; returns the figures of each batch and image size.
 
     The yardstick is the module in float64: `evaluate` may err at most twice as much as torch in float32 does, plus 4 units in the
     last place. With `one_timestep` all samples of a batch have the same. `done` is called when `evaluate` is needed no more, so
@@ -173,7 +212,8 @@ def compare(
     """
     spec, module = component.spec, component.module.eval()
     generator = torch.Generator().manual_seed(seed)
-    batches = [component.example(batch, generator) for batch in CHECK_BATCHES]
+    cases = [(batch, size) for size in sizes_of(component) or (None,) for batch in CHECK_BATCHES]
+    batches = [_inputs(component, batch, generator, size) for batch, size in cases]
     if one_timestep:
         times = [t.role == "timestep" for t in spec.inputs]
         batches = [tuple(x[:1].repeat(len(x)) if t else x for t, x in zip(times, inputs, strict=True)) for inputs in batches]
@@ -183,10 +223,11 @@ def compare(
     with _in_double(module) as double:
         exact = [_evaluate(double, inputs, torch.float64) for inputs in batches]
     figures = []
-    for batch, values in zip(CHECK_BATCHES, zip(made, exact, single, strict=True), strict=True):
+    for (batch, size), values in zip(cases, zip(made, exact, single, strict=True), strict=True):
+        where = f"{spec.name} {what}" + (f" at {named(size)}" if size else "")
         for tensor, value, wanted, torch_value in zip(spec.outputs, *values, strict=True):
-            found = _judged(f"{spec.name} {what}", tensor.name, value, wanted, torch_value)
-            figures.append({"output": tensor.name, "batch": batch} | found)
+            found = _judged(where, tensor.name, value, wanted, torch_value)
+            figures.append({"output": tensor.name, "batch": batch} | ({"size": list(size)} if size else {}) | found)
     return figures
 
 
