@@ -35,9 +35,9 @@ def _shapes(model: ir.Model, size: Size | None) -> Shapes:
     inferred: list[dict[str, list[int]]] = []
     types: dict[str, int] = {}
     for batch, image in zip(BATCHES, (first, (first[0] * TIMES[0], first[1] * TIMES[1])), strict=True):
-        for value in skeleton.graph.inputs[: len(model.graph.inputs)]:
-            assert value.shape is not None
-            value.shape = ir.Shape([batch, *(d if isinstance(d, int) else number(str(d), image) for d in value.shape[1:])])
+        for value, given in zip(skeleton.graph.inputs, model.graph.inputs, strict=False):  # weights come after them
+            assert given.shape is not None
+            value.shape = ir.Shape([batch, *(d if isinstance(d, int) else number(str(d), image) for d in given.shape[1:])])
         for node in skeleton.graph:
             for value in node.outputs:
                 value.shape = None
