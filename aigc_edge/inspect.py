@@ -233,7 +233,13 @@ def _quality(manifest: Manifest) -> str:
         return ""
     by = f", scored by a classifier of {judge['accuracy']:.1%} held-out accuracy" if judge and judge.get("accuracy") else ""
     header = ["format", "Fréchet", "95 % interval", "class accuracy", "PSNR to fp32", "relative L2", "n"]
-    return f"Quality{by}\n" + text.table(header, rows, right=[1, 2, 3, 4, 5, 6])
+    others = [
+        f"  {format} at {size}, n {found['n']}: PSNR {_number(found, 'psnr', '{:.1f} dB')}, relative L2 "
+        f"{_number(found, 'relative_l2')}"
+        for format, figures in quality.items()
+        for size, found in (figures.get("sizes") or {}).items()
+    ]
+    return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6]), *others])
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:

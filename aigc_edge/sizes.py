@@ -81,12 +81,14 @@ def at_size(manifest: Mapping[str, Any], size: Size | None = None) -> dict[str, 
     if default is None:
         own = tuple(manifest["output_shape"][1:])
         if size is not None and tuple(size) != own:
-            raise AigcEdgeError(f"the size {named(size)} was asked for, but this bundle has {named(own)} alone: compile it with both")
+            raise AigcEdgeError(
+                f"the size {named(size)} was asked for, but this bundle has {named(own)} alone: compile it with both"
+            )
         return dict(manifest)
     chosen = default if size is None else size
     if tuple(chosen) not in sizes_of(manifest):
         raise AigcEdgeError(f"this bundle has no size {named(chosen)}: choose one of {listed(sizes_of(manifest))}")
-    changed = {key: list(at(manifest[key], chosen)) for key in ("sample_shape", "output_shape")}
+    changed: dict[str, Any] = {key: list(at(manifest[key], chosen)) for key in ("sample_shape", "output_shape")}
     changed["components"] = {name: _component(entry, chosen) for name, entry in manifest["components"].items()}
     return dict(manifest) | changed
 

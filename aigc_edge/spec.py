@@ -18,13 +18,12 @@ BATCH = "N"
 class TensorSpec:
     """One input or output of a component.
 
-    `shape` begins with "N" (the batch, dynamic); the other sizes are numbers, or in a bundle of several image sizes "H" and "W" or
-    a part of them ("H/8"). `role` tells the executor what to feed: "sample"
-    the scaled noisy sample (or the latents of a decoder), "timestep" the row's timestep float32 [N], "class" the class index
-    int64 [N], "constant" what the schedule gives for the row's timestep, float32 [N, ...], the same for every sample,
-    "condition" what a prompt or the caller gives, float32 [N, ...], the same in every row (and what a text encoder puts out),
-    "guidance" the row's guidance weight as a number, float32 [N]: a network that takes it is never evaluated twice a row,
-    "tokens" token ids int64 [N, L], which text encoders alone take.
+    `shape` begins with "N" (the batch, dynamic); the other sizes are numbers or, where a network serves several image sizes, "H",
+    "W" or a part of them ("H/8"). `role` tells the executor what to feed: "sample" the scaled noisy sample (or the latents of a
+    decoder), "timestep" the row's timestep float32 [N], "class" the class index int64 [N], "constant" what the schedule gives for
+    the row's timestep, float32 [N, ...], the same for every sample, "condition" what a prompt or the caller gives, float32
+    [N, ...], the same in every row (and what a text encoder puts out), "guidance" the row's guidance weight as a number, float32
+    [N]: a network that takes it is never evaluated twice a row, "tokens" token ids int64 [N, L], which text encoders alone take.
     """
 
     name: str

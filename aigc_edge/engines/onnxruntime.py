@@ -80,7 +80,7 @@ def open_session(
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
     `format` is that of the bundle: only int8 is written for onnxruntime's integer kernels. `dims` are what dimensions of these
-    names are at the image size that the bundle was opened at: the session is made for it alone, and so as fast as for a fixed one.
+    names are at the image size that the bundle was opened at: the session is made for it alone, as fast as for a fixed one.
     """
     import onnxruntime as ort  # lazily: 60 ms that `import aigc_edge` must not cost
 

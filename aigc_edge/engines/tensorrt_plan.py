@@ -114,6 +114,7 @@ def build_plan(
         with atomic_file(file) as part:
             report = _run(request, part, memory_gb or machine_gb() * 0.75, seconds, waiting, typical)
             report |= {"format": request.format, "target": request.target, "device": request.device}
+            report |= {"shapes": dict(request.shapes)} if request.shapes else {}
             report |= {"options": request.options.asked, "onnx_sha256": digests[0], "onnx_bytes": request.onnx.stat().st_size}
             facts = compared(asked, report["precision"]["table"], foreseen)
             report["precision"]["as_asked"] = facts["as_asked"]

@@ -76,8 +76,12 @@ def _inputs(component: Exportable, batch: int, generator: torch.Generator, size:
     if len(given) != len(spec.inputs):
         count = len(spec.inputs)
         raise AigcEdgeError(f"component {spec.name!r} has {count} inputs in its spec but its example gives {len(given)}")
-    wanted = [(batch, *at(t.shape[1:], size)) if any(map(follows, t.shape)) else tuple(x.shape) for t, x in zip(spec.inputs, given, strict=True)]
-    return tuple(x if x.shape == shape else torch.randn(shape, generator=generator) for x, shape in zip(given, wanted, strict=True))
+    found = []
+    for tensor, value in zip(spec.inputs, given, strict=True):
+        other = any(map(follows, tensor.shape)) and size is not None
+        sides = (int(dim) for dim in at(tensor.shape[1:], size)) if other else ()
+        found.append(torch.randn((batch, *sides), generator=generator) if other else value)
+    return tuple(found)
 
 
 def _dynamic(component: Exportable) -> tuple[tuple[dict[int, Any], ...], Size | None]:
@@ -99,7 +103,7 @@ def _dynamic(component: Exportable) -> tuple[tuple[dict[int, Any], ...], Size | 
 
 
 def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
-    """The component as a cleaned ONNX model in memory, inputs and outputs named by its spec, dynamic in the batch and the size."""
+    """The component as a cleaned ONNX model in memory, inputs and outputs named by its spec, dynamic in batch and size."""
     spec, sizes = component.spec, sizes_of(component)
     dynamic, traced = _dynamic(component)
     example = _inputs(component, 3, torch.Generator().manual_seed(0), traced)

@@ -174,6 +174,11 @@ class SourceOptions:
     classes: int | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
 
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Every size that was asked for, the default first."""
+        return () if self.size is None else tuple(dict.fromkeys((self.size, *self.further_sizes)))
+
     def refuse(self, what: str, *names: str) -> None:
         """Raise AigcEdgeError when one of the options `names` was given, which `what` says itself."""
         for name in names:

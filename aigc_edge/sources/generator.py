@@ -9,8 +9,8 @@ from aigc_edge import data
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Part, Source, SourceOptions
 from aigc_edge.sizes import Dim, Size, listed, named, sides
+from aigc_edge.sources.base import Part, Source, SourceOptions
 from aigc_edge.spec import BATCH, ComponentSpec, Role, TensorSpec
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Generator(Source):
     `negative` are examples of what guidance leads away from. Formats are calibrated and measured with these.
     `schedule` is what `aigc_edge.diffusion.build` takes ({"prediction": "epsilon", "betas": "linear"}); `programs` are programs
     of one's own in place of it. `sizes`, height and width, are those of the images that the bundle is to serve, that of the
-    example first: the last two dimensions of the sample follow them, everything else keeps its shape. `data` is a data set or a folder of real images to judge by; the output is in `output_range`.
+    example first: the last two dimensions of the sample follow them, everything else keeps its shape. `data` is a data set or a
+    folder of real images to judge by; the output is in `output_range`.
 
     Raises AigcEdgeError for what does not fit together.
     """
@@ -197,8 +198,10 @@ def _checked(sizes: Sequence[Size], sample: Sequence[int], output: tuple[int, in
     if found[0] != output[1:]:
         raise AigcEdgeError(f"the first size is {named(found[0])}, but the example makes {named(output[1:])}: give that first")
     scale = output[1] // sample[-2] if len(sample) == IMAGE else 0
-    if scale == 0 or [side // scale for side in output[1:]] != list(sample[1:]) or len(found) > 1 and any(
-        side < 1 or side % scale for size in found for side in size
+    if (
+        scale == 0
+        or [side // scale for side in output[1:]] != list(sample[1:])
+        or (len(found) > 1 and any(side < 1 or side % scale for size in found for side in size))
     ):
         raise AigcEdgeError(
             f"the sizes {listed(found)} do not suit a sample of {list(sample)} that becomes {named(output[1:])}: its last two "

@@ -89,8 +89,8 @@ ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** ou
     ae::Size size;
     if (options.image_size != nullptr) size = {options.image_size[0], options.image_size[1]};
     if (options.image_size != nullptr && (size.height < 1 || size.width < 1))
-      throw ae::Error(ae::kInvalidArgument,
-                      "image_size is " + ae::size_text(size.height, size.width) + ": give the height and width of an image, or null");
+      throw ae::Error(ae::kInvalidArgument, "image_size is " + ae::size_text(size.height, size.width) +
+                                                ": give the height and width of an image, or null");
     ae_engine engine = {};
     if (options.engine != nullptr) engine = sized(options.engine, "ae_engine");
     auto bundle = std::make_unique<ae::Bundle>(path, options.format != nullptr ? options.format : "", options.verify, size);

@@ -34,8 +34,7 @@ Size choose_size(const std::vector<Size>& sizes, const Size& asked, const std::s
     if (size.height == asked.height && size.width == asked.width) return size;
     known += (known.empty() ? "" : ", ") + size_text(size.height, size.width);
   }
-  throw Error(kInvalidArgument,
-              bundle + " has no size " + size_text(asked.height, asked.width) + ": choose one of " + known);
+  throw Error(kInvalidArgument, bundle + " has no size " + size_text(asked.height, asked.width) + ": choose one of " + known);
 }
 
 int64_t parse_side(const Json& json, const Size& size, int64_t most, const std::string& path) {
@@ -46,7 +45,8 @@ int64_t parse_side(const Json& json, const Size& size, int64_t most, const std::
   int64_t scale = text.size() == 1 ? 1 : 0;
   if (text.size() > 2 && text.size() < 8 && text[1] == '/')
     for (size_t i = 2; i < text.size(); ++i) {
-      if (text[i] < '0' || text[i] > '9') throw Error(kBundle, path + " is \"" + text + "\", it must be such as \"" + text[0] + "/8\"");
+      if (text[i] < '0' || text[i] > '9')
+        throw Error(kBundle, path + " is \"" + text + "\", it must be such as \"" + text[0] + "/8\"");
       scale = scale * 10 + (text[i] - '0');
     }
   if (scale == 0 || length % scale != 0)

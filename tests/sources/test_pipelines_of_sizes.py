@@ -14,7 +14,7 @@ import torch
 import aigc_edge
 from aigc_edge.compile import compile_source
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import SourceOptions, open_source
+from aigc_edge.sources.base import SourceOptions
 
 LENGTH, WIDTH = 12, 16
 PROMPTS = ["a red cat on a dog", "dogs"]
@@ -49,7 +49,9 @@ def folder(tmp_path: Path, clip_tokenizer: Callable[..., None], clip_model: Call
 
     clip_tokenizer(tmp_path / "clip", LENGTH)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "clip")
-    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False)
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
+    )
     extra = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipe = diffusers.StableDiffusionPipeline(vae(), clip_model(LENGTH, WIDTH), tokenizer, unet(), scheduler, **extra)
     pipe.save_pretrained(tmp_path / "sd")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sizes import Size, sides
 from aigc_edge.sources.base import Part
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.loading import load
-from aigc_edge.sizes import Size, sides
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
@@ -45,9 +45,7 @@ class Vae:
         self.channels = folder.number("vae", self.config, "latent_channels", 4)
         self.colours = folder.number("vae", self.config, "out_channels", 3)
 
-    def part(
-        self, height: int, width: int, *, shift: bool = False, statistics: bool = False, sizes: Sequence[Size] = ()
-    ) -> Part:
+    def part(self, height: int, width: int, *, shift: bool = False, statistics: bool = False, sizes: Sequence[Size] = ()) -> Part:
         """The decoder of latents [N, C, height, width]; with `shift` or `statistics` where the pipeline looks at these.
 
         `sizes` are those of the images, where there are several.

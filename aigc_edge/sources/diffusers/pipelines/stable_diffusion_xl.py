@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.sizes import Size
 from aigc_edge.sources.base import SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
@@ -15,7 +16,6 @@ from aigc_edge.sources.diffusers.pipelines.stable_diffusion import FEW
 from aigc_edge.sources.diffusers.schedules import is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import clip, text_of
 from aigc_edge.sources.diffusers.unets import TextUnet, config_of, depth_of, part
-from aigc_edge.sizes import Size
 
 
 class XlUnet(TextUnet):
