@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from aigc_edge.export.inference import infer
 from aigc_edge.sizes import Size, number
 
 BATCHES = (2, 3)  # two sizes tell a dimension that follows the batch from one that happens to be equal
@@ -41,7 +42,8 @@ def _shapes(model: ir.Model, size: Size | None) -> Shapes:
         for node in skeleton.graph:
             for value in node.outputs:
                 value.shape = None
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), strict_mode=True, data_prop=True)
+        proto = ir.to_proto(skeleton)
+        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True) if size is None else infer(proto)
         values = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
         types |= {v.name: v.type.tensor_type.elem_type for v in values}
         inferred.append({v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values})
@@ -161,6 +163,27 @@ def _plain_einsums(model: ir.Model) -> None:
             model.graph.remove(turn, safe=True)
 
 
+def _copy_shapes(model: ir.Model, shapes: Shapes) -> None:
+    """A Reshape to a computed shape that an earlier value has takes that value's: no arithmetic on sizes is left of it."""
+    like: dict[tuple[tuple[int, ...], tuple[int, ...]], ir.Value] = {}
+    for node in list(model.graph):
+        out = node.outputs[0]
+        if node.op_type == "Reshape" and out.name in shapes and _array(node.inputs[1]) is None:
+            target, same = node.inputs[1].producer() if node.inputs[1] else None, like.get(_key(shapes[out.name]))
+            if same is not None and (target is None or target.op_type != "Shape"):
+                shape = ir.node("Shape", [same], {"start": 0}, name=f"{node.name}_like")
+                shape.outputs[0].name, shape.outputs[0].type = f"{out.name}_like", ir.TensorType(ir.DataType.INT64)
+                model.graph.insert_before(node, shape)
+                node.replace_input_with(1, shape.outputs[0])
+        for value in node.outputs:
+            if value.name in shapes and len(shapes[value.name].first) > 1:
+                like[_key(shapes[value.name])] = value
+
+
+def _key(known: Known) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(known.first), tuple(known.second)
+
+
 def clean(model: ir.Model, size: Size | None = None) -> None:
     """Simplify `model` (batch = first dimension "N" of every input) in place; its results stay the same to the last bit.
 
@@ -170,6 +193,8 @@ def clean(model: ir.Model, size: Size | None = None) -> None:
     """
     shapes = _shapes(model, size)
     _fix_reshapes(model, shapes)
+    if size is not None:
+        _copy_shapes(model, shapes)
     _drop_neutral(model, shapes)
     _merge_transposes(model, shapes)
     _plain_einsums(model)

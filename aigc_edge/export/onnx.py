@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,33 +22,17 @@ from torch.overrides import TorchFunctionMode
 import aigc_edge
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.clean import clean
+from aigc_edge.export.shapes import Exportable, dynamic_shapes, example_at, sizes_of
 from aigc_edge.files import atomic_file
-from aigc_edge.sizes import METADATA, Size, at, follows, named, number, units
-from aigc_edge.spec import BATCH, ComponentSpec
+from aigc_edge.sizes import METADATA, named
 
 OPSET = 20  # opset 21 and later break quantisers and bring operators that TensorRT-RTX has no kernel for
 EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
-TRACED = (3, 5)  # times what all heights and widths are multiples of: no size that code could take for another number
-LARGEST_BATCH = 63  # of the trace alone: diffusers' networks branch at 64 samples (to no effect), and would be traced twice
 CHECK_BATCHES = (1, 4)  # not the batch of the export: 1 and another catch sizes that were baked in
 ULPS = 4 * float(np.finfo(np.float32).eps)
 
 
 Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
-
-
-class Exportable(Protocol):
-    """What is exported: a spec, its module, and example inputs of a batch size in the order of the spec.
-
-    Where it serves several image sizes, which its shapes then follow, it has `sizes`, and its example is of the first.
-    """
-
-    @property
-    def spec(self) -> ComponentSpec: ...
-    @property
-    def module(self) -> nn.Module: ...
-    @property
-    def example(self) -> Callable[[int, torch.Generator], tuple[Tensor, ...]]: ...
 
 
 @contextlib.contextmanager
@@ -65,48 +49,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def sizes_of(component: Exportable) -> tuple[Size, ...]:
-    """The image sizes that the component serves, the default first; empty where there is one."""
-    return tuple(getattr(component, "sizes", ()))
-
-
-def _inputs(component: Exportable, batch: int, generator: torch.Generator, size: Size | None = None) -> tuple[Tensor, ...]:
-    """The component's example; what follows the image size drawn anew where that is another."""
-    spec, given = component.spec, component.example(batch, generator)
-    if len(given) != len(spec.inputs):
-        count = len(spec.inputs)
-        raise AigcEdgeError(f"component {spec.name!r} has {count} inputs in its spec but its example gives {len(given)}")
-    found = []
-    for tensor, value in zip(spec.inputs, given, strict=True):
-        other = any(map(follows, tensor.shape)) and size is not None
-        sides = (int(dim) for dim in at(tensor.shape[1:], size)) if other else ()
-        found.append(torch.randn((batch, *sides), generator=generator) if other else value)
-    return tuple(found)
-
-
-def _dynamic(component: Exportable) -> tuple[tuple[dict[int, Any], ...], Size | None]:
-    """The dynamic dimensions of each input, and the image size to trace at."""
-    sizes, batch = sizes_of(component), torch.export.Dim(BATCH, max=LARGEST_BATCH)
-    if not sizes:
-        return tuple({0: batch} for _ in component.spec.inputs), None
-    unit = units(sizes)
-    traced = unit[0] * TRACED[0], unit[1] * TRACED[1]
-    most = [max(traced[axis], *(size[axis] for size in sizes)) // unit[axis] for axis in (0, 1)]
-    free = {"H": torch.export.Dim("height", max=most[0]), "W": torch.export.Dim("width", max=most[1])}
-
-    def dim(text: str) -> Any:
-        times = int(number(text, unit))
-        return free[text[0]] if times == 1 else times * free[text[0]]
-
-    each = [{i: dim(str(d)) for i, d in enumerate(tensor.shape) if follows(d)} for tensor in component.spec.inputs]
-    return tuple({0: batch} | dims for dims in each), traced
-
-
 def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
     """The component as a cleaned ONNX model in memory, inputs and outputs named by its spec, dynamic in batch and size."""
     spec, sizes = component.spec, sizes_of(component)
-    dynamic, traced = _dynamic(component)
-    example = _inputs(component, 3, torch.Generator().manual_seed(0), traced)
+    dynamic, traced = dynamic_shapes(component)
+    example = example_at(component, 3, torch.Generator().manual_seed(0), traced)
     names = [t.name for t in spec.inputs]
     try:
         with _quiet(), torch.no_grad():
@@ -217,7 +164,7 @@ def compare(
     spec, module = component.spec, component.module.eval()
     generator = torch.Generator().manual_seed(seed)
     cases = [(batch, size) for size in sizes_of(component) or (None,) for batch in CHECK_BATCHES]
-    batches = [_inputs(component, batch, generator, size) for batch, size in cases]
+    batches = [example_at(component, batch, generator, size) for batch, size in cases]
     if one_timestep:
         times = [t.role == "timestep" for t in spec.inputs]
         batches = [tuple(x[:1].repeat(len(x)) if t else x for t, x in zip(times, inputs, strict=True)) for inputs in batches]
@@ -230,13 +177,15 @@ def compare(
     for (batch, size), values in zip(cases, zip(made, exact, single, strict=True), strict=True):
         where = f"{spec.name} {what}" + (f" at {named(size)}" if size else "")
         for tensor, value, wanted, torch_value in zip(spec.outputs, *values, strict=True):
-            found = _judged(where, tensor.name, value, wanted, torch_value)
+            found = _judged(
+                where, tensor.name, value, wanted, torch_value, " (or the code makes a number of the size)" if size else ""
+            )
             figures.append({"output": tensor.name, "batch": batch} | ({"size": list(size)} if size else {}) | found)
     return figures
 
 
 def _judged(
-    what: str, name: str, value: npt.NDArray[Any], wanted: npt.NDArray[np.float64], single: npt.NDArray[np.float64]
+    what: str, name: str, value: npt.NDArray[Any], wanted: npt.NDArray[np.float64], single: npt.NDArray[np.float64], reason: str
 ) -> dict[str, float]:
     if value.shape != wanted.shape:
         raise AigcEdgeError(f"{what} gives {name} of shape {value.shape}, torch {wanted.shape}: not kept")
@@ -244,7 +193,7 @@ def _judged(
     if not error <= allowed:  # written so that NaN fails
         raise AigcEdgeError(
             f"{what} is off by {error:.2g} (relative L2 of {name}, batch {len(value)}); {allowed:.2g} is what rounding explains: "
-            "the exporter got an operation wrong, the file was not kept"
+            f"the exporter got an operation wrong{reason}, the file was not kept"
         )
     return {"max_abs": float(np.abs(value - wanted).max()), "relative_l2": error, "allowed": allowed}
 
