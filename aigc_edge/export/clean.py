@@ -45,6 +45,7 @@ def _shapes(model: ir.Model, size: Size | None) -> Shapes:
         proto = ir.to_proto(skeleton)
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True) if size is None else infer(proto)
         values = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+        values = [value for value in values if value.type.tensor_type.HasField("shape")]
         types |= {v.name: v.type.tensor_type.elem_type for v in values}
         inferred.append({v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values})
     one, other = inferred
