@@ -50,11 +50,13 @@ class OnnxSource(Source):
         options.refuse("an ONNX file", "prompts")
         self._path, self._options, self.name = path, options, path.stem
         denoiser = self._role() == "denoiser"
+        model = checked_model(path)
+        inputs, outputs = signature(model, path)
+        if not any(tensor.sized for tensor in inputs.values()):
+            options.refuse("an ONNX file of one size", "size")
         if denoiser:
             self.schedule = {"prediction": options.prediction, **options.schedule}
             resolve(self.schedule)  # says what is wrong with it
-        model = checked_model(path)
-        inputs, outputs = signature(model, path)
         roles = roles_of(inputs, str(options.role), options.inputs, path)
         conditions = [name for name, role in roles.items() if role == "condition"]
         if conditions:
@@ -67,11 +69,7 @@ class OnnxSource(Source):
         self.num_classes = options.classes or 0
         ((output, tensor),) = outputs.items()
         sample = next(name for name, role in roles.items() if role == "sample")
-        known: dict[str, tuple[Dim, ...]] = {}
-        if inputs[sample].sized:
-            known = self._sized(model, inputs[sample], tensor)
-        else:
-            options.refuse("an ONNX file of one size", "size")
+        known = self._sized(model, inputs[sample], tensor) if inputs[sample].sized else {}
         shapes = known | {name: one.sizes(path) for name, one in (inputs | outputs).items() if name not in known}
         default = options.size if known else None
         shape, taken_shape = (tuple(map(int, at(shapes[name], default))) for name in (output, sample))
