@@ -28,7 +28,7 @@ OPTIONS = SourceOptions(size=SIZES[0], further_sizes=tuple(SIZES[1:]))
 
 
 def unet() -> diffusers.UNet2DConditionModel:
-    kinds = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    kinds = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D",) * 2}
     made = diffusers.UNet2DConditionModel(
         **kinds,
         sample_size=8,
@@ -58,7 +58,7 @@ def folder(tmp_path: Path, clip_tokenizer: Callable[..., None], clip_model: Call
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
     )
     extra = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipe = diffusers.StableDiffusionPipeline(vae(), clip_model(LENGTH, WIDTH), tokenizer, unet(), scheduler, **extra)
+    pipe = diffusers.StableDiffusionPipeline(vae(), clip_model(LENGTH, WIDTH, layers=1), tokenizer, unet(), scheduler, **extra)
     pipe.save_pretrained(tmp_path / "sd")
     return tmp_path / "sd"
 
