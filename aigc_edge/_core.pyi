@@ -49,6 +49,7 @@ class Handle:
         threads: int = 1,
         max_batch: int = 0,
         verify: int = 0,
+        size: tuple[int, int] | None = None,
     ) -> None: ...
     @property
     def manifest(self) -> str: ...

@@ -63,6 +63,7 @@ def _key(manifest: Mapping[str, Any], format: str, threads: int, names: list[str
     files = {name: entry["sha256"] for name, entry in manifest["files"].items() if name.endswith((".onnx", ".onnx.data"))}
     versions = {name: version(name) for name in names}
     facts = [files, format, threads, versions, platform.machine(), platform.processor(), os.cpu_count()]
+    facts += [manifest["sample_shape"]] if manifest.get("sizes") else []
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 

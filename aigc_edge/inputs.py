@@ -14,6 +14,7 @@ from aigc_edge.images import to_float
 from aigc_edge.ops import randn
 from aigc_edge.ops._philox import philox
 
+LONGEST = 1 << 16  # side of an image
 CLASS_DRAW = 0xFFFFFFFF  # the draw of a seed that no row reaches
 
 
@@ -33,6 +34,15 @@ def integers(name: str, values: Any, n: int, low: int, high: int) -> NDArray[np.
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
             raise AigcEdgeError(f"{name} holds {value!r}: each must be a whole number from {low} to {high}")
     return array
+
+
+def image_size(value: Any) -> tuple[int, int]:
+    """Height and width of an image."""
+    try:
+        height, width = value
+    except (TypeError, ValueError):
+        raise AigcEdgeError(f"size is {value!r}: give the height and the width of the images, such as (512, 768)") from None
+    return integer("the height", height, 1, LONGEST), integer("the width", width, 1, LONGEST)
 
 
 def drawn_classes(seeds: NDArray[np.uint64], count: int) -> NDArray[np.int64]:

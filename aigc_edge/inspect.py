@@ -13,6 +13,7 @@ from typing import Any
 from aigc_edge import _core, text
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.sizes import named
 
 WIDTH = 100
 VERIFY_ALL = 1
@@ -71,6 +72,10 @@ def _head(manifest: Manifest) -> str:
         f"bundle version {manifest['version']}, {text.size(manifest['total_bytes'])}, "
         f"all {manifest['verified']} files match their SHA-256",
     ]
+    sizes = manifest.get("sizes") or []
+    if sizes:
+        first, *others = map(named, sizes)
+        lines.insert(1, f"sizes {first} (default), {', '.join(others)}: H×W in the shapes below, the weights serve all")
     names = (classes or {}).get("names") or []
     if names and names != [str(i) for i in range(len(names))]:
         lines += textwrap.wrap(
@@ -228,7 +233,13 @@ def _quality(manifest: Manifest) -> str:
         return ""
     by = f", scored by a classifier of {judge['accuracy']:.1%} held-out accuracy" if judge and judge.get("accuracy") else ""
     header = ["format", "Fréchet", "95 % interval", "class accuracy", "PSNR to fp32", "relative L2", "n"]
-    return f"Quality{by}\n" + text.table(header, rows, right=[1, 2, 3, 4, 5, 6])
+    others = [
+        f"  {format} at {size}, n {found['n']}: PSNR {_number(found, 'psnr', '{:.1f} dB')}, relative L2 "
+        f"{_number(found, 'relative_l2')}"
+        for format, figures in quality.items()
+        for size, found in (figures.get("sizes") or {}).items()
+    ]
+    return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6]), *others])
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:

@@ -22,6 +22,7 @@ from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physi
 from aigc_edge.engines.constants import Constants, schedule_source
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.programs import Programs
+from aigc_edge.sizes import Size, at_size
 from aigc_edge.spec import ComponentSpec
 from aigc_edge.text_conditions.encoders import NAMES, TextEncoders
 from aigc_edge.text_conditions.given import Conditions, Prompt, texts
@@ -47,6 +48,7 @@ class Pipeline:
         verify: Verify,
         device: str = "auto",
         torch_device: str | None = None,
+        size: Size | None = None,
     ) -> None:
         if verify not in _VERIFY:
             raise AigcEdgeError(f"verify is {verify!r}: it must be one of {', '.join(_VERIFY)}")
@@ -65,10 +67,11 @@ class Pipeline:
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._constants: Constants | None = None
+        chosen = None if size is None else inputs.image_size(size)
         self._handle = _core.Handle(
-            os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify]
+            os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=chosen
         )
-        self.manifest: dict[str, Any] = json.loads(self._handle.manifest)
+        self.manifest: dict[str, Any] = at_size(json.loads(self._handle.manifest), chosen)
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest["sample_shape"])
         self.format = format or str(self.manifest["default_format"])
@@ -124,6 +127,12 @@ class Pipeline:
     def programs(self) -> list[str]:
         """The names of the programs in the bundle; the first is the default."""
         return self._programs.own
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images."""
+        height, width = self.manifest["output_shape"][1:]
+        return height, width
 
     @property
     def device(self) -> str:
@@ -326,6 +335,7 @@ def open(
     threads: int | None = None,
     verify: Verify = "used",
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    size: Size | None = None,
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
@@ -333,9 +343,10 @@ def open(
     among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical cores); `verify`
     says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
     tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, but for an engine
-    that needs a GPU. Raises BundleError when the bundle cannot be trusted,
-    EngineUnavailable when the engine is not installed or cannot run here.
+    that needs a GPU. `size` is the height and width of the images, for a bundle that was compiled for several (None: its first).
+    Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
+    and AigcEdgeError for a format or a size that the bundle does not have.
     """
     if not Path(path).exists():
         raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
-    return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify, device=device)
+    return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify, device=device, size=size)

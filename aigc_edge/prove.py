@@ -14,6 +14,7 @@ import aigc_edge
 from aigc_edge.metrics.judge import Judge, to_unit
 from aigc_edge.metrics.paired import psnr, relative_l2
 from aigc_edge.metrics.ssim import ssim
+from aigc_edge.sizes import Size
 
 BATCH = 16  # doubled by guidance: what a processor's cache holds; 100 at a time take 1.6 times as long an image
 ELEMENTS = BATCH * 3 * 64 * 64  # of the images of a batch: larger ones are drawn fewer at a time
@@ -40,13 +41,14 @@ def draw(
     threads: int,
     tell: Tell = lambda done, total: None,
     batch: int | None = None,
+    size: Size | None = None,
 ) -> NDArray[np.float32]:
     """Images float32 [N, C, H, W], clamped to [-1, 1], by the default program, of what is `given` for each number of `index` [N].
 
-    Image i has the seed `seed` + i.
+    Image i has the seed `seed` + i. `size` is one of the bundle's (None: its default).
     """
     parts = []
-    with aigc_edge.open(bundle, engine=engine_of(format), format=format, threads=threads, verify="none") as pipeline:
+    with aigc_edge.open(bundle, engine=engine_of(format), format=format, threads=threads, verify="none", size=size) as pipeline:
         each = batch or max(1, min(BATCH, ELEMENTS // math.prod(pipeline.manifest["output_shape"])))
         for first in range(0, len(index), each):
             some = index[first : first + each]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from aigc_edge.errors import BundleError
+from aigc_edge.sizes import Size, at
 
 Role = Literal["sample", "timestep", "class", "constant", "condition", "guidance", "tokens"]
 Network = Literal["onnx", "weights", "any"]
@@ -17,18 +18,22 @@ BATCH = "N"
 class TensorSpec:
     """One input or output of a component.
 
-    `shape` begins with "N" (the batch, dynamic); the other sizes are numbers. `role` tells the executor what to feed: "sample"
-    the scaled noisy sample (or the latents of a decoder), "timestep" the row's timestep float32 [N], "class" the class index
-    int64 [N], "constant" what the schedule gives for the row's timestep, float32 [N, ...], the same for every sample,
-    "condition" what a prompt or the caller gives, float32 [N, ...], the same in every row (and what a text encoder puts out),
-    "guidance" the row's guidance weight as a number, float32 [N]: a network that takes it is never evaluated twice a row,
-    "tokens" token ids int64 [N, L], which text encoders alone take.
+    `shape` begins with "N" (the batch, dynamic); the other sizes are numbers or, where a network serves several image sizes, "H",
+    "W" or a part of them ("H/8"). `role` tells the executor what to feed: "sample" the scaled noisy sample (or the latents of a
+    decoder), "timestep" the row's timestep float32 [N], "class" the class index int64 [N], "constant" what the schedule gives for
+    the row's timestep, float32 [N, ...], the same for every sample, "condition" what a prompt or the caller gives, float32
+    [N, ...], the same in every row (and what a text encoder puts out), "guidance" the row's guidance weight as a number, float32
+    [N]: a network that takes it is never evaluated twice a row, "tokens" token ids int64 [N, L], which text encoders alone take.
     """
 
     name: str
     role: Role
     dtype: str
     shape: tuple[str | int, ...]
+
+    def at(self, size: Size | None) -> TensorSpec:
+        """The tensor at an image size: its shape is numbers behind the batch."""
+        return replace(self, shape=at(self.shape, size))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"shape": list(self.shape)}
@@ -54,6 +59,10 @@ class ComponentSpec:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    def at(self, size: Size | None) -> ComponentSpec:
+        """The component at an image size; None: it has one alone."""
+        return replace(self, inputs=tuple(t.at(size) for t in self.inputs), outputs=tuple(t.at(size) for t in self.outputs))
 
     def to_json(self) -> dict[str, Any]:
         return {"inputs": [t.to_json() for t in self.inputs], "outputs": [t.to_json() for t in self.outputs]}

@@ -27,6 +27,7 @@ from aigc_edge.hardware import free_memory
 from aigc_edge.metrics.frechet import FeatureStatistics, frechet_distance
 from aigc_edge.metrics.judge import Judge
 from aigc_edge.ops import randn
+from aigc_edge.sizes import at_size
 from aigc_edge.spec import ComponentSpec
 from aigc_edge.tuning.roll import MAX_NFE
 from aigc_edge.tuning.table import Table
@@ -113,7 +114,7 @@ class Tuning:
         self, bundle: Path, guidance_scale: float | None, format: str | None, engine: str, threads: int, seed: int
     ) -> None:
         self.bundle, self.threads, self.seed = bundle, threads, seed
-        self.manifest = read_manifest(bundle)
+        self.manifest = at_size(read_manifest(bundle))  # a program serves every size
         if self.manifest.get("schedule") is None:
             raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no sampling program that could be tuned")
         component = self.manifest["components"].get(COMPONENT)

@@ -19,6 +19,7 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.bundle import read_manifest
 from aigc_edge.programs import named_solver
 from aigc_edge.registry import Registry
+from aigc_edge.sizes import at_size
 from aigc_edge.spec import ComponentSpec
 from aigc_edge.text_conditions.encoders import NAMES
 
@@ -106,7 +107,7 @@ def open_recipe(
 ) -> Recipe:
     """The recipe for a bundle and what the user chose; raises BundleError for one that is no bundle, EngineUnavailable for a GPU
     that is not there."""
-    recipe = resolve(bundle, read_manifest(bundle), solver, steps, guidance, threads)
+    recipe = resolve(bundle, at_size(read_manifest(bundle)), solver, steps, guidance, threads)
     if device == "cuda":
         choose(ENGINES["torch"], device)
     return replace(recipe, device=device)

@@ -71,8 +71,9 @@ def _batches(text: str) -> tuple[int, int, int]:
 
 def run(arguments: argparse.Namespace) -> int:
     from aigc_edge import inspect
-    from aigc_edge.compile.build import BATCHES, build_bundle
+    from aigc_edge.compile.build import build_bundle
     from aigc_edge.engines.tensorrt_options import BuildOptions
+    from aigc_edge.engines.tensorrt_plan import BATCHES
 
     built = build_bundle(
         arguments.bundle,

@@ -21,7 +21,7 @@ against fp32 from the same noise. A bundle that misses its quality budget is not
 is kept: the same command goes on from it.
 
   aigc-edge compile runs/digits -o digits.aigc --format fp32 --format int8 --target x86-cpu --target rtx
-  aigc-edge compile ./stable-diffusion -o sd.aigc --format int8 --budget psnr=30
+  aigc-edge compile ./stable-diffusion -o sd.aigc --format int8 --budget psnr=30 --size 512x512 --size 768x512
   aigc-edge compile my_package:build_generator -o mine.aigc --format fp8 --target rtx-50
   aigc-edge compile net.onnx --role denoiser --prediction v --schedule betas=scaled_linear -o net.aigc"""
 
@@ -88,7 +88,15 @@ def about(parser: Parser) -> None:
         metavar="NAME=ROLE",
         help="what an input of an ONNX file is, where its name and type do not tell: sample, timestep or class; may be repeated",
     )
-    group.add_argument("--size", type=values.size, metavar="HxW", help="height and width of the images, where one can choose")
+    group.add_argument(
+        "--size",
+        dest="sizes",
+        type=values.size,
+        action="append",
+        metavar="HxW",
+        help="height and width of the images, where one can choose; may be repeated: the bundle then serves every size with the "
+        "same weights, the first unless another is asked for",
+    )
     group.add_argument("--data", metavar="NAME", help="real images to judge by: a data set or a folder")
     group.add_argument("--prompts", metavar="FILE", help="prompts to calibrate and measure with, one a line")
 
@@ -138,11 +146,13 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
     """What the options of `about` say."""
     from aigc_edge.sources.base import SourceOptions
 
+    sizes = list(dict.fromkeys(arguments.sizes or [None]))
     return SourceOptions(
         role=arguments.role,
         prediction=arguments.prediction,
         schedule=values.pairs(arguments.schedule, "--schedule"),
-        size=arguments.size,
+        size=sizes[0],
+        further_sizes=tuple(sizes[1:]),
         data=arguments.data,
         prompts=values.lines(arguments.prompts),
         classes=arguments.classes,

@@ -86,6 +86,9 @@ def configure(parser: Parser) -> None:
     how.add_argument(
         "--program", metavar="NAME", help="a program of the bundle instead of --solver and --steps (default: the bundle's)"
     )
+    how.add_argument(
+        "--size", type=values.size, metavar="HxW", help="height and width of the images, one of the bundle's (default: its first)"
+    )
     how.add_argument("--format", metavar="NAME", help="precision of the networks: fp32, int8 … (default: the bundle's)")
     how.add_argument(
         "--engine",
@@ -152,6 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
         format=arguments.format,
         threads=arguments.threads,
         device=arguments.device,
+        size=arguments.size,
     )
     with opened as pipe:
         known: dict[str, Any] = pipe.manifest.get("classes") or {"count": 0}

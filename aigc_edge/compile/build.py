@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from aigc_edge.compile.places import AUTO, Place, places
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.constants import SCHEDULE
 from aigc_edge.engines.tensorrt_options import BuildOptions
-from aigc_edge.engines.tensorrt_plan import Plan, PlanRequest, build_plan, module_version
+from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, module_version, shapes_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.amend import exchange, unpacked
 from aigc_edge.export.bundle import read_manifest
+from aigc_edge.sizes import sizes_of
+from aigc_edge.spec import ComponentSpec
 
-BATCHES = (1, 2, 32)
 SECONDS = 3600.0  # a device is slower than the machine that compiles
 
 
@@ -85,7 +86,8 @@ def build_bundle(
         failed: dict[_Wanted, AigcEdgeError] = {}
         for index, one in enumerate(todo):
             entry = components[one.part]
-            request = _request(folder, entry, one, chosen, batches)
+            shapes = shapes_of(ComponentSpec.from_json(one.part, entry), sizes_of(manifest), batches)
+            request = replace(_request(folder, entry, one, chosen, batches), shapes=shapes)
             waiting = share_of(index, len(todo), clock.advance)
             limits = {"memory_gb": memory_gb, "cache_gb": cache_gb, "seconds": seconds}
             try:

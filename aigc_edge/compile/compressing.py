@@ -122,11 +122,11 @@ def _calibration(work: Work) -> Calibration:
     )
 
 
-def affordable(work: Work, most: int, macs: float) -> int:
-    """How many samples of the default program `macs` multiply-adds pay for, from LEAST to `most`."""
+def affordable(work: Work, most: int, macs: float, least: int = LEAST) -> int:
+    """How many samples of the default program `macs` multiply-adds pay for, from `least` to `most`."""
     program = work.programs[work.default_program]
     each = _macs(work.file(work.main, REFERENCE)) * max(program.sample_evaluations, 1)
-    return int(np.clip(macs / max(each, 1), min(LEAST, most), most))
+    return int(np.clip(macs / max(each, 1), min(least, most), most))
 
 
 @functools.cache

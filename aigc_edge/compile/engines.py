@@ -10,7 +10,9 @@ from typing import Any
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.tensorrt_limits import sentences
-from aigc_edge.engines.tensorrt_plan import Plan, PlanRequest, build_plan
+from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, shapes_of
+from aigc_edge.sizes import sizes_of
+from aigc_edge.spec import ComponentSpec
 
 SHOWN = ("layers", "macs_share", "as_asked")  # of what a build log proves, the part that the manifest repeats
 
@@ -24,7 +26,8 @@ def build_engines(work: Work) -> None:
         entry = work.components[part]
         files = entry["formats"][name]
         network = files.get("tensorrt", files["file"])
-        request = PlanRequest(work.folder / network, made_as(network, name), target.sm, target.name)
+        shapes = shapes_of(ComponentSpec.from_json(part, entry), sizes_of(work.manifest), BATCHES)
+        request = PlanRequest(work.folder / network, made_as(network, name), target.sm, target.name, shapes=shapes)
         plan = build_plan(request, waiting=share_of(index, len(wanted), work.clock.advance))
         same = [e["file"] for e in entry["engines"] if (e["sm"], e["format"]) == (target.sm, name)]
         file = same[0] if same else f"engines/{part}.{name}.{target.name}.plan"

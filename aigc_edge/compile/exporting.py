@@ -26,6 +26,7 @@ def describe(work: Work, source: Source) -> None:
         "family": source.family,
         "sample_shape": list(source.sample_shape),
         "output_shape": list(source.output_shape),
+        **_sizes(source),
         "output_range": list(source.output_range),
         "classes": {"count": source.num_classes, "names": names} if source.num_classes else None,
         "schedule": None if source.schedule is None else dict(source.schedule),
@@ -52,6 +53,17 @@ def describe(work: Work, source: Source) -> None:
     store(work, source.conditions, source.negative)
 
 
+def _sizes(source: Source) -> dict[str, Any]:
+    """What the manifest says of several sizes: which there are, and the shapes that follow them."""
+    if not source.sizes:
+        return {}
+    specs = {part.spec.name: part.spec for part in source.parts()}
+    first, last = specs.get("denoiser") or specs["decoder"], specs.get("decoder") or specs["denoiser"]
+    sample = next(tensor for tensor in first.inputs if tensor.role == "sample")
+    shapes = {"sample_shape": list(sample.shape[1:]), "output_shape": list(last.outputs[0].shape[1:])}
+    return {"sizes": [list(size) for size in source.sizes], **shapes}
+
+
 def export(work: Work, source: Source, *, weights: bool, schedule_constants: bool) -> None:
     """Every component as ONNX, checked against torch, one in memory at a time; with `weights` what the torch engine loads."""
     work.start("exporting")
@@ -60,7 +72,7 @@ def export(work: Work, source: Source, *, weights: bool, schedule_constants: boo
         name = part.spec.name
         taken_out = name == "denoiser" and schedule_constants
         identity = source.identity(name)
-        key = None if identity is None else [identity, bool(weights and config), taken_out]
+        key = None if identity is None else [identity, bool(weights and config), taken_out, list(getattr(part, "sizes", ()))]
 
         def make(folder: Path, part: Part = part, taken_out: bool = taken_out) -> dict[str, Any]:
             return _export_part(folder, part, config if weights else None, taken_out)

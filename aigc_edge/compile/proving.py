@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from aigc_edge.compile.request import REFERENCE, with_psnr
 from aigc_edge.compile.work import Work
 from aigc_edge.errors import BudgetError
 from aigc_edge.images import grid, to_uint8, write_png
-from aigc_edge.prove import Prover, blame, draw
+from aigc_edge.prove import Prover, blame, draw, paired
+from aigc_edge.sizes import at, default_of, named, sizes_of
 
+SIZE_SAMPLES, SIZE_MACS = 2, 3e12  # of the largest other size: as many images, if all formats cost no more
 TRIES, STEP = 3, 2.0  # how often a format is made again, and how many dB more its mixture must then hold
 PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_WIDTH = 8, 16, 1024  # pixels, but at least two columns
 PREVIEW = "drawing the preview"  # a stage
@@ -36,11 +39,35 @@ def prove(work: Work, samples: int) -> None:
     work.quality.setdefault(REFERENCE, reference | {"program": work.default_program})  # a bundle's own figures stay
     for name in request.derived:
         _prove_format(work, prover, name, reference)
+    _prove_size(work)
     detail = {
         name: figures | {"compression": work.reports.get(name) or work.details.get(name, {})}
         for name, figures in work.quality.items()
     }
     work.files["quality.json"] = json.dumps(detail, indent=1, allow_nan=False).encode()
+
+
+def _prove_size(work: Work) -> None:
+    """The largest other size, drawn once in every format, beside fp32; the bundle says so where that costs too much."""
+    sizes, formats = sizes_of(work.manifest), work.request.derived
+    if not sizes or not formats:
+        return
+    size = max(sizes[1:], key=math.prod)
+    more = math.prod(size) / math.prod(sizes[0])  # squared: attention may be all that there is
+    if affordable(work, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / more**2, least=0) < SIZE_SAMPLES:
+        note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
+        work.manifest["notes"] = list(dict.fromkeys([*(work.manifest.get("notes") or []), note]))
+        return
+
+    def drawn(name: str) -> Any:
+        bundle, index = work.draft(list(dict.fromkeys([name, REFERENCE]))), np.arange(SIZE_SAMPLES)
+        seed, threads = work.request.seed, work.request.threads
+        return draw(bundle, name, given(work), index, seed=seed, threads=threads, size=size)
+
+    reference = drawn(REFERENCE)
+    for name in formats:
+        figures = paired(drawn(name), reference) | {"n": SIZE_SAMPLES}
+        work.quality[name]["sizes"] = {named(size): figures}
 
 
 def _prove_format(work: Work, prover: Prover, name: str, reference: dict[str, Any]) -> None:
@@ -72,11 +99,12 @@ def _finer(work: Work, format: Any) -> Any:
 
 def preview(work: Work) -> None:
     """A sheet of samples of the default format, one row a class or prompt; latents without a decoder are no picture."""
-    if work.manifest["output_shape"][0] not in (1, 3):
+    shape = at(work.manifest["output_shape"], default_of(work.manifest))
+    if shape[0] not in (1, 3):
         return
     work.start(PREVIEW)
     affords = affordable(work, PREVIEW_COLUMNS * PREVIEW_ROWS, PROOF_MACS)
-    columns = min(affords, int(np.clip(PREVIEW_WIDTH // work.manifest["output_shape"][-1], 2, PREVIEW_COLUMNS)))
+    columns = min(affords, int(np.clip(PREVIEW_WIDTH // int(shape[-1]), 2, PREVIEW_COLUMNS)))
     rows = min(work.num_classes or len(work.prompts) or columns, PREVIEW_ROWS, 2 * columns, affords // columns)
     which = np.repeat(np.arange(rows), columns)
     name = str(work.manifest["default_format"])

@@ -18,6 +18,7 @@ from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import SCHEDULE, Constants
 from aigc_edge.export.bundle import write_bundle
 from aigc_edge.hardware import return_memory
+from aigc_edge.sizes import default_of
 from aigc_edge.spec import ComponentSpec
 
 # Rough seconds of each stage for a small network on two cores; only their ratios matter, for the time left.
@@ -58,8 +59,8 @@ class Work:
         return int((self.manifest.get("classes") or {}).get("count", 0))
 
     def spec(self, part: str) -> ComponentSpec:
-        """What the ONNX files of a component take and give."""
-        return ComponentSpec.from_json(part, self.components[part])
+        """What the ONNX files of a component take and give, at the default size of the images."""
+        return ComponentSpec.from_json(part, self.components[part]).at(default_of(self.manifest))
 
     def file(self, part: str, format: str) -> Path:
         """The ONNX file of a component in a format."""

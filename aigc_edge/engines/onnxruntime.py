@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,8 @@ class OnnxRuntimeEngine(Engine):
         if reason is not None:
             raise EngineUnavailable(reason)
         relative, model = source.loadable()
-        session = open_session(model, threads, what=f"{relative} of {source.bundle}", format=source.format)
+        what, dims = f"{relative} of {source.bundle}", source.component.get("dims") or {}
+        session = open_session(model, threads, what=what, format=source.format, dims=dims)
         _check_signature(session, source, relative)
         return cls(source.spec, session)
 
@@ -73,10 +74,13 @@ class OnnxRuntimeEngine(Engine):
         return call
 
 
-def open_session(model: str | bytes, threads: int, *, what: str, format: str = "fp32") -> Any:
+def open_session(
+    model: str | bytes, threads: int, *, what: str, format: str = "fp32", dims: Mapping[str, int] | None = None
+) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
-    `format` is that of the bundle: only int8 is written for onnxruntime's integer kernels.
+    `format` is that of the bundle: only int8 is written for onnxruntime's integer kernels. `dims` are what dimensions of these
+    names are at the image size that the bundle was opened at: the session is made for it alone, as fast as for a fixed one.
     """
     import onnxruntime as ort  # lazily: 60 ms that `import aigc_edge` must not cost
 
@@ -90,6 +94,8 @@ def open_session(model: str | bytes, threads: int, *, what: str, format: str = "
     options.log_severity_level = 4  # what fails is raised; nothing belongs on a library user's stderr
     if format != "int8":  # else DequantizeLinear nodes of weights run at every call, or round activations that nobody asked for
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    for name, length in (dims or {}).items():
+        options.add_free_dimension_override_by_name(name, length)
     if not has_vnni():  # the fast int8 kernels would saturate silently: the network must be the one whose quality was measured
         options.add_session_config_entry("session.x64quantprecision", "1")
     if threads == 1:

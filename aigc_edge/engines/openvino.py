@@ -45,7 +45,10 @@ class OpenVinoEngine(Engine):
         }
         core = openvino.Core()
         try:
-            compiled = core.compile_model(core.read_model(model), "CPU", options)
+            network = core.read_model(model)
+            if source.component.get("dims"):  # fixed but for the batch, at the image size that the bundle was opened at
+                network.reshape({t.name: openvino.PartialShape([-1, *map(int, t.shape[1:])]) for t in source.spec.inputs})
+            compiled = core.compile_model(network, "CPU", options)
         except (RuntimeError, ValueError) as error:
             raise BundleError(
                 f"OpenVINO {openvino.__version__} cannot load {relative} of {source.bundle}: {_first_line(error)}"

@@ -10,6 +10,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, made_as
 from aigc_edge.engines.tensorrt_module import import_tensorrt, installed
 from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, module_version
+from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, module_version, shapes_of
 from aigc_edge.errors import BundleError, EngineUnavailable
 from aigc_edge.spec import ComponentSpec
 
@@ -138,6 +139,8 @@ def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, b
     name = device.name if module == "tensorrt" else ""
     format = made_as(relative, source.format)
     request = PlanRequest(source.bundle / relative, format, device.sm, device.name, module=module, device=name)
+    if source.component.get("dims"):  # for the size that the bundle was opened at alone
+        request = replace(request, shapes=shapes_of(source.spec, [(0, 0)], request.batches))
     return module, build_plan(request).file.read_bytes()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +23,10 @@ from aigc_edge.engines.tensorrt_module import import_tensorrt
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file, sha256_of, write_json
+from aigc_edge.sizes import Size, at
+from aigc_edge.spec import ComponentSpec
 
+BATCHES = (1, 2, 32)  # guidance doubles the batch: two is what one sample takes
 BUILD_VERSION = 4  # raise it when the same inputs would be built differently
 DEFAULT_SECONDS = 900.0
 SPARSE = "sparse24"  # the format whose zeros the builder is to look for
@@ -47,7 +50,7 @@ class PlanRequest:
     sm: int
     target: str
     module: str = "tensorrt_rtx"
-    batches: tuple[int, int, int] = (1, 2, 32)  # guidance doubles the batch: two is what one sample takes
+    batches: tuple[int, int, int] = BATCHES
     device: str = ""
     options: BuildOptions = field(default_factory=BuildOptions)
     shapes: Shapes = field(default_factory=dict)
@@ -63,6 +66,19 @@ class Plan:
     @property
     def built_with(self) -> str:
         return f"{self.report['module']} {self.report['version']}"
+
+
+def shapes_of(spec: ComponentSpec, sizes: Sequence[Size], batches: tuple[int, int, int]) -> Shapes:
+    """The profile of a network that serves several image sizes: from the least to the largest of each side, the first the best.
+
+    Empty without sizes: then the batch alone is dynamic.
+    """
+    found = {}
+    for tensor in spec.inputs if sizes else ():
+        at_each = [[int(d) for d in at(tensor.shape[1:], size)] for size in sizes]
+        low, high = ([function(lengths) for lengths in zip(*at_each, strict=True)] for function in (min, max))
+        found[tensor.name] = [[batch, *sides] for batch, sides in zip(batches, (low, at_each[0], high), strict=True)]
+    return found
 
 
 def build_plan(
@@ -98,6 +114,7 @@ def build_plan(
         with atomic_file(file) as part:
             report = _run(request, part, memory_gb or machine_gb() * 0.75, seconds, waiting, typical)
             report |= {"format": request.format, "target": request.target, "device": request.device}
+            report |= {"shapes": dict(request.shapes)} if request.shapes else {}
             report |= {"options": request.options.asked, "onnx_sha256": digests[0], "onnx_bytes": request.onnx.stat().st_size}
             facts = compared(asked, report["precision"]["table"], foreseen)
             report["precision"]["as_asked"] = facts["as_asked"]

@@ -10,12 +10,16 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from aigc_edge.export.inference import infer
+from aigc_edge.sizes import Size, number
+
 BATCHES = (2, 3)  # two sizes tell a dimension that follows the batch from one that happens to be equal
+TIMES = (2, 5)  # what height and width grow by from the one to the other: no product of these is another
 SMALL = 1024  # elements: what holds shapes, axes and the like is small; weights need not be copied to infer shapes
 
 
 class Known(NamedTuple):
-    """What inference says of a value: its element type and its shape at either batch size."""
+    """What inference says of a value: its element type and its shape at either batch size (and, of several, image size)."""
 
     type: int
     first: list[int]
@@ -25,24 +29,27 @@ class Known(NamedTuple):
 Shapes = dict[str, Known]
 
 
-def _shapes(model: ir.Model) -> Shapes:
+def _shapes(model: ir.Model, size: Size | None) -> Shapes:
     """Concrete shape of every value at both batch sizes, by ONNX shape inference; values it cannot infer are absent."""
+    first = size or (1, 1)
     skeleton = ir.from_proto(ir.to_proto(_without_weights(model)))
     inferred: list[dict[str, list[int]]] = []
     types: dict[str, int] = {}
-    for batch in BATCHES:
-        for value in skeleton.graph.inputs[: len(model.graph.inputs)]:
-            assert value.shape is not None
-            value.shape = ir.Shape([batch, *value.shape[1:]])
+    for batch, image in zip(BATCHES, (first, (first[0] * TIMES[0], first[1] * TIMES[1])), strict=True):
+        for value, given in zip(skeleton.graph.inputs, model.graph.inputs, strict=False):  # weights come after them
+            assert given.shape is not None
+            value.shape = ir.Shape([batch, *(d if isinstance(d, int) else number(str(d), image) for d in given.shape[1:])])
         for node in skeleton.graph:
             for value in node.outputs:
                 value.shape = None
-        proto = onnx.shape_inference.infer_shapes(ir.to_proto(skeleton), strict_mode=True, data_prop=True)
+        proto = ir.to_proto(skeleton)
+        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True) if size is None else infer(proto)
         values = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+        values = [value for value in values if value.type.tensor_type.HasField("shape")]
         types |= {v.name: v.type.tensor_type.elem_type for v in values}
         inferred.append({v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values})
-    first, second = inferred
-    return {name: Known(types[name], first[name], second[name]) for name in first if 0 not in first[name] and name in second}
+    one, other = inferred
+    return {name: Known(types[name], one[name], other[name]) for name in one if 0 not in one[name] and name in other}
 
 
 def _without_weights(model: ir.Model) -> ir.Model:
@@ -78,13 +85,22 @@ def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def _fix_reshapes(model: ir.Model, shapes: Shapes) -> None:
-    """A Reshape to a computed shape becomes a Reshape to a constant one when at most one size follows the batch."""
+    """A Reshape to a computed shape becomes a Reshape to a constant one when at most one size follows the batch.
+
+    Where several do, those that the input has in the same place are copied from it.
+    """
     for node in model.graph:
         name = node.outputs[0].name
         if node.op_type != "Reshape" or _array(node.inputs[1]) is not None or name not in shapes:
             continue
         _, first, second = shapes[name]
         target = [a if a == b else -1 for a, b in zip(first, second, strict=True)]
+        source = shapes.get((node.inputs[0] and node.inputs[0].name) or "")
+        if target.count(-1) > 1 and source is not None:
+            for place, sizes in enumerate(zip(source.first, source.second, first, second, strict=False)):
+                if target[place] == -1 and sizes[:2] == sizes[2:]:
+                    target[place] = 0
+            node.attributes.pop("allowzero", None)
         if target.count(-1) <= 1:
             node.replace_input_with(1, _constant(model.graph, f"{name}_shape", np.array(target, np.int64)))
 
@@ -148,14 +164,38 @@ def _plain_einsums(model: ir.Model) -> None:
             model.graph.remove(turn, safe=True)
 
 
-def clean(model: ir.Model) -> None:
+def _copy_shapes(model: ir.Model, shapes: Shapes) -> None:
+    """A Reshape to a computed shape that an earlier value has takes that value's: no arithmetic on sizes is left of it."""
+    like: dict[tuple[tuple[int, ...], tuple[int, ...]], ir.Value] = {}
+    for node in list(model.graph):
+        out = node.outputs[0]
+        if node.op_type == "Reshape" and out.name in shapes and _array(node.inputs[1]) is None:
+            target, same = node.inputs[1].producer() if node.inputs[1] else None, like.get(_key(shapes[out.name]))
+            if same is not None and (target is None or target.op_type != "Shape"):
+                shape = ir.node("Shape", [same], {"start": 0}, name=f"{node.name}_like")
+                shape.outputs[0].name, shape.outputs[0].type = f"{out.name}_like", ir.TensorType(ir.DataType.INT64)
+                model.graph.insert_before(node, shape)
+                node.replace_input_with(1, shape.outputs[0])
+        for value in node.outputs:
+            if value.name in shapes and len(shapes[value.name].first) > 1:
+                like[_key(shapes[value.name])] = value
+
+
+def _key(known: Known) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(known.first), tuple(known.second)
+
+
+def clean(model: ir.Model, size: Size | None = None) -> None:
     """Simplify `model` (batch = first dimension "N" of every input) in place; its results stay the same to the last bit.
 
+    `size` is one of the image sizes where inputs follow them ("H/8"), of which nothing is made a number then.
     Shapes that the exporter computes at run time become constants, neutral arithmetic and doubled transposes go, unused parts go,
     and so do names of source files and lines, which would tell of the machine and change the bytes.
     """
-    shapes = _shapes(model)
+    shapes = _shapes(model, size)
     _fix_reshapes(model, shapes)
+    if size is not None:
+        _copy_shapes(model, shapes)
     _drop_neutral(model, shapes)
     _merge_transposes(model, shapes)
     _plain_einsums(model)

@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import aigc_edge
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.clean import clean
+from aigc_edge.export.double import evaluate as in_dtype
+from aigc_edge.export.double import in_double
+from aigc_edge.export.shapes import Exportable, dynamic_shapes, example_at, sizes_of
 from aigc_edge.files import atomic_file
-from aigc_edge.spec import BATCH, ComponentSpec
+from aigc_edge.sizes import METADATA, named
 
 OPSET = 20  # opset 21 and later break quantisers and bring operators that TensorRT-RTX has no kernel for
 EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
-LARGEST_BATCH = 63  # of the trace alone: diffusers' networks branch at 64 samples (to no effect), and would be traced twice
-CHECK_BATCHES = (1, 4)  # not the batch of the export: 1 and another catch sizes that were baked in
+CHECK_BATCHES = (1, 2)  # not the batch of the export: 1 and another catch sizes that were baked in
 ULPS = 4 * float(np.finfo(np.float32).eps)
 
 
 Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
-
-
-class Exportable(Protocol):
-    """What is exported: a spec, its module, and example inputs of a batch size in the order of the spec."""
-
-    @property
-    def spec(self) -> ComponentSpec: ...
-    @property
-    def module(self) -> nn.Module: ...
-    @property
-    def example(self) -> Callable[[int, torch.Generator], tuple[Tensor, ...]]: ...
 
 
 @contextlib.contextmanager
@@ -61,13 +49,11 @@ def _quiet() -> Iterator[None]:
 
 
 def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
-    """The component as a cleaned ONNX model in memory, inputs and outputs named by its spec, dynamic in the batch."""
-    spec = component.spec
-    example = component.example(3, torch.Generator().manual_seed(0))
+    """The component as a cleaned ONNX model in memory, inputs and outputs named by its spec, dynamic in batch and size."""
+    spec, sizes = component.spec, sizes_of(component)
+    dynamic, traced = dynamic_shapes(component)
+    example = example_at(component, 3, torch.Generator().manual_seed(0), traced)
     names = [t.name for t in spec.inputs]
-    if len(example) != len(names):
-        raise AigcEdgeError(f"component {spec.name!r} has {len(names)} inputs in its spec but its example gives {len(example)}")
-    batch = torch.export.Dim(BATCH, max=LARGEST_BATCH)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -75,51 +61,32 @@ def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
                 example,
                 input_names=names,
                 output_names=[t.name for t in spec.outputs],
-                dynamic_shapes=tuple({0: batch} for _ in example),
+                dynamic_shapes=dynamic,
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever the module raised
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX: {reason[0]}") from error
+        several = " for several sizes" if sizes else ""
+        raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX{several}: {reason[0]}") from error
     assert program is not None
     model = program.model
-    try:
-        clean(model)
-    except onnx.shape_inference.InferenceError as error:
-        what = str(error).strip().rpartition("] ")[2]
-        raise AigcEdgeError(
-            f"component {spec.name!r} fits the batch that it was exported with alone ({what}): its code makes a number of the "
-            "batch, as len(x) does; take x.shape[0]"
-        ) from error
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
         value.shape = ir.Shape(tensor.shape)
+    try:
+        clean(model, sizes[0] if sizes else None)
+    except onnx.shape_inference.InferenceError as error:
+        what = str(error).strip().rpartition("] ")[2]
+        kind = "batch and the size" if sizes else "batch"
+        raise AigcEdgeError(
+            f"component {spec.name!r} fits the {kind} that it was exported with alone ({what}): its code makes a number of "
+            "the batch, as len(x) does; take x.shape[0]"
+        ) from error
     model.producer_name, model.producer_version, model.graph.name = "aigc-edge", aigc_edge.__version__, spec.name
     model.metadata_props.update({"component": spec.name, "format": "fp32", "aigc_edge": aigc_edge.__version__})
+    model.metadata_props.update({METADATA: named(sizes[0])} if sizes else {})
     return model
-
-
-class _Double(TorchFunctionMode):
-    """Lets a module compute in float64 although its code names float32."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def swap(value: Any) -> Any:
-            return torch.float64 if value is torch.float32 else value
-
-        func = torch.Tensor.double if func is torch.Tensor.float else func
-        return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
-
-
-def _evaluate(module: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> list[npt.NDArray[np.float64]]:
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(dtype)
-        with torch.no_grad(), _Double() if dtype == torch.float64 else contextlib.nullcontext():
-            outputs = module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
-    finally:
-        torch.set_default_dtype(before)
-    return [y.double().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
 
 
 def _error(value: npt.NDArray[Any], exact: npt.NDArray[np.float64]) -> float:
@@ -136,21 +103,8 @@ def session_of(path: str | os.PathLike[str]) -> Any:
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 
-@contextlib.contextmanager
-def _in_double(module: nn.Module) -> Iterator[nn.Module]:
-    """The module in float64, in place where that can be undone exactly: a copy would be three times a large network."""
-    tensors = [*module.parameters(), *module.buffers()]
-    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
-        yield copy.deepcopy(module).double()
-        return
-    try:
-        yield module.double()
-    finally:
-        module.float()
-
-
 def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0) -> list[dict[str, Any]]:
-    """Compare the ONNX file with torch on random inputs at two batch sizes (see `compare`); returns the figures of each."""
+    """Compare the ONNX file with torch on random inputs at two batch sizes, and every image size (see `compare`)."""
     sessions = [session_of(path)]
     return compare(component, lambda feeds: sessions[0].run(None, feeds), "in ONNX", seed=seed, done=sessions.clear)
 
@@ -164,7 +118,7 @@ def compare(
     one_timestep: bool = False,
     done: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Compare `evaluate`, the component `what`, with torch on random inputs at two batch sizes; returns the figures of each.
+    """Compare `evaluate`, the component `what`, with torch on random inputs; returns the figures of each batch and image size.
 
     The yardstick is the module in float64: `evaluate` may err at most twice as much as torch in float32 does, plus 4 units in the
     last place. With `one_timestep` all samples of a batch have the same. `done` is called when `evaluate` is needed no more, so
@@ -173,25 +127,29 @@ def compare(
     """
     spec, module = component.spec, component.module.eval()
     generator = torch.Generator().manual_seed(seed)
-    batches = [component.example(batch, generator) for batch in CHECK_BATCHES]
+    cases = [(batch, size) for size in sizes_of(component) or (None,) for batch in CHECK_BATCHES]
+    batches = [example_at(component, batch, generator, size) for batch, size in cases]
     if one_timestep:
         times = [t.role == "timestep" for t in spec.inputs]
         batches = [tuple(x[:1].repeat(len(x)) if t else x for t, x in zip(times, inputs, strict=True)) for inputs in batches]
     made = [evaluate({t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)}) for inputs in batches]
     done()
-    single = [_evaluate(module, inputs, torch.float32) for inputs in batches]
-    with _in_double(module) as double:
-        exact = [_evaluate(double, inputs, torch.float64) for inputs in batches]
+    single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
+    with in_double(module) as double:
+        exact = [in_dtype(double, inputs, torch.float64) for inputs in batches]
     figures = []
-    for batch, values in zip(CHECK_BATCHES, zip(made, exact, single, strict=True), strict=True):
+    for (batch, size), values in zip(cases, zip(made, exact, single, strict=True), strict=True):
+        where = f"{spec.name} {what}" + (f" at {named(size)}" if size else "")
         for tensor, value, wanted, torch_value in zip(spec.outputs, *values, strict=True):
-            found = _judged(f"{spec.name} {what}", tensor.name, value, wanted, torch_value)
-            figures.append({"output": tensor.name, "batch": batch} | found)
+            found = _judged(
+                where, tensor.name, value, wanted, torch_value, " (or the code makes a number of the size)" if size else ""
+            )
+            figures.append({"output": tensor.name, "batch": batch} | ({"size": list(size)} if size else {}) | found)
     return figures
 
 
 def _judged(
-    what: str, name: str, value: npt.NDArray[Any], wanted: npt.NDArray[np.float64], single: npt.NDArray[np.float64]
+    what: str, name: str, value: npt.NDArray[Any], wanted: npt.NDArray[np.float64], single: npt.NDArray[np.float64], reason: str
 ) -> dict[str, float]:
     if value.shape != wanted.shape:
         raise AigcEdgeError(f"{what} gives {name} of shape {value.shape}, torch {wanted.shape}: not kept")
@@ -199,7 +157,7 @@ def _judged(
     if not error <= allowed:  # written so that NaN fails
         raise AigcEdgeError(
             f"{what} is off by {error:.2g} (relative L2 of {name}, batch {len(value)}); {allowed:.2g} is what rounding explains: "
-            "the exporter got an operation wrong, the file was not kept"
+            f"the exporter got an operation wrong{reason}, the file was not kept"
         )
     return {"max_abs": float(np.abs(value - wanted).max()), "relative_l2": error, "allowed": allowed}
 

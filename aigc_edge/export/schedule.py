@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from aigc_edge.export.cut import INFINITE, Cut
-from aigc_edge.export.splice import Place, batched, elements, feed, free_names, keep_schedule, name_shapes
+from aigc_edge.export.splice import Place, asked, batched, elements, feed, free_names, keep_schedule, name_shapes
 
 # What one evaluation pays, in times that a float32 takes to be read or written: an operator costs that of some thousand even when
 # it only renames its input, an input of the network less (on a GPU more: each is a copy to the device). A weight is read once, a
@@ -65,8 +65,8 @@ def split_schedule(model: ir.Model, timestep: str = "timestep") -> tuple[ir.Mode
     denoiser = model.clone()
     graph, time = denoiser.graph, denoiser.graph.inputs[index]
     timely = [node for node, depends in _dependence(denoiser, time).items() if depends is Depends.TIME]
-    asked = {use.node for value in (time, *(v for node in timely for v in node.outputs)) for use in value.uses()}
-    name_shapes(graph, [node for node in graph if node in asked], next(v for v in graph.inputs if v is not time))
+    users = {use.node for value in (time, *(v for node in timely for v in node.outputs)) for use in value.uses()}
+    name_shapes(graph, [node for node in graph if node in users], next(v for v in graph.inputs if v is not time))
     removed, places = _border(denoiser, time)
     if not removed:
         return model, None, _report(model, model, 0, [])
@@ -74,10 +74,6 @@ def split_schedule(model: ir.Model, timestep: str = "timestep") -> tuple[ir.Mode
     schedule = keep_schedule(denoiser.clone(), index, places, names)
     feed(denoiser, time, places, names)
     return denoiser, schedule, _report(model, denoiser, len(removed), list(schedule.graph.outputs))
-
-
-def _asks_batch(node: ir.Node) -> bool:
-    return node.op_type == "Shape" and node.inputs[0] is not None and batched(node.inputs[0].shape)
 
 
 def _constant(shape: ir.Shape | None) -> bool:
@@ -98,7 +94,7 @@ def _dependence(model: ir.Model, timestep: ir.Value) -> dict[ir.Node, Depends]:
         graphs = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
         if node.domain not in STANDARD or node.op_type in RANDOM or graphs:
             found[node] = Depends.SAMPLE
-        elif _asks_batch(node):
+        elif asked(node) is not None:
             found[node] = Depends.BATCH
         else:
             found[node] = max((of(value) for value in node.inputs), default=Depends.NOTHING)

@@ -29,6 +29,16 @@ def batched(shape: ir.Shape | None) -> bool:
     return shape is not None and len(shape) > 0 and str(shape[0]) == BATCH and all(isinstance(size, int) for size in shape[1:])
 
 
+def asked(node: ir.Node) -> list[int | str] | None:
+    """The dimensions that a Shape node gives, where they are the batch and numbers; None: another node, or not known."""
+    value = node.inputs[0] if node.op_type == "Shape" else None
+    if value is None or value.shape is None or len(value.shape) == 0 or str(value.shape[0]) != BATCH:
+        return None
+    chosen = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(value.shape)))
+    sizes = [size if isinstance(size, int) else str(size) for size in value.shape][chosen]
+    return sizes if all(isinstance(size, int) or size == BATCH for size in sizes) else None
+
+
 def elements(shape: ir.Shape | None) -> int:
     """How many elements one sample has; a large guess when that is not known."""
     if shape is None:
@@ -39,10 +49,9 @@ def elements(shape: ir.Shape | None) -> int:
 def name_shapes(graph: ir.Graph, nodes: Iterable[ir.Node], source: ir.Value) -> None:
     """Let the shapes that `nodes` (Shape) ask for follow from the batch of `source`, not from the value that has the shape."""
     for node in nodes:
-        value = node.inputs[0]
-        if node.op_type != "Shape" or value is None or value is source or value.shape is None or not batched(value.shape):
+        sizes = asked(node)
+        if sizes is None or node.inputs[0] is source:
             continue
-        sizes = list(value.shape)[slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(value.shape)))]
         name = str(node.outputs[0].name)
         parts = [
             _initializer(graph, f"{name}_{i}", np.array([size], np.int64))

@@ -15,10 +15,10 @@ _MOVES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")  # share the
 
 def survey(component: str, model: onnx.ModelProto) -> Survey:
     """The survey of a graph whose only dynamic size is the batch, for one sample."""
-    from aigc_edge.compress.graphs.graph import types_and_shapes
+    from aigc_edge.compress.graphs.graph import at_default_size
     from aigc_edge.compress.graphs.weights import weights_of
 
-    known = types_and_shapes(model)
+    known = at_default_size(model)
     elements = {name: math.prod(size or 1 for size in shape) for name, (_, shape) in known.items()}
     constants = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     weights = []

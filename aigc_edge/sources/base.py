@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aigc_edge.diffusion import Program, build
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
+from aigc_edge.sizes import Size
 from aigc_edge.spec import ComponentSpec
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Part:
     """One network to export: its spec, how its module is loaded, and example inputs of a batch size, in the order of the spec.
 
     The module is loaded when it is first asked for, in eval mode and float32, and can be let go: of a large generator only one
-    network has to be in memory at a time.
+    network has to be in memory at a time. `sizes` are those of the images where the network serves several and its shapes follow
+    them; the example is then of the first.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class Part:
         spec: ComponentSpec,
         load: Callable[[], nn.Module],
         example: Callable[[int, torch.Generator], tuple[Tensor, ...]],
+        sizes: Sequence[Size] = (),
     ) -> None:
-        self.spec, self.example = spec, example
+        self.spec, self.example, self.sizes = spec, example, tuple(sizes)
         self._load = load
         self._module: nn.Module | None = None
 
@@ -107,6 +110,7 @@ class Source(ABC):
     family: str  # "diffusion", "gan", the class of a pipeline, "module", "onnx"
     sample_shape: tuple[int, ...]  # of the state or latents of one sample
     output_shape: tuple[int, int, int]  # C, H, W of an image
+    sizes: tuple[Size, ...] = ()  # of the images, the one of these shapes first; empty: there is one
     output_range: tuple[float, float] = (-1.0, 1.0)
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
@@ -170,11 +174,17 @@ class SourceOptions:
     role: str | None = None  # "denoiser" or "decoder"
     prediction: str | None = None  # an entry of PREDICTIONS
     schedule: Mapping[str, Any] = field(default_factory=dict)  # further members of the schedule
-    size: tuple[int, int] | None = None  # height and width of the images, where the networks take several
+    size: Size | None = None  # height and width of the images, where the networks take several
+    further_sizes: tuple[Size, ...] = ()  # that the bundle serves beside it
     data: str | None = None  # a data set or folder of real images
     prompts: tuple[str, ...] = ()
     classes: int | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Every size that was asked for, the default first."""
+        return () if self.size is None else tuple(dict.fromkeys((self.size, *self.further_sizes)))
 
     def refuse(self, what: str, *names: str) -> None:
         """Raise AigcEdgeError when one of the options `names` was given, which `what` says itself."""

@@ -9,6 +9,7 @@ from aigc_edge import data
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sizes import Dim, Size, listed, named, sides
 from aigc_edge.sources.base import Part, Source, SourceOptions
 from aigc_edge.spec import BATCH, ComponentSpec, Role, TensorSpec
 
@@ -30,7 +31,9 @@ class Generator(Source):
     inputs of the denoiser, examples [k, ...] by name, in the order of its arguments: what a caller gives for each sample;
     `negative` are examples of what guidance leads away from. Formats are calibrated and measured with these.
     `schedule` is what `aigc_edge.diffusion.build` takes ({"prediction": "epsilon", "betas": "linear"}); `programs` are programs
-    of one's own in place of it. `data` is a data set or a folder of real images to judge by; the output is in `output_range`.
+    of one's own in place of it. `sizes`, height and width, are those of the images that the bundle is to serve, that of the
+    example first: the last two dimensions of the sample follow them, everything else keeps its shape. `data` is a data set or a
+    folder of real images to judge by; the output is in `output_range`.
 
     Raises AigcEdgeError for what does not fit together.
     """
@@ -51,6 +54,7 @@ class Generator(Source):
         negative: Mapping[str, Tensor] | None = None,
         guidance_scale: float = 1.0,
         output_range: tuple[float, float] = (-1.0, 1.0),
+        sizes: Sequence[Size] = (),
         data: str | None = None,
         name: str = "generator",
         licence: str | None = None,
@@ -82,6 +86,7 @@ class Generator(Source):
         if len(shape) != IMAGE:
             raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
         self.output_shape = (shape[0], shape[1], shape[2])
+        self.sizes = _checked(sizes, self.sample_shape, self.output_shape)
 
     @classmethod
     def claims(cls, text: str) -> bool:
@@ -95,11 +100,16 @@ class Generator(Source):
         found = []
         if self._denoiser is not None:
             values = {"sample": self._sample, "timestep": None} | self._classes() | dict(self.conditions)
-            found.append(_part("denoiser", self._denoiser, values, self.num_classes, self.sample_shape, self._times()))
+            output = self._following(self.sample_shape)
+            found.append(self._part("denoiser", self._denoiser, values, output, self._times()))
         if self._decoder is not None:
             given = {"sample": self._sample} | (self._classes() if self._denoiser is None else {})
-            found.append(_part("decoder", self._decoder, given, self.num_classes, self.output_shape, (0.0, 0.0)))
+            found.append(self._part("decoder", self._decoder, given, self._following(self.output_shape), (0.0, 0.0)))
         return found
+
+    def _following(self, shape: Sequence[int]) -> tuple[Dim, ...]:
+        """A shape whose last two dimensions follow the size of the images."""
+        return (*shape[:-2], *sides(self.sizes, self.sizes[0][0] // shape[-2])) if self.sizes else tuple(shape)
 
     def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:
         made = [] if self._programs and self.schedule is None else super().programs(solver, steps, guidance_scale)
@@ -115,6 +125,40 @@ class Generator(Source):
 
     def provenance(self) -> dict[str, Any]:
         return {"source": "a torch module", "licence": self._licence}
+
+    def _part(
+        self,
+        name: str,
+        module: nn.Module,
+        values: Mapping[str, Tensor | None],
+        output: Sequence[Dim],
+        times: tuple[float, float],
+    ) -> Part:
+        """A part whose inputs are the examples `values` by name, in order; None: a timestep within `times`, or a class."""
+        roles: dict[str, Role] = {"sample": "sample", "timestep": "timestep", "class_labels": "class"}
+        inputs = []
+        for key, value in values.items():
+            role = roles.get(key, "condition")
+            shape = () if value is None else tuple(int(size) for size in value.shape[1:])
+            whole = self._following(shape) if role == "sample" else shape
+            inputs.append(TensorSpec(key, role, "int64" if role == "class" else "float32", (BATCH, *whole)))
+        spec = ComponentSpec(name, tuple(inputs), (TensorSpec("output", "sample", "float32", (BATCH, *output)),))
+        first = spec.at(self.sizes[0] if self.sizes else None)
+
+        def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+            import torch
+
+            made = []
+            for tensor in first.inputs:
+                if tensor.role == "class":
+                    made.append(torch.randint(0, self.num_classes, (batch,), generator=generator))
+                elif tensor.role == "timestep":
+                    made.append(times[0] + (times[1] - times[0]) * torch.rand(batch, generator=generator))
+                else:
+                    made.append(torch.randn(batch, *(int(size) for size in tensor.shape[1:]), generator=generator))
+            return tuple(made)
+
+        return Part(spec, lambda: module, example, self.sizes)
 
     def _classes(self) -> dict[str, None]:
         return {"class_labels": None} if self.num_classes else {}
@@ -146,34 +190,21 @@ def _floats(value: Tensor, name: str) -> Tensor:
     return value
 
 
-def _part(
-    name: str,
-    module: nn.Module,
-    values: Mapping[str, Tensor | None],
-    num_classes: int,
-    output: Sequence[int],
-    times: tuple[float, float],
-) -> Part:
-    """A part whose inputs are the examples `values` by name, in order; None: a timestep within `times`, or a class."""
-    roles: dict[str, Role] = {"sample": "sample", "timestep": "timestep", "class_labels": "class"}
-    inputs = []
-    for key, value in values.items():
-        role = roles.get(key, "condition")
-        shape = () if value is None else tuple(int(size) for size in value.shape[1:])
-        inputs.append(TensorSpec(key, role, "int64" if role == "class" else "float32", (BATCH, *shape)))
-    spec = ComponentSpec(name, tuple(inputs), (TensorSpec("output", "sample", "float32", (BATCH, *output)),))
-
-    def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        import torch
-
-        made = []
-        for tensor in spec.inputs:
-            if tensor.role == "class":
-                made.append(torch.randint(0, num_classes, (batch,), generator=generator))
-            elif tensor.role == "timestep":
-                made.append(times[0] + (times[1] - times[0]) * torch.rand(batch, generator=generator))
-            else:
-                made.append(torch.randn(batch, *(int(size) for size in tensor.shape[1:]), generator=generator))
-        return tuple(made)
-
-    return Part(spec, lambda: module, example)
+def _checked(sizes: Sequence[Size], sample: Sequence[int], output: tuple[int, int, int]) -> tuple[Size, ...]:
+    """The sizes, when the sample can follow them; empty where there is one."""
+    found = tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))
+    if not found:
+        return ()
+    if found[0] != output[1:]:
+        raise AigcEdgeError(f"the first size is {named(found[0])}, but the example makes {named(output[1:])}: give that first")
+    scale = output[1] // sample[-2] if len(sample) == IMAGE else 0
+    if (
+        scale == 0
+        or [side // scale for side in output[1:]] != list(sample[1:])
+        or (len(found) > 1 and any(side < 1 or side % scale for size in found for side in size))
+    ):
+        raise AigcEdgeError(
+            f"the sizes {listed(found)} do not suit a sample of {list(sample)} that becomes {named(output[1:])}: its last two "
+            "dimensions must be height and width, or the same whole part of both, at every size"
+        )
+    return found if len(found) > 1 else ()

@@ -61,7 +61,8 @@ def _find(text: str) -> Callable[[], Any]:
 def _wrap(text: str, found: Any, options: SourceOptions) -> Generator:
     import torch
 
-    options.refuse("a torch module", "size", "prompts", "inputs")
+    options.refuse("a torch module", *([] if options.further_sizes else ["size"]), "prompts", "inputs")
+    sizes = options.sizes if options.further_sizes else ()
     example = None
     if isinstance(found, tuple) and len(found) == 2:
         found, example = found
@@ -75,8 +76,15 @@ def _wrap(text: str, found: Any, options: SourceOptions) -> Generator:
             raise AigcEdgeError("a denoiser was named without --prediction: say what it predicts (epsilon, v, x0, flow or edm)")
         schedule = {"prediction": options.prediction, **options.schedule}
         return Generator(
-            sample=example, denoiser=found, schedule=schedule, num_classes=options.classes or 0, name=name, data=options.data
+            sample=example,
+            denoiser=found,
+            schedule=schedule,
+            num_classes=options.classes or 0,
+            sizes=sizes,
+            name=name,
+            data=options.data,
         )
     if options.prediction or options.schedule:
         raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
-    return Generator(sample=example, decoder=found, num_classes=options.classes or 0, name=name, data=options.data)
+    classes = options.classes or 0
+    return Generator(sample=example, decoder=found, num_classes=classes, sizes=sizes, name=name, data=options.data)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,18 @@ from aigc_edge import data
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion.build import resolve
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sizes import Dim, Size, at, named, sides
 from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
-from aigc_edge.sources.onnx_model import adapted, checked_model, engine_takes, roles_of, signature
+from aigc_edge.sources.onnx_model import (
+    Tensor,
+    adapted,
+    checked_model,
+    engine_takes,
+    roles_of,
+    scale_of,
+    signature,
+    with_shapes,
+)
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -36,14 +47,16 @@ class OnnxSource(Source):
     family = "onnx"
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
-        options.refuse("an ONNX file", "size", "prompts")
+        options.refuse("an ONNX file", "prompts")
         self._path, self._options, self.name = path, options, path.stem
         denoiser = self._role() == "denoiser"
+        model = checked_model(path)
+        inputs, outputs = signature(model, path)
+        if not any(tensor.sized for tensor in inputs.values()):
+            options.refuse("an ONNX file of one size", "size")
         if denoiser:
             self.schedule = {"prediction": options.prediction, **options.schedule}
             resolve(self.schedule)  # says what is wrong with it
-        model = checked_model(path)
-        inputs, outputs = signature(model, path)
         roles = roles_of(inputs, str(options.role), options.inputs, path)
         conditions = [name for name, role in roles.items() if role == "condition"]
         if conditions:
@@ -55,21 +68,37 @@ class OnnxSource(Source):
             raise AigcEdgeError(f"{path.name} takes a class: say how many classes there are with --classes")
         self.num_classes = options.classes or 0
         ((output, tensor),) = outputs.items()
-        shape = tensor.sizes(path)
-        self.sample_shape = next(inputs[name].sizes(path) for name, role in roles.items() if role == "sample")
+        sample = next(name for name, role in roles.items() if role == "sample")
+        known = self._sized(model, inputs[sample], tensor) if inputs[sample].sized else {}
+        shapes = known | {name: one.sizes(path) for name, one in (inputs | outputs).items() if name not in known}
+        default = options.size if known else None
+        shape, taken_shape = (tuple(map(int, at(shapes[name], default))) for name in (output, sample))
         if len(shape) != IMAGE:
             raise AigcEdgeError(f"{path.name} gives {[BATCH, *shape]}: images must be [N, C, H, W]")
-        if denoiser and shape != self.sample_shape:
-            raise AigcEdgeError(
-                f"{path.name} takes {list(self.sample_shape)} and gives {list(shape)}: a denoiser keeps the shape"
-            )
-        self.output_shape = (shape[0], shape[1], shape[2])
+        if denoiser and shape != taken_shape:
+            raise AigcEdgeError(f"{path.name} takes {list(taken_shape)} and gives {list(shape)}: a denoiser keeps the shape")
+        self.sample_shape, self.output_shape = taken_shape, (shape[0], shape[1], shape[2])
         taken = tuple(
-            TensorSpec(name, role, "int64" if role == "class" else "float32", (BATCH, *inputs[name].sizes(path)))
+            TensorSpec(name, role, "int64" if role == "class" else "float32", (BATCH, *shapes[name]))
             for name, role in roles.items()
         )
-        spec = ComponentSpec(str(options.role), taken, (TensorSpec(output, "sample", "float32", (BATCH, *shape)),))
-        self._part = OnnxPart(spec, path, lambda: adapted(model, roles), self.num_classes)
+        spec = ComponentSpec(str(options.role), taken, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
+        self.sizes = options.sizes if known and options.further_sizes else ()
+        self._part = OnnxPart(spec, path, lambda: adapted(model, roles), self.num_classes, self.sizes)
+
+    def _sized(self, model: onnx.ModelProto, sample: Tensor, output: Tensor) -> dict[str, tuple[Dim, ...]]:
+        """Shapes of the sample and the image, where height and width are dynamic, at the sizes that were asked for."""
+        path, sizes = self._path, self._options.sizes
+        if not sizes:
+            raise AigcEdgeError(f"{sample.name!r} of {path.name} has a dynamic size beside the batch: say which with --size HxW")
+        scale = scale_of(model, sample.name, path)
+        wrong = [size for size in sizes if any(side % scale for side in size)]
+        if wrong:
+            raise AigcEdgeError(f"the size {named(wrong[0])} does not suit {path.name}: both must be multiples of {scale}")
+        if not output.shape[1:2] or not output.shape[1]:
+            raise AigcEdgeError(f"{path.name} does not say how many channels its image has: export it again")
+        taken, given = (sample.shape[1] or 0, *sides(sizes, scale)), (output.shape[1], *sides(sizes))
+        return {sample.name: taken, output.name: given}
 
     def _role(self) -> str:
         options, name = self._options, self._path.name
@@ -114,8 +143,14 @@ class OnnxSource(Source):
 class OnnxPart(Part):
     """A network that is ONNX already: no torch module stands behind it, and what it is compared with is itself."""
 
-    def __init__(self, spec: ComponentSpec, path: Path, model: Callable[[], onnx.ModelProto], classes: int) -> None:
-        self.spec, self._path, self.model, self._classes = spec, path, model, classes
+    def __init__(
+        self, spec: ComponentSpec, path: Path, model: Callable[[], onnx.ModelProto], classes: int, sizes: Sequence[Size] = ()
+    ) -> None:
+        self.spec, self._path, self._model, self._classes, self.sizes = spec, path, model, classes, tuple(sizes)
+
+    def model(self) -> onnx.ModelProto:
+        """The network with the signature that the runtime feeds."""
+        return with_shapes(self._model(), self.spec, self.sizes)
 
     @property
     def module(self) -> Any:
@@ -135,22 +170,26 @@ class OnnxPart(Part):
         proto = self.model()
         model = ir.from_proto(proto)
         try:
-            clean(model)
+            clean(model, self.sizes[0] if self.sizes else None)
         except Exception:  # whatever shape inference stumbles over: a graph that is not simplified is still right
             model = ir.from_proto(proto)
         path.parent.mkdir(parents=True, exist_ok=True)
         with saved(model, path) as part:
             session = engine_takes(str(part), self._path)
-            error = self._batches_agree(lambda feeds: session.run(None, feeds))
+            error = max(self._batches_agree(lambda feeds: session.run(None, feeds), size) for size in self._each_size)
         return {
             "component": self.spec.name,
             "nodes": len(list(model.graph)),
             "checks": [{"batches": list(BATCHES), "relative_l2": error}],
         }
 
-    def _inputs(self, batch: int, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+    @property
+    def _each_size(self) -> tuple[Size | None, ...]:
+        return self.sizes or (None,)
+
+    def _inputs(self, batch: int, rng: np.random.Generator, size: Size | None) -> dict[str, npt.NDArray[Any]]:
         made: dict[str, npt.NDArray[Any]] = {}
-        for tensor in self.spec.inputs:
+        for tensor in self.spec.at(size).inputs:
             shape = (batch, *(int(size) for size in tensor.shape[1:]))
             if tensor.role == "class":
                 made[tensor.name] = rng.integers(0, self._classes, batch)
@@ -160,17 +199,21 @@ class OnnxPart(Part):
                 made[tensor.name] = rng.standard_normal(shape, dtype=np.float32)
         return made
 
-    def _batches_agree(self, evaluate: Evaluate) -> float:
-        inputs = self._inputs(BATCHES[1], np.random.default_rng(0))
+    def _batches_agree(self, evaluate: Evaluate, size: Size | None) -> float:
+        inputs = self._inputs(BATCHES[1], np.random.default_rng(0), size)
         try:
             (together,) = evaluate(inputs)
             alone = [evaluate({name: value[i : i + 1] for name, value in inputs.items()})[0] for i in range(BATCHES[1])]
         except Exception as error:  # onnxruntime's own
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            where = f" at {named(size)}" if size else ""
             raise AigcEdgeError(
-                f"{self._path.name} cannot be evaluated in batches of 1 and {BATCHES[1]} ({reason}): export it with a dynamic "
-                "batch"
+                f"{self._path.name} cannot be evaluated in batches of 1 and {BATCHES[1]}{where} ({reason}): export it with a "
+                "dynamic batch"
             ) from error
+        shape = (BATCHES[1], *self.spec.outputs[0].at(size).shape[1:])
+        if together.shape != shape:
+            raise AigcEdgeError(f"{self._path.name} gives {list(together.shape)} where {list(shape)} was meant: export it again")
         return self._same(together, np.concatenate(alone), f"in a batch of {BATCHES[1]}")
 
     def _same(self, made: npt.NDArray[Any], wanted: npt.NDArray[Any], what: str) -> float:
@@ -195,11 +238,11 @@ class OnnxPart(Part):
         one_timestep: bool = False,
         done: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
-        """Hold `evaluate` to the file itself on random inputs at two batch sizes."""
+        """Hold `evaluate` to the file itself on random inputs at two batch sizes, and every image size."""
         session, rng = engine_takes(str(whole), self._path), np.random.default_rng(seed)
         figures = []
-        for batch in BATCHES:
-            inputs = self._inputs(batch, rng)
+        for size, batch in itertools.product(self._each_size, BATCHES):
+            inputs = self._inputs(batch, rng, size)
             error = self._same(evaluate(inputs)[0], session.run(None, inputs)[0], what)
             figures.append({"batch": batch, "relative_l2": error, "allowed": TOLERANCE})
         done()

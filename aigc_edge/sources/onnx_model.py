@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import onnx
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.spec import BATCH, Role
+from aigc_edge.sizes import METADATA, Size, named
+from aigc_edge.spec import BATCH, ComponentSpec, Role
 
 OPSET, LEAST_OPSET = 20, 9  # what quantisers and TensorRT take; what onnx can bring up to it
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_PROBE = (1, 1, 24, 40)  # a shape to learn by what its sides become
 _AGAIN = "export it again"
 
 
@@ -32,8 +34,16 @@ class Tensor:
         """The sizes without the batch; raises AigcEdgeError where one is dynamic."""
         fixed = tuple(size for size in self.shape[1:] if size)
         if len(fixed) != len(self.shape[1:]):
-            raise AigcEdgeError(f"{self.name!r} of {path.name} has a dynamic size beside the batch: export it for one image size")
+            raise AigcEdgeError(
+                f"{self.name!r} of {path.name} has a dynamic size beside the batch, which no height or width of the sample is: "
+                "export it for one image size"
+            )
         return fixed
+
+    @property
+    def sized(self) -> bool:
+        """Whether its height and width alone are dynamic, beside the batch."""
+        return len(self.shape) == 4 and [not size for size in self.shape[1:]] == [False, True, True]
 
 
 def checked_model(path: Path) -> onnx.ModelProto:
@@ -183,6 +193,41 @@ def adapted(model: onnx.ModelProto, roles: Mapping[str, Role]) -> onnx.ModelProt
             value.type.tensor_type.shape.dim[0].dim_param = BATCH
     del graph.value_info[:]  # sizes that may have been recorded for the batch of the export
     return result
+
+
+def scale_of(model: onnx.ModelProto, sample: str, path: Path) -> int:
+    """How many pixels one place of the sample becomes in each direction; raises AigcEdgeError where shapes do not tell."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    for value in probe.graph.input:
+        for place, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.dim_value:
+                dim.dim_value = _PROBE[place] if value.name == sample else 1
+    for value in probe.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        made = onnx.shape_inference.infer_shapes(probe, data_prop=True).graph.output[0].type.tensor_type.shape.dim
+    except ValueError:  # beyond 2 GB
+        made = []
+    sides = [dim.dim_value for dim in made][2:]
+    scale = sides[0] // _PROBE[2] if len(sides) == 2 else 0
+    if scale < 1 or sides != [scale * side for side in _PROBE[2:]]:
+        raise AigcEdgeError(
+            f"{path.name} has a dynamic size beside the batch, and how large its image then is cannot be told: export it for one "
+            "image size"
+        )
+    return scale
+
+
+def with_shapes(model: onnx.ModelProto, spec: ComponentSpec, sizes: Sequence[Size]) -> onnx.ModelProto:
+    """The model with the shapes of its spec as those of its inputs and outputs, in place."""
+    shapes = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
+    for value in [*model.graph.input, *model.graph.output]:
+        kind = value.type.tensor_type.elem_type
+        value.CopyFrom(helper.make_tensor_value_info(value.name, kind, list(shapes[value.name])))
+    if sizes:
+        helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {METADATA: named(sizes[0])})
+    return model
 
 
 def engine_takes(model: Any, path: Path) -> Any:

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -107,7 +108,8 @@ class Tensors {
 
 class Handle {
  public:
-  Handle(const std::string& path, py::object bind, const std::string& format, int threads, int max_batch, ae_verify verify) {
+  Handle(const std::string& path, py::object bind, const std::string& format, int threads, int max_batch, ae_verify verify,
+         const std::optional<std::array<int32_t, 2>>& size) {
     engine_.bind = std::move(bind);
     ae_engine engine = {};
     engine.size = sizeof engine;
@@ -121,6 +123,7 @@ class Handle {
     options.num_threads = threads;
     options.max_batch = max_batch;
     options.verify = verify;
+    options.image_size = size ? size->data() : nullptr;
     ae_status status = AE_OK;
     {
       const py::gil_scoped_release nogil;
@@ -249,9 +252,10 @@ class Handle {
 
 void bind_runtime(py::module_& m) {
   py::class_<Handle>(m, "Handle", "One open bundle: the C API's ae_handle.")
-      .def(py::init<const std::string&, py::object, const std::string&, int, int, ae_verify>(), py::arg("path"), py::arg("bind"),
-           py::kw_only(), py::arg("format") = "", py::arg("threads") = 1, py::arg("max_batch") = 0,
-           py::arg("verify") = static_cast<ae_verify>(AE_VERIFY_USED))
+      .def(py::init<const std::string&, py::object, const std::string&, int, int, ae_verify,
+                    const std::optional<std::array<int32_t, 2>>&>(),
+           py::arg("path"), py::arg("bind"), py::kw_only(), py::arg("format") = "", py::arg("threads") = 1,
+           py::arg("max_batch") = 0, py::arg("verify") = static_cast<ae_verify>(AE_VERIFY_USED), py::arg("size") = py::none())
       .def("close", &Handle::close)
       .def("file", &Handle::file, py::arg("name"))
       .def("verify", &Handle::verify, py::arg("name"))

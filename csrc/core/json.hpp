@@ -23,6 +23,7 @@ class Json {
   static Json parse(std::string_view text, const std::string& what);
 
   bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
+  bool is_string() const { return std::holds_alternative<std::string>(value_); }
 
   // Each accessor throws Error(kBundle) naming `path` when the value is of another kind.
   double number(const std::string& path) const;

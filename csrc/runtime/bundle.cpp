@@ -31,14 +31,14 @@ bool safe_name(const std::string& name) {
   return true;
 }
 
-std::vector<int64_t> parse_shape(const Json& json, const std::string& path, bool batched, int64_t* elements) {
+std::vector<int64_t> parse_shape(const Json& json, const Size& size, const std::string& path, bool batched, int64_t* elements) {
   const auto& items = json.array(path);
   if (items.empty() || items.size() > 8) throw Error(kBundle, path + " must have 1 to 8 dimensions");
   if (batched && items[0].string(path + "[0]") != "N") throw Error(kBundle, path + " must begin with \"N\", the batch");
   std::vector<int64_t> shape;
   *elements = 1;
   for (size_t i = batched ? 1 : 0; i < items.size(); ++i) {
-    shape.push_back(items[i].integer(path + "[" + std::to_string(i) + "]", 1, kMaxElements));
+    shape.push_back(parse_side(items[i], size, kMaxElements, path + "[" + std::to_string(i) + "]"));
     *elements *= shape.back();
     if (*elements > kMaxElements) throw Error(kBundle, path + " has more than 2^31 elements");
   }
@@ -63,7 +63,7 @@ Role parse_role(const std::string& name, const std::string& path) {
               path + " is \"" + name + "\", known roles are sample, timestep, class, constant, condition, guidance and tokens");
 }
 
-std::vector<TensorSpec> parse_tensors(const Json& json, const std::string& path) {
+std::vector<TensorSpec> parse_tensors(const Json& json, const Size& size, const std::string& path) {
   std::vector<TensorSpec> tensors;
   const auto& items = json.array(path);
   for (size_t i = 0; i < items.size(); ++i) {
@@ -72,7 +72,7 @@ std::vector<TensorSpec> parse_tensors(const Json& json, const std::string& path)
     spec.name = items[i].at("name", where).string(where + ".name");
     spec.role = parse_role(items[i].at("role", where).string(where + ".role"), where + ".role");
     spec.dtype = parse_dtype(items[i].at("dtype", where).string(where + ".dtype"), where + ".dtype");
-    spec.shape = parse_shape(items[i].at("shape", where), where + ".shape", true, &spec.elements);
+    spec.shape = parse_shape(items[i].at("shape", where), size, where + ".shape", true, &spec.elements);
     tensors.push_back(std::move(spec));
   }
   return tensors;
@@ -120,12 +120,12 @@ void check_component(const Component& c, const std::vector<int64_t>& sample, con
     throw Error(kBundle, where + " must have one float32 output of the shape that follows it");
 }
 
-Component parse_component(const std::string& name, const Json& json) {
+Component parse_component(const std::string& name, const Json& json, const Size& size) {
   const std::string path = "components." + name;
   Component component;
   component.name = name;
-  component.inputs = parse_tensors(json.at("inputs", path), path + ".inputs");
-  component.outputs = parse_tensors(json.at("outputs", path), path + ".outputs");
+  component.inputs = parse_tensors(json.at("inputs", path), size, path + ".inputs");
+  component.outputs = parse_tensors(json.at("outputs", path), size, path + ".outputs");
   for (const auto& [format, value] : json.at("formats", path).object(path + ".formats")) {
     const std::string where = path + ".formats." + format;
     component.formats[format] = value.at("file", where).string(where + ".file");
@@ -135,8 +135,8 @@ Component parse_component(const std::string& name, const Json& json) {
 
 }  // namespace
 
-Bundle::Bundle(const std::string& path, const std::string& format, ae_verify verify)
-    : path_(path), format_(format), hash_(verify != AE_VERIFY_NONE) {
+Bundle::Bundle(const std::string& path, const std::string& format, ae_verify verify, Size size)
+    : path_(path), format_(format), size_(size), hash_(verify != AE_VERIFY_NONE) {
   struct stat status = {};
   if (stat(path.c_str(), &status) != 0)
     throw Error(kBundle, "there is no bundle at " + path + ": give the folder or file that `aigc-edge compile` wrote");
@@ -193,6 +193,23 @@ void Bundle::read_manifest() {
                              "copy the bundle again or compile it again");
 }
 
+void Bundle::parse_shapes(const Json& root) {
+  const std::string m = "manifest";
+  const std::vector<Size> sizes = parse_sizes(root.find("sizes", m), "manifest.sizes");
+  const Size asked = size_;
+  size_ = choose_size(sizes, asked, path_);
+  int64_t elements = 0;
+  sample_shape_ = parse_shape(root.at("sample_shape", m), size_, "manifest.sample_shape", false, &elements);
+  output_shape_ = parse_shape(root.at("output_shape", m), size_, "manifest.output_shape", false, &elements);
+  if (output_shape_.size() != 3) throw Error(kBundle, "manifest.output_shape must be [C, H, W]");
+  const int64_t height = output_shape_[1], width = output_shape_[2];
+  if (!sizes.empty() && (height != size_.height || width != size_.width))
+    throw Error(kBundle, "manifest.output_shape must be [C, H, W] of the size, which follows from manifest.sizes");
+  if (sizes.empty() && asked.height != 0 && (height != asked.height || width != asked.width))
+    throw Error(kInvalidArgument, path_ + " has no size " + size_text(asked.height, asked.width) + ": its images are " +
+                                      size_text(height, width) + ", compile it with several sizes to choose among them");
+}
+
 void Bundle::parse(const Json& root) {
   const std::string m = "manifest";
   if (root.at("format", m).string("manifest.format") != "aigc-edge-bundle")
@@ -219,10 +236,7 @@ void Bundle::parse(const Json& root) {
   }
   files_ = std::move(listed);
 
-  int64_t elements = 0;
-  sample_shape_ = parse_shape(root.at("sample_shape", m), "manifest.sample_shape", false, &elements);
-  output_shape_ = parse_shape(root.at("output_shape", m), "manifest.output_shape", false, &elements);
-  if (output_shape_.size() != 3) throw Error(kBundle, "manifest.output_shape must be [C, H, W]");
+  parse_shapes(root);
   const auto& range = root.at("output_range", m).array("manifest.output_range");
   if (range.size() != 2) throw Error(kBundle, "manifest.output_range must be [low, high]");
   output_low_ = static_cast<float>(range[0].number("manifest.output_range[0]"));
@@ -232,7 +246,7 @@ void Bundle::parse(const Json& root) {
     class_count_ = classes->at("count", "manifest.classes").integer("manifest.classes.count", 1, 1 << 30);
 
   for (const auto& [name, value] : root.at("components", m).object("manifest.components")) {
-    Component component = parse_component(name, value);
+    Component component = parse_component(name, value, size_);
     for (const auto& [format, file] : component.formats)
       if (files_.count(file) == 0)
         throw Error(kBundle,

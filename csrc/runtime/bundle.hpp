@@ -12,6 +12,7 @@
 #include "runtime/component.hpp"
 #include "runtime/constants.hpp"
 #include "runtime/program.hpp"
+#include "runtime/sizes.hpp"
 
 namespace ae {
 
@@ -22,8 +23,8 @@ struct Bytes {
 
 class Bundle {
  public:
-  // `format` empty: the bundle's default. Throws Error(kBundle | kInvalidArgument) with a whole sentence.
-  Bundle(const std::string& path, const std::string& format, ae_verify verify);
+  // `format` empty, `size` zero: the bundle's default. Throws Error(kBundle | kInvalidArgument) with a whole sentence.
+  Bundle(const std::string& path, const std::string& format, ae_verify verify, Size size);
 
   // The checked bytes of a file of the bundle; they live as long as the bundle. Throws Error.
   Bytes file(const std::string& name);
@@ -58,10 +59,12 @@ class Bundle {
   void open_archive();
   void read_manifest();
   void parse(const Json& root);
+  void parse_shapes(const Json& root);
   void check(const std::string& name, File& file, bool hash);
 
   std::string path_;
   std::string format_;
+  Size size_;  // that was asked for, then the one that it was opened at; zero: the bundle has one
   bool hash_;
   std::unique_ptr<MappedFile> archive_;  // null: a folder
   std::string manifest_;

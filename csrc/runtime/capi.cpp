@@ -86,9 +86,14 @@ ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** ou
     if (options.verify < AE_VERIFY_USED || options.verify > AE_VERIFY_NONE)
       throw ae::Error(ae::kInvalidArgument, "verify is " + std::to_string(options.verify) +
                                                 ": it must be one of AE_VERIFY_USED, AE_VERIFY_ALL, AE_VERIFY_NONE");
+    ae::Size size;
+    if (options.image_size != nullptr) size = {options.image_size[0], options.image_size[1]};
+    if (options.image_size != nullptr && (size.height < 1 || size.width < 1))
+      throw ae::Error(ae::kInvalidArgument, "image_size is " + ae::size_text(size.height, size.width) +
+                                                ": give the height and width of an image, or null");
     ae_engine engine = {};
     if (options.engine != nullptr) engine = sized(options.engine, "ae_engine");
-    auto bundle = std::make_unique<ae::Bundle>(path, options.format != nullptr ? options.format : "", options.verify);
+    auto bundle = std::make_unique<ae::Bundle>(path, options.format != nullptr ? options.format : "", options.verify, size);
     const int max_batch = options.max_batch != 0 ? options.max_batch : kDefaultMaxBatch;
     (*out)->sampler = std::make_unique<ae::Sampler>(*bundle, engine, std::max(options.num_threads, 1), max_batch);
     (*out)->bundle = std::move(bundle);

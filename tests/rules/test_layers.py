@@ -17,7 +17,7 @@ CSRC = ROOT / "csrc"
 LAYERS = [
     ["errors"],
     ["_core", "text", "clock", "hardware"],
-    ["registry", "files", "config", "budget", "pages"],
+    ["registry", "files", "config", "budget", "pages", "sizes"],
     ["spec", "images"],
     ["ops"],
     ["nn"],

@@ -35,7 +35,7 @@ class Trace:
         self.model = model
         self.labels = Labels()
         self.constants = graph.initialisers(model)
-        self.types = graph.types_and_shapes(model)
+        self.types = graph.at_default_size(model)
         self.inputs = {value.name for value in model.graph.input} - set(self.constants)
         self.readers = Counter(name for node in model.graph.node for name in node.input)
         self.axes: dict[str, Axis] = {}

@@ -17,10 +17,12 @@ from onnx import TensorProto, numpy_helper
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file
 from aigc_edge.hardware import has_vnni, return_memory
+from aigc_edge.sizes import METADATA, Size, number
 
 EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
 MAPPED_ABOVE = 2**25  # weights that a session maps from a file, where it would hold several copies while it reads a message
 SMALL, ALIGNMENT = 1024, 4096  # bytes: what stays in the message, and where weights in a file begin
+_BATCHES = (2, 3)
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -138,6 +140,33 @@ def types_and_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]
     return known
 
 
+def at_default_size(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]:
+    """The same at the default image size of a network that serves several: 0 is then the batch alone."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == METADATA), None)
+    if text is None:
+        return types_and_shapes(model)
+    height, width = map(int, text.split("x"))
+    found = [_at(model, batch, (height, width)) for batch in _BATCHES]
+    same: dict[str, tuple[int, list[int]]] = {}
+    for name, (kind, shape) in found[0].items():
+        other = found[1].get(name, (kind, shape))[1]
+        same[name] = kind, [a if a == b else 0 for a, b in zip(shape, other, strict=True)] if len(shape) == len(other) else []
+    return same
+
+
+def _at(model: onnx.ModelProto, batch: int, size: Size) -> dict[str, tuple[int, list[int]]]:
+    """Types and shapes for inputs of one batch and one image size."""
+    copy = _outline(model)
+    del copy.graph.value_info[:]
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    for value in copy.graph.input:
+        for place, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_param"):
+                dim.dim_value = batch if place == 0 else int(number(dim.dim_param, size))
+    return types_and_shapes(copy)
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """The value of an attribute of `node`, or `default`."""
     return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
@@ -145,7 +174,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 def layers(model: onnx.ModelProto) -> list[Layer]:
     """The convolutions and matrix products with constant float32 weights, in order of execution."""
-    known = types_and_shapes(model)
+    known = at_default_size(model)
     constants = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     readers = Counter(name for node in model.graph.node for name in node.input)
     outputs = {value.name for value in model.graph.output}

@@ -34,13 +34,28 @@ def without_reshape(model: onnx.ModelProto) -> onnx.ModelProto:
         shape = known[name][1] if name in known else []
         groups = len(constants[node.input[1]])
         trivial = (constants[node.input[1]] == 1).all() and (constants[node.input[2]] == 0).all()
-        if len(shape) != 4 or known.get(source, (0, []))[1][1:] != shape[1:] or 0 in shape[1:] or not trivial:
+        if len(shape) != 4 or known.get(source, (0, []))[1][1:] != shape[1:] or not shape[1] or not trivial:
             continue
+        if 0 in shape[2:] and not _is_shape_of(makers.get(after[0].input[1]), source):
+            continue  # sizes that are not known could be others
         if list(constants.get(before.input[1], [])) != [0, groups, -1] or len(reading[before.output[0]]) != 1:
             continue
         parts[name] = _part(name, source, shape, groups, attribute(node, "epsilon", 1e-5))
         dropped += [before.output[0], node.output[0]]
     return replaced(model, parts, dropped) if parts else model
+
+
+def _is_shape_of(node: onnx.NodeProto | None, source: str) -> bool:
+    if node is None or node.op_type != "Shape" or list(node.input) != [source]:
+        return False
+    return attribute(node, "start", 0) == 0 and attribute(node, "end", None) is None
+
+
+def _pixel(part: Part, source: str) -> str:
+    """One over the number of pixels of a map whose size is known when the network runs."""
+    sides = part.add("Shape", [source], "sides", start=2)
+    count = part.add("Cast", [part.add("ReduceProd", [sides], "count", keepdims=0)], "pixels", to=onnx.TensorProto.FLOAT)
+    return part.add("Reciprocal", [count], "pixel")
 
 
 def _part(name: str, source: str, shape: list[int], groups: int, epsilon: float) -> Part:
@@ -51,9 +66,8 @@ def _part(name: str, source: str, shape: list[int], groups: int, epsilon: float)
     mean = part.add("ReduceMean", [source, axes], "means", keepdims=1)
     mean = part.add("Conv", [mean, spread], "mean", group=groups, kernel_shape=[1, 1])
     length = part.add("ReduceL2", [source, axes], "lengths", keepdims=1)
-    square = part.add(
-        "Mul", [part.add("Mul", [length, length], "sums"), part.constant("pixel", 1 / (shape[2] * shape[3]))], "squares"
-    )
+    pixel = _pixel(part, source) if 0 in shape[2:] else part.constant("pixel", 1 / (shape[2] * shape[3]))
+    square = part.add("Mul", [part.add("Mul", [length, length], "sums"), pixel], "squares")
     square = part.add("Conv", [square, spread], "square", group=groups, kernel_shape=[1, 1])
     variance = part.add("Sub", [square, part.add("Mul", [mean, mean], "mean2")], "difference")
     variance = part.add("Add", [part.add("Relu", [variance], "variance"), part.constant("epsilon", epsilon)], "positive")

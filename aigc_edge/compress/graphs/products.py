@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from aigc_edge.compress.graphs.graph import Layer, types_and_shapes
+from aigc_edge.compress.graphs.graph import Layer, at_default_size
 
 PRODUCT = "Product"  # the op of such a layer: its `weight` is a tensor, its `bytes` are 0
 
 
 def products(model: onnx.ModelProto) -> list[Layer]:
     """The matrix products of two computed tensors, in order of execution."""
-    known = types_and_shapes(model)
+    known = at_default_size(model)
     constants = {tensor.name for tensor in model.graph.initializer}
     found: list[Layer] = []
     for node in model.graph.node:

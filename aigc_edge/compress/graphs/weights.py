@@ -20,7 +20,7 @@ def weights_of(model: onnx.ModelProto) -> list[Layer]:
 
     Of an embedding the `input` is the index and there are no multiply-adds; its channels are the table's rows.
     """
-    known = graph.types_and_shapes(model)
+    known = graph.at_default_size(model)
     found = {layer.node: layer for layer in graph.layers(model)}
     names = {layer.name for layer in found.values()}
     for node in model.graph.node:

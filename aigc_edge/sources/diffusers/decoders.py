@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sizes import Size, sides
 from aigc_edge.sources.base import Part
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.loading import load
@@ -43,10 +45,14 @@ class Vae:
         self.channels = folder.number("vae", self.config, "latent_channels", 4)
         self.colours = folder.number("vae", self.config, "out_channels", 3)
 
-    def part(self, height: int, width: int, *, shift: bool = False, statistics: bool = False) -> Part:
-        """The decoder of latents [N, C, height, width]; with `shift` or `statistics` where the pipeline looks at these."""
-        shape = (BATCH, self.channels, height, width)
-        image = (BATCH, self.colours, height * self.factor, width * self.factor)
+    def part(self, height: int, width: int, *, shift: bool = False, statistics: bool = False, sizes: Sequence[Size] = ()) -> Part:
+        """The decoder of latents [N, C, height, width]; with `shift` or `statistics` where the pipeline looks at these.
+
+        `sizes` are those of the images, where there are several.
+        """
+        whole = sizes or [(height * self.factor, width * self.factor)]
+        shape = (BATCH, self.channels, *sides(whole, self.factor))
+        image = (BATCH, self.colours, *sides(whole))
         inputs = (TensorSpec("latents", "sample", "float32", shape),)
         spec = ComponentSpec("decoder", inputs, (TensorSpec("image", "sample", "float32", image),))
         scale, offset = self._scaling(shift, statistics)
@@ -54,7 +60,7 @@ class Vae:
         def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
             return (torch.randn(batch, self.channels, height, width, generator=generator),)
 
-        return Part(spec, lambda: Decoder(load(self.folder, "vae", *CLASSES), scale, offset), example)
+        return Part(spec, lambda: Decoder(load(self.folder, "vae", *CLASSES), scale, offset), example, sizes)
 
     def _scaling(self, shift: bool, statistics: bool) -> tuple[Tensor, Tensor]:
         mean, deviation = self.config.get("latents_mean"), self.config.get("latents_std")

@@ -8,6 +8,7 @@ from typing import Any
 
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
+from aigc_edge.sizes import Size, named
 from aigc_edge.sources.base import Part, SourceOptions, Text
 from aigc_edge.sources.diffusers.folder import Folder
 
@@ -22,7 +23,7 @@ class Layout:
 
     `arguments` gives what the pipeline hands to `set_timesteps` beside the number of steps. `few` lists the numbers of steps of a
     generator that was distilled to few of them: it is compiled with its own scheduler alone. `clip` is what the pipeline's
-    scheduler clips the denoised sample to.
+    scheduler clips the denoised sample to. `sizes` are those of the images where there are several, that of the shapes first.
     """
 
     sample_shape: tuple[int, ...]
@@ -38,6 +39,7 @@ class Layout:
     arguments: Callable[[int], dict[str, Any]] = field(default=_no_arguments)
     few: tuple[int, ...] = ()
     clip: tuple[float, float] | None = None
+    sizes: tuple[Size, ...] = ()
 
 
 # By the _class_name of a model_index.json.
@@ -60,6 +62,27 @@ def latent_size(name: str, options: SourceOptions, default: Any, scale: int, mul
     if height <= 0 or width <= 0 or height % multiple or width % multiple:
         raise AigcEdgeError(f"the size {height}x{width} does not suit {name}: height and width must be multiples of {multiple}")
     return height // scale, width // scale
+
+
+def image_sizes(name: str, options: SourceOptions, first: Size, multiple: int) -> tuple[Size, ...]:
+    """The sizes of the images, `first` first; empty where no further one is asked for.
+
+    Raises AigcEdgeError for one that is no multiple of `multiple` pixels, which networks of several sizes take.
+    """
+    sizes = tuple(dict.fromkeys((first, *options.further_sizes)))
+    for size in sizes if len(sizes) > 1 else ():
+        if any(side <= 0 or side % multiple for side in size):
+            raise AigcEdgeError(
+                f"the size {named(size)} does not suit {name}, which serves several: height and width must be multiples of "
+                f"{multiple}"
+            )
+    return sizes if len(sizes) > 1 else ()
+
+
+def one_size(name: str, options: SourceOptions, reason: str) -> None:
+    """Raise AigcEdgeError where several sizes are asked for of what cannot serve them."""
+    if options.further_sizes:
+        raise AigcEdgeError(f"several sizes were given for {name}, but {reason}: compile a bundle for each")
 
 
 def same(name: str, what: str, one: Any, other_what: str, other: Any) -> None:

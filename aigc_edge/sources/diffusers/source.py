@@ -38,7 +38,7 @@ class DiffusersSource(Source):
                 "--data was given, but images to judge by are squares and those of this size are not: leave it out"
             )
         self.name, self.family = folder.name, folder.kind
-        self.sample_shape, self.output_shape = layout.sample_shape, layout.output_shape
+        self.sample_shape, self.output_shape, self.sizes = layout.sample_shape, layout.output_shape, layout.sizes
         self.num_classes, self.text, self.schedule = layout.num_classes, layout.text, layout.schedule
         self.guidance_scale, self.steps = layout.guidance_scale, layout.steps
         if layout.text is not None:

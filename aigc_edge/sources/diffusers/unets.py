@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sizes import Size, sides
 from aigc_edge.sources.base import Part
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import same
@@ -73,15 +74,31 @@ def config_of(folder: Folder, *, addition: str | None, channels: int) -> Mapping
     return config
 
 
-def part(folder: Folder, wrap: Any, shape: tuple[int, int, int], conditions: Sequence[TensorSpec], guided: bool) -> Part:
-    """The denoiser of latents [N, *shape] with `conditions`, and a guidance scale where the network embeds it."""
-    tensor = (BATCH, *shape)
+def depth_of(config: Mapping[str, Any]) -> int:
+    """By how much the network shrinks its sample: what sides are multiples of, if it is to be the same for all of them."""
+    return int(2 ** (len(config.get("block_out_channels", (0, 0, 0, 0))) - 1))
+
+
+def part(
+    folder: Folder,
+    wrap: Any,
+    shape: tuple[int, int, int],
+    conditions: Sequence[TensorSpec],
+    guided: bool,
+    sizes: Sequence[Size] = (),
+) -> Part:
+    """The denoiser of latents [N, *shape] with `conditions`, and a guidance scale where the network embeds it.
+
+    `sizes` are those of the images, where there are several.
+    """
+    tensor = (BATCH, shape[0], *(sides(sizes, sizes[0][0] // shape[1]) if sizes else shape[1:]))
     inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
     inputs += conditions
     if guided:
         inputs.append(TensorSpec("guidance", "guidance", "float32", (BATCH,)))
     spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
-    return Part(spec, lambda: wrap(load(folder, "unet", UNET)), lambda batch, generator: examples(spec, batch, generator))
+    first = spec.at(sizes[0] if sizes else None)
+    return Part(spec, lambda: wrap(load(folder, "unet", UNET)), lambda batch, rng: examples(first, batch, rng), sizes)
 
 
 def examples(spec: ComponentSpec, batch: int, generator: torch.Generator, latest: float = TIMESTEPS) -> tuple[Tensor, ...]:

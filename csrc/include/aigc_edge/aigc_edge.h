@@ -88,6 +88,7 @@ typedef struct ae_open_options {
   int32_t num_threads;     /* of the runtime's own loops; 0: 1 */
   int32_t max_batch;       /* samples evaluated at once; larger counts run in turn, with the same result; 0: 32 */
   ae_verify verify;
+  const int32_t* image_size; /* [2], height and width: one of the manifest's "sizes"; null: the first, or the only one */
 } ae_open_options;
 
 typedef struct ae_handle ae_handle;
@@ -100,7 +101,8 @@ AE_API void ae_close(ae_handle* handle); /* null is allowed */
 /* The sentence of the last failed call on this handle; "" after none. Valid until the next call on the handle. */
 AE_API const char* ae_message(const ae_handle* handle);
 
-/* The bundle's manifest (JSON, UTF-8); valid until ae_close. Null when the handle did not open. */
+/* The bundle's manifest (JSON, UTF-8) as it stands in the bundle; valid until ae_close. Null when the handle did not open. In a
+   bundle of several image sizes shapes hold "H" and "W", or parts of them such as "H/8", of the size that was opened. */
 AE_API const char* ae_manifest(const ae_handle* handle);
 
 /* The bytes of a file of the bundle, checked against the manifest's hash; valid until ae_close. */

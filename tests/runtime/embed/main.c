@@ -52,6 +52,18 @@ int main(int argc, char** argv) {
   if (ae_open("there is nothing here", &options, &handle) != AE_BUNDLE || !strstr(ae_message(handle), "no bundle at"))
     return fail("open of nothing", handle);
   ae_close(handle);
+  {
+    const int32_t other[2] = {64, 64}, own[2] = {3, 5};
+    options.image_size = other;
+    if (ae_open(argv[1], &options, &handle) != AE_INVALID_ARGUMENT || !strstr(ae_message(handle), "no size 64x64"))
+      return fail("unknown size", handle);
+    ae_close(handle);
+    options.size = offsetof(ae_open_options, image_size); /* a caller that is older than the field */
+    if (ae_open(argv[1], &options, &handle) != AE_OK) return fail("open with an older struct", handle);
+    ae_close(handle);
+    options.size = sizeof options;
+    options.image_size = own;
+  }
   if (ae_open(argv[1], &options, &handle) != AE_OK) return fail("open", handle);
 
   request.count = 3;

@@ -12,7 +12,7 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Part, SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
-from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, same
+from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, one_size, same
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import dynamic_shift, is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, t5, text_of
@@ -73,6 +73,7 @@ class FluxTransformer(nn.Module):
 def flux(folder: Folder, options: SourceOptions) -> Layout:
     """A folder of `transformer`, `vae`, a CLIP text encoder (of which the pooled vector is taken) and T5."""
     vae, config = Vae(folder), folder.config("transformer", (TRANSFORMER,))
+    one_size(folder.name, options, "the places of its tokens and mostly its schedule follow from the size")
     height, width = latent_size(folder.name, options, USUAL_SIZE, vae.factor, 2 * vae.factor)
     if height % 2 or width % 2:
         raise AigcEdgeError(f"the latents of {folder.name} are {height}x{width}: both must be even")

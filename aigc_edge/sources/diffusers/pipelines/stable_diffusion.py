@@ -10,10 +10,10 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
-from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, same
+from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, image_sizes, latent_size, same
 from aigc_edge.sources.diffusers.schedules import is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import clip, text_of
-from aigc_edge.sources.diffusers.unets import TextUnet, config_of, part
+from aigc_edge.sources.diffusers.unets import TextUnet, config_of, depth_of, part
 
 FEW = (4, 1, 2, 8)  # steps of a distilled generator
 
@@ -47,14 +47,20 @@ def stable_diffusion(folder: Folder, options: SourceOptions) -> Layout:
     few, changes = consistency or is_distilled(folder), {} if consistency else _CHANGES
     scheduler = scheduler_of(folder, **changes)
     shape = (vae.channels, height, width)
+    sizes = image_sizes(folder.name, options, (height * vae.factor, width * vae.factor), vae.factor * depth_of(config))
     return Layout(
         sample_shape=shape,
         output_shape=(vae.colours, height * vae.factor, width * vae.factor),
-        parts=[encoder.part, part(folder, TextUnet, shape, encoder.conditions, embedded), vae.part(height, width)],
+        parts=[
+            encoder.part,
+            part(folder, TextUnet, shape, encoder.conditions, embedded, sizes),
+            vae.part(height, width, sizes=sizes),
+        ],
         scheduler=scheduler,
         steps=FEW[0] if few else 50,
         guidance_scale=8.5 if embedded else 1.0 if few else 7.5,
         text=text_of([encoder], "encode", options),
         schedule=schedule_of(scheduler),
         few=FEW if few else (),
+        sizes=sizes,
     )

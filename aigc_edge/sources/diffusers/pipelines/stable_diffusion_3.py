@@ -11,7 +11,7 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Part, SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
-from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, same
+from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, one_size, same
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import dynamic_shift, is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, t5, text_of
@@ -60,6 +60,7 @@ def stable_diffusion_3(folder: Folder, options: SourceOptions) -> Layout:
     """A folder of `transformer`, `vae`, two CLIP text encoders with projections and perhaps T5."""
     vae, config = Vae(folder), folder.config("transformer", (TRANSFORMER,))
     patch = folder.number("transformer", config, "patch_size", 2)
+    one_size(folder.name, options, "the places of its tokens and often its schedule follow from the size")
     height, width = latent_size(folder.name, options, config.get("sample_size", 128), vae.factor, vae.factor * patch)
     longest = folder.number("transformer", config, "pos_embed_max_size", 96)
     if max(height, width) > longest * patch:

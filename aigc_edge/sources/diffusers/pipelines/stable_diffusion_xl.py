@@ -7,22 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.sizes import Size
 from aigc_edge.sources.base import SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
-from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, same
+from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, image_sizes, latent_size, same
 from aigc_edge.sources.diffusers.pipelines.stable_diffusion import FEW
 from aigc_edge.sources.diffusers.schedules import is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import clip, text_of
-from aigc_edge.sources.diffusers.unets import TextUnet, config_of, part
+from aigc_edge.sources.diffusers.unets import TextUnet, config_of, depth_of, part
 
 
 class XlUnet(TextUnet):
-    """SDXL's UNet, told that its image was photographed in `size` (height, width), uncropped: what diffusers tells it."""
+    """SDXL's UNet, told that its image was photographed in its size, uncropped: what diffusers tells it.
 
-    def __init__(self, unet: Any, size: tuple[int, int]) -> None:
+    `size` is the height and width; without it they follow from the latents, one of which is `scale` pixels.
+    """
+
+    def __init__(self, unet: Any, size: Size | None, scale: int) -> None:
         super().__init__(unet)
-        self.time_ids = nn.Buffer(torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32))
+        self.time_ids = None if size is None else nn.Buffer(torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32))
+        self.scale = scale
+
+    def _time_ids(self, sample: Tensor) -> Tensor:
+        if self.time_ids is not None:
+            return self.time_ids.expand(sample.shape[0], -1)
+        height, width = (sample.new_full((sample.shape[0], 1), side * self.scale) for side in sample.shape[2:])
+        corner = sample.new_zeros((sample.shape[0], 2))
+        return torch.cat([height, width, corner, height, width], dim=1)
 
     def forward(  # type: ignore[override]
         self,
@@ -34,7 +46,7 @@ class XlUnet(TextUnet):
         guidance: Tensor | None = None,
     ) -> Tensor:
         """As `TextUnet`, with the hidden states [N, L, D] of both encoders and the pooled vector [N, P] of the second."""
-        added = {"text_embeds": pooled_2, "time_ids": self.time_ids.expand(sample.shape[0], -1)}
+        added = {"text_embeds": pooled_2, "time_ids": self._time_ids(sample)}
         return self.evaluate(sample, timestep, torch.cat([hidden, hidden_2], dim=-1), guidance, added)
 
 
@@ -55,16 +67,19 @@ def stable_diffusion_xl(folder: Folder, options: SourceOptions) -> Layout:
     embedded, few, scheduler = config.get("time_cond_proj_dim") is not None, is_distilled(folder), scheduler_of(folder)
     shape, size = (vae.channels, height, width), (height * vae.factor, width * vae.factor)
     conditions = (*first.conditions, *second.conditions)
-    denoiser = part(folder, lambda unet: XlUnet(unet, size), shape, conditions, embedded)
+    sizes = image_sizes(folder.name, options, size, vae.factor * depth_of(config))
+    told_size = None if sizes else size
+    denoiser = part(folder, lambda unet: XlUnet(unet, told_size, vae.factor), shape, conditions, embedded, sizes)
     zeros = bool(folder.index.get("force_zeros_for_empty_prompt", True))
     return Layout(
         sample_shape=shape,
         output_shape=(vae.colours, *size),
-        parts=[first.part, second.part, denoiser, vae.part(height, width, statistics=True)],
+        parts=[first.part, second.part, denoiser, vae.part(height, width, statistics=True, sizes=sizes)],
         scheduler=scheduler,
         steps=FEW[0] if few else 50,
         guidance_scale=5.0 if embedded or not few else 1.0,
         text=text_of([first, second], "zeros" if zeros else "encode", options),
         schedule=schedule_of(scheduler),
         few=FEW if few else (),
+        sizes=sizes,
     )

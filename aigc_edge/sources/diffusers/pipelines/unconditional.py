@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sizes import Size, sides
 from aigc_edge.sources.base import Part, SourceOptions
 from aigc_edge.sources.diffusers.folder import Folder
-from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size
+from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, image_sizes, latent_size
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import clip_of, schedule_of, scheduler_of
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
@@ -59,23 +61,25 @@ def unconditional(folder: Folder, options: SourceOptions) -> Layout:
     levels = len(config.get("block_out_channels", (0, 0, 0, 0)))
     height, width = latent_size(folder.name, options, config.get("sample_size"), 1, 2 ** (levels - 1))
     shape = (channels, height, width)
+    sizes = image_sizes(folder.name, options, (height, width), 2 ** (levels - 1))
     scheduler = scheduler_of(folder, kind="DDIMScheduler" if folder.kind == "DDIMPipeline" else None)
     few = (1, 2, 4) if folder.kind == "ConsistencyModelPipeline" else ()
     return Layout(
         sample_shape=shape,
         output_shape=shape,
-        parts=[_denoiser(folder, shape, classes)],
+        parts=[_denoiser(folder, shape, classes, sizes)],
         scheduler=scheduler,
         steps=_STEPS[folder.kind],
         num_classes=classes,
         schedule=schedule_of(scheduler),
         few=few,
         clip=clip_of(scheduler),
+        sizes=sizes,
     )
 
 
-def _denoiser(folder: Folder, shape: tuple[int, int, int], classes: int) -> Part:
-    tensor = (BATCH, *shape)
+def _denoiser(folder: Folder, shape: tuple[int, int, int], classes: int, sizes: Sequence[Size]) -> Part:
+    tensor = (BATCH, shape[0], *sides(sizes or [shape[1:]]))
     inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
     if classes:
         inputs.append(TensorSpec("class_labels", "class", "int64", (BATCH,)))
@@ -87,4 +91,4 @@ def _denoiser(folder: Folder, shape: tuple[int, int, int], classes: int) -> Part
         return tuple(values)
 
     spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
-    return Part(spec, lambda: Unconditional(load(folder, "unet", UNET)), example)
+    return Part(spec, lambda: Unconditional(load(folder, "unet", UNET)), example, sizes)

@@ -1,0 +1,90 @@
+"""Torch modules evaluated in float64, the yardstick of every export, in little more memory than in float32."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+COLUMNS = 2**28  # bytes that a convolution may unfold its input into at once
+
+
+class _Double(TorchFunctionMode):
+    """Lets a module compute in float64 although its code names float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def swap(value: Any) -> Any:
+            return torch.float64 if value is torch.float32 else value
+
+        func = torch.Tensor.double if func is torch.Tensor.float else conv2d if func is torch.conv2d else func
+        return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """torch.conv2d, sample by sample and in strips of rows where it takes much memory.
+
+    In float64 it unfolds its whole input, which of a decoder of 512 × 512 images takes gigabytes.
+    """
+    high = weight.shape[2]
+    row = weight[0].numel() * groups * input.shape[-1] * input.element_size()  # of unfolded input
+    if isinstance(padding, str) or input.ndim != 4 or len(input) * row * input.shape[-2] <= COLUMNS:
+        return functional.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    (down, _), (top, left), (apart, _) = map(_pair, (stride, padding, dilation))
+    padded = functional.pad(input, (left, left, top, top))
+    rows, reach = (padded.shape[-2] - apart * (high - 1) - 1) // down + 1, apart * (high - 1) + 1
+    at_once = max(1, COLUMNS // row)
+    samples = []
+    for sample in padded.split(1):
+        strips = []
+        for first in range(0, rows, at_once):
+            last = min(first + at_once, rows) - 1
+            part = sample[:, :, first * down : last * down + reach]
+            strips.append(functional.conv2d(part, weight, bias, stride, 0, dilation, groups))
+        samples.append(torch.cat(strips, 2))
+    return torch.cat(samples)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    return (both[0], both[-1])
+
+
+def evaluate(module: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> list[npt.NDArray[np.float64]]:
+    """The outputs of `module`, which is in `dtype`, float32 or float64."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.no_grad(), _Double() if dtype == torch.float64 else contextlib.nullcontext():
+            outputs = module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
+    finally:
+        torch.set_default_dtype(before)
+    return [y.double().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
+
+
+@contextlib.contextmanager
+def in_double(module: nn.Module) -> Iterator[nn.Module]:
+    """The module in float64, in place where that can be undone exactly: a copy would be three times a large network."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
+        yield copy.deepcopy(module).double()
+        return
+    try:
+        yield module.double()
+    finally:
+        module.float()

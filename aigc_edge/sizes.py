@@ -1,0 +1,101 @@
+"""Image sizes of a bundle: shapes that follow them, such as ["N", 4, "H/8", "W/8"], and their numbers at one of the sizes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aigc_edge.errors import AigcEdgeError, BundleError
+
+Size = tuple[int, int]  # height and width of the images
+Dim = str | int
+AXES = "HW"
+METADATA = "image_size"  # of an ONNX file whose shapes follow the size: its default
+_FOLLOWS = re.compile(r"([HW])(?:/([1-9][0-9]{0,4}))?")
+
+
+def named(size: Sequence[int]) -> str:
+    """The size as it is written, 512x768."""
+    return "x".join(map(str, size))
+
+
+def listed(sizes: Iterable[Sequence[int]]) -> str:
+    """Sizes as part of a sentence."""
+    return ", ".join(map(named, sizes))
+
+
+def sides(sizes: Sequence[Size], scale: int = 1) -> tuple[Dim, Dim]:
+    """Height and width of what is 1/`scale` of the image: a number where that is the same at every size."""
+    found: list[Dim] = []
+    for axis, name in enumerate(AXES):
+        lengths = {size[axis] for size in sizes}
+        found.append(lengths.pop() // scale if len(lengths) == 1 else name if scale == 1 else f"{name}/{scale}")
+    return found[0], found[1]
+
+
+def follows(dim: object) -> bool:
+    """Whether a dimension follows the image size."""
+    return isinstance(dim, str) and _FOLLOWS.fullmatch(dim) is not None
+
+
+def number(dim: Dim, size: Size) -> Dim:
+    """The dimension at a size; what does not follow it, a number or the batch, stays. Raises BundleError for a broken one."""
+    match = _FOLLOWS.fullmatch(dim) if isinstance(dim, str) else None
+    if match is None:
+        return dim
+    length, scale = size[AXES.index(match[1])], int(match[2] or 1)
+    if length % scale:
+        raise BundleError(f"a shape holds {dim!r}, which is no whole number at the size {named(size)}: compile the bundle again")
+    return length // scale
+
+
+def at(shape: Iterable[Dim], size: Size | None) -> tuple[Dim, ...]:
+    """The shape at a size; None: there is one size alone, and the shape is numbers."""
+    return tuple(shape) if size is None else tuple(number(dim, size) for dim in shape)
+
+
+def units(sizes: Sequence[Size]) -> Size:
+    """What every height and every width is a multiple of."""
+    return math.gcd(*(size[0] for size in sizes)), math.gcd(*(size[1] for size in sizes))
+
+
+def sizes_of(manifest: Mapping[str, Any]) -> tuple[Size, ...]:
+    """The sizes of a bundle, the one that it opens at first; empty where it has one alone."""
+    return tuple((int(height), int(width)) for height, width in manifest.get("sizes") or ())
+
+
+def default_of(manifest: Mapping[str, Any]) -> Size | None:
+    """The size that a bundle opens at; None where it has one alone."""
+    return next(iter(sizes_of(manifest)), None)
+
+
+def at_size(manifest: Mapping[str, Any], size: Size | None = None) -> dict[str, Any]:
+    """The manifest of a bundle at one of its sizes (None: the first): every shape is numbers.
+
+    Each component that follows the size tells in "dims" which symbol stands for which number. Raises AigcEdgeError for a size
+    that the bundle does not have.
+    """
+    default = default_of(manifest)
+    if default is None:
+        own = tuple(manifest["output_shape"][1:])
+        if size is not None and tuple(size) != own:
+            raise AigcEdgeError(
+                f"the size {named(size)} was asked for, but this bundle has {named(own)} alone: compile it with both"
+            )
+        return dict(manifest)
+    chosen = default if size is None else size
+    if tuple(chosen) not in sizes_of(manifest):
+        raise AigcEdgeError(f"this bundle has no size {named(chosen)}: choose one of {listed(sizes_of(manifest))}")
+    changed: dict[str, Any] = {key: list(at(manifest[key], chosen)) for key in ("sample_shape", "output_shape")}
+    changed["components"] = {name: _component(entry, chosen) for name, entry in manifest["components"].items()}
+    return dict(manifest) | changed
+
+
+def _component(entry: Mapping[str, Any], size: Size) -> dict[str, Any]:
+    changed: dict[str, Any] = {"dims": {}}
+    for kind in ("inputs", "outputs"):
+        changed[kind] = [tensor | {"shape": list(at(tensor["shape"], size))} for tensor in entry[kind]]
+        changed["dims"] |= {dim: number(dim, size) for tensor in entry[kind] for dim in tensor["shape"] if follows(dim)}
+    return dict(entry) | (changed if changed["dims"] else {})
