@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from aigc_edge.budget import Budget
-from aigc_edge.clock import Clock
 from aigc_edge.compile import proving
 from aigc_edge.compress.formats.base import parse
 from aigc_edge.errors import BudgetError
@@ -33,7 +32,7 @@ class Case:
             files={},
             judge=None,
             default_program="euler-2",
-            clock=Clock({}),
+            start=lambda stage: None,
             tell=lambda *_: None,
             draft=lambda formats: formats[0],
             num_classes=0,
