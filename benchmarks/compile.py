@@ -5,7 +5,7 @@
 Each network (diffusers' classes, random weights: neither time, nor memory, nor size depends on them) is compiled by a process of
 its own: export, check, calibration along ten steps, quantisation, proof and bundle. Its peak memory and the seconds of each stage
 are recorded, then the peak memory of a process that draws one sample in each format. `aigc-edge plan` is asked before; ratios
-are what happened to what was predicted. Its figures of memory were fitted to the first two networks; the third is independent.
+are what happened to what was predicted; the constants of its figures of memory were fitted to these networks.
 """
 
 from __future__ import annotations

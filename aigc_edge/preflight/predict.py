@@ -18,13 +18,14 @@ NODE_BYTES = 270
 PROCESS_BYTES, SESSION_BYTES = 78e6, 25e6
 # What a process holds of a network's file at most, measured on networks of 33 to 40 M parameters: the file mapped to be hashed,
 # read, and laid out for the kernels; convolutions are laid out anew, half precision becomes float32 first. Of weights that are
-# stored in few bits and computed with in floats, onnxruntime makes floats when it opens the file.
+# stored in few bits and computed with in floats, onnxruntime makes floats when it opens the file, and lays out those too.
 COPIES = {("fp32", True): 3.25, ("fp32", False): 2.25, ("half", True): 5.4, ("half", False): 4.0, ("int8", True): 2.1}
 COPIES |= {("int8", False): 2.1, ("stored", True): 2.0, ("stored", False): 2.0}
+LAID_OUT = 0.75  # of a convolution's floats
 ARENA = 1.6  # rounds the activations' peak up
-# Torch and the exporter; then by weight the module, its float64 twin, the ONNX model, sessions, and what calibration looks at:
-# fitted to compilations of 3, 143 and 160 MB of weights.
-COMPILE_BYTES, COMPILE_COPIES = 0.55e9, 10.6
+# Torch and the exporter; then by weight the module, its float64 twin, the ONNX model and a session; by activation a few in
+# float64: fitted to compilations of 143, 160 and 435 MB of weights.
+COMPILE_BYTES, COMPILE_COPIES, COMPILE_ACTIVATIONS = 0.7e9, 5.5, 4.5
 
 
 def schedule_bytes(survey: Survey) -> int:
@@ -82,11 +83,13 @@ def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: 
         inside = sum(weight.elements for weight in survey.weights if weight.operator.startswith("Conv"))
         share = inside / max(survey.parameters, 1)
         copies = share * COPIES[kind, True] + (1 - share) * COPIES[kind, False]
-        floats = FLOAT * survey.parameters if kind == "stored" else 0
+        floats = FLOAT * survey.parameters * (1 + LAID_OUT * share) if kind == "stored" else 0
         total += SESSION_BYTES + copies * files[survey.component] + floats
     return int(total + ARENA * batch * max((survey.activations for survey in surveys), default=0))
 
 
 def compiling_bytes(surveys: Sequence[Survey]) -> int:
     """Peak memory of the compilation itself, one component at a time."""
-    return int(COMPILE_BYTES + COMPILE_COPIES * FLOAT * max((survey.parameters for survey in surveys), default=0))
+    weights = FLOAT * max((survey.parameters for survey in surveys), default=0)
+    activations = max((survey.activations for survey in surveys), default=0)
+    return int(COMPILE_BYTES + COMPILE_COPIES * weights + COMPILE_ACTIVATIONS * activations)
