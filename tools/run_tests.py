@@ -17,7 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = ROOT / ".venv-runtime" / "bin" / "python"
-ORDER = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warnings", "warning", "error")
+ORDER = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warnings", "errors")
+PLURALS = {"warning": "warnings", "error": "errors"}
 CLOSING = re.compile(rf"(\d+) ({'|'.join(ORDER[:6])}|errors?|warnings?)\b(?=.* in \d)")  # of pytest's last line
 NOTHING = 5  # pytest's exit code where no test was chosen
 
@@ -47,7 +48,7 @@ def run_group(command: list[str], folder: str, environment: dict[str, str]) -> t
             last = line if CLOSING.search(line) else last
     if job.returncode < 0:
         print(f"run_tests: the tests in {command[-1]} ended by signal {-job.returncode}", flush=True)
-    return job.returncode, Counter({name.rstrip("s") if name == "errors" else name: int(n) for n, name in CLOSING.findall(last)})
+    return job.returncode, Counter({PLURALS.get(name, name): int(n) for n, name in CLOSING.findall(last)})
 
 
 def main(arguments: list[str]) -> int:

@@ -129,10 +129,15 @@ def initialisers(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
+def inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph, its large weights only named, with the types and shapes that inference finds."""
+    # Of the outline, because inference copies the message four times and takes none beyond 2 GB.
+    return onnx.shape_inference.infer_shapes(_outline(model), data_prop=True).graph
+
+
 def types_and_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]:
     """Element type and shape (a dynamic size is 0) of every value, by shape inference."""
-    # Of the outline, because inference copies the message four times.
-    graph = onnx.shape_inference.infer_shapes(_outline(model), data_prop=True).graph
+    graph = inferred(model)
     known = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in graph.initializer}
     for value in [*graph.input, *graph.value_info, *graph.output]:
         tensor = value.type.tensor_type

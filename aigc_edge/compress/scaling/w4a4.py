@@ -13,7 +13,7 @@ import onnx
 from aigc_edge.compress.calibration.watching import Range, watch
 from aigc_edge.compress.formats.stored import Stored
 from aigc_edge.compress.graphs.dynamic_fp4 import BLOCK, as_arithmetic, dynamic_input, tensor_scale
-from aigc_edge.compress.graphs.graph import Layer, types_and_shapes
+from aigc_edge.compress.graphs.graph import Layer, inferred, types_and_shapes
 from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.compress.scaling.blocks import Blocks
@@ -85,10 +85,7 @@ class BothFactors(Blocks):
 
 def _vectors(model: onnx.ModelProto) -> set[str]:
     """Tensors [batch, size], the batch by the name that the network's inputs have for it."""
-    try:
-        graph = onnx.shape_inference.infer_shapes(model).graph
-    except ValueError:  # beyond 2 GB: what the exporter recorded has to do
-        graph = model.graph
+    graph = inferred(model)
     sizes = {v.name: v.type.tensor_type.shape.dim for v in [*graph.input, *graph.value_info, *graph.output]}
     batch = {sizes[value.name][0].dim_param for value in graph.input if len(sizes[value.name])} - {""}
     return {name for name, dims in sizes.items() if len(dims) == 2 and dims[0].dim_param in batch}
