@@ -26,7 +26,7 @@ from aigc_edge.errors import AigcEdgeError, BudgetError
 
 
 @dataclass(frozen=True)
-class Mixed(Format):
+class Mixed(Format, ABC):
     """Options of every format that may leave layers in float, and what it says of itself.
 
     `least_sm` is the compute capability that TensorRT builds it from, `engines` those that run its file. `expected_psnr` is what
@@ -49,9 +49,9 @@ class Mixed(Format):
         """Whether the format looks at calibration data to convert a network, and not only to measure what that did."""
         return False
 
+    @abstractmethod
     def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
         """How `model` becomes one of this format; `proof` has the calibration, where there is any."""
-        raise NotImplementedError(f"{type(self).__name__} has no recipe")
 
 
 class Recipe(ABC):
