@@ -139,7 +139,7 @@ def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, b
     name = device.name if module == "tensorrt" else ""
     format = made_as(relative, source.format)
     request = PlanRequest(source.bundle / relative, format, device.sm, device.name, module=module, device=name)
-    if source.component.get("dims"):  # for the size that the bundle was opened at alone
+    if source.component.get("dims"):  # for the size that the bundle was opened at alone, whose numbers the spec has already
         request = replace(request, shapes=shapes_of(source.spec, [(0, 0)], request.batches))
     return module, build_plan(request).file.read_bytes()
 

@@ -203,3 +203,17 @@ def test_bad_input(rng: np.random.Generator, make: dict, tmp_path: Path) -> None
         with pytest.raises(AigcEdgeError, match="no readable ONNX file"):
             convert(parse(text), tmp_path / "bad.onnx", tmp_path / "out.onnx", net.calibration())
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_weights_that_a_session_maps_are_the_same(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large networks are handed over as a graph and a file of weights: bit for bit what the message gives, and left as it was."""
+    records: list[Record] = []
+    before = net.model.SerializeToString()
+    wanted = net.calibration(2).run(graph.Network(net.model), records)
+    shapes = graph.types_and_shapes(net.model)
+    monkeypatch.setattr(graph, "MAPPED_ABOVE", 0)
+    monkeypatch.setattr(graph, "SMALL", 65)  # bytes: shapes are below, the weights here above
+    assert graph.types_and_shapes(net.model) == shapes
+    assert shapes == graph.types_and_shapes(onnx.shape_inference.infer_shapes(net.model, data_prop=True))
+    np.testing.assert_array_equal(net.calibration(2).run(graph.Network(net.model)), wanted)
+    assert net.model.SerializeToString() == before

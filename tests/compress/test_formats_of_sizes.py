@@ -21,6 +21,7 @@ from aigc_edge.sources.generator import Generator
 
 SIZES = [(16, 16), (24, 40)]
 FORMATS = {"fp16": "fp16", "int8": "int8:psnr=15,aim=0,rank=false", "int4": "int4:psnr=15"}
+LEAST = {"fp16": 60, "int8": 19, "int4": 36}  # dB; 72.7, 26.0 and 44.7 were measured
 
 
 class Net(nn.Module):
@@ -76,7 +77,7 @@ def test_a_format_is_as_near_at_every_size(bundle: Path, rng: np.random.Generato
                 drawn.append(np.clip(pipeline.sample(6, seed=seed, output="float32"), -1, 1))
         found.append(20 * np.log10(2) - 10 * np.log10(np.mean((drawn[0] - drawn[1]) ** 2)))
     assert found[1] > found[0] - 6, "the other size errs twice as much"
-    assert found[0] > 14
+    assert found[0] > LEAST[format]
 
 
 def test_quality_is_measured_at_the_largest_other_size_too(bundle: Path) -> None:
