@@ -90,7 +90,7 @@ def machine_gb() -> float:
 
 
 def _environment() -> dict[str, str]:
-    # The child must find the very package that runs here, however the parent found it; what PYTHONPATH names goes before, as here.
+    # The child must find the very package that runs here, however the parent found it; what PYTHONPATH names goes first, as here.
     root = str(Path(aigc_edge.__file__).resolve().parent.parent)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), root]))}
 
