@@ -29,6 +29,12 @@ class Budget:
                 "allowed, at least 1"
             )
 
+    @property
+    def words(self) -> list[str]:
+        """The texts that `parse` makes this budget of."""
+        psnr = [] if self.psnr is None else [f"psnr={self.psnr:g}"]
+        return psnr + ([] if self.frechet is None else [f"frechet={self.frechet:g}x"])
+
     @staticmethod
     def parse(texts: Sequence[str]) -> Budget:
         """The budget of texts such as "psnr=30" and "frechet=1.05x"; several may stand in one text, with commas between.

@@ -243,7 +243,8 @@ def _quality(manifest: Manifest) -> str:
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:
-    shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+    each = [f"{k} {v}" for k, v in value.items()] if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    shown = ", ".join(map(str, each))
     yield from textwrap.wrap(f"{name}: {shown}", WIDTH - 2, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 

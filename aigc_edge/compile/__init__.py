@@ -9,6 +9,7 @@ from typing import Any
 
 from aigc_edge.budget import Budget
 from aigc_edge.clock import Progress
+from aigc_edge.compile.command import command_of
 from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import describe, export, tabulate
@@ -16,6 +17,7 @@ from aigc_edge.compile.judging import JUDGE, check_budget, has_judge, make_judge
 from aigc_edge.compile.proving import PREVIEW, preview, prove
 from aigc_edge.compile.request import REFERENCE, checked
 from aigc_edge.compile.work import COSTS, begun
+from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.bundle import write_bundle
 from aigc_edge.sources.base import Source, SourceOptions, open_source
 
@@ -55,15 +57,21 @@ def compile_source(
     or a failure is kept for two weeks, and the same call goes on from it. Raises AigcEdgeError (BudgetError for quality) for
     whatever a user can mend, before the long work where it can be known; nothing half-written is left.
     """
-    words = [f"--format {name}" for name in formats] + [f"--target {name}" for name in targets]
-    given = source.name if isinstance(source, Source) else os.path.basename(os.path.normpath(os.fspath(source)))
-    command = " ".join(["aigc-edge compile", given, *words])
-    request = checked(out, formats, targets, budget, samples, seed, threads, overwrite, command, progress)
+    request = checked(out, formats, targets, budget, samples, seed, threads, overwrite, progress)
     found = source if isinstance(source, Source) else open_source(os.fspath(source), options)
     check_budget(request.budget, found)
     with begun(request) as work:
         describe(work, found)
+        asked = {"format": formats, "target": targets, "solver": solver, "steps": steps, "guidance": guidance_scale}
+        asked |= {"budget": request.budget.words, "samples": samples, "seed": seed or None}
+        asked |= {"weights": weights, "schedule_constants": schedule_constants}
+        work.manifest["provenance"]["command"] = command_of(found, asked)
         made = found.programs(solver, steps, guidance_scale)
+        if made[0].guidance_scale != 1 and not (found.num_classes or found.text or found.conditions):
+            raise AigcEdgeError(
+                f"a guidance scale of {made[0].guidance_scale:g} was asked for, but {found.name} takes neither classes nor "
+                "prompts nor other conditions that guidance could strengthen: leave it out"
+            )
         work.programs, work.default_program = {program.name: program for program in made}, made[0].name
         parts = len(found.parts())
         judge = COSTS["judge"] if found.judged and not has_judge(found) else 0.0

@@ -38,7 +38,7 @@ def describe(work: Work, source: Source) -> None:
         ],
         "judge": None,
         "tools": tools(),
-        "provenance": source.provenance() | {"command": request.command},
+        "provenance": source.provenance(),
         "created": created(),
     }
     if source.text is not None:

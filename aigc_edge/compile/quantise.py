@@ -11,6 +11,7 @@ from typing import Any
 
 from aigc_edge.budget import Budget
 from aigc_edge.clock import Progress
+from aigc_edge.compile.command import command_line
 from aigc_edge.compile.compressing import convert_all
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import SCHEDULE
@@ -53,9 +54,8 @@ def quantise_bundle(
     manifest = read_manifest(path, verify=True)
     _check(path, manifest)
     asked = list(targets) if targets is not None else list(manifest.get("targets") or ["x86-cpu"])
-    words = " ".join(["aigc-edge quantise", path.name, *(f"--format {name}" for name in formats)])
     final, replace = Path(out or path), overwrite or out is None
-    request = checked(final, formats, asked, budget, samples, seed, threads, replace, words, progress)
+    request = checked(final, formats, asked, budget, samples, seed, threads, replace, progress)
     there = [name for name in request.formats if name in manifest["components"][_main(manifest)]["formats"]]
     if there and not overwrite:
         raise AigcEdgeError(f"{path} has {', '.join(there)} already: ask to overwrite it, or leave it out")
@@ -67,6 +67,8 @@ def quantise_bundle(
         )
     with begun(request) as work, unpacked(path, list(manifest["files"])) as folder:
         _load(work, manifest, folder)
+        said = {"format": formats, "target": targets, "budget": request.budget.words, "samples": samples, "seed": seed or None}
+        work.manifest["provenance"].setdefault("quantised", []).append(command_line("quantise", path.name, said))
         parts = len(work.networks)
         stages = {f"making {name}": COSTS["format"] * parts for name in request.derived}
         stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}

@@ -36,7 +36,6 @@ class Request:
     seed: int
     threads: int
     overwrite: bool
-    command: str
     progress: Progress | None = None
 
     @property
@@ -59,7 +58,6 @@ def checked(
     seed: int,
     threads: int | None,
     overwrite: bool,
-    command: str,
     progress: Progress | None,
 ) -> Request:
     """The request, when it can succeed as far as can be known; raises AigcEdgeError otherwise."""
@@ -67,9 +65,7 @@ def checked(
     if samples is not None and samples < 2:
         raise AigcEdgeError(f"samples is {samples}: a format is measured on at least 2 images, on hundreds to measure it well")
     check_place(Path(out), overwrite)
-    return Request(
-        Path(out), wanted, tuple(devices), asked, samples, seed, threads or physical_cores(), overwrite, command, progress
-    )
+    return Request(Path(out), wanted, tuple(devices), asked, samples, seed, threads or physical_cores(), overwrite, progress)
 
 
 def vetted(

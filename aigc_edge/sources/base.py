@@ -100,6 +100,32 @@ class Text:
     prompts: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a user says of a source that does not say it itself."""
+
+    role: str | None = None  # "denoiser" or "decoder"
+    prediction: str | None = None  # an entry of PREDICTIONS
+    schedule: Mapping[str, Any] = field(default_factory=dict)  # further members of the schedule
+    size: Size | None = None  # height and width of the images, where the networks take several
+    further_sizes: tuple[Size, ...] = ()  # that the bundle serves beside it
+    data: str | None = None  # a data set or folder of real images
+    prompts: tuple[str, ...] = ()
+    classes: int | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Every size that was asked for, the default first."""
+        return () if self.size is None else tuple(dict.fromkeys((self.size, *self.further_sizes)))
+
+    def refuse(self, what: str, *names: str) -> None:
+        """Raise AigcEdgeError when one of the options `names` was given, which `what` says itself."""
+        for name in names:
+            if getattr(self, name):
+                raise AigcEdgeError(f"--{name} was given, but {what} says that itself: leave the option out")
+
+
 class Source(ABC):
     """A generator to compile.
 
@@ -122,6 +148,7 @@ class Source(ABC):
     negative: Mapping[str, Any] = {}
     schedule: Mapping[str, Any] | None = None  # what `diffusion.build` takes; None: one evaluation, or own programs only
     folder: Path | None = None  # a folder that may keep what is made of it (the judge)
+    opened: tuple[str, SourceOptions] | None = None  # what `open_source` was given
 
     @classmethod
     @abstractmethod
@@ -167,32 +194,6 @@ class Source(ABC):
         """Where weights and data came from and on what terms: the manifest's "provenance" without the command."""
 
 
-@dataclass(frozen=True)
-class SourceOptions:
-    """What a user says of a source that does not say it itself."""
-
-    role: str | None = None  # "denoiser" or "decoder"
-    prediction: str | None = None  # an entry of PREDICTIONS
-    schedule: Mapping[str, Any] = field(default_factory=dict)  # further members of the schedule
-    size: Size | None = None  # height and width of the images, where the networks take several
-    further_sizes: tuple[Size, ...] = ()  # that the bundle serves beside it
-    data: str | None = None  # a data set or folder of real images
-    prompts: tuple[str, ...] = ()
-    classes: int | None = None
-    inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
-
-    @property
-    def sizes(self) -> tuple[Size, ...]:
-        """Every size that was asked for, the default first."""
-        return () if self.size is None else tuple(dict.fromkeys((self.size, *self.further_sizes)))
-
-    def refuse(self, what: str, *names: str) -> None:
-        """Raise AigcEdgeError when one of the options `names` was given, which `what` says itself."""
-        for name in names:
-            if getattr(self, name):
-                raise AigcEdgeError(f"--{name} was given, but {what} says that itself: leave the option out")
-
-
 SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources")
 
 
@@ -203,7 +204,10 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
     """
     for kind in SOURCES:
         if SOURCES[kind].claims(text):
-            return SOURCES[kind].open(text, options or SourceOptions())
+            options = options or SourceOptions()
+            found = SOURCES[kind].open(text, options)
+            found.opened = (text, options)
+            return found
     there = "is none of them" if Path(text).exists() else "does not exist"
     raise AigcEdgeError(
         f"{text} {there}: give a folder that 'aigc-edge train' wrote (config.json), a diffusers folder (model_index.json), an "
