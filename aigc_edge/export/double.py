@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,32 @@ class _Double(TorchFunctionMode):
 
         func = torch.Tensor.double if func is torch.Tensor.float else conv2d if func is torch.conv2d else func
         return func(*map(swap, args), **{key: swap(value) for key, value in (kwargs or {}).items()})
+
+
+class _Sums(TorchFunctionMode):
+    """Notes how many terms the longest sum of a normalisation or reduction has."""
+
+    longest = 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        whole = args[0] if args and isinstance(args[0], Tensor) else None
+        if whole is not None and whole.numel():
+            if func in (functional.group_norm, torch.group_norm):
+                terms = whole[0].numel() // args[1]
+            elif func in (functional.instance_norm, torch.instance_norm):
+                terms = whole[0, 0].numel()
+            elif func in (functional.layer_norm, functional.rms_norm, torch.layer_norm, torch.rms_norm):
+                terms = math.prod(args[1])
+            elif func in _REDUCTIONS and isinstance(made, Tensor):
+                terms = whole.numel() // made.numel()
+            else:
+                terms = 1
+            self.longest = max(self.longest, terms)
+        return made
+
+
+_REDUCTIONS = {getattr(of, name) for of in (torch, Tensor) for name in ("sum", "mean", "var", "std", "norm")}
 
 
 def conv2d(
@@ -65,16 +92,17 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (both[0], both[-1])
 
 
-def evaluate(module: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> list[npt.NDArray[np.float64]]:
-    """The outputs of `module`, which is in `dtype`, float32 or float64."""
+def evaluate(module: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[list[npt.NDArray[np.float64]], int]:
+    """The outputs of `module`, which is in `dtype`, float32 or float64; and of how many terms the longest sum in it is."""
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
-        with torch.no_grad(), _Double() if dtype == torch.float64 else contextlib.nullcontext():
+        with torch.no_grad(), _Sums() as sums, _Double() if dtype == torch.float64 else contextlib.nullcontext():
             outputs = module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
     finally:
         torch.set_default_dtype(before)
-    return [y.double().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
+    arrays = [y.double().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
+    return arrays, sums.longest
 
 
 @contextlib.contextmanager

@@ -29,6 +29,9 @@ OPSET = 20  # opset 21 and later break quantisers and bring operators that Tenso
 EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
 CHECK_BATCHES = (1, 2)  # not the batch of the export: 1 and another catch sizes that were baked in
 ULPS = 4 * float(np.finfo(np.float32).eps)
+# Times the root of the terms of the longest sum: onnxruntime adds up a normalisation's input in 16 partial sums, torch in pairs.
+# Of a million terms, four channels of 512 × 512 pixels, its variance is off by 1e-5.
+SUMS = float(np.finfo(np.float32).eps) / 4
 
 
 Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
@@ -121,9 +124,9 @@ def compare(
     """Compare `evaluate`, the component `what`, with torch on random inputs; returns the figures of each batch and image size.
 
     The yardstick is the module in float64: `evaluate` may err at most twice as much as torch in float32 does, plus 4 units in the
-    last place. With `one_timestep` all samples of a batch have the same. `done` is called when `evaluate` is needed no more, so
-    that its memory need not be there beside the module in float64. Raises AigcEdgeError when it errs more, or gives values that
-    are not finite.
+    last place, plus what long sums lose that are taken one term after another (SUMS). With `one_timestep` all samples of a batch
+    have the same. `done` is called when `evaluate` is needed no more, so that its memory need not be there beside the module in
+    float64. Raises AigcEdgeError when it errs more, or gives values that are not finite.
     """
     spec, module = component.spec, component.module.eval()
     generator = torch.Generator().manual_seed(seed)
@@ -136,24 +139,24 @@ def compare(
     done()
     single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
     with in_double(module) as double:
-        exact = [in_dtype(double, inputs, torch.float64) for inputs in batches]
+        exact = [in_dtype(double, inputs, torch.float64)[0] for inputs in batches]
     figures = []
-    for (batch, size), values in zip(cases, zip(made, exact, single, strict=True), strict=True):
+    for (batch, size), value_of, exact_of, (single_of, longest) in zip(cases, made, exact, single, strict=True):
         where = f"{spec.name} {what}" + (f" at {named(size)}" if size else "")
-        for tensor, value, wanted, torch_value in zip(spec.outputs, *values, strict=True):
-            found = _judged(
-                where, tensor.name, value, wanted, torch_value, " (or the code makes a number of the size)" if size else ""
-            )
+        for tensor, value, wanted, torch_value in zip(spec.outputs, value_of, exact_of, single_of, strict=True):
+            allowed = 2 * _error(torch_value, wanted) + ULPS + SUMS * longest**0.5
+            reason = " (or the code makes a number of the size)" if size else ""
+            found = _judged(where, tensor.name, value, wanted, allowed, reason)
             figures.append({"output": tensor.name, "batch": batch} | ({"size": list(size)} if size else {}) | found)
     return figures
 
 
 def _judged(
-    what: str, name: str, value: npt.NDArray[Any], wanted: npt.NDArray[np.float64], single: npt.NDArray[np.float64], reason: str
+    what: str, name: str, value: npt.NDArray[Any], wanted: npt.NDArray[np.float64], allowed: float, reason: str
 ) -> dict[str, float]:
     if value.shape != wanted.shape:
         raise AigcEdgeError(f"{what} gives {name} of shape {value.shape}, torch {wanted.shape}: not kept")
-    error, allowed = _error(value, wanted), 2 * _error(single, wanted) + ULPS
+    error = _error(value, wanted)
     if not error <= allowed:  # written so that NaN fails
         raise AigcEdgeError(
             f"{what} is off by {error:.2g} (relative L2 of {name}, batch {len(value)}); {allowed:.2g} is what rounding explains: "

@@ -34,7 +34,26 @@ def test_a_module_is_in_double_and_back(monkeypatch, rng) -> None:
     single = net(inputs).numpy()
     monkeypatch.setattr(double, "COLUMNS", 1)
     with in_double(net) as twin:
-        (made,) = evaluate(twin, (inputs,), torch.float64)
+        (made,), longest = evaluate(twin, (inputs,), torch.float64)
+    assert longest == 1
     assert made.dtype == np.float64
     assert 0 < np.linalg.norm(made - single) < 1e-5 * np.linalg.norm(made)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("layer", "terms"),
+    [(nn.GroupNorm(2, 8), 4 * 5 * 6), (nn.LayerNorm([5, 6]), 30), (nn.RMSNorm(6), 6), (nn.InstanceNorm2d(8), 30), (nn.SiLU(), 1)],
+)
+def test_the_longest_sum_is_noted(layer: nn.Module, terms: int) -> None:
+    for dtype in (torch.float32, torch.float64):
+        net = nn.Sequential(nn.Conv2d(8, 8, 1), layer).to(dtype)
+        assert evaluate(net, (torch.ones(3, 8, 5, 6, dtype=dtype),), dtype)[1] == terms
+
+
+def test_a_mean_is_a_sum() -> None:
+    class Mean(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x - x.mean(dim=(2, 3), keepdim=True)
+
+    assert evaluate(Mean(), (torch.ones(3, 8, 5, 6),), torch.float32)[1] == 30
