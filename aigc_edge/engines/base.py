@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,35 +54,65 @@ class EngineSource:
         files = formats[self.format]
         return str(files.get(engine, files["file"]))
 
-    def loadable(self, engine: str = "") -> tuple[str, str | bytes]:
-        """The relative path of `engine`'s ONNX file, and what it loads: its path, weights beside it, or of a packed bundle bytes.
+    @contextlib.contextmanager
+    def loadable(self, engine: str = "") -> Iterator[tuple[str, str | bytes]]:
+        """The relative path of `engine`'s ONNX file, and what it loads: a path, weights beside it, or of a packed bundle bytes.
 
-        Raises BundleError when it is missing.
+        Where weights of a packed bundle are in a file of their own, both are copied to a folder that goes when the block ends.
+        Raises BundleError when the file is missing or damaged.
         """
         relative = self.model_file(engine)
-        path = self.bundle / relative
-        if not self.packed and not path.is_file():
-            raise BundleError(f"{self.bundle} lacks {relative}: make or copy the bundle again")
-        return relative, self.read(relative) if self.packed else str(path)
+        path, weights = self.bundle / relative, f"{relative}.data"
+        if not self.packed:
+            if not path.is_file():
+                raise BundleError(f"{self.bundle} lacks {relative}: make or copy the bundle again")
+            yield relative, str(path)
+        elif weights not in (self._listed() or {}):
+            yield relative, self.read(relative)
+        else:
+            with tempfile.TemporaryDirectory(prefix="aigc-edge-") as folder:
+                for name in (relative, weights):
+                    self._copy(name, Path(folder) / Path(name).name)
+                yield relative, str(Path(folder) / path.name)
 
     def read(self, relative: str) -> bytes:
         """The bytes of one file of the bundle, checked against the hash in its manifest.
 
         Raises BundleError when it is missing, unreadable, not listed or changed. A bare folder without a manifest has no hashes.
         """
-        data = self._bytes(relative)
+        data, listed = self._bytes(relative), self._listed()
+        if listed is not None:
+            self._check(relative, hashlib.sha256(data).hexdigest(), listed)
+        return data
+
+    def _listed(self) -> dict[str, Any] | None:
+        """What the manifest says of the files; None: there is no manifest."""
         try:
-            listed = json.loads(self._bytes("manifest.json"))["files"]
+            found: dict[str, Any] = json.loads(self._bytes("manifest.json"))["files"]
         except BundleError:
-            return data
+            return None
         except (ValueError, KeyError) as error:
             raise BundleError(f"the manifest of {self.bundle} is damaged ({error}): make or copy the bundle again") from error
-        if relative not in listed or hashlib.sha256(data).hexdigest() != listed[relative].get("sha256"):
+        return found
+
+    def _check(self, relative: str, digest: str, listed: Mapping[str, Any]) -> None:
+        if relative not in listed or digest != listed[relative].get("sha256"):
             raise BundleError(
                 f"{relative} of {self.bundle} does not match its hash in the manifest, it was changed or damaged: make or copy "
                 "the bundle again"
             )
-        return data
+
+    def _copy(self, relative: str, target: Path) -> None:
+        """A member of a packed bundle as a file, with its hash checked; of gigabytes only a piece is in memory."""
+        digest = hashlib.sha256()
+        try:
+            with zipfile.ZipFile(self.bundle) as archive, archive.open(relative) as member, target.open("wb") as stream:
+                while piece := member.read(1 << 20):
+                    digest.update(piece)
+                    stream.write(piece)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise BundleError(f"cannot read {relative} of {self.bundle} ({error}): make or copy the bundle again") from error
+        self._check(relative, digest.hexdigest(), self._listed() or {})
 
     def _bytes(self, relative: str) -> bytes:
         try:

@@ -47,9 +47,9 @@ class OnnxRuntimeEngine(Engine):
         reason = cls.unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
-        relative, model = source.loadable()
-        what, dims = f"{relative} of {source.bundle}", source.component.get("dims") or {}
-        session = open_session(model, threads, what=what, format=source.format, dims=dims)
+        with source.loadable() as (relative, model):
+            what, dims = f"{relative} of {source.bundle}", source.component.get("dims") or {}
+            session = open_session(model, threads, what=what, format=source.format, dims=dims)
         _check_signature(session, source, relative)
         return cls(source.spec, session)
 

@@ -34,7 +34,6 @@ class OpenVinoEngine(Engine):
             raise EngineUnavailable(reason)
         import openvino
 
-        relative, model = source.loadable(cls.name)
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -44,15 +43,16 @@ class OpenVinoEngine(Engine):
             "ENABLE_CPU_PINNING": False,  # the caller's threads are the caller's business
         }
         core = openvino.Core()
-        try:
-            network = core.read_model(model)
-            if source.component.get("dims"):  # fixed but for the batch, at the image size that the bundle was opened at
-                network.reshape({t.name: openvino.PartialShape([-1, *map(int, t.shape[1:])]) for t in source.spec.inputs})
-            compiled = core.compile_model(network, "CPU", options)
-        except (RuntimeError, ValueError) as error:
-            raise BundleError(
-                f"OpenVINO {openvino.__version__} cannot load {relative} of {source.bundle}: {_first_line(error)}"
-            ) from error
+        with source.loadable(cls.name) as (relative, model):
+            try:
+                network = core.read_model(model)
+                if source.component.get("dims"):  # fixed but for the batch, at the image size that the bundle was opened at
+                    network.reshape({t.name: openvino.PartialShape([-1, *map(int, t.shape[1:])]) for t in source.spec.inputs})
+                compiled = core.compile_model(network, "CPU", options)
+            except (RuntimeError, ValueError) as error:
+                raise BundleError(
+                    f"OpenVINO {openvino.__version__} cannot load {relative} of {source.bundle}: {_first_line(error)}"
+                ) from error
         _check_signature(compiled, source, relative)
         return cls(source.spec, compiled)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.external import check_places
 
 Shapes = Mapping[str, Sequence[Sequence[int]]]  # input → its least, best and largest shape
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -52,11 +53,11 @@ def check_model(path: Path, shapes: Shapes | None = None) -> list[Asked]:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # DecodeError has no public base
         raise AigcEdgeError(f"{path.name} is not a valid ONNX file, most likely it was cut off: {_AGAIN}") from error
-    _check_weights(path, model)
+    check_places(_tensors(model.graph), path)
     nodes = list(_nodes(model.graph))
     _check_operators(path, model, nodes)
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(_without_files(model) or str(path))
     except Exception as error:  # ValidationError and others share no base
         reason = " ".join(str(error).split()).partition(" ==> ")[0] or type(error).__name__
         raise AigcEdgeError(f"{path.name} is not a valid ONNX file ({reason[:200]}): {_AGAIN}") from error
@@ -66,20 +67,20 @@ def check_model(path: Path, shapes: Shapes | None = None) -> list[Asked]:
     return _Types(model).asked()
 
 
-def _check_weights(path: Path, model: Any) -> None:
-    """Files of weights beside the model, whole and where they may be."""
-    for tensor in _tensors(model.graph):
-        if not tensor.external_data:
-            continue
-        entry = {pair.key: pair.value for pair in tensor.external_data}
-        location = entry.get("location", "")
-        file = path.parent / location
-        if not location or Path(location).is_absolute() or ".." in Path(location).parts:
-            raise AigcEdgeError(f"the weights of {path.name} lie outside its folder ({location!r}): {_AGAIN}")
-        if not file.is_file():
-            raise AigcEdgeError(f"{path.name} lacks {location}, which holds its weights: copy it beside the model, or {_AGAIN}")
-        if file.stat().st_size < int(entry.get("offset", 0)) + int(entry.get("length", 0)):
-            raise AigcEdgeError(f"{location}, the weights of {path.name}, is cut off: copy it again, or {_AGAIN}")
+def _without_files(model: Any) -> Any:
+    """A copy of the model whose tensors in other files, which the checker takes as no links, are inputs; None: it has none."""
+    from onnx import helper
+
+    if not any(tensor.external_data for tensor in model.graph.initializer):
+        return None
+    copy = type(model)()
+    copy.CopyFrom(model)
+    apart = [tensor for tensor in copy.graph.initializer if tensor.external_data]
+    named = {value.name for value in copy.graph.input}
+    copy.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in apart if t.name not in named)
+    for tensor in apart:
+        copy.graph.initializer.remove(tensor)
+    return copy
 
 
 def _check_operators(path: Path, model: Any, nodes: list[Any]) -> None:

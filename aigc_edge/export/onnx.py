@@ -17,6 +17,7 @@ import onnx_ir as ir
 import torch
 
 import aigc_edge
+from aigc_edge import external
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.clean import clean
 from aigc_edge.export.double import evaluate as in_dtype
@@ -26,7 +27,6 @@ from aigc_edge.files import atomic_file
 from aigc_edge.sizes import METADATA, named
 
 OPSET = 20  # opset 21 and later break quantisers and bring operators that TensorRT-RTX has no kernel for
-EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
 CHECK_BATCHES = (1, 2)  # not the batch of the export: 1 and another catch sizes that were baked in
 ULPS = 4 * float(np.finfo(np.float32).eps)
 # Times the root of the terms of the longest sum: onnxruntime adds up a normalisation's input in 16 partial sums, torch in pairs.
@@ -171,16 +171,15 @@ def export_component(
     *,
     opset: int = OPSET,
     seed: int = 0,
-    external_above: int = EXTERNAL_ABOVE,
 ) -> dict[str, Any]:
     """Write the component as ONNX (float32, dynamic batch) to `path` and return the figures of its check against torch.
 
-    Same weights, same bytes. Weights beyond `external_above` bytes go to `path`.data beside it. Nothing is left at `path` when
+    Same weights, same bytes. Weights beyond `external.ABOVE` bytes go to `path`.data beside it. Nothing is left at `path` when
     the export or the check fails; raises AigcEdgeError with the reason.
     """
     path = Path(path)
     model = to_ir(component, opset=opset)
-    with saved(model, path, external_above=external_above) as part:
+    with saved(model, path) as part:
         figures = check(component, part, seed=seed)
     return {
         "component": component.spec.name,
@@ -196,21 +195,21 @@ def _data(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def saved(model: ir.Model, path: Path, *, external_above: int = EXTERNAL_ABOVE) -> Iterator[Path]:
+def saved(model: ir.Model, path: Path) -> Iterator[Path]:
     """Write `model` to the file that is yielded, to be checked; it becomes `path` when the block ends well, and goes otherwise.
 
-    Weights beyond `external_above` bytes go to `path`.data beside it.
+    Weights beyond `external.ABOVE` bytes go to `path`.data beside it.
     """
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    data, external = _data(path), size > external_above
-    if external:
+    data, apart = _data(path), size > external.ABOVE
+    if apart:
         path.unlink(missing_ok=True)  # its data is about to change: a reader must not find the one without the other
     try:
         with atomic_file(path) as part:
-            if not external:
+            if not apart:
                 ir.external_data.load_to_model(model)  # weights that it has in a file of another model
-            ir.save(model, part, external_data=data.name if external else None)
+            ir.save(model, part, external_data=data.name if apart else None)
             yield part
     finally:
-        if not (external and path.exists()):
+        if not (apart and path.exists()):
             data.unlink(missing_ok=True)

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.onnx import EXTERNAL_ABOVE, saved, session_of
 from aigc_edge.export.onnx import compare as against_torch
+from aigc_edge.export.onnx import saved, session_of
 from aigc_edge.export.schedule import SplitReport, split_schedule
 from aigc_edge.export.shapes import Exportable
 from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
@@ -58,7 +58,6 @@ def export_split(
     schedule: Path,
     *,
     seed: int = 0,
-    external_above: int = EXTERNAL_ABOVE,
     compare: Compare | None = None,
 ) -> Split | str:
     """Split the ONNX file `whole` of the component into the files `denoiser` and `schedule`; else the reason why it stays whole.
@@ -78,7 +77,7 @@ def export_split(
     taken = tuple(known[str(value.name)] for value in rest.graph.inputs)
     spec = ComponentSpec("schedule", (time,), given)
     try:
-        with saved(constants, schedule) as first, saved(rest, denoiser, external_above=external_above) as second:
+        with saved(constants, schedule) as first, saved(rest, denoiser) as second:
             checks = _check(compare or functools.partial(against_torch, component), second, first, spec, taken, seed)
     except _Refused as error:
         return str(error)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.external import read_weights
 from aigc_edge.sizes import METADATA, Size, named
 from aigc_edge.spec import BATCH, ComponentSpec, Role
 
@@ -57,7 +58,7 @@ def checked_model(path: Path) -> onnx.ModelProto:
     if not model.graph.node or not model.graph.output:
         raise AigcEdgeError(f"{path} holds no network: {_AGAIN}")
     _check_operators(model, path)
-    _load_weights(model, path)
+    read_weights(model.graph.initializer, path)
     for tensor in model.graph.initializer:
         if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
@@ -82,22 +83,6 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
             raise AigcEdgeError(
                 f"{path.name} uses {node.op_type!r}, which ONNX opset {version} does not know: {_AGAIN} with standard operators"
             ) from None
-
-
-def _load_weights(model: onnx.ModelProto, path: Path) -> None:
-    for tensor in model.graph.initializer:
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        info = external_data_helper.ExternalDataInfo(tensor)
-        file = path.parent / info.location
-        wanted = (info.offset or 0) + (info.length or 0)
-        if not file.is_file() or file.stat().st_size < wanted:
-            state = f"has {file.stat().st_size} bytes of at least {wanted}" if file.is_file() else "is missing"
-            raise AigcEdgeError(f"{info.location}, which holds weights of {path.name}, {state}: copy it beside the ONNX file")
-    try:
-        external_data_helper.load_external_data_for_model(model, os.fspath(path.parent))
-    except Exception as error:  # onnx raises several kinds for a location that leads elsewhere
-        raise AigcEdgeError(f"the weights beside {path.name} cannot be read ({error}): {_AGAIN}") from error
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from aigc_edge import external
 from aigc_edge.compress.calibration.observers import ESTIMATORS
 from aigc_edge.compress.calibration.trajectory import Record
 from aigc_edge.compress.formats.base import FORMATS, Format, convert, parse
@@ -161,12 +162,16 @@ def test_interrupted_nothing_is_left(rng: np.random.Generator, make: dict, text:
         assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
-def test_huge_networks_keep_their_weights_apart(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
+def test_huge_networks_keep_their_weights_apart(
+    rng: np.random.Generator, make: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = make["conv"](rng, 8, 16)
     x = rng.standard_normal((3, 8, 6, 7)).astype(np.float32)
     wanted = graph.Network(net.model)({"x": x})[0]
     path = tmp_path / "huge.onnx"
-    graph.write(net.model, path, external_above=64)
+    with monkeypatch.context() as change:
+        change.setattr(external, "ABOVE", 64)
+        graph.write(net.model, path)
     assert {p.name for p in tmp_path.iterdir()} == {"huge.onnx", "huge.onnx.data"}
     assert graph.size_of(path) == sum(p.stat().st_size for p in tmp_path.iterdir())
     np.testing.assert_array_equal(graph.Network(path)({"x": x})[0], wanted)

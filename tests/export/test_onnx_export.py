@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 import aigc_edge
+from aigc_edge import external
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.onnx import check, export_component
 from aigc_edge.nn.unet import UNet
@@ -116,9 +117,11 @@ def test_same_weights_same_bytes_and_silence(
     assert capfd.readouterr() == ("", "")
 
 
-def test_weights_apart(tmp_path: Path) -> None:
+def test_weights_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = _part(nn.Linear(4, 4))
-    report = export_component(part, tmp_path / "a.onnx", external_above=10)
+    with monkeypatch.context() as change:
+        change.setattr(external, "ABOVE", 10)
+        report = export_component(part, tmp_path / "a.onnx")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
     assert report["bytes"] == sum(f.stat().st_size for f in tmp_path.iterdir())
     x = torch.randn(3, 4)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aigc_edge import external
 from aigc_edge.export import split as splitting
 from aigc_edge.export.onnx import export_component
 from aigc_edge.export.split import Split, export_split
@@ -196,12 +197,13 @@ def test_a_split_that_onnxruntime_refuses_is_not_kept(tmp_path: Path, monkeypatc
     assert [file.name for file in tmp_path.iterdir()] == ["whole.onnx"]
 
 
-def test_weights_of_a_huge_model_stay_in_a_file_of_their_own(tmp_path: Path) -> None:
+def test_weights_of_a_huge_model_stay_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external, "ABOVE", 100)
     part = component(Transformer(1), (TOKENS, WIDTH), False)
     whole = tmp_path / "whole" / "denoiser.onnx"
     whole.parent.mkdir()
-    export_component(part, whole, external_above=100)
-    split = export_split(part, whole, tmp_path / "denoiser.onnx", tmp_path / "schedule.onnx", external_above=100)
+    export_component(part, whole)
+    split = export_split(part, whole, tmp_path / "denoiser.onnx", tmp_path / "schedule.onnx")
     assert isinstance(split, Split), split
     assert {file.name for file in tmp_path.iterdir()} >= {"denoiser.onnx", "denoiser.onnx.data", "schedule.onnx"}
     assert all(check["relative_l2"] <= check["allowed"] for check in split.checks)

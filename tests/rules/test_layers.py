@@ -17,7 +17,7 @@ CSRC = ROOT / "csrc"
 LAYERS = [
     ["errors"],
     ["_core", "text", "clock", "hardware"],
-    ["registry", "files", "config", "budget", "pages", "sizes"],
+    ["registry", "files", "config", "budget", "pages", "sizes", "external"],
     ["spec", "images"],
     ["ops"],
     ["nn"],

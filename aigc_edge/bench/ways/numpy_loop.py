@@ -19,8 +19,8 @@ from aigc_edge.engines.onnxruntime import open_session
 def session_of(recipe: Recipe, format: str) -> Any:
     """An onnxruntime session on the recipe's network with the very options that the native runtime gets."""
     source = recipe.source(format)
-    model = source.read(source.model_file()) if source.packed else str(source.bundle / source.model_file())
-    return open_session(model, recipe.threads, what=source.model_file(), format=format)
+    with source.loadable() as (relative, model):
+        return open_session(model, recipe.threads, what=relative, format=format)
 
 
 def not_plain(recipe: Recipe) -> str | None:

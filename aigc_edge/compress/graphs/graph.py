@@ -14,12 +14,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from aigc_edge import external
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.external import read_weights
 from aigc_edge.files import atomic_file
 from aigc_edge.hardware import has_vnni, return_memory
 from aigc_edge.sizes import METADATA, Size, number
 
-EXTERNAL_ABOVE = 2**31 - 2**20  # a protobuf message ends at 2 GB
 MAPPED_ABOVE = 2**25  # weights that a session maps from a file, where it would hold several copies while it reads a message
 SMALL, ALIGNMENT = 1024, 4096  # bytes: what stays in the message, and where weights in a file begin
 _BATCHES = (2, 3)
@@ -49,11 +50,13 @@ class Layer:
 def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Read an ONNX file (with its external data); raises AigcEdgeError when it is missing or damaged."""
     try:
-        return onnx.load(os.fspath(path))
+        model = onnx.load(os.fspath(path), load_external_data=False)
     except FileNotFoundError as error:
         raise AigcEdgeError(f"there is no ONNX file {path}: export the network first") from error
     except Exception as error:  # protobuf's own errors have no useful base class
         raise AigcEdgeError(f"{path} is no readable ONNX file ({type(error).__name__}): export the network again") from error
+    read_weights(model.graph.initializer, Path(path))
+    return model
 
 
 def _weight_bytes(model: onnx.ModelProto) -> int:
@@ -101,10 +104,10 @@ def _copy_fields(source: Any, target: Any, *, but: str) -> None:
             setattr(target, field.name, value)
 
 
-def write(model: onnx.ModelProto, path: Path, *, external_above: int = EXTERNAL_ABOVE) -> None:
-    """Write `model` to `path` atomically; weights of more than `external_above` bytes go to `path`.data beside it."""
+def write(model: onnx.ModelProto, path: Path) -> None:
+    """Write `model` to `path` atomically; weights of more than `external.ABOVE` bytes go to `path`.data beside it."""
     data = path.with_name(path.name + ".data")
-    if _weight_bytes(model) <= external_above:
+    if _weight_bytes(model) <= external.ABOVE:
         with atomic_file(path) as part:
             onnx.save(model, os.fspath(part))
         data.unlink(missing_ok=True)
