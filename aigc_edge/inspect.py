@@ -13,6 +13,7 @@ from typing import Any
 from aigc_edge import _core, text
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.external import size_in
 from aigc_edge.sizes import named
 
 WIDTH = 100
@@ -120,7 +121,7 @@ def _tensors(tensors: Any, schedule: bool = False) -> str:
 
 
 def _bytes(manifest: Manifest, file: str) -> str:
-    return text.size(manifest["files"][file]["bytes"]) if file in manifest["files"] else "?"
+    return text.size(size_in(manifest["files"], file)) if file in manifest["files"] else "?"
 
 
 def _networks(manifest: Manifest) -> str:

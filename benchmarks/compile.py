@@ -13,18 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from processes import child, peak
 
 from aigc_edge.bench.machine import fingerprint
 from aigc_edge.files import write_json
 
 FORMATS = {"unet": ("fp32", "int8:psnr=0,aim=0"), "dit": ("fp32", "int8:psnr=0,aim=0", "int4:psnr=0")}
 FORMATS |= {"latent": ("fp32", "int8:psnr=0,aim=0", "int4:psnr=0")}
+NETWORK = (".onnx", ".onnx.data")
 SAMPLES = 4  # images a format that are measured: untrained networks have no quality to speak of
 
 
@@ -39,12 +40,6 @@ def generator(name: str) -> Any:
     networks = {"denoiser": network(name), "decoder": decoder(name)}
     sample = torch.zeros(1, *SHAPES[name])
     return Generator(sample=sample, **networks, schedule=schedule, num_classes=CLASSES[name], name=name)
-
-
-def peak() -> int:
-    """Peak memory of this process in bytes; ru_maxrss would begin with that of the process that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
 def compile_one(name: str, out: str, threads: int) -> dict[str, Any]:
@@ -75,37 +70,26 @@ def sample_one(bundle: str, format: str, threads: int) -> dict[str, Any]:
     return {"peak_bytes": peak()}
 
 
-def child(*words: str) -> dict[str, Any]:
-    """What a process of its own says in its last line."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    ran = subprocess.run(
-        [sys.executable, __file__, "--child", *words], capture_output=True, text=True, check=False, env=environment
-    )
-    if ran.returncode:
-        raise SystemExit(f"{' '.join(words)} failed: {ran.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(ran.stdout.strip().splitlines()[-1])
-    return found
-
-
 def measure(name: str, threads: int) -> dict[str, Any]:
     from aigc_edge.export.bundle import read_manifest
+    from aigc_edge.external import size_in
     from aigc_edge.preflight.plan import plan
 
     predicted = plan(generator(name), FORMATS[name], ["x86-cpu"], steps=10)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         bundle = f"{folder}/{name}.aigc"
-        found = child("compile", name, bundle, str(threads))
+        found = child(__file__, "compile", name, bundle, str(threads))
         manifest = read_manifest(bundle)
         files = {file: entry["bytes"] for file, entry in manifest["files"].items()}
-        schedule = sum(size for file, size in files.items() if file.startswith("schedule.") and file.endswith(".onnx"))
+        schedule = sum(size for file, size in files.items() if file.startswith("schedule.") and file.endswith(NETWORK))
         formats: dict[str, Any] = {}
         for format, entry in manifest["components"]["denoiser"]["formats"].items():
-            size, told = files[entry["file"]], predicted["formats"][format]
-            memory = child("sample", bundle, format, str(threads))["peak_bytes"]
+            size, told = size_in(manifest["files"], entry["file"]), predicted["formats"][format]
+            memory = child(__file__, "sample", bundle, format, str(threads))["peak_bytes"]
             formats[format] = {
                 "bytes": size,
-                "share_of_fp32": round(size / files["denoiser.fp32.onnx"], 4),
+                "share_of_fp32": round(size / size_in(manifest["files"], "denoiser.fp32.onnx"), 4),
                 "size_ratio": round(size / told["bytes"]["denoiser"], 4),
                 "sampling_bytes": memory,
                 "memory_ratio": round(memory / told["memory"], 3),
@@ -114,7 +98,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     parameters = sum(part["parameters"] for part in predicted["networks"].values())
     found |= {"peak_ratio": round(found["peak_bytes"] / predicted["compile"]["memory"], 3)}
     found |= {"peak_allowed": 3 * 4 * parameters + 2 * 10**9, "parameters": parameters}
-    networks = sum(size for file, size in files.items() if file.endswith(".onnx"))
+    networks = sum(size for file, size in files.items() if file.endswith(NETWORK))
     found |= {"network_bytes": networks, "bundle_ratio": round(networks / predicted["bundle"], 4)}
     return found | {"schedule_bytes": schedule, "formats": formats}
 

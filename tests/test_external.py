@@ -19,7 +19,7 @@ from aigc_edge.compile import compile_source
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.bundle import pack, read_manifest
-from aigc_edge.external import read_weights
+from aigc_edge.external import read_weights, size_in
 from aigc_edge.sources.base import SourceOptions, open_source
 from aigc_edge.sources.generator import Generator
 
@@ -135,6 +135,7 @@ def test_a_generator_beyond_what_a_message_holds(tmp_path: Path, monkeypatch: py
     compile_source(source, apart, **options)
     quantise_bundle(apart, ["int8w:psnr=10"], samples=2)
     files = read_manifest(apart, verify=True)["files"]
+    assert size_in(files, "denoiser.fp32.onnx") > 4 * sum(weight.numel() for weight in Network().parameters())
     for name in ("denoiser.fp32.onnx", "denoiser.int8.onnx", "denoiser.int8w.onnx", "decoder.fp32.onnx"):
         assert f"{name}.data" in files
     for format in ("fp32", "int8"):

@@ -16,6 +16,7 @@ from aigc_edge.bench.measure import interleaved
 from aigc_edge.bench.statistics import compare, summary
 from aigc_edge.bench.way import WAYS, Recipe, Way, key, opened
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.external import size_in
 
 VERSION = 1
 AGREE_ON = 16  # images from the same latents, compared between ways
@@ -119,7 +120,7 @@ def sizes(recipe: Recipe, format: str) -> dict[str, int]:
     components = recipe.manifest["components"].values()  # of a schedule its table is read, not its network
     networks = [c["formats"][format]["file"] for c in components if format in c["formats"] and "table" not in c]
     networks += [c["table"]["file"] for c in components if "table" in c]
-    return {"networks": sum(files[name]["bytes"] for name in networks), "bundle": sum(entry["bytes"] for entry in files.values())}
+    return {"networks": sum(size_in(files, name) for name in networks), "bundle": sum(entry["bytes"] for entry in files.values())}
 
 
 def isolated(recipe: Recipe, name: str, settings: Settings) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from aigc_edge import external
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.targets import Target
 
@@ -24,8 +25,9 @@ COPIES |= {("int8", False): 2.1, ("stored", True): 2.0, ("stored", False): 2.0}
 LAID_OUT = 0.75  # of a convolution's floats
 ARENA = 1.6  # rounds the activations' peak up
 # Torch and the exporter; then by weight the module, its float64 twin, the ONNX model and a session; by activation a few in
-# float64: fitted to compilations of 143, 160 and 435 MB of weights.
+# float64: fitted to compilations of 143, 160 and 435 MB of weights. Weights apart are mapped, not read: fitted to one of 3.4 GB.
 COMPILE_BYTES, COMPILE_COPIES, COMPILE_ACTIVATIONS = 0.7e9, 5.5, 4.5
+COMPILE_COPIES_APART = 3.1
 
 
 def schedule_bytes(survey: Survey) -> int:
@@ -76,20 +78,22 @@ def evaluation(survey: Survey, format: Format, target: Target, bytes_of: int, ba
 
 def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: Mapping[str, Format], batch: int) -> int:
     """Peak memory of a process that samples with onnxruntime: its networks, and the activations of the largest evaluation."""
-    total = PROCESS_BYTES
+    total, passing = PROCESS_BYTES, 0.0
     for survey in surveys:
-        name = formats[survey.component].name
+        name, size = formats[survey.component].name, files[survey.component]
         kind = "half" if name in ("fp16", "bf16") else name if name in ("fp32", "int8") else "stored"
         inside = sum(weight.elements for weight in survey.weights if weight.operator.startswith("Conv"))
         share = inside / max(survey.parameters, 1)
-        copies = share * COPIES[kind, True] + (1 - share) * COPIES[kind, False]
+        copies = share * COPIES[kind, True] + (1 - share) * COPIES[kind, False] - 1
         floats = FLOAT * survey.parameters * (1 + LAID_OUT * share) if kind == "stored" else 0
-        total += SESSION_BYTES + copies * files[survey.component] + floats
-    return int(total + ARENA * batch * max((survey.activations for survey in surveys), default=0))
+        total += SESSION_BYTES + copies * size + floats
+        passing = max(passing, 0 if size > external.ABOVE else size)  # the file as it is read, which goes before the next is
+    return int(total + passing + ARENA * batch * max((survey.activations for survey in surveys), default=0))
 
 
 def compiling_bytes(surveys: Sequence[Survey]) -> int:
     """Peak memory of the compilation itself, one component at a time."""
-    weights = FLOAT * max((survey.parameters for survey in surveys), default=0)
+    each = [FLOAT * survey.parameters for survey in surveys]
+    weights = max((size * (COMPILE_COPIES_APART if size > external.ABOVE else COMPILE_COPIES) for size in each), default=0)
     activations = max((survey.activations for survey in surveys), default=0)
-    return int(COMPILE_BYTES + COMPILE_COPIES * weights + COMPILE_ACTIVATIONS * activations)
+    return int(COMPILE_BYTES + weights + COMPILE_ACTIVATIONS * activations)

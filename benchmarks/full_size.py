@@ -1,0 +1,159 @@
+"""Stable Diffusion 1.5 at its real size, with random weights: compiled, drawn, and compared with diffusers from the same noise.
+
+    python benchmarks/full_size.py [--formats fp32 int8w int4] [--rounds 3] [--output benchmarks/results/full-size.json]
+
+One gigaparameter: a UNet of 860 M whose file is beyond what a protobuf message holds, a text encoder of 123 M, a decoder of 49 M;
+images of 256 × 256 (for the time of two cores), four steps, guidance 7.5. Each of compiling, sampling in a format and diffusers'
+own pipeline is a process of its own; rounds are interleaved, and a first image is drawn before one is timed. Weights are
+random, so PSNR says how exact the path is, and nothing of quality. Takes 12 GB of memory, 15 GB of disk and half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from processes import child, peak
+
+from aigc_edge.bench.machine import fingerprint
+from aigc_edge.files import write_json
+
+SIZE, STEPS, PROMPT = (256, 256), 4, "a red cat"
+PROMPTS = (PROMPT, "a dog on the moon")
+
+
+def _latents() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).standard_normal((1, 4, SIZE[0] // 8, SIZE[1] // 8), np.float32)
+
+
+def compile_one(folder: str, bundle: str, threads: int, formats: list[str]) -> dict[str, Any]:
+    """Compile in this process, which does nothing else."""
+    from aigc_edge.compile import compile_source
+    from aigc_edge.sources.base import SourceOptions
+
+    options = SourceOptions(size=SIZE, prompts=PROMPTS)
+    started = time.perf_counter()
+    compile_source(folder, bundle, formats=formats, steps=STEPS, samples=2, threads=threads, options=options)
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_bytes": peak()}
+
+
+def sample_one(bundle: str, image: str, threads: int, format: str) -> dict[str, Any]:
+    """Draw an image twice in this process: the seconds of the second."""
+    import aigc_edge
+
+    started = time.perf_counter()
+    with aigc_edge.open(bundle, format=format, threads=threads) as pipeline:
+        opened = time.perf_counter() - started
+        for _ in range(2):
+            started = time.perf_counter()
+            made = pipeline.sample(1, prompt=PROMPT, latents=_latents(), output="float32")
+            seconds = time.perf_counter() - started
+    np.save(image, np.clip(np.asarray(made, np.float64) / 2 + 0.5, 0, 1))
+    return {"open_seconds": opened, "seconds": seconds, "peak_bytes": peak()}
+
+
+def peer_one(folder: str, image: str, threads: int) -> dict[str, Any]:
+    """The same image by diffusers."""
+    import diffusers
+    import torch
+
+    torch.set_num_threads(threads)
+    started = time.perf_counter()
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    opened = time.perf_counter() - started
+    pipe.set_progress_bar_config(disable=True)
+    for _ in range(2):
+        started = time.perf_counter()
+        options = {"num_inference_steps": STEPS, "height": SIZE[0], "width": SIZE[1], "output_type": "np"}
+        made = pipe(PROMPT, latents=torch.from_numpy(_latents()), guidance_scale=7.5, **options).images
+        seconds = time.perf_counter() - started
+    np.save(image, made.transpose(0, 3, 1, 2))
+    return {"open_seconds": opened, "seconds": seconds, "peak_bytes": peak()}
+
+
+def psnr(a: Path, b: Path) -> float:
+    """Between two images in 0 … 1, in dB."""
+    return round(float(10 * np.log10(1 / np.mean(np.square(np.load(a) - np.load(b).astype(np.float64))))), 1)
+
+
+def measure(place: Path, formats: list[str], threads: int, rounds: int) -> dict[str, Any]:
+    from diffusers_networks import stable_diffusion
+
+    from aigc_edge.export.bundle import read_manifest
+    from aigc_edge.external import size_in
+    from aigc_edge.preflight.plan import plan
+    from aigc_edge.sources.base import SourceOptions, open_source
+
+    folder, bundle, asked = place / "pipeline", place / "made.aigc", [f if f == "fp32" else f"{f}:psnr=0" for f in formats]
+    if not folder.exists():
+        stable_diffusion(place)
+    os.environ["XDG_CACHE_HOME"] = str(place / "cache")
+    predicted = plan(open_source(str(folder), SourceOptions(size=SIZE, prompts=PROMPTS)), asked, ["x86-cpu"], steps=STEPS)
+    parameters = {name: part["parameters"] for name, part in predicted["networks"].items()}
+    found: dict[str, Any] = {
+        "parameters": parameters,
+        "compile": child(__file__, "compile", str(folder), str(bundle), str(threads), *asked),
+    }
+    found["compile"] |= {"peak_ratio": round(found["compile"]["peak_bytes"] / predicted["compile"]["memory"], 3)}
+    found["compile"] |= {"peak_allowed": 3 * 4 * sum(parameters.values()) + 2 * 10**9}
+    manifest = read_manifest(bundle)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("diffusers", *formats)}
+    for _ in range(rounds):
+        runs["diffusers"].append(child(__file__, "peer", str(folder), str(place / "diffusers.npy"), str(threads)))
+        for name in formats:
+            runs[name].append(child(__file__, "sample", str(bundle), str(place / f"{name}.npy"), str(threads), name))
+    found["diffusers"] = {key: median(run[key] for run in runs["diffusers"]) for key in runs["diffusers"][0]}
+    found["formats"] = {}
+    for name in formats:
+        sizes = {
+            part: size_in(manifest["files"], entry["formats"][name]["file"])
+            for part, entry in manifest["components"].items()
+            if name in entry["formats"]
+        }
+        told = predicted["formats"][name]
+        ratios = sorted(peer["seconds"] / run["seconds"] for peer, run in zip(runs["diffusers"], runs[name], strict=True))
+        figures = {key: median(run[key] for run in runs[name]) for key in runs[name][0]}
+        figures |= {"bytes": sizes, "share_of_fp32": None, "size_ratio": round(sizes["denoiser"] / told["bytes"]["denoiser"], 4)}
+        figures |= {"memory_ratio": round(figures["peak_bytes"] / told["memory"], 3)}
+        figures |= {"times_diffusers": [round(ratio, 2) for ratio in ratios]}
+        figures |= {"psnr_to_diffusers": psnr(place / f"{name}.npy", place / "diffusers.npy")}
+        found["formats"][name] = figures
+    whole = found["formats"]["fp32"]["bytes"]["denoiser"]
+    for figures in found["formats"].values():
+        figures["share_of_fp32"] = round(figures["bytes"]["denoiser"] / whole, 4)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--formats", nargs="+", default=["fp32", "int8w", "int4"], help="fp32 among them")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/full-size.json"))
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        what, first, second, threads, *rest = arguments.child
+        if what == "compile":
+            found = compile_one(first, second, int(threads), rest)
+        else:
+            found = sample_one(first, second, int(threads), *rest) if what == "sample" else peer_one(first, second, int(threads))
+        print(json.dumps(found))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        results = {"machine": fingerprint(), "threads": arguments.threads, "size": SIZE, "steps": STEPS}
+        results |= measure(arguments.folder or Path(folder), arguments.formats, arguments.threads, arguments.rounds)
+    write_json(arguments.output, results)
+    print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
