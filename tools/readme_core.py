@@ -9,9 +9,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from aigc_edge.text import digits
+from aigc_edge.text import size as size_of
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -95,6 +97,25 @@ def int8(figures: Mapping[str, Any]) -> str:
     return markdown(head, rows)
 
 
+def full_size(figures: Mapping[str, Any]) -> str:
+    """Stable Diffusion 1.5 at its real size against diffusers' own pipeline, format by format."""
+    peer = figures["diffusers"]
+    rows = [["diffusers", "–", f"{peer['peak_bytes'] / 1e9:.1f} GB", f"{peer['open_seconds']:.1f} s", "1×", "–"]]
+    for name, found in figures["formats"].items():
+        ratios = found["times_diffusers"]
+        rows.append(
+            [
+                f"`{name}`",
+                size_of(sum(found["bytes"].values())),
+                f"{found['peak_bytes'] / 1e9:.1f} GB",
+                f"{found['open_seconds']:.1f} s",
+                f"{digits(median(ratios))}× ({digits(ratios[0])} … {digits(ratios[-1])})",
+                f"{found['psnr_to_diffusers']:.1f} dB",
+            ]
+        )
+    return markdown(["", "networks", "peak memory", "opens in", "as fast", "PSNR to diffusers"], rows)
+
+
 def put(text: str, name: str, table: str) -> str:
     """`text` with what stands between the marks of `name` replaced."""
     before, begin, rest = text.partition(f"<!-- {name}:begin")
@@ -107,7 +128,7 @@ def put(text: str, name: str, table: str) -> str:
 
 def main(arguments: list[str]) -> int:
     if not arguments:
-        print("readme_core: give the JSON files of benchmarks/sampling.py, tuned.py and int8.py", file=sys.stderr)
+        print("readme_core: give the JSON files of benchmarks/sampling.py, tuned.py, int8.py and full_size.py", file=sys.stderr)
         return 2
     files = [json.loads(Path(name).read_text(encoding="utf-8")) for name in arguments]
     text = README.read_text(encoding="utf-8")
@@ -116,6 +137,8 @@ def main(arguments: list[str]) -> int:
             text = put(text, "core", core(figures))
         if "networks" in figures:
             text = put(text, "int8", int8(figures))
+        if "diffusers" in figures:
+            text = put(text, "full-size", full_size(figures))
     solved = [figures for figures in files if "nfe" in figures]
     if solved:
         text = put(text, "tuned", tuned(solved))

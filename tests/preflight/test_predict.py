@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aigc_edge import targets
+from aigc_edge import external, targets
 from aigc_edge.compress.formats.base import parse
 from aigc_edge.preflight import predict
 from aigc_edge.preflight.survey import Survey, Weight
@@ -42,6 +42,21 @@ def test_products_take_their_rate(text: str, share: dict[str, int]) -> None:
 def test_what_a_target_has_no_rate_for_is_moved_only() -> None:
     assert predict.evaluation(SURVEY, parse("nvfp4:activations=fp4"), targets.get("h100"), 10**9)[1] == "bandwidth"
     assert predict.evaluation(SURVEY, parse("nvfp4"), targets.get("x86-cpu"), 10**9) == (None, None)
+
+
+def test_weights_apart_are_mapped_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [Survey(name, (Weight("w", "Gemm", 4096, 4096, LARGE),), 0, LARGE, 1, 1) for name in ("denoiser", "decoder")]
+    formats = {part.component: parse("fp32") for part in parts}
+    files = {"denoiser": 4 * 4096**2, "decoder": 2 * 4096**2}
+
+    def both() -> tuple[int, int]:
+        return predict.running_bytes(parts, files, formats, 1), predict.compiling_bytes(parts)
+
+    inside = both()
+    monkeypatch.setattr(external, "ABOVE", files["denoiser"] - 1)
+    apart = both()
+    assert inside[0] - apart[0] == files["denoiser"] - files["decoder"]  # files that are read are read one after the other
+    assert inside[1] - apart[1] > 2 * files["denoiser"]
 
 
 def test_formats_say_what_they_ask_of_a_target() -> None:
