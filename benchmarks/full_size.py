@@ -83,52 +83,68 @@ def psnr(a: Path, b: Path) -> float:
     return round(float(10 * np.log10(1 / np.mean(np.square(np.load(a) - np.load(b).astype(np.float64))))), 1)
 
 
-def measure(place: Path, formats: list[str], threads: int, rounds: int) -> dict[str, Any]:
-    from diffusers_networks import stable_diffusion
-
-    from aigc_edge.export.bundle import read_manifest
-    from aigc_edge.external import size_in
+def predict(folder: Path, formats: list[str]) -> dict[str, Any]:
+    """What `aigc-edge plan` says before."""
     from aigc_edge.preflight.plan import plan
     from aigc_edge.sources.base import SourceOptions, open_source
 
-    folder, bundle, asked = place / "pipeline", place / "made.aigc", [f if f == "fp32" else f"{f}:psnr=0" for f in formats]
-    if not folder.exists():
-        stable_diffusion(place)
-    os.environ["XDG_CACHE_HOME"] = str(place / "cache")
-    predicted = plan(open_source(str(folder), SourceOptions(size=SIZE, prompts=PROMPTS)), asked, ["x86-cpu"], steps=STEPS)
-    parameters = {name: part["parameters"] for name, part in predicted["networks"].items()}
-    found: dict[str, Any] = {
-        "parameters": parameters,
-        "compile": child(__file__, "compile", str(folder), str(bundle), str(threads), *asked),
-    }
-    found["compile"] |= {"peak_ratio": round(found["compile"]["peak_bytes"] / predicted["compile"]["memory"], 3)}
-    found["compile"] |= {"peak_allowed": 3 * 4 * sum(parameters.values()) + 2 * 10**9}
-    manifest = read_manifest(bundle)
+    return plan(open_source(str(folder), SourceOptions(size=SIZE, prompts=PROMPTS)), formats, ["x86-cpu"], steps=STEPS)
+
+
+def compiled(folder: Path, bundle: Path, formats: list[str], threads: int, predicted: dict[str, Any]) -> dict[str, Any]:
+    """Time and memory of compiling."""
+    parameters = sum(part["parameters"] for part in predicted["networks"].values())
+    found = child(__file__, "compile", str(folder), str(bundle), str(threads), *formats)
+    found |= {"peak_ratio": round(found["peak_bytes"] / predicted["compile"]["memory"], 3)}
+    return found | {"peak_allowed": 3 * 4 * parameters + 2 * 10**9}
+
+
+def drawn(folder: Path, bundle: Path, formats: list[str], threads: int, rounds: int, predicted: dict[str, Any]) -> dict[str, Any]:
+    """Sizes, memory, time and exactness of every format beside diffusers."""
+    from aigc_edge.export.bundle import read_manifest
+    from aigc_edge.external import size_in
+
+    manifest, place = read_manifest(bundle), bundle.parent
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("diffusers", *formats)}
     for _ in range(rounds):
         runs["diffusers"].append(child(__file__, "peer", str(folder), str(place / "diffusers.npy"), str(threads)))
         for name in formats:
             runs[name].append(child(__file__, "sample", str(bundle), str(place / f"{name}.npy"), str(threads), name))
-    found["diffusers"] = {key: median(run[key] for run in runs["diffusers"]) for key in runs["diffusers"][0]}
-    found["formats"] = {}
+    medians = {name: {key: median(run[key] for run in each) for key in each[0]} for name, each in runs.items()}
+    parts = manifest["components"]
+    whole = size_in(manifest["files"], parts["denoiser"]["formats"]["fp32"]["file"])
+    found: dict[str, Any] = {}
     for name in formats:
-        sizes = {
-            part: size_in(manifest["files"], entry["formats"][name]["file"])
-            for part, entry in manifest["components"].items()
-            if name in entry["formats"]
-        }
-        told = predicted["formats"][name]
+        files = {part: entry["formats"][name]["file"] for part, entry in parts.items() if name in entry["formats"]}
+        sizes, told, figures = (
+            {part: size_in(manifest["files"], file) for part, file in files.items()},
+            predicted["formats"][name],
+            medians[name],
+        )
         ratios = sorted(peer["seconds"] / run["seconds"] for peer, run in zip(runs["diffusers"], runs[name], strict=True))
-        figures = {key: median(run[key] for run in runs[name]) for key in runs[name][0]}
-        figures |= {"bytes": sizes, "share_of_fp32": None, "size_ratio": round(sizes["denoiser"] / told["bytes"]["denoiser"], 4)}
-        figures |= {"memory_ratio": round(figures["peak_bytes"] / told["memory"], 3)}
-        figures |= {"times_diffusers": [round(ratio, 2) for ratio in ratios]}
-        figures |= {"psnr_to_diffusers": psnr(place / f"{name}.npy", place / "diffusers.npy")}
-        found["formats"][name] = figures
-    whole = found["formats"]["fp32"]["bytes"]["denoiser"]
-    for figures in found["formats"].values():
-        figures["share_of_fp32"] = round(figures["bytes"]["denoiser"] / whole, 4)
-    return found
+        found[name] = figures | {
+            "bytes": sizes,
+            "share_of_fp32": round(sizes["denoiser"] / whole, 4),
+            "size_ratio": round(sizes["denoiser"] / told["bytes"]["denoiser"], 4),
+            "memory_ratio": round(figures["peak_bytes"] / told["memory"], 3),
+            "times_diffusers": [round(ratio, 2) for ratio in ratios],
+            "psnr_to_diffusers": psnr(place / f"{name}.npy", place / "diffusers.npy"),
+        }
+    return {"diffusers": medians["diffusers"], "formats": found}
+
+
+def measure(place: Path, formats: list[str], threads: int, rounds: int, known: dict[str, Any]) -> dict[str, Any]:
+    from diffusers_networks import stable_diffusion
+
+    folder, bundle, asked = place / "pipeline", place / "made.aigc", [f if f == "fp32" else f"{f}:psnr=0" for f in formats]
+    if not folder.exists():
+        stable_diffusion(place)
+    os.environ["XDG_CACHE_HOME"] = str(place / "cache")
+    predicted = predict(folder, asked)
+    found = {"parameters": {name: part["parameters"] for name, part in predicted["networks"].items()}}
+    there = bundle.exists() and "compile" in known
+    found |= {"compile": known["compile"] if there else compiled(folder, bundle, asked, threads, predicted)}
+    return found | drawn(folder, bundle, formats, threads, rounds, predicted)
 
 
 def main() -> None:
@@ -136,7 +152,11 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=["fp32", "int8w", "int4"], help="fp32 among them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where to work, kept afterwards; a bundle there is drawn from, not made (default: a temporary one)",
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/full-size.json"))
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -148,9 +168,10 @@ def main() -> None:
             found = sample_one(first, second, int(threads), *rest) if what == "sample" else peer_one(first, second, int(threads))
         print(json.dumps(found))
         return
+    known = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         results = {"machine": fingerprint(), "threads": arguments.threads, "size": SIZE, "steps": STEPS}
-        results |= measure(arguments.folder or Path(folder), arguments.formats, arguments.threads, arguments.rounds)
+        results |= measure(arguments.folder or Path(folder), arguments.formats, arguments.threads, arguments.rounds, known)
     write_json(arguments.output, results)
     print(json.dumps(results, indent=1))
 

@@ -6,6 +6,7 @@ less than a thousandth of the multiply-adds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import onnx
@@ -13,6 +14,7 @@ import onnx
 from aigc_edge.compress.graphs.graph import Layer
 
 SHARE = 1 / 250  # of the multiply-adds: what a layer at the end may cost to be left in float
+READERS = 2  # layers that may read an input that they are the beginning of: keys and values of every block read a text
 
 
 def without_ends(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[Layer]:
@@ -23,15 +25,17 @@ def without_ends(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[Layer]
     constants = {tensor.name for tensor in model.graph.initializer}
     nodes = {layer.node for layer in layers}
     total = sum(layer.macs for layer in layers)
-    near = {value.name for value in model.graph.input}
+    near = {value.name: value.name for value in model.graph.input}  # the input that a value is made of
     for node in model.graph.node:
         computed = [name for name in node.input if name and name not in constants]
         if node.output[0] not in nodes and len(computed) == 1 and computed[0] in near:
-            near.update(node.output)
+            near.update(dict.fromkeys(node.output, near[computed[0]]))
+    readers = Counter(near[layer.input] for layer in layers if layer.input in near)
+    first = {layer.node for layer in layers if layer.input in near and readers[near[layer.input]] <= READERS}
     far = {value.name for value in model.graph.output}
     for node in reversed(model.graph.node):
         computed = [name for name in node.input if name and name not in constants]
         if node.output[0] not in nodes and len(computed) == 1 and far & {*node.output}:
             far.update(computed)
-    kept = [layer for layer in layers if layer.macs > SHARE * total or not (layer.input in near or layer.node in far)]
+    kept = [layer for layer in layers if layer.macs > SHARE * total or not (layer.node in first or layer.node in far)]
     return kept or list(layers)
