@@ -46,14 +46,15 @@ def test_families(families: dict[str, Any], family: str, rng: np.random.Generato
 
 
 def test_quantised_bundle(tiny_bundle: Path, rng: np.random.Generator) -> None:
-    """The bundle's own int8 file, whose activations are rounded: the same codes but for single ones on the edge."""
+    """The bundle's own int8 file, whose activations are rounded: the same codes but for edges, in few samples."""
     model = graph.load(tiny_bundle / "denoiser.int8.onnx")
-    inputs = feeds(model, rng)
+    inputs = feeds(model, rng, batch=32)
     wanted = graph.Network(model, exact=True)(inputs)[0]
     with torch.no_grad():
         made = Trainable(model)({name: torch.from_numpy(value) for name, value in inputs.items()})[0].numpy()
     original = graph.Network(tiny_bundle / "denoiser.fp32.onnx")(inputs)[0]
-    assert np.linalg.norm(made - wanted) < 0.2 * np.linalg.norm(wanted - original)
+    apart, rounding = (np.linalg.norm(d.reshape(len(d), -1), axis=1) for d in (made - wanted, wanted - original))
+    assert np.median(apart / rounding) < 0.01
 
 
 def test_diffusers_unet_with_conditions(rng: np.random.Generator) -> None:
