@@ -46,7 +46,8 @@ def test_it_computes_the_same(rng: np.random.Generator, make: dict, channels: in
     onnx.checker.check_model(made, full_check=True)
     assert {"InstanceNormalization", "Reshape"}.isdisjoint(node.op_type for node in made.graph.node)
     was, now = (np.abs(graph.Network(model)({"x": x})[0] - exact).max() for model in (net.model, made))
-    assert now <= 10 * was + 1e-5
+    apart = (split.mean(2) ** 2 / (split.var(2) + 1e-3)).max()  # what a mean far from 0 costs a variance in float32
+    assert now <= 10 * was + 1e-5 + 8 * np.finfo(np.float32).eps * apart
     assert FORMS["openvino"].layers(made) == []  # means of groups are no layers to quantise
 
 
