@@ -144,7 +144,8 @@ def measure(place: Path, formats: list[str], threads: int, rounds: int, known: d
     found = {"parameters": {name: part["parameters"] for name, part in predicted["networks"].items()}}
     there = bundle.exists() and "compile" in known
     found |= {"compile": known["compile"] if there else compiled(folder, bundle, asked, threads, predicted)}
-    return found | drawn(folder, bundle, formats, threads, rounds, predicted)
+    made = drawn(folder, bundle, formats, threads, rounds, predicted)
+    return found | made | {"formats": {**(known["formats"] if there else {}), **made["formats"]}}
 
 
 def main() -> None:
@@ -155,7 +156,8 @@ def main() -> None:
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where to work, kept afterwards; a bundle there is drawn from, not made (default: a temporary one)",
+        help="where to work, kept afterwards; a bundle there is drawn from, not made, and what the output has "
+        "of other formats is kept (default: a temporary one)",
     )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/full-size.json"))
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
