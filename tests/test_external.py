@@ -90,9 +90,6 @@ def test_an_onnx_source_from_a_folder_of_links(path: Path, tmp_path: Path, weigh
     place.mkdir()
     for name in (path.name, DATA):
         os.symlink(tmp_path / name, place / name)
-    model = onnx.load(path)
-    for value in [*model.graph.input, *model.graph.output]:  # one image [1, 2, 2] of four latents
-        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, ["N", 4]))
     (part,) = open_source(str(_as_image(place / path.name)), SourceOptions(role="decoder")).parts()
     part.write(tmp_path / "out.onnx")
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer}
@@ -100,6 +97,7 @@ def test_an_onnx_source_from_a_folder_of_links(path: Path, tmp_path: Path, weigh
 
 
 def _as_image(path: Path) -> Path:
+    """The network in `path`, which may be a link, with its output as an image [1, 2, 2]."""
     model = onnx.load(path, load_external_data=False)
     model.graph.node.append(helper.make_node("Reshape", ["y", "shape"], ["image"]))
     model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 1, 2, 2]), "shape"))
