@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from aigc_edge.compress.calibration.trajectory import Calibration, mean_square
+from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.trainable.finetune import Lessons, Tuning, finetune, lessons, redrawn
 from aigc_edge.errors import AigcEdgeError
@@ -50,15 +50,18 @@ def test_a_disturbed_network_learns(families: dict[str, Any], family: str, rng: 
     """The error of final samples from noise that was not trained on falls."""
     source, spec, program, classes = families[family]
     original = graph.load(source)
-    calibration = Calibration.draw(spec, program, 4, num_classes=classes, seed=int(rng.integers(2**31)))
+    calibration = Calibration.draw(spec, program, 32, num_classes=classes, seed=int(rng.integers(2**31)))
     student = disturbed(original, rng, 0.05)
     wanted = calibration.run(graph.Network(original))
-    before = mean_square(calibration.run(graph.Network(student)), wanted)
+
+    def errors(model: onnx.ModelProto) -> np.ndarray:
+        return np.square(calibration.run(graph.Network(model)) - wanted).mean(axis=(1, 2, 3))
+
     told: list[tuple[int, int]] = []
     given = lessons(original, calibration, samples=0 if family == "gan" else 24)
     made = finetune(student, given, Tuning(steps=80, rate=3e-3), tell=lambda *done: told.append(done))
-    after = mean_square(calibration.run(graph.Network(made.model)), wanted)
-    assert after < 0.8 * before  # 0.1 to 0.4 of it; of few samples it is 0.6 at times
+    # The middle one of many samples: where a sample lands on another digit, its error alone is more than that of all others.
+    assert np.median(errors(made.model) / errors(student)) < 1  # 0.05 to 0.45 over 60 draws
     assert made.last_loss < 0.6 * made.first_loss
     assert told == [(step, 80) for step in range(1, 81)]
 
