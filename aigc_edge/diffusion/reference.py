@@ -155,9 +155,9 @@ def _evaluate(
     conditional, unconditional = output[: len(x)], output[len(x) :]
     guided = unconditional + dtype(weight) * (conditional - unconditional)
     if rescale:
-        axes = tuple(range(1, x.ndim))
-        ratio = conditional.std(axis=axes, keepdims=True) / guided.std(axis=axes, keepdims=True)
-        guided = guided * (dtype(rescale) * ratio + dtype(1 - rescale))
+        from aigc_edge.ops.solver_step import deviations
+
+        guided = guided * (dtype(rescale) * deviations(conditional, guided) + dtype(1 - rescale))
     return guided
 
 

@@ -48,7 +48,7 @@ def solver_step(
 
     slots [S, N, E]: the solver's state, 1 to 8 slots, slot 0 is the noisy sample x. output [G, N, E]: the network's output F of
     row r; with G = 2 the conditional half and then the unconditional one, joined as F = F[1] + guidance (F[0] - F[1]), and with
-    `rescale` > 0 multiplied by rescale std(F[0]) / std(F) + 1 - rescale, std over the sample. Then R = c_skip slots[0] + c_out F;
+    `rescale` > 0 multiplied by rescale std(F[0]) / std(F) + 1 - rescale, std over the sample (1 for an F of one value). Then R = c_skip slots[0] + c_out F;
     D = R clipped: clip_mode 1 to [clip_low, clip_high]; clip_mode 2 to [-s, s] and divided by s, where s is the clip_low quantile
     of the sample's |R| within 1 … clip_high; slots <- after [slots, D] + after_output F + after_noise eps(after_draw);
     slots <- before slots + before_noise eps(before_draw); slots[0] <- known' + mask (slots[0] - known') with known' = known_scale
@@ -70,8 +70,7 @@ def solver_step(
             halves = np.stack([_in_order(half, channels).astype(kind) for half in output])
             network = halves[0] if len(halves) == 1 else halves[1] + kind(guidance) * (halves[0] - halves[1])
             if len(halves) == 2 and rescale:
-                ratio = halves[0].std(1, keepdims=True) / network.std(1, keepdims=True)
-                network = network * (kind(rescale) * ratio + kind(1 - rescale))
+                network = network * (kind(rescale) * deviations(halves[0], network) + kind(1 - rescale))
             raw = kind(c_skip) * slots[0] + kind(c_out) * network
             bad |= ~np.isfinite(network).all(1) | ~np.isfinite(raw).all(1)
             denoised = raw
@@ -98,6 +97,14 @@ def solver_step(
                 half[...] = _in_order(kind(c_in) * slots[0], elements // channels if channels > 1 else 0)
     if nonfinite is not None:
         nonfinite[bad & (nonfinite == 0)] = mark
+
+
+def deviations(conditional: np.ndarray, guided: np.ndarray) -> np.ndarray:
+    """std(conditional) / std(guided) of each sample [N, ...]; 1 where `guided` is one value but for what rounding leaves."""
+    axes = tuple(range(1, guided.ndim))
+    flat = guided.var(axis=axes, keepdims=True) <= 1e-12 * np.square(guided).mean(axis=axes, keepdims=True)
+    of = guided.std(axis=axes, keepdims=True)
+    return np.where(flat, of.dtype.type(1), conditional.std(axis=axes, keepdims=True) / np.where(flat, of.dtype.type(1), of))
 
 
 def _in_order(values: np.ndarray, channels: int) -> np.ndarray:

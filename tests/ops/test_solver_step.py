@@ -168,6 +168,19 @@ def test_dynamic_clipping_is_torchs_quantile_and_rescale_its_standard_deviations
     torch.testing.assert_close(slots[0].double(), 0.7 * rescaled + 0.3 * joined, rtol=2e-6, atol=1e-6)
 
 
+def test_an_output_of_one_value_is_not_rescaled(rng: np.random.Generator) -> None:
+    """It has no deviation, and what rounding leaves of one is no measure of another."""
+    both = np.repeat(rng.standard_normal((2, 5, 1)).astype(np.float32), 4099, axis=2)
+    both[0, 1], both[1, 1] = rng.standard_normal(4099), -1
+    slots = {kind: np.zeros((1, 5, 4099), kind) for kind in (np.float32, np.float64)}
+    solver_step(slots[np.float32], both, guidance=1.5, rescale=1.0, after=np.array([[0.0, 1.0]]))
+    solver_step.reference(slots[np.float64], both.astype(np.float64), guidance=1.5, rescale=1.0, after=np.array([[0.0, 1.0]]))
+    one = [0, 2, 3, 4]
+    np.testing.assert_allclose(slots[np.float32][0, one], (both[1] + 1.5 * (both[0] - both[1]))[one], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(slots[np.float32], slots[np.float64], rtol=1e-5, atol=1e-5)
+    assert slots[np.float64][0, 1].std() == pytest.approx(both[0, 1].std(), rel=1e-5)
+
+
 def test_a_mark_stays_the_first_one() -> None:
     flags, slots = np.zeros(1, np.int32), np.ones((1, 1, 8), np.float32)
     broken = np.full((1, 1, 8), np.nan, np.float32)
