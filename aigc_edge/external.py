@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from aigc_edge.errors import AigcEdgeError
 
-ABOVE = 2**31 - 2**20  # bytes of weights that are written so: a protobuf message ends at 2 GB
+# Bytes of weights that are written so. A protobuf message ends at 2 GB, and long before that its copies are what a compilation
+# takes: one that is read, parsed and written is there three times, weights apart are mapped.
+ABOVE = 2**28
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,10 @@ def read_weights(tensors: Iterable[Any], model: Path) -> None:
     finally:
         for stream in streams.values():
             stream.close()
+
+
+def mapped(tensor: Any, model: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The values of an onnx.TensorProto whose bytes lie beside the file `model`: read from there as they are used."""
+    place, shape = Place.of(tensor), tuple(tensor.dims)
+    assert place is not None
+    return np.memmap(model.parent / place.location, dtype, "r", place.offset, shape) if all(shape) else np.zeros(shape, dtype)

@@ -37,8 +37,17 @@ def return_memory() -> None:
 
 def free_memory() -> int | None:
     """Bytes that can be had without swapping; None where the system does not tell."""
+    return _memory("MemAvailable:")
+
+
+def total_memory() -> int | None:
+    """Bytes that this machine has; None where the system does not tell."""
+    return _memory("MemTotal:")
+
+
+def _memory(entry: str) -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(entry))
     except (OSError, StopIteration, ValueError):  # not Linux
         return None

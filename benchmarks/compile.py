@@ -4,8 +4,10 @@
 
 Each network (diffusers' classes, random weights: neither time, nor memory, nor size depends on them) is compiled by a process of
 its own: export, check, calibration along ten steps, quantisation, proof and bundle. Its peak memory and the seconds of each stage
-are recorded, then the peak memory of a process that draws one sample in each format. `aigc-edge plan` is asked before; ratios
-are what happened to what was predicted; the constants of its figures of memory were fitted to these networks.
+are recorded, then the peak memory of a process that draws one sample in each format, and the median seconds of a few more.
+`aigc-edge plan` is asked before; ratios are what happened to what was predicted; the constants of its figures of memory were
+fitted to these networks. Its time is the least that this processor could take, at the rate of large matrix products: `time_ratio`
+is how far from it a sample is.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +29,7 @@ from aigc_edge.files import write_json
 FORMATS = {"unet": ("fp32", "int8:psnr=0,aim=0"), "dit": ("fp32", "int8:psnr=0,aim=0", "int4:psnr=0")}
 FORMATS |= {"latent": ("fp32", "int8:psnr=0,aim=0", "int4:psnr=0")}
 NETWORK = (".onnx", ".onnx.data")
+TIMED = 5  # samples
 SAMPLES = 4  # images a format that are measured: untrained networks have no quality to speak of
 
 
@@ -62,12 +66,17 @@ def compile_one(name: str, out: str, threads: int) -> dict[str, Any]:
 
 
 def sample_one(bundle: str, format: str, threads: int) -> dict[str, Any]:
-    """Draw one sample in this process."""
+    """Draw one sample in this process, then a few to be timed."""
     import aigc_edge
 
     with aigc_edge.open(bundle, format=format, threads=threads) as pipeline:
         pipeline.sample(1)
-    return {"peak_bytes": peak()}
+        memory, times = peak(), []
+        for _ in range(TIMED):
+            started = time.perf_counter()
+            pipeline.sample(1)
+            times.append(time.perf_counter() - started)
+    return {"peak_bytes": memory, "seconds": statistics.median(times)}
 
 
 def measure(name: str, threads: int) -> dict[str, Any]:
@@ -75,7 +84,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     from aigc_edge.external import size_in
     from aigc_edge.preflight.plan import plan
 
-    predicted = plan(generator(name), FORMATS[name], ["x86-cpu"], steps=10)
+    predicted = plan(generator(name), FORMATS[name], ["x86-cpu"], steps=10, threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         bundle = f"{folder}/{name}.aigc"
@@ -86,16 +95,20 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         formats: dict[str, Any] = {}
         for format, entry in manifest["components"]["denoiser"]["formats"].items():
             size, told = size_in(manifest["files"], entry["file"]), predicted["formats"][format]
-            memory = child(__file__, "sample", bundle, format, str(threads))["peak_bytes"]
+            drawn = child(__file__, "sample", bundle, format, str(threads))
+            least = predicted["targets"]["x86-cpu"][format]["seconds"]
             formats[format] = {
                 "bytes": size,
                 "share_of_fp32": round(size / size_in(manifest["files"], "denoiser.fp32.onnx"), 4),
                 "size_ratio": round(size / told["bytes"]["denoiser"], 4),
-                "sampling_bytes": memory,
-                "memory_ratio": round(memory / told["memory"], 3),
+                "sampling_bytes": drawn["peak_bytes"],
+                "memory_ratio": round(drawn["peak_bytes"] / told["memory"], 3),
+                "seconds": round(drawn["seconds"], 4),
+                "time_ratio": round(drawn["seconds"] / least, 2),
                 "psnr": manifest["quality"][format].get("psnr"),
             }
     parameters = sum(part["parameters"] for part in predicted["networks"].values())
+    found |= {"rates": predicted["figures"]["x86-cpu"]}
     found |= {"peak_ratio": round(found["peak_bytes"] / predicted["compile"]["memory"], 3)}
     found |= {"peak_allowed": 3 * 4 * parameters + 2 * 10**9, "parameters": parameters}
     networks = sum(size for file, size in files.items() if file.endswith(NETWORK))

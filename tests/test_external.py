@@ -96,6 +96,44 @@ def test_an_onnx_source_from_a_folder_of_links(path: Path, tmp_path: Path, weigh
     assert any(value.shape == (4, 4) and np.array_equal(value, weights["a"]) for value in found.values())
 
 
+def test_large_weights_of_an_onnx_source_are_read_as_they_are_used(path: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Through links, from a file of any name, of which the identity of the source tells."""
+    weight = rng.standard_normal((4, 4096)).astype(np.float32)
+    model = onnx.load(_as_image(path), load_external_data=False)
+    model.graph.node.insert(0, helper.make_node("MatMul", ["z", "large"], ["x0"]))
+    model.graph.node.insert(1, helper.make_node("Slice", ["x0", "start", "end", "axis"], ["x"]))
+    model.graph.input[0].name = "z"
+    for name, value in (("start", [0]), ("end", [4]), ("axis", [1])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    place, store = tmp_path / "snapshot", tmp_path / "store"
+    place.mkdir()
+    store.mkdir()
+    (store / "blob").write_bytes(bytes(64) + weight.tobytes())
+    large = model.graph.initializer.add(name="large", data_type=TensorProto.FLOAT, dims=weight.shape)
+    large.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "odd name", "offset": 64, "length": weight.nbytes}.items():
+        large.external_data.add(key=key, value=str(value))
+    (store / "graph").write_bytes(model.SerializeToString())
+    os.symlink(store / "graph", place / "net.onnx")
+    os.symlink(store / "blob", place / "odd name")
+    os.link(tmp_path / DATA, place / DATA)
+
+    source = open_source(str(place / "net.onnx"), SourceOptions(role="decoder"))
+    (part,) = source.parts()
+    assert not part.model().graph.initializer[-1].raw_data, "the file is mapped, not read"
+    part.write(tmp_path / "out.onnx")
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer}
+    np.testing.assert_array_equal(found["large"], weight)
+    before = source.identity("decoder")
+    assert before == open_source(str(place / "net.onnx"), SourceOptions(role="decoder")).identity("decoder")
+    (store / "blob").write_bytes(bytes(64) + (-weight).tobytes())
+    assert before != source.identity("decoder")
+    weight[2, 77] = np.nan
+    (store / "blob").write_bytes(bytes(64) + weight.tobytes())
+    with pytest.raises(AigcEdgeError, match=r"the weight 'large' of net\.onnx holds NaN"):
+        open_source(str(place / "net.onnx"), SourceOptions(role="decoder"))
+
+
 def _as_image(path: Path) -> Path:
     """The network in `path`, which may be a link, with its output as an image [1, 2, 2]."""
     model = onnx.load(path, load_external_data=False)

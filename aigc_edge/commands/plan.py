@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from typing import Any
 
 from aigc_edge.commands import values
@@ -15,7 +16,7 @@ HELP = "predict sizes, memory and speed without building"
 DESCRIPTION = """\
 Look at a source and predict, without exporting or building anything: the size of each network in each format, the memory that
 sampling and compiling take, the least time an image can take on each target (a roofline: what is moved and what is multiplied),
-and what does not run there.
+and what does not run there. Of GPUs the rates are the maker's, of this machine's CPU they are measured, which takes a second.
 
   aigc-edge plan ./stable-diffusion --format fp16 --format int8 --format int4 --target jetson-orin-agx --target rtx-40"""
 
@@ -29,6 +30,9 @@ def configure(parser: Parser) -> None:
     what.add_argument("--steps", type=values.whole(1, 10_000), metavar="N", help="steps of the default program")
     what.add_argument("--guidance", type=values.real(0, 1000), metavar="X", help="guidance scale of the programs")
     what.add_argument("--batch", type=values.whole(1, 4096), default=1, metavar="N", help="samples at once (default: 1)")
+    what.add_argument(
+        "--threads", type=values.threads, metavar="N", help="threads that times of this CPU are for (default: all physical cores)"
+    )
     about(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -45,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         guidance_scale=arguments.guidance,
         batch=arguments.batch,
+        threads=arguments.threads,
     )
     print(json.dumps(found, indent=1) if arguments.json else render(found))
     return 0
@@ -82,5 +87,17 @@ def render(plan: dict[str, Any]) -> str:
             rows.append([name, time, ", ".join(slow)])
             notes += [f"  {name}: {note}" for note in found["notes"]]
         lines = table(["format", "least time an image", "spent on"], rows, right=[1])
-        parts.append("\n".join([f"On {target}", lines, *dict.fromkeys(notes)]))
+        parts.append("\n".join([f"On {target}", _rates(plan["figures"][target]), lines, *dict.fromkeys(notes)]))
     return "\n\n".join(parts)
+
+
+def _rates(figures: dict[str, Any]) -> str:
+    """What the times of a target are made of."""
+    from aigc_edge.text import digits
+
+    said = "its rates are not known: a plan that is made there measures them"
+    if figures["bandwidth_gbs"]:
+        rates = ", ".join(f"{kind} {digits(rate)}" for kind, rate in (figures["tops"] or {}).items())
+        said = ", ".join([*([f"{rates} T(FL)OP/s"] if rates else []), f"{digits(figures['bandwidth_gbs'])} GB/s"])
+        said += f" ({figures['of']})" if figures["of"] else ""
+    return textwrap.fill(said, 100, initial_indent="  ", subsequent_indent="  ")

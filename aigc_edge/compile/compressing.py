@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.steps import fingerprint
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.constants import SCHEDULE
+from aigc_edge.hardware import return_memory
 
 if TYPE_CHECKING:
     from aigc_edge.compress.calibration.trajectory import Calibration
@@ -81,6 +83,8 @@ def _convert(work: Work, part: str, format: Format, calibration: Calibration | N
         return convert(format, source, folder / file, calibration, progress=tell, threads=work.request.threads)
 
     place, report, _ = work.steps.once(f"{part} as {format.name}", key, make)
+    gc.collect()  # networks in cycles: few objects, much memory
+    return_memory()
     work.take(place, file)
     return report
 

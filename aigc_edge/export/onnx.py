@@ -209,6 +209,7 @@ def saved(model: ir.Model, path: Path) -> Iterator[Path]:
             if not apart:
                 ir.external_data.load_to_model(model)  # weights that it has in a file of another model
             ir.save(model, part, external_data=data.name if apart else None)
+            del model  # of which the caller may hold no other: the check takes memory of its own
             yield part
     finally:
         if not (apart and path.exists()):

@@ -48,12 +48,13 @@ def solver_step(
 
     slots [S, N, E]: the solver's state, 1 to 8 slots, slot 0 is the noisy sample x. output [G, N, E]: the network's output F of
     row r; with G = 2 the conditional half and then the unconditional one, joined as F = F[1] + guidance (F[0] - F[1]), and with
-    `rescale` > 0 multiplied by rescale std(F[0]) / std(F) + 1 - rescale, std over the sample (1 for an F of one value). Then R = c_skip slots[0] + c_out F;
-    D = R clipped: clip_mode 1 to [clip_low, clip_high]; clip_mode 2 to [-s, s] and divided by s, where s is the clip_low quantile
-    of the sample's |R| within 1 … clip_high; slots <- after [slots, D] + after_output F + after_noise eps(after_draw);
-    slots <- before slots + before_noise eps(before_draw); slots[0] <- known' + mask (slots[0] - known') with known' = known_scale
-    known + known_noise known_eps where there is a mask (1: generated, 0: known); net_input [K, N, E] = c_in slots[0], K = 1 or 2
-    times. Before row 0 `output` and `after` are None, after the last row `net_input` is None; before = None is the identity.
+    `rescale` > 0 multiplied by rescale std(F[0]) / std(F) + 1 - rescale, std over the sample (the ratio of an F of one value is
+    1). Then R = c_skip slots[0] + c_out F; D = R clipped: clip_mode 1 to [clip_low, clip_high]; clip_mode 2 to [-s, s] and
+    divided by s, where s is the clip_low quantile of the sample's |R| within 1 … clip_high; slots <- after [slots, D] +
+    after_output F + after_noise eps(after_draw); slots <- before slots + before_noise eps(before_draw); slots[0] <- known' + mask
+    (slots[0] - known') with known' = known_scale known + known_noise known_eps where there is a mask (1: generated, 0: known);
+    net_input [K, N, E] = c_in slots[0], K = 1 or 2 times. Before row 0 `output` and `after` are None, after the last row
+    `net_input` is None; before = None is the identity.
 
     eps is `randn(seeds, draw)`, or the tensor given. output and net_input are float32, float16 or bfloat16; with `channels` > 1
     their elements stand channels last: element c P + p of a slot is their element p C + c. nonfinite [N]: where F, R or a new

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aigc_edge.compile.request import devices_of
+from aigc_edge.compile.request import devices_of, here
+from aigc_edge.engines.base import physical_cores
 from aigc_edge.preflight import predict
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.sources.base import Source
@@ -42,18 +43,22 @@ def plan(
     steps: int | None = None,
     guidance_scale: float | None = None,
     batch: int = 1,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """What compiling `source` into `formats` for `targets` would give, as JSON.
 
+    A target that is the CPU of this machine is measured first, with `threads` threads (None: its physical cores).
+
     "networks" (parameters, multiply-adds), "formats" (bytes of every network and of the bundle's networks, peak memory of a
     process that samples a batch), "targets" (for each format the least seconds an image, what they are spent on and notes, or
-    why it does not run), "compile" (peak memory). Raises AigcEdgeError for unknown names and sources that cannot be opened.
+    why it does not run), "figures" (what the times of each target are made of), "compile" (peak memory). Raises AigcEdgeError
+    for unknown names and sources that cannot be opened.
     """
     from aigc_edge.compress.formats.base import parse
 
-    devices, chosen = devices_of(targets), [parse(text) for text in formats]
+    devices, chosen = [_with_figures(device, threads) for device in devices_of(targets)], [parse(text) for text in formats]
     program = source.programs(solver, steps, guidance_scale)[0]
-    surveys = survey_source(source)
+    surveys, files = survey_source(source), all(isinstance(part, OnnxPart) for part in source.parts())
     main = next(name for name in MAIN if any(survey.component == name for survey in surveys))
     sizes = {format.name: _sizes(surveys, format, main) for format in chosen}
     # Guidance that is an input of the network takes one evaluation a row, whatever the scale.
@@ -61,6 +66,9 @@ def plan(
     halves = 1 if embedded or all(weight == 1 for weight in program.weights) else 2
     count = program.nfe if embedded else program.sample_evaluations
     evaluations = {survey.component: 1 for survey in surveys} | ({"denoiser": count} if program.rows else {})
+    # How often a network runs for a batch and on how many samples: both halves of guidance at once, so weights are read once.
+    calls = {survey.component: (1, float(batch)) for survey in surveys}
+    calls |= {"denoiser": (program.nfe, batch * count / program.nfe)} if program.rows else {}
     schedule = sum(map(predict.schedule_bytes, surveys))  # of a bundle with fp32; without, as small as the rest
     networks = sum(sum(sizes[f.name].values()) + _graphs(f, devices) * sizes[f.name][main] for f in chosen)
     weights = sum(predict.FLOAT * survey.parameters for survey in surveys) if source.model_config() else 0
@@ -80,9 +88,18 @@ def plan(
         },
         "weights_copy": weights,
         "bundle": weights + schedule + networks,
-        "compile": {"memory": predict.compiling_bytes(surveys)},
-        "targets": {t.name: {f.name: _on(t, f, surveys, sizes[f.name], evaluations) for f in chosen} for t in devices},
+        "compile": {"memory": predict.compiling_bytes(surveys, predict.OF_FILES if files else predict.OF_MODULES)},
+        "figures": {t.name: {"tops": t.tops, "bandwidth_gbs": t.bandwidth_gbs, "of": t.figures} for t in devices},
+        "targets": {
+            t.name: {f.name: _on(t, f, surveys, _formats(surveys, f, main), calls, batch) for f in chosen} for t in devices
+        },
     }
+
+
+def _with_figures(device: Target, threads: int | None) -> Target:
+    from aigc_edge.preflight.processor import measured
+
+    return measured(device, threads or physical_cores()) if device.kind == "cpu" and device.name in here() else device
 
 
 def _graphs(format: Format, devices: Sequence[Target]) -> int:
@@ -106,23 +123,29 @@ def _sizes(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, in
 
 
 def _on(
-    target: Target, format: Format, surveys: Sequence[Survey], sizes: dict[str, int], evaluations: dict[str, int]
+    target: Target,
+    format: Format,
+    surveys: Sequence[Survey],
+    formats: Mapping[str, Format],
+    calls: Mapping[str, tuple[int, float]],
+    batch: int,
 ) -> dict[str, Any]:
     if format.name not in target.precisions:
         return {"why_not": f"{target.name} runs {', '.join(target.precisions)}"}
-    seconds: float | None = 0.0
-    parts = {}
-    for survey in surveys:
-        each, bound = predict.evaluation(survey, format, target, sizes[survey.component])
-        parts[survey.component] = {"seconds": each, "bound": bound}
-        seconds = None if each is None or seconds is None else seconds + each * evaluations[survey.component]
     found = {target.limit(format.asked, weight.operator) for survey in surveys for weight in survey.weights}
     limits = [limit for limit in found if limit is not None]
     impossible = [limit for limit in limits if limit.runs is None]
     if impossible:
         return {"why_not": impossible[0].why}
+    parts: dict[str, dict[str, Any]] = {}
+    for survey in surveys:
+        times, samples = calls[survey.component]
+        each, bound = predict.evaluation(survey, formats[survey.component], target, samples)
+        parts[survey.component] = {"seconds": each, "evaluations": times, "samples": samples, "bound": bound}
+    known = all(part["seconds"] is not None for part in parts.values())
+    seconds = sum(part["seconds"] * part["evaluations"] for part in parts.values()) / batch if known else None
     notes = [f"{limit.operator} runs in {limit.runs}: {limit.why}" for limit in limits]
-    total = sum(sizes.values())
+    total = sum(predict.file_bytes(survey, formats[survey.component]) for survey in surveys)
     if target.memory_gb is not None and total > ROOM * 1e9 * target.memory_gb:
         notes.append(f"networks of {total / 1e9:.1f} GB leave no room for anything else in {target.memory_gb:g} GB")
     return {"seconds": seconds, "networks": parts, "notes": notes}

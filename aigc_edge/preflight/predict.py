@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aigc_edge import external
 from aigc_edge.preflight.survey import Survey
@@ -24,10 +24,19 @@ COPIES = {("fp32", True): 3.25, ("fp32", False): 2.25, ("half", True): 5.4, ("ha
 COPIES |= {("int8", False): 2.1, ("stored", True): 2.0, ("stored", False): 2.0}
 LAID_OUT = 0.75  # of a convolution's floats
 ARENA = 1.6  # rounds the activations' peak up
-# Torch and the exporter; then by weight the module, its float64 twin, the ONNX model and a session; by activation a few in
-# float64: fitted to compilations of 143, 160 and 435 MB of weights. Weights apart are mapped, not read: fitted to one of 3.4 GB.
-COMPILE_BYTES, COMPILE_COPIES, COMPILE_ACTIVATIONS = 0.7e9, 5.5, 4.5
-COMPILE_COPIES_APART = 3.1
+
+
+class Compiling(NamedTuple):
+    """What a compilation takes: for itself, by byte of weights inside the ONNX file, and by byte of weights beside it."""
+
+    process: float
+    inside: float
+    apart: float
+
+
+# With torch, the exporter, the module and its float64 twin: fitted to compilations of 143, 160, 435 MB of weights and of 3.4 GB.
+# Of ONNX files: of 168 MB, 0.9 and 2.4 GB. By activation a few in float64.
+OF_MODULES, OF_FILES, COMPILE_ACTIVATIONS = Compiling(0.7e9, 5.5, 3.1), Compiling(0.45e9, 4.3, 2.6), 4.5
 
 
 def schedule_bytes(survey: Survey) -> int:
@@ -52,14 +61,14 @@ def _ends(survey: Survey) -> set[int]:
     return {id(weight) for weight in products[:1] + products[-1:]}
 
 
-def evaluation(survey: Survey, format: Format, target: Target, bytes_of: int, batch: int = 1) -> tuple[float | None, str | None]:
-    """Least seconds of one evaluation on the target, the roofline: weights and activations moved once, or all multiply-adds.
+def evaluation(survey: Survey, format: Format, target: Target, batch: float = 1) -> tuple[float | None, str | None]:
+    """Least seconds of one evaluation of `batch` samples on the target, the roofline: all is moved once, or all is multiplied.
 
     None where the target's figures are not known; else with what the time is spent on, "bandwidth" or "arithmetic".
     """
     if not target.bandwidth_gbs:
         return None, None
-    moved = (bytes_of + 2 * survey.activations * batch) / (target.bandwidth_gbs * 1e9)
+    moved = (_read_bytes(survey, format, target) + 2 * survey.activations * batch) / (target.bandwidth_gbs * 1e9)
     tops = target.tops or {}
     floats = "fp32" if format.name == "fp32" or target.kind == "cpu" else "fp16"
     ends = _ends(survey)
@@ -69,11 +78,19 @@ def evaluation(survey: Survey, format: Format, target: Target, bytes_of: int, ba
     work.append((survey.products, format.computed_in("MatMul", 0, 0, False)))
     computed = 0.0
     for macs, kind in work:
-        rate = tops.get(kind or floats)
+        rate = tops.get(floats if target.kind == "cpu" and kind not in tops else kind or floats)
         if not rate:
             return moved, "bandwidth"
         computed += 2 * macs * batch / (rate * 1e12)
     return max(moved, computed), "bandwidth" if moved >= computed else "arithmetic"
+
+
+def _read_bytes(survey: Survey, format: Format, target: Target) -> int:
+    """Bytes of weights that an evaluation reads: as they are stored, but on CPUs floats of what is not computed in int8."""
+    stored = file_bytes(survey, format)
+    if target.kind != "cpu" or format.computed_in("MatMul", 1, 1, False) in (target.tops or {}):
+        return stored
+    return max(stored, FLOAT * survey.parameters - schedule_bytes(survey))
 
 
 def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: Mapping[str, Format], batch: int) -> int:
@@ -91,9 +108,9 @@ def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: 
     return int(total + passing + ARENA * batch * max((survey.activations for survey in surveys), default=0))
 
 
-def compiling_bytes(surveys: Sequence[Survey]) -> int:
+def compiling_bytes(surveys: Sequence[Survey], takes: Compiling = OF_MODULES) -> int:
     """Peak memory of the compilation itself, one component at a time."""
     each = [FLOAT * survey.parameters for survey in surveys]
-    weights = max((size * (COMPILE_COPIES_APART if size > external.ABOVE else COMPILE_COPIES) for size in each), default=0)
+    weights = max((size * (takes.apart if size > external.ABOVE else takes.inside) for size in each), default=0)
     activations = max((survey.activations for survey in surveys), default=0)
-    return int(COMPILE_BYTES + weights + COMPILE_ACTIVATIONS * activations)
+    return int(takes.process + weights + COMPILE_ACTIVATIONS * activations)

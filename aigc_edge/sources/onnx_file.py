@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +15,27 @@ from aigc_edge import data
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion.build import resolve
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import sha256_of
 from aigc_edge.sizes import Dim, Size, at, named, sides
 from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
 from aigc_edge.sources.onnx_model import (
     Tensor,
     adapted,
+    as_ir,
     checked_model,
     engine_takes,
+    files_beside,
+    read_model,
     roles_of,
     scale_of,
     signature,
     with_shapes,
 )
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.spec import BATCH, ComponentSpec, Role, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
     from aigc_edge.export.onnx import Evaluate
 
@@ -84,7 +89,7 @@ class OnnxSource(Source):
         )
         spec = ComponentSpec(str(options.role), taken, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
         self.sizes = options.sizes if known and options.further_sizes else ()
-        self._part = OnnxPart(spec, path, lambda: adapted(model, roles), self.num_classes, self.sizes)
+        self._part = OnnxPart(spec, path, roles, self.num_classes, self.sizes)
 
     def _sized(self, model: onnx.ModelProto, sample: Tensor, output: Tensor) -> dict[str, tuple[Dim, ...]]:
         """Shapes of the sample and the image, where height and width are dynamic, at the sizes that were asked for."""
@@ -125,8 +130,8 @@ class OnnxSource(Source):
 
     def identity(self, part: str) -> str:
         digest = hashlib.sha256(repr(self._options).encode())
-        for file in [self._path, *sorted(self._path.parent.glob(f"{self._path.name}?data"))]:
-            digest.update(file.read_bytes())
+        for file in (self._path, *files_beside(self._path)):
+            digest.update(sha256_of(file).encode())
         return digest.hexdigest()
 
     def data(self) -> ImageSet | None:
@@ -144,13 +149,13 @@ class OnnxPart(Part):
     """A network that is ONNX already: no torch module stands behind it, and what it is compared with is itself."""
 
     def __init__(
-        self, spec: ComponentSpec, path: Path, model: Callable[[], onnx.ModelProto], classes: int, sizes: Sequence[Size] = ()
+        self, spec: ComponentSpec, path: Path, roles: Mapping[str, Role], classes: int, sizes: Sequence[Size] = ()
     ) -> None:
-        self.spec, self._path, self._model, self._classes, self.sizes = spec, path, model, classes, tuple(sizes)
+        self.spec, self._path, self._roles, self._classes, self.sizes = spec, path, roles, classes, tuple(sizes)
 
     def model(self) -> onnx.ModelProto:
-        """The network with the signature that the runtime feeds."""
-        return with_shapes(self._model(), self.spec, self.sizes)
+        """The network with the signature that the runtime feeds, read anew; weights beside the file stay there."""
+        return with_shapes(adapted(read_model(self._path), self._roles), self.spec, self.sizes)
 
     @property
     def module(self) -> Any:
@@ -162,26 +167,31 @@ class OnnxPart(Part):
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the file with our signature, cleaned where that can be; raises AigcEdgeError where it cannot run in batches."""
-        import onnx_ir as ir
+        import onnx
 
-        from aigc_edge.export.clean import clean
         from aigc_edge.export.onnx import saved
 
-        proto = self.model()
-        model = ir.from_proto(proto)
-        try:
-            clean(model, self.sizes[0] if self.sizes else None)
-        except Exception:  # whatever shape inference stumbles over: a graph that is not simplified is still right
-            model = ir.from_proto(proto)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with saved(model, path) as part:
+        with saved(self._cleaned(), path) as part:
+            nodes = len(onnx.load(part, load_external_data=False).graph.node)
             session = engine_takes(str(part), self._path)
             error = max(self._batches_agree(lambda feeds: session.run(None, feeds), size) for size in self._each_size)
         return {
             "component": self.spec.name,
-            "nodes": len(list(model.graph)),
+            "nodes": nodes,
             "checks": [{"batches": list(BATCHES), "relative_l2": error}],
         }
+
+    def _cleaned(self) -> ir.Model:
+        from aigc_edge.export.clean import clean
+
+        proto = self.model()
+        model = as_ir(proto, self._path)
+        try:
+            clean(model, self.sizes[0] if self.sizes else None)
+        except Exception:  # whatever shape inference stumbles over: a graph that is not simplified is still right
+            model = as_ir(proto, self._path)
+        return model
 
     @property
     def _each_size(self) -> tuple[Size | None, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.compress.graphs.graph import outline
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.external import read_weights
+from aigc_edge.external import Place, check_places, mapped, read_weights
 from aigc_edge.sizes import METADATA, Size, named
 from aigc_edge.spec import BATCH, ComponentSpec, Role
 
 OPSET, LEAST_OPSET = 20, 9  # what quantisers and TensorRT take; what onnx can bring up to it
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _PROBE = (1, 1, 24, 40)  # a shape to learn by what its sides become
+SMALL = 1024  # elements: what shapes, axes and the like are made of is small
 _AGAIN = "export it again"
 
 
@@ -48,24 +54,68 @@ class Tensor:
 
 
 def checked_model(path: Path) -> onnx.ModelProto:
-    """The model in `path` with its weights; raises AigcEdgeError for one that cannot be run as it is, saying why."""
-    try:
-        model = onnx.load(os.fspath(path), load_external_data=False)
-    except Exception as error:  # protobuf's own errors have no useful base class
-        raise AigcEdgeError(
-            f"{path} is no readable ONNX file ({type(error).__name__}): it was cut off or is another; {_AGAIN}"
-        ) from error
+    """What `read_model` gives; raises AigcEdgeError for a model that cannot be run as it is, saying why."""
+    model = _parsed(path)
     if not model.graph.node or not model.graph.output:
         raise AigcEdgeError(f"{path} holds no network: {_AGAIN}")
     _check_operators(model, path)
-    read_weights(model.graph.initializer, path)
+    _read_small(model, path)
     for tensor in model.graph.initializer:
         if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
             kind = TensorProto.DataType.Name(tensor.data_type).lower()
             raise AigcEdgeError(f"{path.name} has {kind} weights: export it in float32; formats such as fp16 are made from that")
-        if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
+        if tensor.data_type == TensorProto.FLOAT and not np.isfinite(_values(tensor, path)).all():
             raise AigcEdgeError(f"the weight {tensor.name!r} of {path.name} holds NaN or infinity: the training went wrong")
     return _at_opset(model, path)
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The model in `path` at our opset. Large weights that lie beside the file stay there."""
+    model = _parsed(path)
+    _read_small(model, path)
+    return _at_opset(model, path)
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(os.fspath(path), load_external_data=False)
+    except Exception as error:  # protobuf's own errors have no useful base class
+        raise AigcEdgeError(
+            f"{path} is no readable ONNX file ({type(error).__name__}): it was cut off or is another; {_AGAIN}"
+        ) from error
+
+
+def _read_small(model: onnx.ModelProto, path: Path) -> None:
+    """Read what lies beside the file but the large floats: of small constants shapes are made."""
+    check_places(model.graph.initializer, path)
+    large = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and math.prod(t.dims) > SMALL]
+    names = {tensor.name for tensor in large}
+    read_weights([tensor for tensor in model.graph.initializer if tensor.name not in names], path)
+
+
+def files_beside(path: Path) -> list[Path]:
+    """The files that hold weights of the model in `path`."""
+    places = filter(None, map(Place.of, _parsed(path).graph.initializer))
+    return [path.parent / location for location in sorted({place.location for place in places})]
+
+
+def _values(tensor: onnx.TensorProto, path: Path) -> npt.NDArray[Any]:
+    return mapped(tensor, path, np.float32) if Place.of(tensor) else numpy_helper.to_array(tensor)
+
+
+def _mapped(tensor: onnx.TensorProto, path: Path) -> ir.Tensor:
+    return ir.Tensor(mapped(tensor, path, np.float32))
+
+
+def as_ir(model: onnx.ModelProto, path: Path) -> ir.Model:
+    """`model`, read from `path`, as onnx_ir takes it; weights beside the file are read as they are used."""
+    apart = {tensor.name: tensor for tensor in model.graph.initializer if Place.of(tensor)}
+    made = ir.from_proto(model)
+    for name, tensor in apart.items():
+        # onnx_ir's own tensor for this refuses files that are links.
+        values, shape = functools.partial(_mapped, tensor, path), ir.Shape(tensor.dims)
+        made.graph.initializers[name].const_value = ir.LazyTensor(values, dtype=ir.DataType.FLOAT, shape=shape, name=name)
+    return made
 
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:
@@ -144,10 +194,8 @@ def roles_of(inputs: Mapping[str, Tensor], role: str, given: Mapping[str, str], 
 
 
 def adapted(model: onnx.ModelProto, roles: Mapping[str, Role]) -> onnx.ModelProto:
-    """A copy that takes float32 [N, ...], timesteps float32 [N] and classes int64 [N], whatever the file took."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph, nodes = result.graph, []
+    """`model`, changed in place to take float32 [N, ...], timesteps float32 [N] and classes int64 [N], whatever it took."""
+    graph, nodes = model.graph, list[onnx.NodeProto]()
     constants = {tensor.name for tensor in graph.initializer}
     kept = [value for value in graph.input if value.name not in constants]
     del graph.input[:]
@@ -177,23 +225,19 @@ def adapted(model: onnx.ModelProto, roles: Mapping[str, Role]) -> onnx.ModelProt
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_param = BATCH
     del graph.value_info[:]  # sizes that may have been recorded for the batch of the export
-    return result
+    return model
 
 
 def scale_of(model: onnx.ModelProto, sample: str, path: Path) -> int:
     """How many pixels one place of the sample becomes in each direction; raises AigcEdgeError where shapes do not tell."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
+    probe = outline(model)
     for value in probe.graph.input:
         for place, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.dim_value:
                 dim.dim_value = _PROBE[place] if value.name == sample else 1
     for value in probe.graph.output:
         value.type.tensor_type.ClearField("shape")
-    try:
-        made = onnx.shape_inference.infer_shapes(probe, data_prop=True).graph.output[0].type.tensor_type.shape.dim
-    except ValueError:  # beyond 2 GB
-        made = []
+    made = onnx.shape_inference.infer_shapes(probe, data_prop=True).graph.output[0].type.tensor_type.shape.dim
     sides = [dim.dim_value for dim in made][2:]
     scale = sides[0] // _PROBE[2] if len(sides) == 2 else 0
     if scale < 1 or sides != [scale * side for side in _PROBE[2:]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -97,6 +98,16 @@ def test_the_plan_says_what_does_not_run(cli: Any, network: Path) -> None:
     assert cli.left() == {"net.onnx"}
     told = json.loads(cli.run("plan", "net.onnx", *OPTIONS, "--format", "int8", "--json").stdout)
     assert told["networks"]["denoiser"]["macs"] == 3 * 3 * 9 * 64
+    if platform.machine() in ("x86_64", "AMD64"):  # the default target is this machine's processor, which is measured
+        assert told["figures"]["x86-cpu"]["of"].startswith("measured here, ")
+        assert told["targets"]["x86-cpu"]["int8"]["seconds"] > 0
+    done = cli.run(
+        "plan", "net.onnx", *OPTIONS, "--format", "fp32", "--target", "arm-cpu", "--target", "x86-cpu", "--threads", "1"
+    )
+    assert " GB/s (measured here, 1 thread)" in done.stdout
+    assert "a plan that is made there measures them" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "\n  fp32  " in done.stdout
     cli.refuse("plan", "net.onnx", *OPTIONS, "--format", "int2", says=("int2",))
 
 

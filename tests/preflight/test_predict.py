@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from aigc_edge import external, targets
 from aigc_edge.compress.formats.base import parse
-from aigc_edge.preflight import predict
+from aigc_edge.preflight import predict, processor
 from aigc_edge.preflight.survey import Survey, Weight
 
 LARGE = 10**12
@@ -33,15 +35,43 @@ SURVEY = Survey("denoiser", WEIGHTS, 0, 32 * LARGE, 1, 1)
 )
 def test_products_take_their_rate(text: str, share: dict[str, int]) -> None:
     target = targets.get("rtx-50")
-    seconds, bound = predict.evaluation(SURVEY, parse(text), target, 1000)
+    seconds, bound = predict.evaluation(SURVEY, parse(text), target)
     assert target.tops is not None
     assert seconds == pytest.approx(sum(2 * part * LARGE / (target.tops[kind] * 1e12) for kind, part in share.items()), rel=1e-6)
     assert bound == "arithmetic"
 
 
 def test_what_a_target_has_no_rate_for_is_moved_only() -> None:
-    assert predict.evaluation(SURVEY, parse("nvfp4:activations=fp4"), targets.get("h100"), 10**9)[1] == "bandwidth"
-    assert predict.evaluation(SURVEY, parse("nvfp4"), targets.get("x86-cpu"), 10**9) == (None, None)
+    assert predict.evaluation(SURVEY, parse("nvfp4:activations=fp4"), targets.get("h100"))[1] == "bandwidth"
+    assert predict.evaluation(SURVEY, parse("nvfp4"), targets.get("x86-cpu")) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "fp32", "int8"), [("fp32", 63, 0), ("fp16", 63, 0), ("int8", 0, 63), ("int4", 63, 0), ("fp8", 63, 0)]
+)
+def test_a_cpu_multiplies_floats_in_fp32(text: str, fp32: int, int8: int) -> None:
+    """What is stored in few bits and has no kernel there is read as floats too."""
+    cpu = dataclasses.replace(targets.get("x86-cpu"), tops={"fp32": 2.0, "int8": 8.0}, figures="here", bandwidth_gbs=1e9)
+    for batch in (1, 2.5):
+        seconds, bound = predict.evaluation(SURVEY, parse(text), cpu, batch)
+        assert seconds == pytest.approx(batch * sum(2 * part / rate for part, rate in ((fp32, 2.0), (int8, 8.0))), rel=1e-6)
+        assert bound == "arithmetic"
+    slow = dataclasses.replace(cpu, bandwidth_gbs=1e-9)  # a byte a second
+    seconds, bound = predict.evaluation(SURVEY, parse(text), slow)
+    stored = predict.file_bytes(SURVEY, parse("int8" if text == "int8" else "fp32"))
+    assert (seconds, bound) == (pytest.approx(stored, rel=0.02), "bandwidth")
+
+
+def test_the_processor_here_is_measured() -> None:
+    cpu = targets.get("x86-cpu")
+    found = processor.measured(cpu, 1)
+    assert found.tops is not None
+    assert set(found.tops) == {"fp32", "int8"}
+    assert all(1e-4 < rate < 1e3 for rate in found.tops.values()), "T(FL)OP/s"
+    assert 0.05 < (found.bandwidth_gbs or 0) < 1e4
+    assert found.memory_gb is None or found.memory_gb > 0.5
+    assert found.figures == "measured here, 1 thread"
+    assert dataclasses.replace(found, tops=None, bandwidth_gbs=None, memory_gb=None, figures="") == cpu
 
 
 def test_weights_apart_are_mapped_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ TORCH_IN_FUNCTIONS = [
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
     "tensorrt_rtx": ["engines/tensorrt"],
-    "onnx": ["export/", "compress/", "sources/", "engines/tensorrt", "metrics/classifier.py"],
+    "onnx": ["export/", "compress/", "sources/", "engines/tensorrt", "metrics/classifier.py", "preflight/"],
     "openvino": ["engines/openvino.py"],
     "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
     "transformers": ["sources/"],

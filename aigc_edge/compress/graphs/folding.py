@@ -38,7 +38,10 @@ def folded(model: onnx.ModelProto, also: Collection[str] = ()) -> onnx.ModelProt
     result = shell_of(model)
     result.graph.node.extend(kept)
     result.graph.initializer.extend(tensor for name, tensor in constants.items() if name in read)
-    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in made.items() if name in read)
+    for name in list(made):
+        value = made.pop(name)  # one after the other: the floats of a large network need not be there twice
+        if name in read:
+            result.graph.initializer.append(numpy_helper.from_array(value, name))
     return result
 
 

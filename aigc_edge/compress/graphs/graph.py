@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,30 +67,30 @@ def _weight_bytes(model: onnx.ModelProto) -> int:
 
 def _save_external(model: onnx.ModelProto, path: Path, data: Path) -> None:
     """Write the graph to `path` and its weights to `data` beside it, one after the other: no copy of them is ever in memory."""
-    outline = _outline(model)
+    stubs = outline(model)
     with data.open("wb") as stream:
-        for tensor, stub in zip(model.graph.initializer, outline.graph.initializer, strict=True):
+        for tensor, stub in zip(model.graph.initializer, stubs.graph.initializer, strict=True):
             if stub.data_location != TensorProto.EXTERNAL:
                 continue
             stream.seek(-stream.tell() % ALIGNMENT, os.SEEK_CUR)
             place = {"location": data.name, "offset": stream.tell(), "length": stream.write(tensor.raw_data)}
             stub.external_data.extend(onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in place.items())
-    path.write_bytes(outline.SerializeToString())
+    path.write_bytes(stubs.SerializeToString())
 
 
-def _outline(model: onnx.ModelProto) -> onnx.ModelProto:
+def outline(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` that only names its weights, which small constants such as shapes are not."""
-    outline = onnx.ModelProto()
-    _copy_fields(model, outline, but="graph")
-    _copy_fields(model.graph, outline.graph, but="initializer")
+    made = onnx.ModelProto()
+    _copy_fields(model, made, but="graph")
+    _copy_fields(model.graph, made.graph, but="initializer")
     for tensor in model.graph.initializer:
-        stub = outline.graph.initializer.add()
+        stub = made.graph.initializer.add()
         if len(tensor.raw_data) < SMALL:
             stub.CopyFrom(tensor)
         else:
             stub.name, stub.data_type, stub.data_location = tensor.name, tensor.data_type, TensorProto.EXTERNAL
             stub.dims.extend(tensor.dims)
-    return outline
+    return made
 
 
 def _copy_fields(source: Any, target: Any, *, but: str) -> None:
@@ -135,7 +137,7 @@ def initialisers(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
 def inferred(model: onnx.ModelProto) -> onnx.GraphProto:
     """The graph, its large weights only named, with the types and shapes that inference finds."""
     # Of the outline, because inference copies the message four times and takes none beyond 2 GB.
-    return onnx.shape_inference.infer_shapes(_outline(model), data_prop=True).graph
+    return onnx.shape_inference.infer_shapes(outline(model), data_prop=True).graph
 
 
 def types_and_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]:
@@ -164,7 +166,7 @@ def at_default_size(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]:
 
 def _at(model: onnx.ModelProto, batch: int, size: Size) -> dict[str, tuple[int, list[int]]]:
     """Types and shapes for inputs of one batch and one image size."""
-    copy = _outline(model)
+    copy = outline(model)
     del copy.graph.value_info[:]
     for value in copy.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -216,6 +218,23 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
     return found
 
 
+@contextlib.contextmanager
+def _openable(make: Callable[[], onnx.ModelProto | Path]) -> Iterator[str | bytes]:
+    """What onnxruntime opens of the model that `make` gives: bytes, or of a large one a file beside its weights."""
+    model = make()
+    if isinstance(model, Path):
+        yield os.fspath(model)
+    elif _weight_bytes(model) <= MAPPED_ABOVE:
+        yield model.SerializeToString()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            _save_external(model, path, path.with_suffix(".data"))
+            del model
+            return_memory()
+            yield os.fspath(path)
+
+
 class Network:
     """An ONNX model that runs here, on onnxruntime's CPU provider.
 
@@ -224,6 +243,18 @@ class Network:
     """
 
     def __init__(self, model: onnx.ModelProto | Path, *, threads: int = 1, exact: bool = False) -> None:
+        with _openable(lambda: model) as place:
+            self._open(place, threads, exact)
+
+    @classmethod
+    def made(cls, make: Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False) -> Network:
+        """The network that `make` gives, which is gone before a session lays out its weights, if nothing else holds it."""
+        network = cls.__new__(cls)
+        with _openable(make) as place:
+            network._open(place, threads, exact)
+        return network
+
+    def _open(self, model: str | bytes, threads: int, exact: bool) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -233,17 +264,7 @@ class Network:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         elif not has_vnni():  # the fast kernels of older CPUs saturate silently: take those that do not
             options.add_session_config_entry("session.x64quantprecision", "1")
-        providers = ["CPUExecutionProvider"]
-        if isinstance(model, Path):
-            self._session = onnxruntime.InferenceSession(os.fspath(model), options, providers=providers)
-        elif _weight_bytes(model) <= MAPPED_ABOVE:
-            self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
-        else:
-            return_memory()
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.onnx"
-                _save_external(model, path, path.with_suffix(".data"))
-                self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:

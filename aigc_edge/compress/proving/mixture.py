@@ -114,7 +114,7 @@ def compress(
         report |= figures
     model = stamped(recipe.build(kept), name)
     if proof is not None:
-        report["rows"] = proof.rows(graph.Network(recipe.proven(model), threads=threads, exact=True))
+        report["rows"] = proof.rows(graph.Network.made(lambda: recipe.proven(model), threads=threads, exact=True))
     tell(name, 1, 1)
     graph.write(model, out)
     report |= {"bytes": graph.size_of(out), "estimator": recipe.estimator, "nodes": _nodes(recipe, kept, alone)}
@@ -142,7 +142,7 @@ def _chosen(format: Mixed, recipe: Recipe, proof: Proof, tell: Progress) -> tupl
     def network(layers: Sequence[Layer]) -> graph.Network:
         nonlocal measured
         measured += 1
-        return graph.Network(recipe.proven(recipe.build(layers)), threads=proof.threads, exact=True)
+        return graph.Network.made(lambda: recipe.proven(recipe.build(layers)), threads=proof.threads, exact=True)
 
     def quick(layers: Sequence[Layer]) -> float:
         return proof.quick(network(layers))

@@ -99,8 +99,8 @@ AE_FN float guided(const SolverStepPlan& plan, float conditional, float uncondit
 }
 
 // Takes the gain of guidance rescale into the plan of one sample; Lin et al., "Common Diffusion Noise Schedules and Sample Steps
-// are Flawed", WACV 2024, equations 15 and 16. The arguments are sums and sums of squares of F and of the conditional half. An F of
-// one value has no deviation but what rounding leaves, of which no ratio is made.
+// are Flawed", WACV 2024, equations 15 and 16. The arguments are sums and sums of squares of F and of the conditional half. An F
+// of one value has no deviation but what rounding leaves, of which no ratio is made.
 AE_FN void rescale_guidance(SolverStepPlan& plan, double rescale, double count, const double (&sums)[4]) {
   const double all = sums[1] - sums[0] * sums[0] / count, conditional = sums[3] - sums[2] * sums[2] / count;
   const double ratio = all > 1e-12 * sums[1] && conditional >= 0.0 ? sqrt(conditional / all) : 1.0;
