@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import platform
 from pathlib import Path
 
 
@@ -19,6 +20,16 @@ def has_vnni() -> bool:
         return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux: the slow and exact kernels
         return False
+
+
+@functools.cache
+def processor_features() -> str:
+    """What kernels are chosen by: the features that the processor has, as the system names them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.lower().startswith(("flags", "features")))
+    except (OSError, StopIteration):  # not Linux
+        return platform.processor()
 
 
 def let_threads_sleep() -> None:

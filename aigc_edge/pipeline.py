@@ -62,6 +62,7 @@ class Pipeline:
             require(engine)
         on_device = ENGINES["onnxruntime" if engine == AUTO else engine]
         place, self._why = (torch_device, None) if torch_device else device_loop.choose(on_device, device)
+        self._verified = verify != "none"
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
@@ -86,7 +87,7 @@ class Pipeline:
 
     def _source(self, name: str, component: Mapping[str, Any]) -> EngineSource:
         spec = ComponentSpec.from_json(name, component)
-        return EngineSource(self.path, component, spec, self.format, self.manifest["family"])
+        return EngineSource(self.path, component, spec, self.format, self.manifest["family"], verified=self._verified)
 
     def _load_encoder(self, name: str) -> Engine:
         source = self._source(name, self.manifest["components"][name])

@@ -4,7 +4,8 @@
 
 Each network (diffusers' classes, random weights: neither time, nor memory, nor size depends on them) is compiled by a process of
 its own: export, check, calibration along ten steps, quantisation, proof and bundle. Its peak memory and the seconds of each stage
-are recorded, then the peak memory of a process that draws one sample in each format, and the median seconds of a few more.
+are recorded, then the peak memory of a process that draws one sample in each format, the median seconds of a few more, and the
+peak and seconds of opening in a second process, which finds networks whose weights are apart laid out.
 `aigc-edge plan` is asked before; ratios are what happened to what was predicted; the constants of its figures of memory were
 fitted to these networks. Its time is the least that this processor could take, at the rate of large matrix products: `time_ratio`
 is how far from it a sample is.
@@ -69,14 +70,16 @@ def sample_one(bundle: str, format: str, threads: int) -> dict[str, Any]:
     """Draw one sample in this process, then a few to be timed."""
     import aigc_edge
 
+    started = time.perf_counter()
     with aigc_edge.open(bundle, format=format, threads=threads) as pipeline:
+        opening = time.perf_counter() - started
         pipeline.sample(1)
         memory, times = peak(), []
         for _ in range(TIMED):
             started = time.perf_counter()
             pipeline.sample(1)
             times.append(time.perf_counter() - started)
-    return {"peak_bytes": memory, "seconds": statistics.median(times)}
+    return {"peak_bytes": memory, "seconds": statistics.median(times), "opening": opening}
 
 
 def measure(name: str, threads: int) -> dict[str, Any]:
@@ -96,6 +99,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         for format, entry in manifest["components"]["denoiser"]["formats"].items():
             size, told = size_in(manifest["files"], entry["file"]), predicted["formats"][format]
             drawn = child(__file__, "sample", bundle, format, str(threads))
+            again = child(__file__, "sample", bundle, format, str(threads))
             least = predicted["targets"]["x86-cpu"][format]["seconds"]
             formats[format] = {
                 "bytes": size,
@@ -103,6 +107,8 @@ def measure(name: str, threads: int) -> dict[str, Any]:
                 "size_ratio": round(size / told["bytes"]["denoiser"], 4),
                 "sampling_bytes": drawn["peak_bytes"],
                 "memory_ratio": round(drawn["peak_bytes"] / told["memory"], 3),
+                "sampling_bytes_again": again["peak_bytes"],
+                "opening_seconds": [round(one["opening"], 3) for one in (drawn, again)],
                 "seconds": round(drawn["seconds"], 4),
                 "time_ratio": round(drawn["seconds"] / least, 2),
                 "psnr": manifest["quality"][format].get("psnr"),

@@ -28,7 +28,7 @@ Buffers = Mapping[str, NDArray[Any]]
 class EngineSource:
     """Where an engine finds its network: a component of a bundle (a folder or one packed file) in one format.
 
-    `spec` is what the component's ONNX files take.
+    `spec` is what the component's ONNX files take. `verified` says that its files were held to the manifest's hashes.
     """
 
     bundle: Path
@@ -36,6 +36,7 @@ class EngineSource:
     spec: ComponentSpec
     format: str
     family: str
+    verified: bool = False
 
     @property
     def packed(self) -> bool:
@@ -67,7 +68,7 @@ class EngineSource:
             if not path.is_file():
                 raise BundleError(f"{self.bundle} lacks {relative}: make or copy the bundle again")
             yield relative, str(path)
-        elif weights not in (self._listed() or {}):
+        elif weights not in (self.listed() or {}):
             yield relative, self.read(relative)
         else:
             with tempfile.TemporaryDirectory(prefix="aigc-edge-") as folder:
@@ -80,12 +81,12 @@ class EngineSource:
 
         Raises BundleError when it is missing, unreadable, not listed or changed. A bare folder without a manifest has no hashes.
         """
-        data, listed = self._bytes(relative), self._listed()
+        data, listed = self._bytes(relative), self.listed()
         if listed is not None:
             self._check(relative, hashlib.sha256(data).hexdigest(), listed)
         return data
 
-    def _listed(self) -> dict[str, Any] | None:
+    def listed(self) -> dict[str, Any] | None:
         """What the manifest says of the files; None: there is no manifest."""
         try:
             found: dict[str, Any] = json.loads(self._bytes("manifest.json"))["files"]
@@ -112,7 +113,7 @@ class EngineSource:
                     stream.write(piece)
         except (KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"cannot read {relative} of {self.bundle} ({error}): make or copy the bundle again") from error
-        self._check(relative, digest.hexdigest(), self._listed() or {})
+        self._check(relative, digest.hexdigest(), self.listed() or {})
 
     def _bytes(self, relative: str) -> bytes:
         try:

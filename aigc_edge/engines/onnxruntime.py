@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aigc_edge.engines import laid_out
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, shape_of
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.hardware import has_vnni
@@ -47,9 +50,13 @@ class OnnxRuntimeEngine(Engine):
         reason = cls.unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
-        with source.loadable() as (relative, model):
-            what, dims = f"{relative} of {source.bundle}", source.component.get("dims") or {}
-            session = open_session(model, threads, what=what, format=source.format, dims=dims)
+        relative, dims = source.model_file(), source.component.get("dims") or {}
+        how: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
+        place = laid_out.place_of(source, {"int8": source.format == "int8", "dims": dims})
+        session = None if place is None else _kept(source, place, threads, how)
+        if session is None:
+            with source.loadable() as (_, model):
+                session = open_session(model, threads, **how)
         _check_signature(session, source, relative)
         return cls(source.spec, session)
 
@@ -74,13 +81,33 @@ class OnnxRuntimeEngine(Engine):
         return call
 
 
+def _kept(source: EngineSource, place: Path, threads: int, how: dict[str, Any]) -> Any:
+    """A session of the network as it was laid out for this processor, which is done now if need be; None where that fails."""
+    try:
+        if not laid_out.is_whole(place):
+            with source.loadable() as (_, model), laid_out.made(place) as file:
+                open_session(model, threads, **how, write=file)
+        return open_session(str(place / laid_out.MODEL), threads, **how, optimised=True)
+    except AigcEdgeError:  # a full disk, or an onnxruntime that cannot write what it made: the bundle has the network
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+
+
 def open_session(
-    model: str | bytes, threads: int, *, what: str, format: str = "fp32", dims: Mapping[str, int] | None = None
+    model: str | bytes,
+    threads: int,
+    *,
+    what: str,
+    format: str = "fp32",
+    dims: Mapping[str, int] | None = None,
+    write: Path | None = None,
+    optimised: bool = False,
 ) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
     `format` is that of the bundle: only int8 is written for onnxruntime's integer kernels. `dims` are what dimensions of these
     names are at the image size that the bundle was opened at: the session is made for it alone, as fast as for a fixed one.
+    The optimised network is written to `write`, its weights beside it; with `optimised` the model is one that was.
     """
     import onnxruntime as ort  # lazily: 60 ms that `import aigc_edge` must not cost
 
@@ -90,7 +117,12 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if optimised else levels.ORT_ENABLE_ALL
+    if write is not None:
+        options.optimized_model_filepath = str(write)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", laid_out.WEIGHTS)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.log_severity_level = 4  # what fails is raised; nothing belongs on a library user's stderr
     if format != "int8":  # else DequantizeLinear nodes of weights run at every call, or round activations that nobody asked for
         options.add_session_config_entry("session.disable_quant_qdq", "1")

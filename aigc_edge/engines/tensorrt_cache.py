@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import cache_folder, sha256_of
 
-VARIABLE, DEFAULT_GB = "AIGC_EDGE_PLAN_CACHE_GB", 20.0
 _IN_USE = 3600.0  # seconds that another process may need to copy a plan that it found
 _FIXED = 20e6  # what a build takes whatever the network is, in bytes of ONNX that take as long
 FIRST_GUESS = {"tensorrt_rtx": 1.5e-8, "tensorrt": 3e-7}  # seconds a byte; the first measured, the second assumed
@@ -29,18 +26,6 @@ def plans_folder() -> Path:
 def timings_file(name: str) -> Path:
     """Where the kernel times of one module, version and device are kept."""
     return cache_folder() / "timing" / f"{name}.cache"
-
-
-def cache_limit(given: float | None = None) -> float:
-    """Bytes that plans may take: `given` GB, else those of $AIGC_EDGE_PLAN_CACHE_GB, else 20 GB; raises AigcEdgeError."""
-    text = os.environ.get(VARIABLE, "") if given is None else str(given)
-    try:
-        limit = float(text or DEFAULT_GB)
-    except ValueError:
-        limit = math.nan
-    if not limit >= 0:
-        raise AigcEdgeError(f"{VARIABLE} is {text!r}: give the GB that built plans may take, such as 20, or 0 to keep none")
-    return limit * 1e9
 
 
 def find(file: Path) -> dict[str, Any] | None:

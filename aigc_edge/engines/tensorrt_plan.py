@@ -15,7 +15,8 @@ import aigc_edge
 from aigc_edge import targets
 from aigc_edge.config import to_dict
 from aigc_edge.engines import cuda_driver
-from aigc_edge.engines.tensorrt_cache import cache_limit, evict, find, plans_folder, timings_file, typical_seconds
+from aigc_edge.engines.cache import cache_limit
+from aigc_edge.engines.tensorrt_cache import evict, find, plans_folder, timings_file, typical_seconds
 from aigc_edge.engines.tensorrt_graph import Shapes, check_model
 from aigc_edge.engines.tensorrt_job import machine_gb, run_job
 from aigc_edge.engines.tensorrt_limits import compared, expected, prove, with_outputs

@@ -1,5 +1,6 @@
 #include "core/sha256.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -96,6 +97,8 @@ bool has_sha() {
 
 #endif
 
+constexpr size_t kStrip = 1 << 18;  // blocks: 16 MB
+
 using Compress = void (*)(uint32_t state[8], const uint8_t* block, size_t blocks);
 
 Compress best() {
@@ -105,11 +108,15 @@ Compress best() {
   return compress;
 }
 
-std::string digest(const void* data, size_t bytes, Compress compress_blocks) {
+std::string digest(const void* data, size_t bytes, Compress compress_blocks, const Sha256Read& read = {}) {
   uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
   const auto* at = static_cast<const uint8_t*>(data);
   const size_t whole = bytes / 64, left = bytes % 64;
-  compress_blocks(state, at, whole);
+  for (size_t block = 0; block < whole; block += kStrip) {
+    const size_t blocks = std::min(kStrip, whole - block);
+    compress_blocks(state, at + 64 * block, blocks);
+    if (read) read(at + 64 * block, 64 * blocks);
+  }
 
   uint8_t tail[128] = {};
   if (left != 0) std::memcpy(tail, at + 64 * whole, left);
@@ -128,7 +135,7 @@ std::string digest(const void* data, size_t bytes, Compress compress_blocks) {
 
 }  // namespace
 
-std::string sha256_hex(const void* data, size_t bytes) { return digest(data, bytes, best()); }
+std::string sha256_hex(const void* data, size_t bytes, const Sha256Read& read) { return digest(data, bytes, best(), read); }
 
 std::string sha256_hex_portable(const void* data, size_t bytes) { return digest(data, bytes, compress); }
 

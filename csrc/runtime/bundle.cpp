@@ -319,7 +319,7 @@ void Bundle::check(const std::string& name, File& file, bool hash) {
     file.owned = std::move(mapped);
     data = file.owned->data();
   }
-  if (hash && sha256_hex(data, file.bytes) != file.sha256)
+  if (hash && sha256_hex(data, file.bytes, MappedFile::release) != file.sha256)
     throw Error(kBundle,
                 path_ + "/" + name +
                     " does not match its hash in the manifest: it was changed or damaged; copy it again or compile it again");

@@ -37,6 +37,14 @@ int main() {
     const uint8_t* at = data.data() + random() % 3000;  // at any alignment
     require(ae::sha256_hex(at, bytes) == ae::sha256_hex_portable(at, bytes), "length " + std::to_string(bytes));
   }
+  const std::vector<uint8_t> large(40 << 20, 7);
+  const uint8_t* next = large.data();
+  const std::string hex = ae::sha256_hex(large.data(), large.size() - 5, [&](const uint8_t* at, size_t bytes) {
+    require(at == next, "strips follow each other");
+    next = at + bytes;
+  });
+  require(hex == ae::sha256_hex_portable(large.data(), large.size() - 5), "in strips");
+  require(large.data() + large.size() - next == 64, "all strips but for the last, which is no whole block");
   if (failures == 0) std::printf("done\n");
   return failures;
 }

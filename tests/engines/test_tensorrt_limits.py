@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from aigc_edge import targets
-from aigc_edge.engines.tensorrt_cache import VARIABLE, cache_limit, evict, find, typical_seconds
+from aigc_edge.engines.cache import VARIABLE, cache_limit
+from aigc_edge.engines.tensorrt_cache import evict, find, typical_seconds
 from aigc_edge.engines.tensorrt_graph import Asked
 from aigc_edge.engines.tensorrt_limits import compared, expected, prove, sentences, with_outputs
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
