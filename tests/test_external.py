@@ -27,12 +27,6 @@ DATA = "net.onnx.data"
 ENGINES = ["onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks whose weights are apart are kept as they were laid out."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"a": rng.standard_normal((4, 4)).astype(np.float32), "b": rng.standard_normal((1, 4)).astype(np.float32)}

@@ -107,8 +107,8 @@ def full_size(figures: Mapping[str, Any]) -> str:
             [
                 f"`{name}`",
                 size_of(sum(found["bytes"].values())),
-                f"{found['peak_bytes'] / 1e9:.1f} GB",
-                f"{found['open_seconds']:.1f} s",
+                f"{found['peak_bytes'] / 1e9:.1f} GB ({found['first']['peak_bytes'] / 1e9:.1f})",
+                f"{found['open_seconds']:.1f} s ({found['first']['open_seconds']:.1f})",
                 f"{digits(median(ratios))}× ({digits(ratios[0])} … {digits(ratios[-1])})",
                 f"{found['psnr_to_diffusers']:.1f} dB",
             ]

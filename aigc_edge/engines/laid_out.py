@@ -1,4 +1,4 @@
-"""Large networks as onnxruntime lays them out for this processor, kept on disk to be mapped the next time.
+"""Networks as onnxruntime lays them out for this processor, kept on disk to be mapped the next time.
 
 Opening one makes its weights anew: in blocks that convolutions read, in floats where few bits are stored. That takes seconds, and
 as much memory again as the floats. Mapped from a file the pages are the system's: read as they are needed, shared by processes,
@@ -24,21 +24,22 @@ from aigc_edge.files import atomic_dir, cache_folder, write_json
 from aigc_edge.hardware import processor_features
 
 MODEL, WEIGHTS = "network.onnx", "network.data"
+LEAST = 2**25  # bytes of a file: smaller networks are open before another file would be
 FLOATS = 8  # times the bytes of a file: floats of four bits
 _LIST = "files.json"
 _IN_USE = 3600.0  # seconds that another process may need to open what it found
 
 
 def place_of(source: EngineSource, options: dict[str, Any]) -> Path | None:
-    """The folder of the network of `source`, opened with these options; None where it is not kept: its weights are not apart,
-    nobody has held its files to the manifest's hashes, or the disk is not to be, or cannot be, used."""
-    from importlib.metadata import version  # lazily: what few networks need
-
+    """The folder of the network of `source`, opened with these options; None where it is not kept: it is small, nobody has held
+    its files to the manifest's hashes, or the disk is not to be, or cannot be, used."""
     relative, listed = source.model_file(), source.listed() if source.verified else None
     files = [listed[name] for name in (relative, f"{relative}.data") if name in listed] if listed else []
-    if len(files) < 2:
-        return None
     size = sum(int(file["bytes"]) for file in files)
+    if not files or size < LEAST:
+        return None
+    from importlib.metadata import version  # lazily: what few networks need
+
     folder = cache_folder() / "laid-out"
     existing = next(parent for parent in folder.parents if parent.exists())
     facts = [[file["sha256"] for file in files], options, version("onnxruntime"), platform.machine(), processor_features()]

@@ -1,4 +1,4 @@
-"""Large networks as onnxruntime lays them out: written once, mapped after, the same to the last bit, and never in the way."""
+"""Networks as onnxruntime lays them out: written once, mapped after, the same to the last bit, and never in the way."""
 
 from __future__ import annotations
 
@@ -38,21 +38,23 @@ class Network(nn.Module):
         return self.last(nn.functional.silu(self.middle(x)))
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose network has its weights apart."""
+@pytest.fixture(scope="module", params=["inside", "apart"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose network has its weights in its file, or apart."""
     path = tmp_path_factory.mktemp("bundle") / "net.aigc"
     schedule = {"prediction": "epsilon", "betas": "linear"}
     source = Generator(sample=torch.zeros(1, 3, 8, 8), denoiser=Network(), schedule=schedule, name="net")
     with pytest.MonkeyPatch.context() as change:
-        change.setattr(external, "ABOVE", 0)
+        if request.param == "apart":
+            change.setattr(external, "ABOVE", 0)
         compile_source(source, path, formats=["fp32", "int8:psnr=10", "int4:psnr=10"], steps=3, samples=2)
     return path
 
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a cache that is empty."""
+    """The folder of a cache that is empty, and takes small networks too."""
+    monkeypatch.setattr(laid_out, "LEAST", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "aigc-edge" / "laid-out"
 
@@ -77,6 +79,12 @@ def test_the_same_pixels_from_what_is_kept(bundle: Path, kept: Path, format: str
     pack(bundle, one)
     np.testing.assert_array_equal(_sample(one, format), plain)
     assert list(kept.iterdir()) == [place], "a packed bundle of the same files has the same network"
+
+
+def test_small_networks_are_not_kept(bundle: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laid_out, "LEAST", 10**6)
+    _sample(bundle)
+    assert not kept.exists()
 
 
 def test_each_format_has_its_own(bundle: Path, kept: Path) -> None:
@@ -108,7 +116,7 @@ def test_a_model_that_does_not_load_is_no_hindrance(bundle: Path, kept: Path) ->
 def test_a_changed_network_is_refused_not_taken_from_the_cache(bundle: Path, kept: Path, tmp_path: Path) -> None:
     _sample(bundle)
     changed = Path(shutil.copytree(bundle, tmp_path / "changed.aigc"))
-    data = changed / "denoiser.fp32.onnx.data"
+    data = max(changed.glob("denoiser.fp32.onnx*"), key=lambda file: file.stat().st_size)
     data.write_bytes(data.read_bytes()[::-1])
     with pytest.raises(AigcEdgeError, match="does not match its hash"):
         _sample(changed)
@@ -124,6 +132,7 @@ def test_a_disk_that_is_full_or_not_to_be_used(bundle: Path, kept: Path, monkeyp
     np.testing.assert_array_equal(_sample(bundle), plain)
     assert not kept.exists()
     monkeypatch.undo()
+    monkeypatch.setattr(laid_out, "LEAST", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(kept.parent.parent))
     kept.parent.mkdir(parents=True)
     kept.write_text("a file where a folder is wanted")
