@@ -11,7 +11,8 @@ VARIABLE, DEFAULT_GB = "AIGC_EDGE_PLAN_CACHE_GB", 20.0
 
 
 def cache_limit(given: float | None = None) -> float:
-    """Bytes that plans may take: `given` GB, else those of $AIGC_EDGE_PLAN_CACHE_GB, else 20 GB; raises AigcEdgeError."""
+    """Bytes that plans may take, and as many that networks laid out for the CPU may: `given` GB, else those of
+    $AIGC_EDGE_PLAN_CACHE_GB, else 20 GB; raises AigcEdgeError."""
     text = os.environ.get(VARIABLE, "") if given is None else str(given)
     try:
         limit = float(text or DEFAULT_GB)
