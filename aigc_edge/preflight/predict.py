@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from aigc_edge import external
+from aigc_edge.engines import laid_out
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.targets import Target
 
@@ -17,12 +18,14 @@ FLOAT = 4  # bytes
 NODE_BYTES = 270
 # What a process takes that samples: Python, NumPy, the native core and onnxruntime; and each session beside its weights.
 PROCESS_BYTES, SESSION_BYTES = 78e6, 25e6
-# What a process holds of a network's file at most, measured on networks of 33 to 40 M parameters: the file mapped to be hashed,
-# read, and laid out for the kernels; convolutions are laid out anew, half precision becomes float32 first. Of weights that are
-# stored in few bits and computed with in floats, onnxruntime makes floats when it opens the file, and lays out those too.
-COPIES = {("fp32", True): 3.25, ("fp32", False): 2.25, ("half", True): 5.4, ("half", False): 4.0, ("int8", True): 2.1}
-COPIES |= {("int8", False): 2.1, ("stored", True): 2.0, ("stored", False): 2.0}
-LAID_OUT = 0.75  # of a convolution's floats
+# What a network takes when it is opened, by byte of its file or, where few bits are stored, of its floats, and by whether it is
+# of convolutions, which are laid out anew: fitted to networks of 36 to 90 M parameters. Small ones keep that; larger ones are
+# written to the cache the first time, and then mapped as they were laid out.
+OPENING = {("fp32", True): 2.25, ("fp32", False): 1.25, ("half", True): 4.4, ("half", False): 3.0}
+OPENING |= {("int8", True): 1.1, ("int8", False): 1.1, ("stored", True): 1.75, ("stored", False): 1.0}
+MAKING = {("fp32", True): 2.9, ("fp32", False): 1.7, ("half", True): 5.0, ("half", False): 3.6}
+MAKING |= {("int8", True): 2.1, ("int8", False): 2.1, ("stored", True): 2.2, ("stored", False): 2.0}
+MAKING_APART = 1.5  # of float32 weights beside the file, which are not read as a message
 ARENA = 1.6  # rounds the activations' peak up
 
 
@@ -94,18 +97,30 @@ def _read_bytes(survey: Survey, format: Format, target: Target) -> int:
 
 
 def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: Mapping[str, Format], batch: int) -> int:
-    """Peak memory of a process that samples with onnxruntime: its networks, and the activations of the largest evaluation."""
-    total, passing = PROCESS_BYTES, 0.0
+    """Peak memory of a process that samples with onnxruntime for the first time: its networks, one of which is being opened, or
+    the activations of the largest evaluation."""
+    total, most = PROCESS_BYTES, ARENA * batch * max((survey.activations for survey in surveys), default=0)
     for survey in surveys:
-        name, size = formats[survey.component].name, files[survey.component]
-        kind = "half" if name in ("fp16", "bf16") else name if name in ("fp32", "int8") else "stored"
-        inside = sum(weight.elements for weight in survey.weights if weight.operator.startswith("Conv"))
-        share = inside / max(survey.parameters, 1)
-        copies = share * COPIES[kind, True] + (1 - share) * COPIES[kind, False] - 1
-        floats = FLOAT * survey.parameters * (1 + LAID_OUT * share) if kind == "stored" else 0
-        total += SESSION_BYTES + copies * size + floats
-        passing = max(passing, 0 if size > external.ABOVE else size)  # the file as it is read, which goes before the next is
-    return int(total + passing + ARENA * batch * max((survey.activations for survey in surveys), default=0))
+        opening, held = _opened(survey, files[survey.component], formats[survey.component].name)
+        total += SESSION_BYTES + held
+        most = max(most, opening - held)
+    return int(total + most)
+
+
+def _opened(survey: Survey, size: int, format: str) -> tuple[float, float]:
+    """Bytes that a network of a file of `size` takes while it is opened, and afterwards."""
+    kind = "half" if format in ("fp16", "bf16") else format if format in ("fp32", "int8") else "stored"
+    inside = sum(weight.elements for weight in survey.weights if weight.operator.startswith("Conv"))
+    share, floats = inside / max(survey.parameters, 1), FLOAT * survey.parameters - schedule_bytes(survey)
+    base = floats if kind == "stored" else size
+
+    def taken(copies: Mapping[tuple[str, bool], float]) -> float:
+        return base * (share * copies[kind, True] + (1 - share) * copies[kind, False]) + (size if kind == "stored" else 0)
+
+    if size < laid_out.LEAST:
+        return taken(OPENING), taken(OPENING)
+    held = size if kind in ("fp32", "int8") else floats
+    return MAKING_APART * size if kind == "fp32" and size > external.ABOVE else taken(MAKING), held
 
 
 def compiling_bytes(surveys: Sequence[Survey], takes: Compiling = OF_MODULES) -> int:

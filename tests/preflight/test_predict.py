@@ -8,6 +8,7 @@ import pytest
 
 from aigc_edge import external, targets
 from aigc_edge.compress.formats.base import parse
+from aigc_edge.engines import laid_out
 from aigc_edge.preflight import predict, processor
 from aigc_edge.preflight.survey import Survey, Weight
 
@@ -77,7 +78,7 @@ def test_the_processor_here_is_measured() -> None:
 def test_weights_apart_are_mapped_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [Survey(name, (Weight("w", "Gemm", 4096, 4096, LARGE),), 0, LARGE, 1, 1) for name in ("denoiser", "decoder")]
     formats = {part.component: parse("fp32") for part in parts}
-    files = {"denoiser": 4 * 4096**2, "decoder": 2 * 4096**2}
+    files = {"denoiser": 4 * 4096**2, "decoder": 4 * 4096**2}
 
     def both() -> tuple[int, int]:
         return predict.running_bytes(parts, files, formats, 1), predict.compiling_bytes(parts)
@@ -85,8 +86,23 @@ def test_weights_apart_are_mapped_not_copied(monkeypatch: pytest.MonkeyPatch) ->
     inside = both()
     monkeypatch.setattr(external, "ABOVE", files["denoiser"] - 1)
     apart = both()
-    assert inside[0] - apart[0] == files["denoiser"] - files["decoder"]  # files that are read are read one after the other
+    assert apart[0] < inside[0], "no message is read"
     assert inside[1] - apart[1] > 2 * files["denoiser"]
+
+
+def test_what_is_kept_is_mapped_and_one_network_is_opened_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = Survey("denoiser", (Weight("w", "Conv", 4096, 4096, LARGE),), 0, LARGE, 1, 1)
+    size, fp32 = 4 * 4096**2, parse("fp32")
+
+    def memory(*names: str) -> int:
+        parts = [dataclasses.replace(part, component=name) for name in names]
+        return predict.running_bytes(parts, dict.fromkeys(names, size), dict.fromkeys(names, fp32), 1)
+
+    more = memory("a", "b", "c") - memory("a", "b")
+    assert more == pytest.approx(predict.SESSION_BYTES + size, rel=1e-6), "a further one adds what is mapped of it"
+    assert memory("a") > predict.PROCESS_BYTES + 2 * size
+    monkeypatch.setattr(laid_out, "LEAST", 2 * size)
+    assert memory("a", "b", "c") - memory("a", "b") > more + size
 
 
 def test_formats_say_what_they_ask_of_a_target() -> None:
