@@ -41,13 +41,15 @@ def place_of(source: EngineSource, options: dict[str, Any]) -> Path | None:
     from importlib.metadata import version  # lazily: what few networks need
 
     folder = cache_folder() / "laid-out"
-    existing = next(parent for parent in folder.parents if parent.exists())
     facts = [[file["sha256"] for file in files], options, version("onnxruntime"), platform.machine(), processor_features()]
     place = folder / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    if place.exists():
-        return place
-    room = min(cache_limit(), shutil.disk_usage(existing).free)
-    return place if FLOATS * size <= room and os.access(existing, os.W_OK) else None
+    limit = cache_limit()
+    try:
+        existing = next(parent for parent in folder.parents if parent.exists())
+        able = place.exists() or (FLOATS * size <= shutil.disk_usage(existing).free and os.access(existing, os.W_OK))
+    except OSError:  # a home that this user may not look into
+        return None
+    return place if able and FLOATS * size <= limit else None
 
 
 def is_whole(place: Path) -> bool:

@@ -131,6 +131,13 @@ def test_a_disk_that_is_full_or_not_to_be_used(bundle: Path, kept: Path, monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000})())
     np.testing.assert_array_equal(_sample(bundle), plain)
     assert not kept.exists()
+
+    def refused(place: Path) -> None:
+        raise PermissionError(place)
+
+    monkeypatch.setattr(shutil, "disk_usage", refused)
+    np.testing.assert_array_equal(_sample(bundle), plain)
+    assert not kept.exists()
     monkeypatch.undo()
     monkeypatch.setattr(laid_out, "LEAST", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(kept.parent.parent))
