@@ -25,7 +25,8 @@ from aigc_edge.hardware import processor_features
 
 MODEL, WEIGHTS = "network.onnx", "network.data"
 LEAST = 2**25  # bytes of a file: smaller networks are open before another file would be
-FLOATS = 8  # times the bytes of a file: floats of four bits
+GROWTH = {"fp32": 1.2, "int8": 1.2, "fp16": 2.2}  # times the bytes of a file, at most, by format
+FLOATS = 8.5  # those of others: floats of four bits
 _LIST = "files.json"
 _IN_USE = 3600.0  # seconds that another process may need to open what it found
 
@@ -43,13 +44,13 @@ def place_of(source: EngineSource, options: dict[str, Any]) -> Path | None:
     folder = cache_folder() / "laid-out"
     facts = [[file["sha256"] for file in files], options, version("onnxruntime"), platform.machine(), processor_features()]
     place = folder / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    limit = cache_limit()
+    limit, needed = cache_limit(), GROWTH.get(source.format, FLOATS) * size
     try:
         existing = next(parent for parent in folder.parents if parent.exists())
-        able = place.exists() or (FLOATS * size <= shutil.disk_usage(existing).free and os.access(existing, os.W_OK))
+        able = place.exists() or (needed <= shutil.disk_usage(existing).free and os.access(existing, os.W_OK))
     except OSError:  # a home that this user may not look into
         return None
-    return place if able and FLOATS * size <= limit else None
+    return place if able and needed <= limit else None
 
 
 def is_whole(place: Path) -> bool:

@@ -9,6 +9,7 @@ from aigc_edge import external
 from aigc_edge.engines import laid_out
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.targets import Target
+from aigc_edge.text_conditions.encoders import NAMES
 
 if TYPE_CHECKING:
     from aigc_edge.compress.formats.base import Format
@@ -24,7 +25,7 @@ PROCESS_BYTES, SESSION_BYTES = 78e6, 25e6
 OPENING = {("fp32", True): 2.25, ("fp32", False): 1.25, ("half", True): 4.4, ("half", False): 3.0}
 OPENING |= {("int8", True): 1.1, ("int8", False): 1.1, ("stored", True): 1.75, ("stored", False): 1.0}
 MAKING = {("fp32", True): 2.9, ("fp32", False): 1.7, ("half", True): 5.0, ("half", False): 3.6}
-MAKING |= {("int8", True): 2.1, ("int8", False): 2.1, ("stored", True): 2.2, ("stored", False): 2.0}
+MAKING |= {("int8", True): 2.1, ("int8", False): 2.1, ("stored", True): 2.2, ("stored", False): 1.6}
 MAKING_APART = 1.5  # of float32 weights beside the file, which are not read as a message
 ARENA = 1.6  # rounds the activations' peak up
 
@@ -97,14 +98,15 @@ def _read_bytes(survey: Survey, format: Format, target: Target) -> int:
 
 
 def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: Mapping[str, Format], batch: int) -> int:
-    """Peak memory of a process that samples with onnxruntime for the first time: its networks, one of which is being opened, or
-    the activations of the largest evaluation."""
-    total, most = PROCESS_BYTES, ARENA * batch * max((survey.activations for survey in surveys), default=0)
-    for survey in surveys:
-        opening, held = _opened(survey, files[survey.component], formats[survey.component].name)
-        total += SESSION_BYTES + held
-        most = max(most, opening - held)
-    return int(total + most)
+    """Peak memory of a process that samples with onnxruntime for the first time: its networks, of which one is being opened, text
+    encoders last, or with the activations of the largest evaluation."""
+    held, most = PROCESS_BYTES, 0.0
+    for survey in sorted(surveys, key=lambda survey: survey.component in NAMES):
+        opening, after = _opened(survey, files[survey.component], formats[survey.component].name)
+        held += SESSION_BYTES
+        most = max(most, held + opening)
+        held += after
+    return int(max(most, held + ARENA * batch * max((survey.activations for survey in surveys), default=0)))
 
 
 def _opened(survey: Survey, size: int, format: str) -> tuple[float, float]:

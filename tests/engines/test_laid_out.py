@@ -155,7 +155,7 @@ def test_what_was_not_used_for_longest_goes(bundle: Path, kept: Path, monkeypatc
     os.utime(old, (ago, ago))
     sizes = sum(file.stat().st_size for place in (old, recent) for file in place.iterdir())
     monkeypatch.setenv(VARIABLE, str(1.2 * sizes / 1e9))
-    monkeypatch.setattr(laid_out, "FLOATS", 0)
+    monkeypatch.setattr(laid_out, "FLOATS", 0.0)
     _sample(bundle, "int4")
     assert not old.exists()
     assert recent.exists(), "it was used within the hour"
