@@ -113,7 +113,7 @@ def full_size(figures: Mapping[str, Any]) -> str:
                 f"{found['psnr_to_diffusers']:.1f} dB",
             ]
         )
-    return markdown(["", "networks", "peak memory", "opens in", "as fast", "PSNR to diffusers"], rows)
+    return markdown(["", "networks", "peak memory (first time)", "opens in (first time)", "as fast", "PSNR to diffusers"], rows)
 
 
 def put(text: str, name: str, table: str) -> str:
