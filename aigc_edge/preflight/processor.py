@@ -23,7 +23,7 @@ SECONDS = 0.4  # that each rate is looked for: other work on the machine must no
 def measured(target: Target, threads: int) -> Target:
     """`target`, a CPU, with the rates, memory and bandwidth that `threads` threads reach here; takes about a second.
 
-    The rates are onnxruntime's own for products of matrices, the fastest that was seen: what a network cannot exceed.
+    The rates are onnxruntime's own for products of matrices, the fastest that was seen: what a network hardly exceeds.
     """
     rng = np.random.default_rng(0)
     floats = rng.standard_normal((SIDE, SIDE), dtype=np.float32)

@@ -19,6 +19,7 @@ from aigc_edge.engines import laid_out
 from aigc_edge.engines.cache import VARIABLE
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.bundle import pack
+from aigc_edge.pipeline import Verify
 from aigc_edge.sources.generator import Generator
 
 FORMATS = ("fp32", "int8", "int4")
@@ -59,8 +60,8 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "aigc-edge" / "laid-out"
 
 
-def _sample(bundle: Path, format: str = "fp32", verify: str = "used", threads: int = 1) -> np.ndarray:
-    with aigc_edge.open(bundle, format=format, verify=verify, threads=threads) as pipeline:  # type: ignore[arg-type]
+def _sample(bundle: Path, format: str = "fp32", verify: Verify = "used", threads: int = 1) -> np.ndarray:
+    with aigc_edge.open(bundle, format=format, verify=verify, threads=threads) as pipeline:
         return pipeline.sample(3, seed=5, output="float32")
 
 
