@@ -83,8 +83,8 @@ def sample_one(bundle: str, format: str, threads: int) -> dict[str, Any]:
 
 
 def measure(name: str, threads: int) -> dict[str, Any]:
-    from aigc_edge.export.bundle import read_manifest
-    from aigc_edge.external import size_in
+    from aigc_edge.bundle.external import size_in
+    from aigc_edge.bundle.writer import read_manifest
     from aigc_edge.preflight.plan import plan
 
     predicted = plan(generator(name), FORMATS[name], ["x86-cpu"], steps=10, threads=threads)

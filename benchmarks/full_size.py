@@ -101,8 +101,8 @@ def compiled(folder: Path, bundle: Path, formats: list[str], threads: int, predi
 
 def drawn(folder: Path, bundle: Path, formats: list[str], threads: int, rounds: int, predicted: dict[str, Any]) -> dict[str, Any]:
     """Sizes, memory, time and exactness of every format beside diffusers."""
-    from aigc_edge.export.bundle import read_manifest
-    from aigc_edge.external import size_in
+    from aigc_edge.bundle.external import size_in
+    from aigc_edge.bundle.writer import read_manifest
 
     manifest, place = read_manifest(bundle), bundle.parent
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("diffusers", *formats)}

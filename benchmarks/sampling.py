@@ -30,9 +30,9 @@ import aigc_edge
 from aigc_edge import _core as core
 from aigc_edge import ops
 from aigc_edge.bench.machine import fingerprint
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.diffusion import Program, build
 from aigc_edge.engines.base import ENGINES, Engine
-from aigc_edge.export.bundle import write_bundle
 from aigc_edge.export.onnx import export_component
 from aigc_edge.files import write_json
 from aigc_edge.models.diffusion import Diffusion, DiffusionModel
@@ -221,9 +221,9 @@ def network(folder: Path, settings: dict[str, Any]) -> tuple[Path, float]:
 
 def diffusers_loop(place: Path, scheduler: Any, steps: int, latents: np.ndarray) -> Turn:
     """A diffusers pipeline's loop around the same onnxruntime session, with its buffers bound as well as that can be."""
+    from aigc_edge.bundle.spec import ComponentSpec
+    from aigc_edge.bundle.writer import read_manifest
     from aigc_edge.engines.base import EngineSource
-    from aigc_edge.export.bundle import read_manifest
-    from aigc_edge.spec import ComponentSpec
 
     component = read_manifest(place)["components"]["denoiser"]
     spec = ComponentSpec.from_json("denoiser", component)

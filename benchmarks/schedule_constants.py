@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 import aigc_edge
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.diffusion import build
 from aigc_edge.engines.constants import Constants
-from aigc_edge.export.bundle import write_bundle
 from aigc_edge.export.onnx import export_component
 from aigc_edge.export.split import Split, export_split
 from aigc_edge.models.base import FAMILIES, Component
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 

@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge.bench.machine import fingerprint
+from aigc_edge.bundle.amend import files_below, unpacked
 from aigc_edge.diffusion import Program, build
-from aigc_edge.export.amend import files_below, unpacked
 from aigc_edge.files import atomic_file, write_json
 from aigc_edge.metrics.frechet import FeatureStatistics, bootstrap_interval, frechet_distance
 from aigc_edge.metrics.judge import Judge
 from aigc_edge.pages.svg import Scale, element, label, tick_text
-from aigc_edge.tune import Tuning
 from aigc_edge.tuning.roll import roll
 from aigc_edge.tuning.standard import standard
 from aigc_edge.tuning.starts import starts
 from aigc_edge.tuning.task import Task
+from aigc_edge.tuning.tune import Tuning
 from aigc_edge.tuning.tuner import Noise, Tuner, decibels
 
 STREAM = 7  # of the noise; the fit takes 0 and 1

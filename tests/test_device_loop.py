@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge import _core, device_loop, inputs, pipeline
+from aigc_edge import _core
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
+from aigc_edge.runtime import device_loop, inputs, pipeline
 
 torch = pytest.importorskip("torch")
 GPU = not _core.cuda_unavailable() and torch.cuda.is_available()
@@ -124,7 +125,7 @@ def test_a_generator_of_one_evaluation(open_gan: Any) -> None:
 def open_gan(tmp_path: Path) -> Any:
     """open_gan(torch_device) opens an untrained GAN's bundle with the torch engine."""
     safetensors = pytest.importorskip("safetensors.torch")
-    from aigc_edge.export.bundle import write_bundle
+    from aigc_edge.bundle.writer import write_bundle
     from aigc_edge.models.base import FAMILIES
 
     settings = {"size": 16, "channels": 1, "num_classes": 4, "latent": 8, "width": 16}

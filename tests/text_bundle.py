@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.diffusion import build, reference
-from aigc_edge.export.bundle import write_bundle
 
 WORDS = ["<unk>", "<pad>", "<s>", "</s>", "a", "red", "cat", "on", "the", "moon"]
 LENGTH, WIDTH, POOLED = 6, 5, 4

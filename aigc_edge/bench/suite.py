@@ -15,8 +15,8 @@ from aigc_edge.bench import child, machine, quality
 from aigc_edge.bench.measure import interleaved
 from aigc_edge.bench.statistics import compare, summary
 from aigc_edge.bench.way import WAYS, Recipe, Way, key, opened
+from aigc_edge.bundle.external import size_in
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.external import size_in
 
 VERSION = 1
 AGREE_ON = 16  # images from the same latents, compared between ways

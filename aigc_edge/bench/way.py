@@ -12,16 +12,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.device_loop import choose
+from aigc_edge.bundle.sizes import at_size
+from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.diffusion import build
 from aigc_edge.engines.base import ENGINES, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import read_manifest
-from aigc_edge.programs import named_solver
 from aigc_edge.registry import Registry
-from aigc_edge.sizes import at_size
-from aigc_edge.spec import ComponentSpec
-from aigc_edge.text_conditions.encoders import NAMES
+from aigc_edge.runtime.device_loop import choose
+from aigc_edge.runtime.programs import named_solver
+from aigc_edge.runtime.text_encoders import NAMES
 
 
 @dataclass(frozen=True)

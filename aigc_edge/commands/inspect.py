@@ -28,12 +28,12 @@ def configure(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import json
 
-    from aigc_edge import inspect
+    from aigc_edge.report.summary import describe, program_of, render
 
-    manifest = inspect.describe(arguments.bundle)
+    manifest = describe(arguments.bundle)
     if arguments.program:
-        program = inspect.program_of(manifest, arguments.program)
+        program = program_of(manifest, arguments.program)
         print(json.dumps(program.to_json(), indent=1) if arguments.json else str(program))
     else:
-        print(json.dumps(manifest, indent=1, ensure_ascii=False) if arguments.json else inspect.render(manifest))
+        print(json.dumps(manifest, indent=1, ensure_ascii=False) if arguments.json else render(manifest))
     return 0

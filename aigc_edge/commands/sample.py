@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise AigcEdgeError("--program was given with --solver or --steps: a program fixes both, give one or the other")
     import numpy as np
 
-    from aigc_edge import pipeline
+    from aigc_edge.runtime import pipeline
 
     opened = pipeline.open(
         arguments.bundle,

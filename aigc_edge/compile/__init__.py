@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.budget import Budget
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_of
 from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
@@ -17,8 +17,8 @@ from aigc_edge.compile.judging import JUDGE, check_budget, has_judge, make_judge
 from aigc_edge.compile.proving import PREVIEW, preview, prove
 from aigc_edge.compile.request import REFERENCE, checked
 from aigc_edge.compile.work import COSTS, begun
+from aigc_edge.compress.budget import Budget
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import write_bundle
 from aigc_edge.sources.base import Source, SourceOptions, open_source
 
 __all__ = ["compile_source"]

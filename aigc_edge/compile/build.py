@@ -9,6 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aigc_edge.bundle.amend import exchange, unpacked
+from aigc_edge.bundle.sizes import sizes_of
+from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.clock import Clock, Progress
 from aigc_edge.compile.engines import engine_entry, share_of, sidecar, sidecar_of
 from aigc_edge.compile.places import AUTO, Place, places
@@ -17,10 +21,6 @@ from aigc_edge.engines.constants import SCHEDULE
 from aigc_edge.engines.tensorrt_options import BuildOptions
 from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, module_version, shapes_of
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.amend import exchange, unpacked
-from aigc_edge.export.bundle import read_manifest
-from aigc_edge.sizes import sizes_of
-from aigc_edge.spec import ComponentSpec
 
 SECONDS = 3600.0  # a device is slower than the machine that compiles
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 import aigc_edge
+from aigc_edge.compile.evaluate import Given
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.work import Work
-from aigc_edge.prove import Given
 
 Arrays = dict[str, npt.NDArray[Any]]
 KINDS = ("conditions", "negative_conditions")  # as Pipeline.sample calls them

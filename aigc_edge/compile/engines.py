@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from aigc_edge.bundle.sizes import sizes_of
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.tensorrt_limits import sentences
 from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, shapes_of
-from aigc_edge.sizes import sizes_of
-from aigc_edge.spec import ComponentSpec
 
 SHOWN = ("layers", "macs_share", "as_asked")  # of what a build log proves, the part that the manifest repeats
 

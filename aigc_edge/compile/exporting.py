@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aigc_edge.bundle.provenance import created, tools
 from aigc_edge.compile.conditions import store
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.constants import SCHEDULE, Constants
-from aigc_edge.export.provenance import created, tools
 from aigc_edge.hardware import return_memory
 from aigc_edge.sources.base import Part, Source
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.budget import Budget
 from aigc_edge.compile.work import Work
+from aigc_edge.compress.budget import Budget
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Source
 

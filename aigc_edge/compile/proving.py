@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from aigc_edge.bundle.sizes import at, default_of, named, sizes_of
 from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_format
 from aigc_edge.compile.conditions import given
+from aigc_edge.compile.evaluate import Prover, blame, draw, paired
 from aigc_edge.compile.request import REFERENCE, with_psnr
 from aigc_edge.compile.work import Work
 from aigc_edge.errors import BudgetError
 from aigc_edge.images import grid, to_uint8, write_png
-from aigc_edge.prove import Prover, blame, draw, paired
-from aigc_edge.sizes import at, default_of, named, sizes_of
 
 SIZE_SAMPLES, SIZE_MACS = 2, 3e12  # of the largest other size: as many images, if all formats cost no more
 TRIES, STEP = 3, 2.0  # how often a format is made again, and how many dB more its mixture must then hold

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.budget import Budget
+from aigc_edge.bundle.amend import unpacked
+from aigc_edge.bundle.writer import VERSION, pack, read_manifest, write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_line
 from aigc_edge.compile.compressing import convert_all
@@ -19,11 +20,10 @@ from aigc_edge.compile.judging import use_judge
 from aigc_edge.compile.proving import prove
 from aigc_edge.compile.request import REFERENCE, Request, checked
 from aigc_edge.compile.work import COSTS, Work, begun, link
+from aigc_edge.compress.budget import Budget
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.amend import unpacked
-from aigc_edge.export.bundle import VERSION, pack, read_manifest, write_bundle
 
 _OWN = ("format", "version", "files", "name", "components", "programs", "default_program", "quality")  # that Work holds
 SAMPLES = 64  # a format, where the bundle does not say on how many it was measured

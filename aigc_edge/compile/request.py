@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_edge import targets as known_targets
-from aigc_edge.budget import Budget
 from aigc_edge.clock import Progress
+from aigc_edge.compress.budget import Budget
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import physical_cores
 from aigc_edge.engines.tensorrt import installed

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aigc_edge.bundle.sizes import default_of
+from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.clock import Clock
 from aigc_edge.compile.request import Request
 from aigc_edge.compile.steps import Steps
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import SCHEDULE, Constants
-from aigc_edge.export.bundle import write_bundle
 from aigc_edge.hardware import return_memory
-from aigc_edge.sizes import default_of
-from aigc_edge.spec import ComponentSpec
 
 # Rough seconds of each stage for a small network on two cores; only their ratios matter, for the time left.
 COSTS = {"export": 8.0, "judge": 25.0, "format": 14.0, "plan": 1.8, "quality": 7.5, "write": 0.5}

@@ -107,7 +107,7 @@ class Program:
         from aigc_edge.diffusion.build import build
 
         if self.meta.get("source") == "diffusers":
-            from aigc_edge.diffusion.importing import import_again
+            from aigc_edge.diffusion.importer.scheduler import import_again
 
             return import_again(self, strength)
         if "source" in self.meta or not {"schedule", "solver", "steps"} <= set(self.meta):
@@ -258,7 +258,7 @@ class Program:
         that says why where it cannot be a table: discrete or adaptive steps, learned variance, more than one clipping in a step,
         or a residual above 1e-5. Rows say their level where the scheduler does, so that a mask works.
         """
-        from aigc_edge.diffusion.importing import import_scheduler
+        from aigc_edge.diffusion.importer.scheduler import import_scheduler
 
         return import_scheduler(scheduler, num_steps, name=name, guidance_scale=guidance_scale, **options).program
 

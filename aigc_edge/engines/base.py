@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.registry import Registry
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 Buffers = Mapping[str, NDArray[Any]]
 

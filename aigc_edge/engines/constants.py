@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import ENGINES, Engine, EngineSource
-from aigc_edge.spec import ComponentSpec
 
 SCHEDULE = "schedule"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 from aigc_edge.engines import laid_out
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, shape_of
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.hardware import has_vnni
-from aigc_edge.spec import ComponentSpec, TensorSpec
 
 _TYPES = {
     "float32": "tensor(float)",

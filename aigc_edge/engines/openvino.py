@@ -6,9 +6,9 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
-from aigc_edge.spec import ComponentSpec
 
 
 @ENGINES.register("openvino")

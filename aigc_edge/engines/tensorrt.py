@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, made_as
 from aigc_edge.engines.tensorrt_module import import_tensorrt, installed
 from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, module_version, shapes_of
 from aigc_edge.errors import BundleError, EngineUnavailable
-from aigc_edge.spec import ComponentSpec
 
 AMPERE = 80
 HOST_CODE = "AIGC_EDGE_PLAN_HOST_CODE"  # 1: load version-compatible plans, which hold code of their own

@@ -7,9 +7,9 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, arrange, check_buffers, sample_dtype
 from aigc_edge.errors import BundleError, EngineUnavailable
-from aigc_edge.spec import ComponentSpec
 
 
 @ENGINES.register("torch")

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.onnx import compare as against_torch
 from aigc_edge.export.onnx import saved, session_of
 from aigc_edge.export.schedule import SplitReport, split_schedule
 from aigc_edge.export.shapes import Exportable
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 Compare = Callable[..., list[dict[str, Any]]]  # evaluate, what is evaluated; seed, one_timestep and done by name
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from aigc_edge import external
+from aigc_edge.bundle import external
 from aigc_edge.engines import laid_out
 from aigc_edge.preflight.survey import Survey
+from aigc_edge.runtime.text_encoders import NAMES
 from aigc_edge.targets import Target
-from aigc_edge.text_conditions.encoders import NAMES
 
 if TYPE_CHECKING:
     from aigc_edge.compress.formats.base import Format

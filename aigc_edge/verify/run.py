@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import aigc_edge
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, noise
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.metrics.paired import relative_l2
-from aigc_edge.pipeline import Pipeline
-from aigc_edge.spec import ComponentSpec
+from aigc_edge.runtime.pipeline import Pipeline
 from aigc_edge.verify.trace import PEERS, Evaluation, Recipe, Trace
 from aigc_edge.verify.verification import Verification
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aigc_edge.export.bundle import read_manifest
+from aigc_edge.bundle.writer import read_manifest
 
 SMALL = ("--samples", "8", "--held-out", "4", "--threads", "1", "--time-limit", "0.5")
 

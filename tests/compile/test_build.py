@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from aigc_edge import inspect
+from aigc_edge.bundle.writer import pack, read_manifest
 from aigc_edge.cli import main
 from aigc_edge.compile import build, places
 from aigc_edge.compile.build import build_bundle
@@ -15,8 +15,8 @@ from aigc_edge.engines import cuda_driver, tensorrt_plan
 from aigc_edge.engines.tensorrt_module import installed
 from aigc_edge.engines.tensorrt_options import BuildOptions
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import pack, read_manifest
 from aigc_edge.files import sha256_of
+from aigc_edge.report.summary import describe
 
 needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in installed(), reason="tensorrt_rtx is not installed")
 ORIN = cuda_driver.Device("Orin", 87, 64 << 30)
@@ -42,7 +42,7 @@ def test_plans_come_into_a_folder_and_stay(bundle, monkeypatch):
     built = build_bundle(bundle, targets=["rtx-40", "l4"], progress=lambda what, done, left: stages.append((what, done)))
     assert built.made == ("denoiser fp32 rtx-40", "denoiser fp32 l4")
     manifest = read_manifest(bundle, verify=True)
-    assert inspect.describe(bundle)["verified"] == len(manifest["files"])  # by the native reader too
+    assert describe(bundle)["verified"] == len(manifest["files"])  # by the native reader too
     first, second = _engines(manifest)
     assert (first["target"], second["target"], first["sm"]) == ("rtx-40", "l4", 89)
     assert first["file"] == second["file"] == "engines/denoiser.fp32.rtx-40.plan"  # cards of one capability share a plan
@@ -114,7 +114,7 @@ def test_a_format_that_cannot_be_built_does_not_spoil_the_others(bundle):
 
 def _amend(bundle, change, files):
     """Change the manifest of a bundle and its files, digests too."""
-    from aigc_edge.export.amend import exchange
+    from aigc_edge.bundle.amend import exchange
 
     manifest = read_manifest(bundle)
     change(manifest)

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.cli import build_parser, main
 from aigc_edge.compile import compile_source
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import read_manifest
 from aigc_edge.sources.generator import Generator
 
 

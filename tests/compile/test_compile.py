@@ -13,16 +13,17 @@ import torch
 
 import aigc_edge
 from aigc_edge import compile as compilation
-from aigc_edge import data, inspect
+from aigc_edge import data
+from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.compile import compile_source, compressing, proving, request
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.errors import AigcEdgeError, BudgetError
 from aigc_edge.export import split
-from aigc_edge.export.bundle import read_manifest
 from aigc_edge.metrics import classifier
 from aigc_edge.metrics.paired import psnr, relative_l2
 from aigc_edge.models.base import FAMILIES
+from aigc_edge.report.summary import describe, render
 
 MODELS = {
     "diffusion": {"widths": [8, 16], "blocks": [1, 1], "embedding": 16, "sigma_data": 0.5},
@@ -167,7 +168,7 @@ def test_the_schedule_is_taken_out_and_said(bundles, runs):
     assert timesteps == sorted(map(float, wanted))
     assert manifest["files"][schedule["table"]["file"]]["bytes"] == len(timesteps) * 16 * 4
     assert list(schedule["formats"]) == ["fp32"]
-    text = inspect.render(inspect.describe(bundles["diffusion"]))
+    text = render(describe(bundles["diffusion"]))
     assert f"schedule: 9 of {removed['of_operators']} operators, " in text
     assert f"{len(timesteps)} timesteps" in text
     assert list(read_manifest(bundles["gan"])["components"]) == ["decoder"]
@@ -184,7 +185,7 @@ def test_a_bundle_lists_what_its_networks_take(runs, tmp_path, options, roles, s
     compile_source(runs["diffusion"], tmp_path / "a.aigc", formats=["fp32"], samples=2, threads=1, **options)
     denoiser = read_manifest(tmp_path / "a.aigc")["components"]["denoiser"]
     assert [t["role"] for t in denoiser["inputs"]] == roles
-    text = inspect.render(inspect.describe(tmp_path / "a.aigc"))
+    text = render(describe(tmp_path / "a.aigc"))
     assert f"schedule: {said}" in text if said else "schedule:" not in text
 
 
@@ -195,7 +196,7 @@ def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs
     manifest = read_manifest(whole, verify=True)
     assert list(manifest["components"]) == ["denoiser"]
     assert manifest["components"]["denoiser"]["schedule_constants"] == {"operators": 0, "reason": "it would not be exact"}
-    assert "no operators removed (it would not be exact)" in inspect.render(inspect.describe(whole))
+    assert "no operators removed (it would not be exact)" in render(describe(whole))
     seed, classes = int(rng.integers(2**60)), rng.integers(-1, 10, 32)
     with (
         aigc_edge.open(whole, threads=1) as one,

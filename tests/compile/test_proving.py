@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.budget import Budget
 from aigc_edge.compile import proving
+from aigc_edge.compress.budget import Budget
 from aigc_edge.compress.formats.base import parse
 from aigc_edge.errors import BudgetError
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import aigc_edge
+from aigc_edge.bundle.writer import pack, read_manifest
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError, BudgetError
-from aigc_edge.export.bundle import pack, read_manifest
 
 QUICK = {"samples": 8, "threads": 1}
 

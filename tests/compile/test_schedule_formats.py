@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import aigc_edge
+from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.compile import compile_source
-from aigc_edge.export.bundle import read_manifest
 from aigc_edge.metrics.paired import relative_l2
 from aigc_edge.sources.generator import Generator
 

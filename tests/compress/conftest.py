@@ -13,10 +13,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.diffusion import Program, build
 from aigc_edge.models.base import FAMILIES
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 ONE_SHOT = Program(name="one", slots=1, init_scale=1.0, rows=())
 

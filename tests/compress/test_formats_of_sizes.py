@@ -16,7 +16,7 @@ from aigc_edge.compile import compile_source
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.norms import without_reshape
 from aigc_edge.export.onnx import to_ir
-from aigc_edge.inspect import describe
+from aigc_edge.report.summary import describe
 from aigc_edge.sources.generator import Generator
 
 SIZES = [(16, 16), (24, 40)]

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.formats.base import convert, parse
 from aigc_edge.compress.formats.int8 import Int8
@@ -22,7 +23,6 @@ from aigc_edge.compress.graphs.qdq import Writer, factors, integers_only, observ
 from aigc_edge.compress.proving.trials import Trials
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import EngineSource, require
-from aigc_edge.spec import ComponentSpec
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 

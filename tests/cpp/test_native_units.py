@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.diffusion import build
-from aigc_edge.export.bundle import write_bundle
 
 
 @pytest.mark.parametrize("name", ["test_philox", "test_parallel", "test_sha256"])

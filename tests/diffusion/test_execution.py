@@ -150,7 +150,7 @@ def test_noise_of_other_sources_and_given_noise() -> None:
 
 
 def test_an_engine_is_bound_once_a_batch_size() -> None:
-    from aigc_edge.spec import ComponentSpec, TensorSpec
+    from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 
     class Bound:
         shape = ("N", *SHAPE[1:])

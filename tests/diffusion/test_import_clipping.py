@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from aigc_edge.diffusion import Program
-from aigc_edge.diffusion.importing import import_scheduler
-from aigc_edge.diffusion.recheck import draw_of
+from aigc_edge.diffusion.importer.recheck import draw_of
+from aigc_edge.diffusion.importer.scheduler import import_scheduler
 from aigc_edge.diffusion.reference import run
 from aigc_edge.errors import ProgramError
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from aigc_edge.diffusion import Program, build
-from aigc_edge.diffusion.importing import Imported, import_scheduler
-from aigc_edge.diffusion.recheck import draw_of, toy
+from aigc_edge.diffusion.importer.recheck import draw_of, toy
+from aigc_edge.diffusion.importer.scheduler import Imported, import_scheduler
 from aigc_edge.diffusion.reference import run
 
 torch = pytest.importorskip("torch", reason="diffusers' schedulers need torch")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.engines.base import EngineSource
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 CHANNELS, SIZE, CLASSES = 3, 8, 5
 SHAPE = (BATCH, CHANNELS, SIZE, SIZE)

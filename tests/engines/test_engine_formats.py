@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.formats.base import FORMATS, convert
 from aigc_edge.compress.graphs import graph
@@ -16,7 +17,6 @@ from aigc_edge.compress.proving.mixture import Mixed
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, EngineSource
 from aigc_edge.errors import BundleError
-from aigc_edge.spec import ComponentSpec
 
 WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], Mixed)]
 

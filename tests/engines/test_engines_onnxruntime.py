@@ -10,11 +10,11 @@ import zipfile
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.engines.base import EngineSource, physical_cores
 from aigc_edge.engines.onnxruntime import OnnxRuntimeEngine
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import write_bundle
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 
 def test_a_packed_bundle_gives_the_same_bits(network, tmp_path):

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 import aigc_edge
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.writer import pack
 from aigc_edge.compile import compile_source
 from aigc_edge.engines import laid_out
 from aigc_edge.engines.cache import VARIABLE
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import pack
-from aigc_edge.pipeline import Verify
+from aigc_edge.runtime.pipeline import Verify
 from aigc_edge.sources.generator import Generator
 
 FORMATS = ("fp32", "int8", "int4")

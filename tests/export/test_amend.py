@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from aigc_edge.bundle import amend
+from aigc_edge.bundle.amend import add_programs, files_below, unpacked
+from aigc_edge.bundle.writer import pack, read_manifest
 from aigc_edge.diffusion import Program, build
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export import amend
-from aigc_edge.export.amend import add_programs, files_below, unpacked
-from aigc_edge.export.bundle import pack, read_manifest
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.698}
 

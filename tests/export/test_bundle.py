@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from aigc_edge.bundle import writer as bundle
+from aigc_edge.bundle.writer import pack, read_manifest, write_bundle
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export import bundle
-from aigc_edge.export.bundle import pack, read_manifest, write_bundle
 
 MANIFEST = {"name": "small", "components": {}, "programs": {}, "note": "größe"}
 

@@ -15,11 +15,11 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 import aigc_edge
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.onnx import check, export_component
 from aigc_edge.nn.unet import UNet
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 
 @dataclass

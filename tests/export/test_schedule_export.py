@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.export import split as splitting
 from aigc_edge.export.onnx import export_component
 from aigc_edge.export.split import Split, export_split
 from aigc_edge.models.base import FAMILIES, Component
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 CLASSES, TOKENS, WIDTH = 5, 9, 32
 

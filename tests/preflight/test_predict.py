@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from aigc_edge import external, targets
+from aigc_edge import targets
+from aigc_edge.bundle import external
 from aigc_edge.compress.formats.base import parse
 from aigc_edge.engines import laid_out
 from aigc_edge.preflight import predict, processor

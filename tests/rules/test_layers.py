@@ -17,25 +17,25 @@ CSRC = ROOT / "csrc"
 LAYERS = [
     ["errors"],
     ["_core", "text", "clock", "hardware"],
-    ["registry", "files", "config", "budget", "pages", "sizes", "external"],
-    ["spec", "images"],
+    ["registry", "files", "config", "pages"],
+    ["images"],
     ["ops"],
-    ["nn"],
-    ["models", "diffusion", "tokens", "data"],
-    ["train", "metrics", "compress", "tuning", "export", "targets"],
+    ["nn", "diffusion"],
+    ["bundle"],
+    ["models", "data"],
+    ["train", "metrics", "compress", "export", "targets"],
     ["sources"],
-    ["engines", "inputs"],
-    ["device_loop", "choose", "programs", "text_conditions"],
-    ["pipeline"],
-    ["bench", "inspect", "prove", "verify"],
-    ["compile", "tune", "why"],
+    ["engines"],
+    ["runtime"],
+    ["bench", "report", "verify"],
+    ["compile", "tuning"],
     ["preflight"],
     ["commands"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Base helpers that may use each other.
-BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "clock", "hardware"}
+BASE = {"errors", "registry", "files", "config", "images", "text", "clock", "hardware"}
 
 TORCH = [
     "nn/",
@@ -50,7 +50,7 @@ TORCH = [
     "engines/torch.py",
 ]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
-# engines/tensorrt_network.py, device_loop.py: on a GPU torch owns memory and streams, where it is installed.
+# engines/tensorrt_network.py, runtime/device_loop.py: on a GPU torch owns memory and streams, where it is installed.
 TORCH_IN_FUNCTIONS = [
     *TORCH,
     "bench/ways/",
@@ -60,7 +60,7 @@ TORCH_IN_FUNCTIONS = [
     "diffusion/",
     "verify/peers/",
     "engines/tensorrt_network.py",
-    "device_loop.py",
+    "runtime/device_loop.py",
 ]
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
@@ -70,7 +70,7 @@ ONLY_IN = {
     "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
     "transformers": ["sources/"],
     "sklearn": ["data/"],
-    "tokenizers": ["text_conditions/tokens.py", "sources/"],
+    "tokenizers": ["runtime/tokenizer.py", "sources/"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
 }
@@ -148,12 +148,12 @@ def test_imports_point_one_way(path: Path) -> None:
         ("ops/x.py", "def f():\n    import aigc_edge.engines.base"),
         ("models/x.py", "from aigc_edge.data import load"),
         ("diffusion/x.py", "import torch"),
-        ("pipeline.py", "def f():\n    import torch"),
+        ("runtime/pipeline.py", "def f():\n    import torch"),
         ("bench/x.py", "import torch"),
         ("bench/ways/x.py", "import torch"),
         ("engines/onnxruntime.py", "import tensorrt_rtx"),
         ("commands/x.py", "from aigc_edge import cli"),
-        ("inspect.py", "from aigc_edge import bench"),
+        ("report/summary.py", "from aigc_edge import bench"),
     ],
 )
 def test_the_rule_finds_what_breaks_it(path: str, source: str) -> None:
@@ -165,7 +165,7 @@ def test_the_rule_finds_what_breaks_it(path: str, source: str) -> None:
     [
         ("nn/x.py", "import torch\nfrom aigc_edge.errors import AigcEdgeError"),
         ("bench/ways/x.py", "def f():\n    import torch"),
-        ("pipeline.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("runtime/pipeline.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("files.py", "from aigc_edge.errors import AigcEdgeError"),
     ],
 )

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from aigc_edge import pipeline
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.diffusion import build
 from aigc_edge.engines.base import ENGINES, Engine
-from aigc_edge.export.bundle import write_bundle
+from aigc_edge.runtime import pipeline
 
 SHAPE = (2, 3, 5)  # odd, and not a multiple of any vector width
 CLASSES = 4

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from aigc_edge import pipeline
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.runtime import pipeline
 
 TEXT, DENOISER, ENTRY = ("components", "text_encoder"), ("components", "denoiser"), ("text", "encoders", "text_encoder")
 INPUT, FIRST, SECOND = (*TEXT, "inputs", 0), (*TEXT, "outputs", 0), (*TEXT, "outputs", 1)

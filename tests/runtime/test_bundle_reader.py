@@ -10,9 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from aigc_edge import pipeline
+from aigc_edge.bundle.writer import pack
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import pack
+from aigc_edge.runtime import pipeline
 
 
 def open_toy_at(path, **options):
@@ -60,7 +60,7 @@ def test_a_changed_file_is_refused_unless_trusted(bundle, verify):
 
 
 def test_weights_beside_the_network_are_hashed_with_it(engine, toy, tmp_path):
-    from aigc_edge.export.bundle import write_bundle
+    from aigc_edge.bundle.writer import write_bundle
 
     path = tmp_path / "two.aigc"
     write_bundle(path, toy.manifest(), {"net.onnx": b"x", "net.onnx.data": b"weights", "other.data": b"of something else"})
@@ -249,7 +249,7 @@ def test_a_deep_manifest_does_not_exhaust_the_stack(bundle):
 
 def test_hashes_are_those_of_hashlib(engine, make_bundle, tmp_path):
     # Sizes around the block and padding limits of SHA-256; a wrong digest would refuse the intact bundle.
-    from aigc_edge.export.bundle import write_bundle
+    from aigc_edge.bundle.writer import write_bundle
 
     rng = np.random.default_rng()
     source = json.loads((make_bundle() / "manifest.json").read_text())

@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from aigc_edge import pipeline
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.diffusion import build
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import write_bundle
+from aigc_edge.runtime import pipeline
 
 STEPS = 9  # not among the steps of the bundle's own programs
 

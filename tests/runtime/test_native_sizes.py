@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge import _core, pipeline
+from aigc_edge import _core
+from aigc_edge.bundle.writer import write_bundle
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import write_bundle
-from aigc_edge.inspect import describe, render
+from aigc_edge.report.summary import describe, render
+from aigc_edge.runtime import pipeline
 
 SIZES = [(6, 10), (12, 8), (6, 4)]
 

@@ -8,10 +8,10 @@ import threading
 import numpy as np
 import pytest
 
-from aigc_edge import pipeline
+from aigc_edge.bundle.writer import pack
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import pack
-from aigc_edge.text_conditions import encoders
+from aigc_edge.runtime import pipeline
+from aigc_edge.runtime import text_encoders as encoders
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_edge.export.bundle import pack
+from aigc_edge.bundle.writer import pack
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ import aigc_edge
 from aigc_edge.compile import compile_source
 from aigc_edge.diffusion import build
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.inspect import describe
+from aigc_edge.report.summary import describe
 from aigc_edge.sources.base import SourceOptions, open_source
 from aigc_edge.sources.generator import Generator
 

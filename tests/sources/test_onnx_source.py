@@ -9,10 +9,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import aigc_edge
+from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.compile import compile_source
 from aigc_edge.diffusion import build
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import read_manifest
 from aigc_edge.sources.base import SourceOptions, open_source
 
 BETAS = {"betas": "scaled_linear"}

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from aigc_edge.bundle.writer import read_manifest, write_bundle
 from aigc_edge.cli import main
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import read_manifest, write_bundle
 from aigc_edge.verify import verify
 
 pytest.importorskip("onnxruntime")

@@ -1,0 +1,1 @@
+"""Turns a configured diffusers scheduler into rows by running it on unit vectors."""
