@@ -1,6 +1,6 @@
 """The native core: ops by name, and the runtime behind `aigc_edge.open`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,24 +61,11 @@ class Handle:
         """Check a file of the bundle as `file` does, without a copy of it."""
 
     def add_program(self, json: str) -> None: ...
-    def sample(
-        self,
-        *,
-        count: int,
-        seed: int,
-        seeds: np.ndarray | Sequence[int] | None,
-        classes: np.ndarray | Sequence[int] | None,
-        negative_classes: np.ndarray | Sequence[int] | None,
-        program: str,
-        guidance_scale: float | None,
-        guidance_rescale: float | None,
-        elements: int,
-        latents: np.ndarray | None,
-        noise: np.ndarray | None,
-        mask: np.ndarray | None,
-        known: np.ndarray | None,
-        known_noise: np.ndarray | None,
-        output: int,
-        conditions: dict[str, np.ndarray] = ...,
-        negative_conditions: dict[str, np.ndarray] = ...,
-    ) -> np.ndarray: ...
+    def check(self, request: object, elements: int) -> None:
+        """Refuse a request that `sample` would refuse, without sampling."""
+
+    def sample(self, request: object, elements: int) -> np.ndarray:
+        """Run a request whose attributes have the names of `ae_sample_options`, for samples of so many elements.
+
+        Returns uint8 [N, H, W, C] or float32 [N, C, H, W].
+        """

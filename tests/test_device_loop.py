@@ -13,7 +13,8 @@ import pytest
 from aigc_edge import _core
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
-from aigc_edge.runtime import device_loop, inputs, pipeline
+from aigc_edge.runtime import device_loop, pipeline
+from aigc_edge.runtime.initial_state import classes_of_seeds
 
 torch = pytest.importorskip("torch")
 GPU = not _core.cuda_unavailable() and torch.cuda.is_available()
@@ -165,7 +166,7 @@ def test_drawn_classes_are_the_runtimes(tiny_bundle: Path, rng: np.random.Genera
         engine.bind = watched  # type: ignore[method-assign]
         native.sample(64, seeds=seeds, steps=1, solver="euler", guidance_scale=2.0)
     found = np.concatenate(seen)
-    np.testing.assert_array_equal(inputs.drawn_classes(seeds, 10), found)
+    np.testing.assert_array_equal(classes_of_seeds(seeds, 10), found)
     assert len(set(found.tolist())) > 5
 
 

@@ -7,13 +7,28 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from aigc_edge.errors import AigcEdgeError, BundleError
 
 Size = tuple[int, int]  # height and width of the images
 Dim = str | int
 AXES = "HW"
+LONGEST = 1 << 16  # side of an image
 METADATA = "image_size"  # of an ONNX file whose shapes follow the size: its default
 _FOLLOWS = re.compile(r"([HW])(?:/([1-9][0-9]{0,4}))?")
+
+
+def image_size(value: Any) -> Size:
+    """Height and width of an image; raises AigcEdgeError for anything else."""
+    try:
+        height, width = value
+    except (TypeError, ValueError):
+        raise AigcEdgeError(f"size is {value!r}: give the height and the width of the images, such as (512, 768)") from None
+    for name, side in (("height", height), ("width", width)):
+        if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or not 1 <= side <= LONGEST:
+            raise AigcEdgeError(f"the {name} is {side!r}: it must be a whole number from 1 to {LONGEST}")
+    return int(height), int(width)
 
 
 def named(size: Sequence[int]) -> str:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.runtime.request import Prompt, SampleRequest
 from aigc_edge.runtime.text_encoders import Arrays, TextEncoders
 
-Prompt = str | Sequence[str]
 Given = Mapping[str, NDArray[Any]]
 
 
@@ -28,20 +28,14 @@ class Conditions:
         self._path, self._encoders = path, encoders
         self._text = [name for name in encoders.gives if name in self.specs]
 
-    def arrays(
-        self,
-        n: int,
-        guided: bool,
-        prompt: Prompt | None = None,
-        negative_prompt: Prompt | None = None,
-        conditions: Given | None = None,
-        negative_conditions: Given | None = None,
-    ) -> tuple[Arrays, Arrays]:
+    def arrays(self, request: SampleRequest, guided: bool) -> tuple[Arrays, Arrays]:
         """Conditions and negative ones by name, float32 [n, ...] or, where all samples share one, [1, ...].
 
         Negative ones are only made where rows are `guided` and the network does not take the scale as a number. Raises
         AigcEdgeError for what is missing, given twice, or does not fit.
         """
+        n, prompt, negative_prompt = request.count, request.prompt, request.negative_prompt
+        conditions, negative_conditions = request.conditions, request.negative_conditions
         given = {"prompt": prompt, "negative_prompt": negative_prompt, "conditions": conditions,
                  "negative_conditions": negative_conditions}  # fmt: skip
         named = [name for name, value in given.items() if value is not None]

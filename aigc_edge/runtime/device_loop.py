@@ -18,7 +18,8 @@ from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
 from aigc_edge.ops import latent_to_rgb8, randn
 from aigc_edge.ops._op import native_core
-from aigc_edge.runtime import inputs
+from aigc_edge.runtime.initial_state import classes_of_seeds, seeds_of
+from aigc_edge.runtime.request import SampleRequest
 
 DEVICES = ("auto", "cpu", "cuda")
 LARGEST = 64  # samples at once: larger counts run in turn, with the same result, and need no graph of their own
@@ -82,55 +83,33 @@ class DeviceLoop:
         self.captured, self.reason = False, "nothing was sampled yet"
 
     def sample(
-        self,
-        program: Program,
-        *,
-        count: int,
-        seed: int,
-        seeds: NDArray[np.uint64] | None,
-        classes: NDArray[np.int32] | None,
-        negative_classes: NDArray[np.int32] | None,
-        guidance_scale: float | None,
-        guidance_rescale: float | None,
-        latents: NDArray[np.float32] | None,
-        noise: NDArray[np.float32] | None,
-        mask: NDArray[np.float32] | None,
-        known: NDArray[np.float32] | None,
-        known_noise: NDArray[np.float32] | None,
-        conditions: Mapping[str, NDArray[np.float32]],
-        negative_conditions: Mapping[str, NDArray[np.float32]],
-        rgb8: bool,
-        progress: Callable[[int, int], None] | None,
+        self, program: Program, request: SampleRequest, *, progress: Callable[[int, int], None] | None = None
     ) -> NDArray[Any]:
-        """What the runtime's own loop returns for the same arguments, to rounding: uint8 [N, H, W, C] or float32 [N, C, H, W]."""
+        """What the native loop returns for the same request, up to rounding: uint8 [N, H, W, C] or float32 [N, C, H, W]."""
         import torch
 
         started = time.perf_counter()
         if not self._networks:
             raise AigcEdgeError("this bundle was closed: open it again")
-        if "denoiser" not in self._specs and classes is not None and (classes < 0).any():
-            raise AigcEdgeError(f"class -1 is out of range: this bundle has the classes 0 to {self._classes - 1}")
-        program = program.guided(guidance_scale, guidance_rescale)
-        if self._embedded is not None and negative_classes is not None:
-            raise AigcEdgeError(
-                "this network takes the guidance scale as a number, so that nothing negative has an effect: leave it out"
-            )
+        count, latents = request.count, request.latents
+        noise: Any = request.noise  # an array or None: the request is resolved
+        program = program.guided(request.guidance_scale, request.guidance_rescale)
         if not self._guides and self._embedded is None:  # without classes and conditions there is nothing to guide by
             program = program.guided(1.0, 0.0)
-        every = np.array([(seed + i) % (1 << 64) for i in range(count)], np.uint64) if seeds is None else seeds
-        chosen = self._labels(every, classes)
-        other = self._labels(every, np.full(count, -1) if negative_classes is None else negative_classes)
+        every = seeds_of(request)
+        chosen = self._labels(every, request.classes)
+        other = self._labels(every, np.full(count, -1) if request.negative_classes is None else request.negative_classes)
         parts = []
         evaluations = 0
         with torch.no_grad():
             for first in range(0, count, LARGEST):
                 part = slice(first, min(first + LARGEST, count))
                 rows = {name: None if value is None else self._give(value[part]) for name, value in
-                        (("mask", mask), ("known", known), ("known_noise", known_noise))}  # fmt: skip
+                        (("mask", request.mask), ("known", request.known), ("known_noise", request.known_noise))}  # fmt: skip
                 start = self._latents(every[part], latents, part)
                 own = tuple(
                     self._conditions("denoiser", labels, part) | self._rows(given, part)
-                    for labels, given in ((chosen, conditions), (other, negative_conditions))
+                    for labels, given in ((chosen, request.conditions), (other, request.negative_conditions))
                 )
                 if program.rows:
                     given = "philox" if noise is None else self._give(noise[:, part])
@@ -147,7 +126,7 @@ class DeviceLoop:
                     evaluations += 1
                     if progress is not None:
                         progress(len(program.rows), len(program.rows))
-                parts.append(self._bytes(samples) if rgb8 else samples)
+                parts.append(self._bytes(samples) if request.output == "uint8" else samples)
             images: NDArray[Any] = (parts[0] if len(parts) == 1 else torch.cat(parts)).cpu().numpy()
         self.statistics = {"evaluations": float(evaluations), "total_seconds": time.perf_counter() - started}
         return images
@@ -171,19 +150,19 @@ class DeviceLoop:
         randn(self._give(seeds), 0, drawn.view(len(seeds), -1))
         return drawn
 
-    def _labels(self, seeds: NDArray[np.uint64], classes: NDArray[np.integer[Any]] | None) -> NDArray[np.int64]:
+    def _labels(self, seeds: NDArray[np.uint64], classes: Any) -> NDArray[np.int64]:
         """Class indices [N]; the one behind the last class is none."""
         if classes is None:
-            return inputs.drawn_classes(seeds, self._classes)
+            return classes_of_seeds(seeds, self._classes)
         return np.where(classes < 0, self._classes, classes).astype(np.int64)
 
     def _conditions(self, component: str, labels: NDArray[np.int64], part: slice) -> dict[str, Any]:
         spec = self._specs.get(component)
         return {t.name: self._give(labels[part]) for t in (spec.inputs if spec else ()) if t.role == "class"}
 
-    def _rows(self, conditions: Mapping[str, NDArray[np.float32]], part: slice) -> dict[str, Any]:
+    def _rows(self, conditions: Mapping[str, NDArray[np.float32]] | None, part: slice) -> dict[str, Any]:
         """Given conditions of a part of the samples; one that stands for all is one."""
-        return {name: self._give(value if len(value) == 1 else value[part]) for name, value in conditions.items()}
+        return {name: self._give(value if len(value) == 1 else value[part]) for name, value in (conditions or {}).items()}
 
     def _loop(self, program: Program, start: Any, own: tuple[Any, ...], rows: Mapping[str, Any]) -> Any:
         key = (program, len(start), rows["mask"] is not None)

@@ -6,34 +6,37 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge import _core
-from aigc_edge.bundle.sizes import Size, at_size
+from aigc_edge.bundle.sizes import Size, at_size, image_size
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program
-from aigc_edge.diffusion.noise import PHILOX
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.engines.constants import Constants, schedule_source
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.runtime import device_loop, inputs
+from aigc_edge.runtime import device_loop
 from aigc_edge.runtime.auto_engine import AUTO, fastest
-from aigc_edge.runtime.conditions import Conditions, Prompt, texts
+from aigc_edge.runtime.conditions import Conditions, texts
+from aigc_edge.runtime.initial_state import initial_state
 from aigc_edge.runtime.programs import Programs
+from aigc_edge.runtime.request import Prompt, SampleOptions, SampleRequest, as_request
 from aigc_edge.runtime.text_encoders import NAMES, TextEncoders
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str, int, Buffers, Buffers], None]
 Verify = Literal["used", "all", "none"]
 _VERIFY: dict[str, int] = {"used": 0, "all": 1, "none": 2}
-_OUTPUT = {"uint8": 0, "float32": 1}
-FLOAT32_MAX = 3.4028234e38
 
 
 class Pipeline:
@@ -69,7 +72,7 @@ class Pipeline:
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._constants: Constants | None = None
-        chosen = None if size is None else inputs.image_size(size)
+        chosen = None if size is None else image_size(size)
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=chosen
         )
@@ -83,7 +86,7 @@ class Pipeline:
             if name not in ("schedule", *NAMES):  # which a call may need or not
                 self._engines[name] = kind.load(self._source(name, component), threads=self.threads)
         self._encoders = TextEncoders(self.manifest, self._load_encoder, self._handle.file)
-        self._given = Conditions(self.path, self.manifest, self._encoders)
+        self._conditions = Conditions(self.path, self.manifest, self._encoders)
         self._on_device = None if place is None else device_loop.DeviceLoop(self.path, self.manifest, self._engines, place)
 
     def _source(self, name: str, component: Mapping[str, Any]) -> EngineSource:
@@ -173,104 +176,40 @@ class Pipeline:
 
     def sample(
         self,
-        n: int = 1,
+        n: int | SampleRequest = 1,
         *,
-        seed: int = 0,
-        seeds: Sequence[int] | NDArray[np.uint64] | None = None,
-        classes: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
-        negative_classes: int | Sequence[int] | NDArray[np.integer[Any]] | None = None,
-        prompt: Prompt | None = None,
-        negative_prompt: Prompt | None = None,
-        conditions: Mapping[str, NDArray[Any]] | None = None,
-        negative_conditions: Mapping[str, NDArray[Any]] | None = None,
-        program: str | None = None,
-        solver: str | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        guidance_rescale: float | None = None,
-        latents: NDArray[np.float32] | None = None,
-        noise: str | NDArray[np.float32] = PHILOX,
-        image: NDArray[Any] | None = None,
-        strength: float = 1.0,
-        mask: NDArray[Any] | None = None,
-        output: Literal["uint8", "float32"] = "uint8",
         progress: Progress | None = None,
         watch: Watch | None = None,
+        **options: Unpack[SampleOptions],
     ) -> NDArray[Any]:
-        """Draw `n` samples: uint8 [N, H, W, C], or float32 [N, C, H, W] in the bundle's output range (not clamped).
+        """Draw `n` samples: uint8 [N, H, W, C], or float32 [N, C, H, W] in the bundle's output range, not clamped.
 
-        Sample i is drawn from `seed` + i, or from `seeds`[i] (whole numbers from 0 to 2^64 - 1), and does not depend on the
-        others. `classes` are class indices, one for all or one each; -1 is unconditional; None draws them from the seeds.
-        `negative_classes` are what guidance leads away from (None: no class). `prompt` and `negative_prompt`, one for all or one
-        each, are encoded by the bundle's text encoders (None: what the bundle says of no negative prompt); `conditions` and
-        `negative_conditions` [N or 1, ...] are what its network takes beside, or instead, by name. `program` names one of
-        `programs`; `solver` and `steps` build another one from the bundle's schedule. `guidance_scale` is the CFG scale (1: off),
-        `guidance_rescale` 0 … 1 draws its contrast back (Lin et al. 2024). `latents`, float32 [N, *sample_shape] of unit normals,
-        replace the noise of the seeds. `noise` is where noise comes from: "philox" (our own), "numpy", "torch-cpu", "torch-cuda"
-        (as those draw it for the seeds), or what the rows add, float32 [draws, N, *sample_shape] in the order of
-        `program(…).draws`.
-
-        Image to image: `image`, uint8 [N, H, W, C] or float32 [N, C, H, W] in the output range, and a `strength` below 1, the
-        share of the steps that is taken. Inpainting: `image` and `mask` [N, H, W] or [H, W], 1 where it is to be generated; the
-        rest stays.
-
-        `progress(row, rows)` and `watch(component, row, inputs, outputs)` are called after each network evaluation; what they
-        raise stops the call. The buffers are the runtime's own, by the names of the component: copy what is kept. Raises
-        AigcEdgeError for what is not allowed.
+        `options` are the fields of `SampleRequest` (seed, classes, prompt, program, solver, steps, guidance_scale, latents,
+        image, mask, output …); `n` may be a `SampleRequest` itself. `progress(row, rows)` and `watch(component, row, inputs,
+        outputs)` are called after each network evaluation; an exception that they raise stops the call. The buffers belong to
+        the runtime: copy what is needed later. Raises AigcEdgeError for what is not allowed.
         """
-        if output not in _OUTPUT:
-            raise AigcEdgeError(f"output is {output!r}: it must be one of {', '.join(_OUTPUT)}")
-        if latents is not None and np.shape(latents) != (n, *self._shape):
-            raise AigcEdgeError(f"latents have the shape {list(np.shape(latents))}: they must have {[n, *self._shape]}")
-        for name, value in (("scale", guidance_scale), ("rescale", guidance_rescale)):
-            if value is not None and not abs(value) <= FLOAT32_MAX:
-                raise AigcEdgeError(f"the guidance {name} is {value}: it must be a finite number; 1 means no guidance")
-        count = inputs.integer("n", n, 1, 2**31 - 1)
-        first = inputs.integer("seed", seed, 0, 2**64 - 1)
-        each = None if seeds is None else inputs.integers("seeds", seeds, n, 0, 2**64 - 1).astype(np.uint64)
+        request = as_request(n, options)
         with self._lock:
-            name = self._programs.find(program, solver, steps, strength)
-            start = inputs.Start(self.manifest, self._programs[name], n, each, first)
-            latents, draws = start.noise(noise, latents)
-            known = start.known(image, mask, strength)
-            known_noise = None
-            if known is not None and strength < 1:
-                known_noise = start.latents() if latents is None else latents
-                latents = self._programs[name].noised(known, known_noise)
-            chosen = None if mask is None else start.mask(mask)
-            guided = any(weight != 1.0 for weight in self._programs[name].guided(guidance_scale, None).weights)
-            text = prompt, negative_prompt, conditions, negative_conditions
-            own, other = self._given.arrays(count, guided, *text)
+            resolved = self._resolve(request)
             self._progress, self._watch = progress, watch
-            given: dict[str, Any] = dict(
-                count=count,
-                seed=first,
-                seeds=each,
-                classes=None if classes is None else self._classes("classes", classes, n),
-                negative_classes=None if negative_classes is None else self._classes("negative_classes", negative_classes, n),
-                guidance_scale=guidance_scale,
-                guidance_rescale=guidance_rescale,
-                latents=None if latents is None else np.ascontiguousarray(latents, dtype=np.float32),
-                noise=draws,
-                mask=chosen,
-                known=None if chosen is None else known,
-                known_noise=None if chosen is None else known_noise,
-                conditions=own,
-                negative_conditions=other,
-            )
-            if self._on_device is not None:
-                if watch is not None:
-                    raise AigcEdgeError("watch looks at buffers in host memory: open the bundle with device='cpu' for it")
-                return self._on_device.sample(self._programs[name], **given, rgb8=output == "uint8", progress=progress)
-            images = self._handle.sample(program=name, elements=math.prod(self._shape), output=_OUTPUT[output], **given)
-        return np.asarray(images)
+            if self._on_device is None:
+                return np.asarray(self._handle.sample(resolved, math.prod(self._shape)))
+            if watch is not None:
+                raise AigcEdgeError("watch looks at buffers in host memory: open the bundle with device='cpu' for it")
+            self._handle.check(resolved, math.prod(self._shape))
+            return self._on_device.sample(self._programs[str(resolved.program)], resolved, progress=progress)
 
-    def _classes(self, name: str, classes: int | Sequence[int] | NDArray[np.integer[Any]], n: int) -> NDArray[np.int32]:
-        if not self.manifest.get("classes"):
-            raise AigcEdgeError(f"{self.path} is unconditional: leave the class out")
-        last = int(self.manifest["classes"]["count"]) - 1
-        each = [classes] * n if isinstance(classes, int) else classes
-        return inputs.integers(name, each, n, -1, last).astype(np.int32)
+    def _resolve(self, request: SampleRequest) -> SampleRequest:
+        """The same request in the fields that the C struct has too: a program by name, arrays in place of prompts and images."""
+        name = self._programs.find(request.program, request.solver, request.steps, request.strength)
+        program = self._programs[name]
+        state = initial_state(request, program, self._shape, self.manifest["output_range"])
+        guided = any(weight != 1.0 for weight in program.guided(request.guidance_scale, None).weights)
+        conditions, negative = self._conditions.arrays(request, guided)
+        resolved: dict[str, Any] = dict.fromkeys(("solver", "steps", "prompt", "negative_prompt", "image"))
+        resolved |= {"program": name, "strength": 1.0, "conditions": conditions, "negative_conditions": negative}
+        return replace(request, **resolved, **state)
 
     def network(self, sample: NDArray[Any], timestep: NDArray[Any] | float, **conditions: NDArray[Any]) -> NDArray[Any]:
         """The bundle's denoiser on `sample` [M, *sample_shape] at `timestep` (one, or [M]), conditions by their input names.

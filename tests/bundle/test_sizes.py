@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.bundle.sizes import at, at_size, default_of, follows, number, sides, units
+from aigc_edge.bundle.sizes import at, at_size, default_of, follows, image_size, number, sides, units
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.runtime.inputs import image_size
 
 
 def test_a_side_is_a_number_where_it_is_the_same_at_every_size() -> None:
