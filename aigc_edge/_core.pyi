@@ -7,8 +7,8 @@ import numpy as np
 
 __version__: str
 
-def ops() -> dict[str, str]:
-    """Name of every native op → its signature."""
+def ops() -> dict[str, dict[str, str]]:
+    """Name of every native op → its parameters: name → type, such as "inout float32[S, N, E]"."""
 
 def op(name: str) -> Callable[..., None]:
     """The native op of that name, as a function of positional arguments."""
@@ -16,7 +16,6 @@ def op(name: str) -> Callable[..., None]:
 def call(name: str, *args: Any) -> None:
     """Run the native op of that name."""
 
-def has_cuda_kernel(name: str) -> bool: ...
 def cuda_unavailable() -> str:
     """Empty when CUDA kernels can run here, else why not."""
 

@@ -1,7 +1,7 @@
-"""The native ops: one module each, found by a scan. `ops.randn(...)` runs native code, `ops.randn.reference(...)` defines it.
+"""The native ops, one module each: `ops.randn(...)` runs native code, `ops.randn.reference(...)` defines the result in NumPy.
 
-A module holds the reference (decorated with `op`), `samples(rng)`, which yields argument tuples that every kernel is tested on,
-and `workloads(rng)`, which yields (name, arguments) to be measured.
+The modules of this package are discovered. Each has the reference (decorated with `op`), `samples(rng)`, which yields argument
+tuples for the conformance test, and `workloads(rng)`, which yields (name, arguments) for the benchmark.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from aigc_edge.ops._op import Op, native_core
 
-if TYPE_CHECKING:  # for type checkers alone, which cannot scan
+if TYPE_CHECKING:  # for type checkers, which cannot discover them
     from aigc_edge.ops.latent_to_rgb8 import latent_to_rgb8 as latent_to_rgb8
     from aigc_edge.ops.randn import randn as randn
     from aigc_edge.ops.solver_step import solver_step as solver_step
 
 MODULES: dict[str, ModuleType] = {
-    found.name: importlib.import_module(f"{__name__}.{found.name}")
-    for found in pkgutil.iter_modules(__path__)
-    if not found.name.startswith("_")
+    module.name: importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.iter_modules(__path__)
+    if not module.name.startswith("_")
 }
 """Name of every op → the module that defines it."""
 

@@ -1,4 +1,4 @@
-"""What makes a NumPy reference function an op: its signature as text, and the way to the native kernel."""
+"""`@op` turns a NumPy reference function into an op that runs the native kernel of the same name."""
 
 from __future__ import annotations
 
@@ -25,36 +25,30 @@ def native_core() -> ModuleType | None:
 
 
 class Op(Generic[P]):
-    """One op: called, it runs the native kernel of the device its tensors are on; `reference` is its definition in NumPy.
+    """One op: calling it runs the native kernel for the device of its tensors; `reference` defines it in NumPy.
 
-    Tensors are NumPy arrays, torch tensors or anything else that speaks DLPack. Results are written into the arguments that the
-    signature calls `out` or `inout`. Where the native core was not built, the reference runs instead (NumPy arrays only). Raises
-    AigcEdgeError for a wrong dtype, shape or device, for what is not contiguous, for a read-only output and for a tensor that
-    requires a gradient.
+    Tensors are NumPy arrays, torch tensors or any other objects with DLPack. Results are written into the arguments whose type
+    says `out` or `inout`. Where the native core was not built, the reference runs instead (NumPy arrays only). Raises
+    AigcEdgeError for a wrong dtype, shape or device, for a tensor that is not contiguous, for a read-only output and for a tensor
+    that requires a gradient.
     """
 
     def __init__(self, reference: Callable[P, None]) -> None:
         self.reference = reference
-        self.name: str = reference.__name__
+        self.name = self.__name__ = reference.__name__
         self.__doc__ = reference.__doc__
-        self.__name__ = self.name
         self.__signature__ = inspect.signature(reference)
 
     @cached_property
     def types(self) -> dict[str, str]:
-        """Parameter name → its type as the native signature writes it, such as "inout float32[S, N, E]"."""
+        """Parameter name → its type, such as "inout float32[S, N, E]"; `aigc_edge._core.ops()` must hold the same."""
         hints = get_type_hints(self.reference, include_extras=True)
         return {name: get_args(hints[name])[1] for name in self.__signature__.parameters}
 
     @cached_property
-    def signature(self) -> str:
-        """The text that `aigc_edge._core.ops()` must hold for this op."""
-        return f"{self.name}({', '.join(f'{name}: {text}' for name, text in self.types.items())})"
-
-    @cached_property
-    def _native(self) -> Callable[..., None] | None:
+    def _run(self) -> Callable[..., None]:
         core = native_core()
-        return None if core is None else core.op(self.name)
+        return self.reference if core is None else core.op(self.name)
 
     @cached_property
     def _count(self) -> int:
@@ -66,16 +60,15 @@ class Op(Generic[P]):
             try:
                 bound = self.__signature__.bind(*args, **kwargs)
             except TypeError as error:
-                raise AigcEdgeError(f"{self.name}: {error}; it is {self.signature}") from None
+                raise AigcEdgeError(f"{self.name}: {error}; its arguments are {', '.join(self.types)}") from None
             bound.apply_defaults()
             values = bound.args
-        run: Callable[..., None] = self._native or self.reference
-        run(*values)
+        self._run(*values)
 
     def __repr__(self) -> str:
-        return f"<op {self.signature}>"
+        return f"<op {self.name}>"
 
 
 def op(reference: Callable[P, None]) -> Op[P]:
-    """Decorate the reference: its annotations (`Annotated[type, "in float32[N, E]"]`) are the op's schema."""
+    """Decorate a reference function. Its annotations (`Annotated[type, "in float32[N, E]"]`) are the op's parameter types."""
     return Op(reference)

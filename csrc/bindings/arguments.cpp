@@ -1,11 +1,13 @@
 #include "bindings/arguments.hpp"
 
-#include <string>
+#include <pybind11/pybind11.h>
 
 #include "core/error.hpp"
 
 namespace ae {
 namespace {
+
+using ops::Argument;
 
 struct Names {
   PyObject* exchange = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
@@ -16,66 +18,50 @@ struct Names {
 };
 
 const Names& names() {
-  static const Names* const kept = new Names;  // never freed: Python may be gone before us
-  return *kept;
+  static const Names* const names = new Names;  // never freed: the interpreter may end first
+  return *names;
 }
 
-// Asking a type costs more than the exchange itself, so answers are kept; there are few tensor types. Guarded by the GIL.
+// Looking up a type's attribute costs more than the exchange itself, so results are cached; there are few tensor types. Guarded
+// by the GIL.
 const dlpack::Exchange* exchange_of(PyTypeObject* type) {
-  struct Known {
+  struct Entry {
     PyTypeObject* type;
     const dlpack::Exchange* exchange;
   };
-  static Known known[8] = {};
+  static Entry cache[8] = {};
   static int next = 0;
-  for (const Known& entry : known) {
+  for (const Entry& entry : cache) {
     if (entry.type == type) return entry.exchange;
   }
-  const dlpack::Exchange* found = nullptr;
+  const dlpack::Exchange* exchange = nullptr;
   if (PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().exchange)) {
-    found = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+    exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
     Py_DECREF(capsule);
   }
   PyErr_Clear();
-  while (found && found->version.major != 1) found = found->previous;
-  if (found && !found->tensor_from_object) found = nullptr;
+  while (exchange && exchange->version.major != 1) exchange = exchange->previous;
+  if (exchange && !exchange->tensor_from_object) exchange = nullptr;
   Py_INCREF(type);
-  Py_XDECREF(known[next].type);
-  known[next] = {type, found};
+  Py_XDECREF(cache[next].type);
+  cache[next] = {type, exchange};
   next = (next + 1) % 8;
-  return found;
+  return exchange;
 }
 
 DType dtype_of(const dlpack::Tensor& tensor) {
-  if (tensor.lanes != 1) return DType::kOther;
-  switch (tensor.code << 8 | tensor.bits) {
-    case dlpack::kFloat << 8 | 32:
-      return DType::kFloat32;
-    case dlpack::kFloat << 8 | 64:
-      return DType::kFloat64;
-    case dlpack::kUint << 8 | 8:
-      return DType::kUint8;
-    case dlpack::kUint << 8 | 32:
-      return DType::kUint32;
-    case dlpack::kUint << 8 | 64:
-      return DType::kUint64;
-    case dlpack::kInt << 8 | 32:
-      return DType::kInt32;
-    case dlpack::kInt << 8 | 64:
-      return DType::kInt64;
-    case dlpack::kFloat << 8 | 16:
-      return DType::kFloat16;
-    case dlpack::kBfloat << 8 | 16:
-      return DType::kBfloat16;
-    case dlpack::kInt << 8 | 8:
-      return DType::kInt8;
-    case dlpack::kInt << 8 | 16:
-      return DType::kInt16;
-    case dlpack::kBool << 8 | 8:
-      return DType::kBool;
-    default:
-      return DType::kOther;
+  constexpr struct {
+    uint8_t code, bits;
+    DType dtype;
+  } known[] = {
+      {dlpack::kFloat, 32, DType::kFloat32}, {dlpack::kFloat, 64, DType::kFloat64}, {dlpack::kFloat, 16, DType::kFloat16},
+      {dlpack::kUint, 8, DType::kUint8},     {dlpack::kUint, 32, DType::kUint32},   {dlpack::kUint, 64, DType::kUint64},
+      {dlpack::kInt, 8, DType::kInt8},       {dlpack::kInt, 16, DType::kInt16},     {dlpack::kInt, 32, DType::kInt32},
+      {dlpack::kInt, 64, DType::kInt64},     {dlpack::kBool, 8, DType::kBool},      {dlpack::kBfloat, 16, DType::kBfloat16}};
+  for (const auto& entry : known) {
+    if (tensor.code == entry.code && tensor.bits == entry.bits && tensor.lanes == 1) return entry.dtype;
   }
+  return DType::kOther;
 }
 
 Device device_of(const dlpack::Tensor& tensor) {
@@ -91,7 +77,7 @@ Device device_of(const dlpack::Tensor& tensor) {
   }
 }
 
-// torch hands over such tensors without a word, and a kernel that writes or reads them would silently break the gradient.
+// torch exports such tensors through its C table, and a kernel that reads or writes them would silently break the gradient.
 bool requires_gradient(PyObject* object) {
   PyObject* const flag = PyObject_GetAttr(object, names().requires_grad);
   if (!flag) PyErr_Clear();
@@ -101,68 +87,48 @@ bool requires_gradient(PyObject* object) {
 
 }  // namespace
 
-Arguments::Arguments(PyObject* const* objects, Py_ssize_t count) {
-  if (count > kMax) throw Error(kInvalidArgument, std::to_string(count) + " arguments were given, no op takes so many");
-  for (; count_ < count; ++count_) add(objects[count_], arguments_[count_]);
-}
-
-Arguments::~Arguments() {
+PythonArguments::~PythonArguments() {
   while (capsule_count_ > 0) Py_DECREF(capsules_[--capsule_count_]);
 }
 
-void Arguments::refuse(Argument& argument, const std::string& problem) {
-  if (problem_.empty()) problem_ = problem;  // the op complains about the first and stops
-  argument.problem = problem_.c_str();
+void PythonArguments::fail(const std::string& problem) const {
+  throw Error(kInvalidArgument, std::string(op_.name) + ": " + op_.parameters()[count_].name + " " + problem);
 }
 
-void Arguments::refuse_for_python_error(Argument& argument) {
-#if PY_VERSION_HEX >= 0x030C0000
-  PyObject* const value = PyErr_GetRaisedException();
-#else
-  PyObject *type, *value, *trace;
-  PyErr_Fetch(&type, &value, &trace);
-  PyErr_NormalizeException(&type, &value, &trace);
-  Py_XDECREF(type);
-  Py_XDECREF(trace);
-#endif
-  PyObject* const text = value ? PyObject_Str(value) : nullptr;
-  const char* const bytes = text ? PyUnicode_AsUTF8(text) : nullptr;
-  const std::string message = bytes ? bytes : "Python raised an error that cannot be printed";
-  PyErr_Clear();
-  Py_XDECREF(text);
-  Py_XDECREF(value);
-  refuse(argument, "cannot be used: " + message.substr(0, message.find('\n')));
+void PythonArguments::fail_with_python_error() const {
+  const pybind11::error_already_set error;
+  const std::string message = pybind11::str(error.value());
+  fail("cannot be used: " + message.substr(0, message.find('\n')));
 }
 
-void Arguments::add(PyObject* object, Argument& argument) {
-  if (object == Py_None) return;
-  if (PyFloat_Check(object)) {
+void PythonArguments::add(PyObject* object) {
+  Argument& argument = arguments_[count_];
+  if (object == Py_None) {
+    // kNone, as it is
+  } else if (PyFloat_Check(object)) {
     argument.kind = Argument::kReal;
     argument.real = PyFloat_AS_DOUBLE(object);
-  } else if (PyLong_Check(object) || (!add_tensor(object, argument, storage_[count_]) && PyIndex_Check(object))) {
+  } else if (PyLong_Check(object) || (!add_tensor(object) && PyIndex_Check(object))) {
     argument.kind = Argument::kInteger;
     argument.integer = PyNumber_AsSsize_t(object, PyExc_OverflowError);
-    if (argument.integer == -1 && PyErr_Occurred()) refuse_for_python_error(argument);
-  } else if (argument.kind == Argument::kNone && !argument.problem) {  // a number of another type, such as numpy.float32
+    if (argument.integer == -1 && PyErr_Occurred()) fail_with_python_error();
+  } else if (argument.kind != Argument::kTensor) {  // perhaps a number of another type, such as numpy.float32
     argument.kind = Argument::kReal;
     argument.real = PyFloat_AsDouble(object);
     if (PyErr_Occurred()) {
       PyErr_Clear();
-      refuse(argument, std::string("is a ") + Py_TYPE(object)->tp_name + ": a tensor (with DLPack), a number or None is needed");
+      fail(std::string("is a ") + Py_TYPE(object)->tp_name + ": a tensor (with DLPack), a number or None is needed");
     }
   }
+  ++count_;
 }
 
-// Returns whether `object` is a tensor, be it one that cannot be used.
-bool Arguments::add_tensor(PyObject* object, Argument& argument, dlpack::Tensor& storage) {
+// Returns false when `object` is not a tensor.
+bool PythonArguments::add_tensor(PyObject* object) {
   if (const dlpack::Exchange* exchange = exchange_of(Py_TYPE(object))) {
-    if (requires_gradient(object)) {
-      refuse(argument, "requires a gradient, and native ops compute none: pass tensor.detach()");
-    } else if (exchange->tensor_from_object(object, &storage) != 0) {
-      refuse_for_python_error(argument);
-    } else {
-      describe(storage, false, argument, exchange);
-    }
+    if (requires_gradient(object)) fail("requires a gradient, and native ops compute none: pass tensor.detach()");
+    if (exchange->tensor_from_object(object, &storage_[count_]) != 0) fail_with_python_error();
+    add_view(storage_[count_], false, exchange);
     return true;
   }
   PyObject* const method = PyObject_GetAttr(object, names().dlpack);
@@ -172,49 +138,37 @@ bool Arguments::add_tensor(PyObject* object, Argument& argument, dlpack::Tensor&
   }
   PyObject* const values[] = {names().version};
   PyObject* capsule = PyObject_Vectorcall(method, values, 0, names().max_version);
-  if (!capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {  // written before DLPack 1.0
+  if (!capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {  // an exporter older than DLPack 1.0
     PyErr_Clear();
     capsule = PyObject_CallNoArgs(method);
   }
   Py_DECREF(method);
-  if (!capsule) {
-    refuse_for_python_error(argument);
-    return true;
-  }
-  capsules_[capsule_count_++] = capsule;  // not consumed: freeing the capsule gives the tensor back
+  if (!capsule) fail_with_python_error();
+  capsules_[capsule_count_++] = capsule;  // not consumed: the capsule's destructor releases the tensor
   if (auto* versioned = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"))) {
-    if (versioned->version.major == 1) {
-      describe(versioned->tensor, versioned->flags & dlpack::kReadOnly, argument, nullptr);
-    } else {
-      refuse(argument, "speaks a DLPack version that is not 1.x");
-    }
+    if (versioned->version.major != 1) fail("uses a DLPack version that is not 1.x");
+    add_view(versioned->tensor, versioned->flags & dlpack::kReadOnly, nullptr);
     return true;
   }
   PyErr_Clear();
-  if (auto* managed = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor"))) {
-    describe(managed->tensor, false, argument, nullptr);
-  } else {
-    refuse_for_python_error(argument);
-  }
+  auto* const managed = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor"));
+  if (!managed) fail_with_python_error();
+  add_view(managed->tensor, false, nullptr);
   return true;
 }
 
-void Arguments::describe(const dlpack::Tensor& tensor, bool read_only, Argument& argument, const dlpack::Exchange* exchange) {
+void PythonArguments::add_view(const dlpack::Tensor& tensor, bool read_only, const dlpack::Exchange* exchange) {
   int64_t elements = 1;
   for (int i = 0; i < tensor.ndim; ++i) elements *= tensor.shape[i];
-  if (!tensor.data && elements > 0) return refuse(argument, "has no memory (a fake or meta tensor): pass one that has");
-  argument.kind = Argument::kTensor;
-  // An empty tensor may have no address; it must still not look absent.
+  if (!tensor.data && elements > 0) fail("has no memory (a fake or meta tensor): pass one that has");
+  // An empty tensor may have a null address, which must still not look like an absent one.
   static double nothing;
-  argument.tensor.data = tensor.data ? static_cast<char*>(tensor.data) + tensor.byte_offset : static_cast<void*>(&nothing);
-  argument.tensor.dtype = dtype_of(tensor);
-  argument.tensor.device = device_of(tensor);
-  argument.tensor.rank = tensor.ndim;
-  argument.tensor.shape = tensor.shape;
-  argument.tensor.strides = tensor.strides;
-  argument.tensor.read_only = read_only;
+  void* const data = tensor.data ? static_cast<char*>(tensor.data) + tensor.byte_offset : static_cast<void*>(&nothing);
+  Argument& argument = arguments_[count_];
+  argument.kind = Argument::kTensor;
+  argument.tensor = {data, dtype_of(tensor), device_of(tensor), tensor.ndim, tensor.shape, tensor.strides, read_only};
   if (argument.tensor.device.kind == Device::kCuda && exchange && exchange->current_stream && !has_stream_) {
-    if (exchange->current_stream(dlpack::kCuda, tensor.device_id, &stream_) != 0) return refuse_for_python_error(argument);
+    if (exchange->current_stream(dlpack::kCuda, tensor.device_id, &stream_) != 0) fail_with_python_error();
     has_stream_ = true;
   }
 }

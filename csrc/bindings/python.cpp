@@ -13,9 +13,7 @@
 
 namespace py = pybind11;
 
-#if defined(AIGC_EDGE_BIND_RUNTIME)
-void bind_runtime(py::module_& module);
-#endif
+void bind_runtime(py::module_& module);  // runtime.cpp
 
 namespace {
 
@@ -30,20 +28,21 @@ void raise(const ae::Error& error) {
   PyErr_SetString(type.ptr(), error.what());
 }
 
-const ae::ops::Op& find(const std::string& name) {
-  const ae::ops::OpTable table = ae::ops::all();
-  std::string known;
-  for (size_t i = 0; i < table.count; ++i) {
-    if (name == table.ops[i].name) return table.ops[i];
-    known += (i ? ", " : "") + std::string(table.ops[i].name);
-  }
-  throw ae::Error(ae::kInvalidArgument, "there is no native op \"" + name + "\": there are " + known);
+void check_count(const ae::ops::Op& op, Py_ssize_t count) {
+  const std::vector<ae::ops::Parameter>& parameters = op.parameters();
+  if (static_cast<size_t>(count) == parameters.size() && count <= ae::PythonArguments::kMax) return;
+  std::string names;
+  for (const ae::ops::Parameter& parameter : parameters) names += (names.empty() ? "" : ", ") + parameter.name;
+  throw ae::Error(ae::kInvalidArgument, std::string(op.name) + ": " + std::to_string(count) + " arguments were given and " +
+                                            std::to_string(parameters.size()) + " are needed: " + names);
 }
 
 // Plain C functions, because pybind11's conversion of variadic arguments would cost more than a small op.
 PyObject* run(const ae::ops::Op& op, PyObject* const* objects, Py_ssize_t count) noexcept {
   try {
-    const ae::Arguments arguments(objects, count);
+    check_count(op, count);
+    ae::PythonArguments arguments(op);
+    for (Py_ssize_t i = 0; i < count; ++i) arguments.add(objects[i]);
     const int used_threads = threads.load(std::memory_order_relaxed);
     {
       const py::gil_scoped_release nogil;
@@ -69,20 +68,22 @@ PyObject* call_bound(PyObject* self, PyObject* const* objects, Py_ssize_t count)
 }
 
 PyMethodDef bound_method = {"op", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_bound)), METH_FASTCALL,
-                            "Runs one native op; its signature stands in _core.ops()."};
+                            "Runs one native op; _core.ops() has its parameters."};
 
 py::object op(const std::string& name) {
-  const auto self = py::reinterpret_steal<py::object>(PyCapsule_New(const_cast<ae::ops::Op*>(&find(name)), kOpCapsule, nullptr));
+  const ae::ops::Op& op = ae::ops::find(name);
+  const auto self = py::reinterpret_steal<py::object>(PyCapsule_New(const_cast<ae::ops::Op*>(&op), kOpCapsule, nullptr));
   return py::reinterpret_steal<py::object>(PyCFunction_NewEx(&bound_method, self.ptr(), nullptr));
 }
 
-void call(const std::string& name, const py::args& arguments) { op(name)(*arguments); }
-
 py::dict ops() {
-  const ae::ops::OpTable table = ae::ops::all();
-  py::dict signatures;
-  for (size_t i = 0; i < table.count; ++i) signatures[table.ops[i].name] = table.ops[i].signature();
-  return signatures;
+  py::dict ops;
+  for (const ae::ops::Op* op : ae::ops::all()) {
+    py::dict parameters;
+    for (const ae::ops::Parameter& parameter : op->parameters()) parameters[parameter.name.c_str()] = parameter.type;
+    ops[op->name] = parameters;
+  }
+  return ops;
 }
 
 void set_threads(int count) {
@@ -102,10 +103,11 @@ PYBIND11_MODULE(_core, module) {
       raise(error);
     }
   });
-  module.def("ops", &ops, "Name of every native op → its signature.");
+  module.def("ops", &ops, "Name of every native op → its parameters: name → type, such as \"inout float32[S, N, E]\".");
   module.def("op", &op, py::arg("name"), "The native op of that name, as a function of positional arguments.");
-  module.def("call", &call, py::arg("name"), "Run the native op of that name.");
-  module.def("has_cuda_kernel", [](const std::string& name) { return find(name).has_cuda; }, py::arg("name"));
+  module.def(
+      "call", [](const std::string& name, const py::args& arguments) { op(name)(*arguments); }, py::arg("name"),
+      "Run the native op of that name.");
   module.def("cuda_unavailable", &ae::cuda_unavailable, "Empty when CUDA kernels can run here, else why not.");
   module.def("cuda_architectures", &ae::cuda_architectures, "What the CUDA kernels were compiled for; empty without CUDA.");
   module.def("isas", &ae::available_isas, "CPU instruction sets that can be used here, best last.");
@@ -113,7 +115,5 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_isa", &ae::set_isa, py::arg("name"), "Use another CPU instruction set.");
   module.def("threads", [] { return threads.load(); }, "The most threads that an op called from Python uses.");
   module.def("set_threads", &set_threads, py::arg("count"));
-#if defined(AIGC_EDGE_BIND_RUNTIME)
   bind_runtime(module);
-#endif
 }

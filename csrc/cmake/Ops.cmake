@@ -1,17 +1,16 @@
-# Finds the ops (every csrc/ops/<op>/ with a params.hpp) and compiles their kernels. Nobody edits a list.
-#
-# csrc/ops/<op>/cpu.cpp is compiled once an instruction set, each time into the namespace ae::ops::<isa>; csrc/ops/table.cpp, which
-# knows all of them by the lists written here, chooses one at run time. A table and no static initialisers, because a static
-# library drops what nothing refers to.
+# Finds the ops (every csrc/ops/<op>/ with an op.cpp), lists them in op_list.inc for csrc/ops/table.cpp, and compiles their kernels:
+# csrc/ops/<op>/cpu.cpp once per instruction set, each time into the namespace ae::ops::<isa>. op.cpp chooses one at run time.
 
 set(AIGC_EDGE_GENERATED "${CMAKE_CURRENT_BINARY_DIR}/generated")
 
-if(DEFINED AIGC_EDGE_ISAS)
-  # given: a build with sanitizers compiles the baseline alone
-elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(AIGC_EDGE_ISAS baseline v3 v4)
-else()
+if(NOT DEFINED AIGC_EDGE_ISAS) # a build with sanitizers sets it to baseline
   set(AIGC_EDGE_ISAS baseline) # aarch64: NEON
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    list(APPEND AIGC_EDGE_ISAS v3 v4)
+  endif()
+endif()
+if("v4" IN_LIST AIGC_EDGE_ISAS)
+  set(AIGC_EDGE_ISA_DEFINITION AIGC_EDGE_X86_64_ISAS) # see csrc/core/isa.hpp
 endif()
 set(AIGC_EDGE_ISA_FLAGS_v3 -march=x86-64-v3) # AVX2, FMA, F16C
 set(AIGC_EDGE_ISA_FLAGS_v4 -march=x86-64-v4 -mprefer-vector-width=512) # AVX-512 F, BW, CD, DQ, VL
@@ -20,47 +19,11 @@ set(AIGC_EDGE_KERNEL_FLAGS -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-
   $<$<CXX_COMPILER_ID:GNU>:-fno-thread-jumps>
   $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-maybe-uninitialized>) # of gcc's own intrinsics
 
-file(GLOB AIGC_EDGE_OPS CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}/csrc/ops" csrc/ops/*/params.hpp)
-list(TRANSFORM AIGC_EDGE_OPS REPLACE "/params.hpp" "")
-
-# Writes the lists that csrc/ops/table.cpp and csrc/core/isa.cpp include into `folder`; further arguments: the instruction sets.
-function(aigc_edge_write_op_lists folder with_cuda)
-  set(includes "")
-  set(ops "")
-  set(kernels "")
-  foreach(op IN LISTS AIGC_EDGE_OPS)
-    string(REPLACE "_" ";" words "${op}") # solver_step → SolverStepParams
-    set(params "")
-    foreach(word IN LISTS words)
-      string(SUBSTRING "${word}" 0 1 first)
-      string(SUBSTRING "${word}" 1 -1 rest)
-      string(TOUPPER "${first}" first)
-      string(APPEND params "${first}${rest}")
-    endforeach()
-    string(APPEND params "Params")
-    set(has_cuda 0)
-    if(with_cuda AND EXISTS "${PROJECT_SOURCE_DIR}/csrc/ops/${op}/cuda.cu")
-      set(has_cuda 1)
-    endif()
-    set(choices "")
-    foreach(isa IN LISTS ARGN)
-      string(APPEND choices ", ${isa}::${op}")
-      string(APPEND kernels "AIGC_EDGE_KERNEL(${isa}, ${op}, ${params})\n")
-    endforeach()
-    string(APPEND includes "#include \"ops/${op}/params.hpp\"\n")
-    string(APPEND ops "AIGC_EDGE_OP(${op}, ${params}, ${has_cuda}${choices})\n")
-  endforeach()
-  set(isas "")
-  foreach(isa IN LISTS ARGN)
-    string(APPEND isas "AIGC_EDGE_LISTED_ISA(${isa})\n")
-  endforeach()
-  file(CONFIGURE OUTPUT "${folder}/op_includes.inc" CONTENT "${includes}")
-  file(CONFIGURE OUTPUT "${folder}/op_list.inc" CONTENT "${ops}")
-  file(CONFIGURE OUTPUT "${folder}/kernel_list.inc" CONTENT "${kernels}")
-  file(CONFIGURE OUTPUT "${folder}/isa_list.inc" CONTENT "${isas}")
-endfunction()
-
-aigc_edge_write_op_lists("${AIGC_EDGE_GENERATED}" ${AIGC_EDGE_HAVE_CUDA} ${AIGC_EDGE_ISAS})
+file(GLOB AIGC_EDGE_OPS CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}/csrc/ops" csrc/ops/*/op.cpp)
+list(TRANSFORM AIGC_EDGE_OPS REPLACE "/op.cpp" "")
+list(TRANSFORM AIGC_EDGE_OPS REPLACE "(.+)" "AE_OP(\\1)\n" OUTPUT_VARIABLE op_list)
+list(JOIN op_list "" op_list)
+file(CONFIGURE OUTPUT "${AIGC_EDGE_GENERATED}/op_list.inc" CONTENT "${op_list}")
 
 function(aigc_edge_add_op_libraries objects)
   set(all "")

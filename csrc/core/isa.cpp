@@ -13,26 +13,24 @@ struct Isa {
   bool (*runs_here)();
 };
 
-// One function for each name that csrc/cmake/Ops.cmake may write into isa_list.inc; a build may leave some out.
+// One function for each name in AE_EACH_ISA.
 namespace runs_here {
-[[maybe_unused]] bool baseline() { return true; }
-#if defined(__x86_64__)
-[[maybe_unused]] bool v3() {
+bool baseline() { return true; }
+#if defined(AIGC_EDGE_X86_64_ISAS)
+bool v3() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
          __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
 }
-[[maybe_unused]] bool v4() {
+bool v4() {
   return v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 }  // namespace runs_here
 
-constexpr Isa kIsas[] = {
-#define AIGC_EDGE_LISTED_ISA(name) {#name, runs_here::name},
-#include "isa_list.inc"
-#undef AIGC_EDGE_LISTED_ISA
-};
+#define AE_ISA(isa, op, Params) {#isa, runs_here::isa},
+constexpr Isa kIsas[] = {AE_EACH_ISA(AE_ISA, , )};
+#undef AE_ISA
 constexpr int kCount = sizeof kIsas / sizeof kIsas[0];
 
 int position(const std::string& name) {

@@ -4,6 +4,13 @@
 #include <string>
 #include <vector>
 
+// X(isa, op, Params) for each instruction set that the kernels were compiled for, best last; csrc/cmake/Ops.cmake decides.
+#if defined(AIGC_EDGE_X86_64_ISAS)
+#define AE_EACH_ISA(X, op, Params) X(baseline, op, Params) X(v3, op, Params) X(v4, op, Params)
+#else
+#define AE_EACH_ISA(X, op, Params) X(baseline, op, Params)
+#endif
+
 namespace ae {
 
 // The position, among those that were compiled, of the instruction set in use: at first the best that this CPU has, or what the

@@ -1,5 +1,6 @@
 #include "core/json.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -10,13 +11,24 @@ namespace {
 
 constexpr int kMaxDepth = 64;
 
-class Parser {
+// A name of the document as a piece of one sentence.
+std::string shown(const std::string& text) {
+  size_t end = std::min<size_t>(text.size(), 60);
+  while (end > 0 && end < text.size() && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // not inside UTF-8
+  std::string out = text.substr(0, end);
+  std::replace_if(out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  return end < text.size() ? out + "..." : out;
+}
+
+}  // namespace
+
+class Json::Parser {
  public:
   Parser(std::string_view text, const std::string& what) : text_(text), what_(what) {}
 
-  Json document() {
+  Value document() {
     require_utf8();
-    Json value = parse_value(0);
+    Value value = parse_value(0);
     skip_space();
     if (at_ != text_.size()) fail("something follows the end of the value");
     return value;
@@ -80,7 +92,7 @@ class Parser {
     at_ += w.size();
   }
 
-  Json parse_value(int depth) {
+  Value parse_value(int depth) {
     if (depth > kMaxDepth) fail("nested too deep");
     switch (peek()) {
       case '{':
@@ -88,25 +100,25 @@ class Parser {
       case '[':
         return parse_array(depth);
       case '"':
-        return Json(parse_string());
+        return Value{parse_string()};
       case 't':
         word("true");
-        return Json(true);
+        return Value{true};
       case 'f':
         word("false");
-        return Json(false);
+        return Value{false};
       case 'n':
         word("null");
-        return Json();
+        return Value{};
       default:
-        return Json(parse_number());
+        return Value{parse_number()};
     }
   }
 
-  Json parse_object(int depth) {
-    Json::Object members;
+  Value parse_object(int depth) {
+    Object members;
     expect('{');
-    if (accept('}')) return Json(std::move(members));
+    if (accept('}')) return Value{std::move(members)};
     do {
       if (peek() != '"') fail("expected a name");
       std::string key = parse_string();
@@ -116,18 +128,18 @@ class Parser {
       members.emplace_back(std::move(key), parse_value(depth + 1));
     } while (accept(','));
     expect('}');
-    return Json(std::move(members));
+    return Value{std::move(members)};
   }
 
-  Json parse_array(int depth) {
-    Json::Array items;
+  Value parse_array(int depth) {
+    Array items;
     expect('[');
-    if (accept(']')) return Json(std::move(items));
+    if (accept(']')) return Value{std::move(items)};
     do {
       items.push_back(parse_value(depth + 1));
     } while (accept(','));
     expect(']');
-    return Json(std::move(items));
+    return Value{std::move(items)};
   }
 
   size_t digits_from(size_t at) const {  // the end of the digits that begin there; at least one
@@ -245,48 +257,86 @@ class Parser {
   size_t at_ = 0;
 };
 
-[[noreturn]] void wrong_kind(const std::string& path, const char* wanted) { throw Error(kBundle, path + " must be " + wanted); }
+JsonDocument::JsonDocument(std::string_view text, std::string name)
+    : name_(std::move(name)), value_(Json::Parser(text, name_).document()) {}
 
-}  // namespace
-
-Json Json::parse(std::string_view text, const std::string& what) { return Parser(text, what).document(); }
-
-double Json::number(const std::string& path) const {
-  if (const auto* v = std::get_if<double>(&value_)) return *v;
-  wrong_kind(path, "a number");
+// Found by its address, so that reading costs nothing for paths that nobody sees.
+std::string Json::path() const {
+  std::string path = document_->name_;
+  const auto append = [&](const auto& self, const Value& value) -> bool {
+    if (&value == value_) return true;
+    const size_t length = path.size();
+    if (const auto* items = std::get_if<Array>(&value.content)) {
+      for (size_t i = 0; i < items->size(); ++i) {
+        path += "[" + std::to_string(i) + "]";
+        if (self(self, (*items)[i])) return true;
+        path.resize(length);
+      }
+    } else if (const auto* members = std::get_if<Object>(&value.content)) {
+      for (const auto& [name, member] : *members) {
+        path += "." + shown(name);
+        if (self(self, member)) return true;
+        path.resize(length);
+      }
+    }
+    return false;
+  };
+  append(append, document_->value_);
+  return path;
 }
 
-int64_t Json::integer(const std::string& path, int64_t low, int64_t high) const {
-  const double v = number(path);
+void Json::fail(const std::string& what) const { throw Error(kBundle, path() + " " + what); }
+
+template <class T>
+const T& Json::as(const char* kind) const {
+  if (const T* content = std::get_if<T>(&value_->content)) return *content;
+  fail(std::string("must be ") + kind);
+}
+
+bool Json::is_null() const { return std::holds_alternative<std::monostate>(value_->content); }
+bool Json::is_string() const { return std::holds_alternative<std::string>(value_->content); }
+double Json::number() const { return as<double>("a number"); }
+const std::string& Json::string() const { return as<std::string>("a string"); }
+
+int64_t Json::integer(int64_t low, int64_t high) const {
+  const double v = number();
   if (v != std::floor(v) || v < static_cast<double>(low) || v > static_cast<double>(high))
-    wrong_kind(path, ("a whole number from " + std::to_string(low) + " to " + std::to_string(high)).c_str());
+    fail("must be a whole number from " + std::to_string(low) + " to " + std::to_string(high));
   return static_cast<int64_t>(v);
 }
 
-const std::string& Json::string(const std::string& path) const {
-  if (const auto* v = std::get_if<std::string>(&value_)) return *v;
-  wrong_kind(path, "a string");
+std::vector<Json> Json::array() const {
+  std::vector<Json> items;
+  for (const Value& item : as<Array>("a list")) items.push_back(Json(*document_, item));
+  return items;
 }
 
-const Json::Array& Json::array(const std::string& path) const {
-  if (const auto* v = std::get_if<Array>(&value_)) return *v;
-  wrong_kind(path, "a list");
+std::vector<std::pair<std::string, Json>> Json::object() const {
+  std::vector<std::pair<std::string, Json>> members;
+  for (const auto& [name, member] : as<Object>("an object")) members.emplace_back(name, Json(*document_, member));
+  return members;
 }
 
-const Json::Object& Json::object(const std::string& path) const {
-  if (const auto* v = std::get_if<Object>(&value_)) return *v;
-  wrong_kind(path, "an object");
+std::optional<Json> Json::find(std::string_view name) const {
+  for (const auto& member : as<Object>("an object"))
+    if (member.first == name) return Json(*document_, member.second);
+  return std::nullopt;
 }
 
-const Json* Json::find(std::string_view key, const std::string& path) const {
-  for (const auto& member : object(path))
-    if (member.first == key) return &member.second;
-  return nullptr;
+std::optional<Json> Json::find_value(std::string_view name) const {
+  const auto member = find(name);
+  return member && !member->is_null() ? member : std::nullopt;
 }
 
-const Json& Json::at(std::string_view key, const std::string& path) const {
-  if (const Json* value = find(key, path)) return *value;
-  wrong_kind(path + "." + std::string(key), "present");
+Json Json::operator[](std::string_view name) const {
+  if (const auto member = find(name)) return *member;
+  throw Error(kBundle, path() + "." + std::string(name) + " must be present");
+}
+
+void Json::allow_only(std::initializer_list<std::string_view> names) const {
+  for (const auto& member : as<Object>("an object"))
+    if (std::find(names.begin(), names.end(), member.first) == names.end())
+      fail("has an unknown member \"" + shown(member.first) + "\"");
 }
 
 }  // namespace ae

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -10,34 +12,59 @@
 
 namespace ae {
 
+class JsonDocument;
+
+// A value of a document, valid as long as that. Each accessor throws Error(kBundle) when the value is of another kind; every
+// error names the path of the value, such as manifest.components.denoiser.inputs[0].shape[1]. The caller adds what to do.
 class Json {
  public:
-  using Array = std::vector<Json>;
-  using Object = std::vector<std::pair<std::string, Json>>;  // in the order of the text; keys are unique
+  bool is_null() const;
+  bool is_string() const;
+  double number() const;
+  int64_t integer(int64_t low, int64_t high) const;
+  const std::string& string() const;
+  std::vector<Json> array() const;
+  std::vector<std::pair<std::string, Json>> object() const;  // in the order of the text; names are unique
 
-  Json() = default;
-  template <class T>
-  explicit Json(T value) : value_(std::move(value)) {}
+  Json operator[](std::string_view name) const;                          // a member; throws when it is missing
+  std::optional<Json> find(std::string_view name) const;                 // none when it is missing
+  std::optional<Json> find_value(std::string_view name) const;           // none when it is missing or null
+  void allow_only(std::initializer_list<std::string_view> names) const;  // throws for any other member
 
-  // `what` names the text in messages. Throws Error(kBundle) that says what is wrong; the caller adds what to do.
-  static Json parse(std::string_view text, const std::string& what);
-
-  bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
-  bool is_string() const { return std::holds_alternative<std::string>(value_); }
-
-  // Each accessor throws Error(kBundle) naming `path` when the value is of another kind.
-  double number(const std::string& path) const;
-  int64_t integer(const std::string& path, int64_t low, int64_t high) const;
-  const std::string& string(const std::string& path) const;
-  const Array& array(const std::string& path) const;
-  const Object& object(const std::string& path) const;
-
-  // A member of an object: null pointer when it is missing, `at` throws instead.
-  const Json* find(std::string_view key, const std::string& path) const;
-  const Json& at(std::string_view key, const std::string& path) const;
+  std::string path() const;
+  [[noreturn]] void fail(const std::string& what) const;  // throws Error(kBundle): the path and `what`
 
  private:
-  std::variant<std::monostate, bool, double, std::string, Array, Object> value_;
+  friend class JsonDocument;
+  struct Value;
+  class Parser;
+  using Array = std::vector<Value>;
+  using Object = std::vector<std::pair<std::string, Value>>;
+  struct Value {
+    std::variant<std::monostate, bool, double, std::string, Array, Object> content;
+  };
+
+  Json(const JsonDocument& document, const Value& value) : document_(&document), value_(&value) {}
+  template <class T>
+  const T& as(const char* kind) const;
+
+  const JsonDocument* document_;
+  const Value* value_;
+};
+
+class JsonDocument {
+ public:
+  // `name` begins every path. Throws Error(kBundle) that says what is wrong with the text.
+  JsonDocument(std::string_view text, std::string name);
+  JsonDocument(const JsonDocument&) = delete;
+  JsonDocument& operator=(const JsonDocument&) = delete;
+
+  Json root() const { return Json(*this, value_); }
+
+ private:
+  friend class Json;
+  std::string name_;
+  Json::Value value_;
 };
 
 }  // namespace ae

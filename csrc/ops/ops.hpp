@@ -1,27 +1,22 @@
-// All ops of the library, for bindings; C++ callers use the functions that stand in each op's params.hpp.
+// The table of all ops, for language bindings; C++ callers use the functions in each op's params.hpp.
 #pragma once
 
-#include <cstddef>
 #include <string>
+#include <vector>
 
-#include "core/fields.hpp"
-#include "ops/launch.hpp"
+#include "ops/arguments.hpp"
 
 namespace ae::ops {
 
 struct Op {
   const char* name;
-  std::string (*signature)();
-  // Binds and checks the arguments, and runs the kernel of the device that the tensors are on, with so many threads of a CPU or
-  // on that stream of a GPU. Throws Error.
+  const std::vector<Parameter>& (*parameters)();
+  // Binds and checks the arguments and runs the kernel for the device of the tensors, with up to `threads` threads on a CPU or on
+  // `stream` of a GPU. Throws Error.
   void (*call)(const Argument* arguments, size_t count, int threads, void* stream);
-  bool has_cuda;
 };
 
-struct OpTable {
-  const Op* ops;
-  size_t count;
-};
-OpTable all();
+const std::vector<const Op*>& all();
+const Op& find(const std::string& name);  // throws Error when there is none
 
 }  // namespace ae::ops

@@ -1,5 +1,6 @@
 // The C API: no exception crosses it, and every failure leaves its sentence on the handle.
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -20,6 +21,7 @@ struct ae_handle {
 namespace {
 
 constexpr int kDefaultMaxBatch = 32;
+constexpr size_t kSmallestImage = offsetof(ae_image, data) + sizeof(void*);
 
 // Runs f and turns what it throws into a status and a message.
 template <class F>
@@ -109,7 +111,7 @@ void ae_close(ae_handle* handle) {
 const char* ae_message(const ae_handle* handle) { return handle != nullptr ? handle->message.c_str() : ""; }
 
 const char* ae_manifest(const ae_handle* handle) {
-  return handle != nullptr && handle->bundle ? handle->bundle->manifest().c_str() : nullptr;
+  return handle != nullptr && handle->bundle ? handle->bundle->text().c_str() : nullptr;
 }
 
 ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t* bytes) {
@@ -129,7 +131,8 @@ ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
     if (json == nullptr)
       throw ae::Error(ae::kInvalidArgument, "ae_add_program was given a null pointer: give the program as JSON");
     try {
-      handle->bundle->add_program(ae::parse_program(ae::Json::parse({json, length}, "the program"), "program"));
+      const ae::JsonDocument document({json, length}, "program");
+      handle->bundle->add_program(ae::parse_program(document.root()));
     } catch (const ae::Error& error) {
       throw ae::Error(ae::kInvalidArgument,
                       std::string("the program cannot be used: ") + error.what() + "; build it with aigc_edge.diffusion.build");
@@ -141,11 +144,15 @@ ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image*
   return guarded(handle, [&] {
     require_open(handle);
     if (image == nullptr) throw ae::Error(ae::kInvalidArgument, "ae_sample was given no image: pass a pointer to an ae_image");
-    if (image->size != sizeof(ae_image))
-      throw ae::Error(ae::kInvalidArgument, "ae_image.size is " + std::to_string(image->size) + ": set it to sizeof(ae_image)");
+    ae_image result = sized(image, "ae_image");
+    if (image->size < kSmallestImage)
+      throw ae::Error(ae::kInvalidArgument, "ae_image.size is " + std::to_string(image->size) +
+                                                ", which leaves no room for data: " + "set it to sizeof(ae_image)");
     ae_sample_options options = sized(given, "ae_sample_options");
     if (options.count == 0) options.count = 1;
-    handle->sampler->sample(options, image);
+    handle->sampler->sample(options, &result);
+    result.size = image->size;
+    std::memcpy(image, &result, std::min(sizeof result, image->size));
   });
 }
 
@@ -159,11 +166,11 @@ ae_status ae_check(ae_handle* handle, const ae_sample_options* given) {
 }
 
 void ae_image_free(ae_image* image) {
-  if (image == nullptr) return;
+  if (image == nullptr || image->size < kSmallestImage) return;
   std::free(image->data);
-  const size_t size = image->size;
-  *image = {};
-  image->size = size;
+  ae_image empty = {};
+  empty.size = image->size;
+  std::memcpy(image, &empty, std::min(sizeof empty, image->size));
 }
 
 ae_status ae_stats(const ae_handle* handle, ae_statistics* statistics) {

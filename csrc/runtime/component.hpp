@@ -1,4 +1,4 @@
-// What a network of a bundle takes and gives.
+// What a network of a bundle takes and returns.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,13 @@ namespace ae {
 
 enum class Role { kSample, kTimestep, kClass, kConstant, kCondition, kGuidance, kTokens };
 
+enum class ComponentKind {
+  kDenoiser,
+  kDecoder,
+  kSchedule,    // evaluates the denoiser's constants for a timestep
+  kTextEncoder  // the runtime checks text encoders and runs none
+};
+
 struct TensorSpec {
   std::string name;
   Role role;
@@ -21,6 +28,7 @@ struct TensorSpec {
 };
 
 struct Component {
+  ComponentKind kind;
   std::string name;
   std::vector<TensorSpec> inputs, outputs;
   std::map<std::string, std::string> formats;  // format → file

@@ -1,9 +1,7 @@
 #include "runtime/conditions.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <set>
 #include <vector>
 
@@ -67,34 +65,27 @@ void check_conditions(const Component* denoiser, const ae_tensor* const* tensors
       throw Error(kInvalidArgument, what + " " + input.name + " is missing: this bundle takes " + names + ", give all of them");
 }
 
-void Conditions::Free::operator()(void* p) const { std::free(p); }
-
 Conditions::Conditions(const Component* denoiser) {
   if (denoiser == nullptr) return;
   for (const TensorSpec& input : denoiser->inputs)
-    if (input.role == Role::kCondition) inputs_.emplace(input.name, Input{input.elements, nullptr});
+    if (input.role == Role::kCondition) inputs_.emplace(input.name, Input{input.elements, {}});
 }
 
 void Conditions::reserve(int64_t samples) {
-  for (auto& entry : inputs_) {
-    const size_t bytes = (static_cast<size_t>(samples * entry.second.elements) * sizeof(float) + 63) / 64 * 64;
-    entry.second.data.reset();
-    void* data = std::aligned_alloc(64, std::max<size_t>(bytes, 64));
-    if (data == nullptr) throw std::bad_alloc();
-    entry.second.data.reset(static_cast<float*>(data));
-  }
+  for (auto& entry : inputs_) entry.second.data = {};  // the old ones first: the peak is smaller
+  for (auto& entry : inputs_) entry.second.data = Buffer<float>(samples * entry.second.elements);
 }
 
-float* Conditions::input(const std::string& name) { return inputs_.at(name).data.get(); }
+float* Conditions::input(const std::string& name) { return inputs_.at(name).data.data(); }
 
 void Conditions::fill(const ae_tensor* const* tensors, size_t count, int64_t first, int64_t samples, int64_t at) {
   for (size_t k = 0; k < count; ++k) {
     const ae_tensor& t = *tensors[k];
-    const Input& input = inputs_.at(t.name);
+    Input& input = inputs_.at(t.name);
     const auto row = static_cast<size_t>(input.elements) * sizeof(float);
     const bool one = t.shape[0] == 1;
     const float* from = static_cast<const float*>(t.data) + (one ? 0 : first * input.elements);
-    float* to = input.data.get() + at * input.elements;
+    float* to = input.data.data() + at * input.elements;
     if (!one) {
       std::memcpy(to, from, static_cast<size_t>(samples) * row);
       continue;

@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <string>
 
+#include "core/buffer.hpp"
 #include "runtime/component.hpp"
 
 namespace ae {
@@ -28,12 +28,9 @@ class Conditions {
   void fill(const ae_tensor* const* tensors, size_t count, int64_t first, int64_t samples, int64_t at);
 
  private:
-  struct Free {
-    void operator()(void* p) const;
-  };
   struct Input {
     int64_t elements;  // of one sample
-    std::unique_ptr<float[], Free> data;
+    Buffer<float> data;
   };
 
   std::map<std::string, Input> inputs_;

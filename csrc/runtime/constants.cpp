@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "core/error.hpp"
 
@@ -26,19 +24,17 @@ int64_t width_of(const Component& schedule) {
 
 }  // namespace
 
-ConstantTable parse_table(const Json& json, const Component& schedule, const std::string& path) {
+ConstantTable parse_table(const Json& json, const Component& schedule) {
   ConstantTable table;
   table.width = width_of(schedule);
-  table.file = json.at("file", path).string(path + ".file");
-  const auto& timesteps = json.at("timesteps", path).array(path + ".timesteps");
-  if (timesteps.size() > kMaxTimesteps)
-    throw Error(kBundle, path + ".timesteps holds more than " + std::to_string(kMaxTimesteps));
+  table.file = json["file"].string();
+  const auto timesteps = json["timesteps"].array();
+  if (timesteps.size() > kMaxTimesteps) json["timesteps"].fail("holds more than " + std::to_string(kMaxTimesteps));
   table.timesteps.reserve(timesteps.size());
-  for (size_t i = 0; i < timesteps.size(); ++i) {
-    const std::string where = path + ".timesteps[" + std::to_string(i) + "]";
-    const auto value = static_cast<float>(timesteps[i].number(where));
-    if (!std::isfinite(value)) throw Error(kBundle, where + " is too large for float32");
-    if (i > 0 && !(table.timesteps.back() < value)) throw Error(kBundle, where + " must be larger than the one before it");
+  for (const Json& item : timesteps) {
+    const auto value = static_cast<float>(item.number());
+    if (!std::isfinite(value)) item.fail("is too large for float32");
+    if (!table.timesteps.empty() && !(table.timesteps.back() < value)) item.fail("must be larger than the one before it");
     table.timesteps.push_back(value);
   }
   return table;
@@ -68,8 +64,6 @@ void check_constants(const Component& denoiser, const Component* schedule) {
   }
 }
 
-void Constants::Free::operator()(void* p) const { std::free(p); }
-
 Constants::Constants(const Component* denoiser, const Component* schedule, const ConstantTable& table)
     : schedule_(schedule), table_(table) {
   if (denoiser == nullptr || schedule == nullptr) return;
@@ -77,7 +71,7 @@ Constants::Constants(const Component* denoiser, const Component* schedule, const
     if (input.role != Role::kConstant) continue;
     int64_t offset = 0;
     for (const TensorSpec& output : schedule->outputs) {
-      if (output.name == input.name) inputs_.emplace(input.name, Input{offset, output.elements, nullptr});
+      if (output.name == input.name) inputs_.emplace(input.name, Input{offset, output.elements, {}});
       offset += output.elements;
     }
   }
@@ -85,28 +79,25 @@ Constants::Constants(const Component* denoiser, const Component* schedule, const
 
 void Constants::reserve(int64_t samples) {
   filled_ = 0;
-  for (auto& entry : inputs_) {
-    const size_t bytes = (static_cast<size_t>(samples * entry.second.elements) * sizeof(float) + 63) / 64 * 64;
-    entry.second.data.reset();
-    void* data = std::aligned_alloc(64, std::max<size_t>(bytes, 64));
-    if (data == nullptr) throw std::bad_alloc();
-    entry.second.data.reset(static_cast<float*>(data));
-  }
+  for (auto& entry : inputs_) entry.second.data = {};  // the old ones first: the peak is smaller
+  for (auto& entry : inputs_) entry.second.data = Buffer<float>(samples * entry.second.elements);
 }
 
-float* Constants::input(const std::string& name) { return inputs_.at(name).data.get(); }
+float* Constants::input(const std::string& name) { return inputs_.at(name).data.data(); }
 
-float* Constants::timestep() {
-  scratch_known_ = false;                                  // about to be overwritten
-  scratch_.resize(static_cast<size_t>(table_.width) + 1);  // once: an engine may hold pointers into it
-  return scratch_.data() + table_.width;
+void Constants::begin(float timestep) {
+  row_known_ = false;
+  if (row_.size() == 0) row_ = Buffer<float>(table_.width + 1);
+  row_[table_.width] = timestep;
 }
+
+float* Constants::timestep() { return row_.data() + table_.width; }
 
 float* Constants::output(const std::string& name) {
-  float* row = timestep() - table_.width;
+  float* constant = row_.data();
   for (const TensorSpec& output : schedule_->outputs) {
-    if (output.name == name) return row;
-    row += output.elements;
+    if (output.name == name) return constant;
+    constant += output.elements;
   }
   throw Error(kInternal, "the schedule has no output " + name);
 }
@@ -117,7 +108,7 @@ const uint8_t* Constants::find(float timestep) const {
   if (at != known.end() && *at == timestep) return table_.data + (at - known.begin()) * table_.width * int64_t{sizeof(float)};
   const auto kept = kept_.find(timestep);
   if (kept != kept_.end()) return reinterpret_cast<const uint8_t*>(kept->second.data());
-  return scratch_known_ && scratch_timestep_ == timestep ? reinterpret_cast<const uint8_t*>(scratch_.data()) : nullptr;
+  return row_known_ && row_[table_.width] == timestep ? reinterpret_cast<const uint8_t*>(row_.data()) : nullptr;
 }
 
 bool Constants::room() const { return kept_.size() * static_cast<size_t>(table_.width) * sizeof(float) < kMaxKeptBytes; }
@@ -126,24 +117,23 @@ void Constants::forget() {
   if (!room()) kept_.clear();
 }
 
-void Constants::keep(float timestep) {
-  const auto end = scratch_.begin() + table_.width;
-  scratch_known_ = std::all_of(scratch_.begin(), end, [](float v) { return std::isfinite(v); });
-  if (!scratch_known_)
+void Constants::keep() {
+  const float *begin = row_.data(), *end = begin + table_.width, timestep = *end;
+  row_known_ = std::all_of(begin, end, [](float v) { return std::isfinite(v); });
+  if (!row_known_)
     throw Error(kEngine, "the schedule gave a constant that is not finite for the timestep " + std::to_string(timestep) +
                              ": use a program whose timesteps the network was trained on");
-  scratch_timestep_ = timestep;
-  if (room()) kept_[timestep].assign(scratch_.begin(), end);
+  if (room()) kept_[timestep].assign(begin, end);
 }
 
 void Constants::fill(float timestep, int64_t samples) {
   if (inputs_.empty() || (filled_ >= samples && filled_timestep_ == timestep)) return;
   const uint8_t* row = find(timestep);
   for (auto& entry : inputs_) {
-    const Input& input = entry.second;
+    Input& input = entry.second;
     const size_t bytes = static_cast<size_t>(input.elements) * sizeof(float);
     for (int64_t i = 0; i < samples; ++i)
-      std::memcpy(input.data.get() + i * input.elements, row + input.offset * int64_t{sizeof(float)}, bytes);
+      std::memcpy(input.data.data() + i * input.elements, row + input.offset * int64_t{sizeof(float)}, bytes);
   }
   filled_timestep_ = timestep;
   filled_ = samples;

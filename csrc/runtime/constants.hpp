@@ -3,10 +3,10 @@
 
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
+#include "core/buffer.hpp"
 #include "core/json.hpp"
 #include "runtime/component.hpp"
 
@@ -22,7 +22,7 @@ struct ConstantTable {
 };
 
 // Reads and checks components.schedule.table; `schedule` gives the constants. Throws Error(kBundle).
-ConstantTable parse_table(const Json& json, const Component& schedule, const std::string& path);
+ConstantTable parse_table(const Json& json, const Component& schedule);
 // Throws Error(kBundle) when an input of the role constant is no output of the schedule (which may be null) of its name and
 // shape, or the schedule is not what evaluates constants from a timestep.
 void check_constants(const Component& denoiser, const Component* schedule);
@@ -33,27 +33,26 @@ class Constants {
   Constants(const Component* denoiser, const Component* schedule, const ConstantTable& table);
 
   bool any() const { return !inputs_.empty(); }
-  void reserve(int64_t samples);           // what was returned by `input` before is gone
-  float* input(const std::string& name);   // [samples, ...], until the next `reserve`
-  float* output(const std::string& name);  // [1, ...]: where an evaluation of the schedule puts a constant
+  void reserve(int64_t samples);          // what was returned by `input` before is gone
+  float* input(const std::string& name);  // [samples, ...], until the next `reserve`
+
+  // Before an evaluation of the schedule: writes the timestep for it. Its buffers stay where they are from the first call on.
+  void begin(float timestep);
   float* timestep();                       // [1]: what it takes
+  float* output(const std::string& name);  // [1, ...]: where it puts a constant
 
   bool knows(float timestep) const { return find(timestep) != nullptr; }
   void forget();      // all that was kept, when there is no more room; call it before a program, not within one
   bool room() const;  // whether more can be kept
-  // What `output` holds now is of this timestep: known until the next, and kept while there is room. Throws Error(kEngine) when
-  // it is not finite.
-  void keep(float timestep);
+  // After an evaluation: its constants are known until the next `begin`, and kept while there is room. Throws Error(kEngine) when
+  // they are not finite.
+  void keep();
   void fill(float timestep, int64_t samples);  // of a known timestep
 
  private:
-  struct Free {
-    void operator()(void* p) const;
-  };
-  using Buffer = std::unique_ptr<float[], Free>;
   struct Input {
     int64_t offset, elements;  // in a row
-    Buffer data;
+    Buffer<float> data;
   };
 
   const uint8_t* find(float timestep) const;
@@ -62,9 +61,9 @@ class Constants {
   const ConstantTable& table_;
   std::map<std::string, Input> inputs_;
   std::map<float, std::vector<float>> kept_;
-  std::vector<float> scratch_;  // [width + 1]: a row, and the timestep it is of
-  float scratch_timestep_ = 0, filled_timestep_ = 0;
-  bool scratch_known_ = false;
+  Buffer<float> row_;       // [width + 1]: of the schedule's evaluation, and the timestep
+  bool row_known_ = false;  // whether it holds the constants of that timestep
+  float filled_timestep_ = 0;
   int64_t filled_ = 0;  // samples
 };
 

@@ -16,7 +16,7 @@ constexpr int kProgramVersion = 1;
 struct Row {
   double timestep;
   double c_in, c_skip, c_out;
-  double guidance;  // 0 … 1: how much of the guidance scale applies in this row
+  double guidance = 1.0;  // 0 … 1: how much of the guidance scale applies in this row
   ops::ClipMode clip = ops::kClipNone;
   double clip_low = 0, clip_high = 0;  // dynamic: the quantile and the largest bound
   bool has_level = false;
@@ -26,6 +26,9 @@ struct Row {
   std::vector<double> after;         // [S, S + 1]
   std::vector<double> after_output;  // [S], empty: zeros
   std::vector<double> after_noise;   // [S], empty: none
+
+  // The guidance weight w of the row at a guidance scale: 1 is no guidance.
+  double weight(double scale) const { return 1.0 + guidance * (scale - 1.0); }
 };
 
 struct Program {
@@ -43,8 +46,8 @@ struct Program {
   }
 };
 
-// Reads and checks a program (the schema stands in aigc_edge/diffusion/program.py). Throws Error(kBundle) that says what is wrong
-// with which number; the caller adds what to do.
-Program parse_program(const Json& json, const std::string& path);
+// Reads and checks a program (the schema stands in aigc_edge/diffusion/program.py). Throws Error(kBundle) that names the member
+// that is wrong; the caller adds what to do.
+Program parse_program(const Json& json);
 
 }  // namespace ae

@@ -11,9 +11,10 @@ namespace {
 
 void check_classes(const Bundle& bundle, const int32_t* classes, int count, bool null_class, const char* what) {
   for (int i = 0; classes != nullptr && i < count; ++i) {
-    if (classes[i] >= (null_class ? -1 : 0) && classes[i] < bundle.class_count()) continue;
+    if (classes[i] >= (null_class ? -1 : 0) && classes[i] < bundle.manifest().class_count) continue;
     throw Error(kInvalidArgument, what + std::to_string(classes[i]) + " is out of range: this bundle has the classes 0 to " +
-                                      std::to_string(bundle.class_count() - 1) + (null_class ? ", and -1 for none" : ""));
+                                      std::to_string(bundle.manifest().class_count - 1) +
+                                      (null_class ? ", and -1 for none" : ""));
   }
 }
 
@@ -28,7 +29,7 @@ void check_guidance(const ae_sample_options& options, const Bundle& bundle, cons
     return;
   }
   bool guided = false;
-  for (const Row& row : program.rows) guided = guided || weight_of(options, program, row) != 1.0;
+  for (const Row& row : program.rows) guided = guided || row.weight(guidance_scale(options, program)) != 1.0;
   const bool takes = denoiser != nullptr && denoiser->takes(Role::kCondition);
   if (guided && takes && options.num_negative_conditions == 0)
     throw Error(kInvalidArgument,
@@ -40,9 +41,8 @@ void check_guidance(const ae_sample_options& options, const Bundle& bundle, cons
 
 }  // namespace
 
-double weight_of(const ae_sample_options& options, const Program& program, const Row& row) {
-  const double scale = options.guidance_scale != nullptr ? double{*options.guidance_scale} : program.guidance_scale;
-  return 1.0 + row.guidance * (scale - 1.0);
+double guidance_scale(const ae_sample_options& options, const Program& program) {
+  return options.guidance_scale != nullptr ? double{*options.guidance_scale} : program.guidance_scale;
 }
 
 void check_request(const ae_sample_options& options, const Bundle& bundle, const Program& program) {
@@ -53,7 +53,7 @@ void check_request(const ae_sample_options& options, const Bundle& bundle, const
                 "the output is " + std::to_string(options.output) + ": it must be AE_OUTPUT_RGB8 or AE_OUTPUT_FLOAT32");
   if (options.guidance_scale != nullptr && !std::isfinite(*options.guidance_scale))
     throw Error(kInvalidArgument, "the guidance scale is not a finite number: 1 means no guidance");
-  if (bundle.class_count() == 0 && (options.classes != nullptr || options.negative_classes != nullptr))
+  if (bundle.manifest().class_count == 0 && (options.classes != nullptr || options.negative_classes != nullptr))
     throw Error(kInvalidArgument, "this bundle is unconditional: leave the classes out");
   const bool null_class = bundle.denoiser() != nullptr;
   check_classes(bundle, options.classes, options.count, null_class, "class ");

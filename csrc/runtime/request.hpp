@@ -9,7 +9,7 @@ namespace ae {
 // Throws Error(kInvalidArgument | kUnsupported) for options that this program of this bundle cannot be run with.
 void check_request(const ae_sample_options& options, const Bundle& bundle, const Program& program);
 
-// The guidance weight of a row: 1 is no guidance.
-double weight_of(const ae_sample_options& options, const Program& program, const Row& row);
+// The guidance scale that is asked for, or the program's own.
+double guidance_scale(const ae_sample_options& options, const Program& program);
 
 }  // namespace ae

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "core/error.hpp"
 #include "core/philox.hpp"
@@ -48,24 +46,14 @@ const double* or_null(const std::vector<double>& values) { return values.empty()
 
 }  // namespace
 
-void Sampler::Free::operator()(void* p) const { std::free(p); }
-
-template <class T>
-Sampler::Buffer<T> Sampler::allocate(int64_t count) {
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-  void* data = std::aligned_alloc(64, std::max<size_t>(bytes, 64));
-  if (data == nullptr) throw std::bad_alloc();
-  return Buffer<T>(static_cast<T*>(data));
-}
-
 Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, int threads, int max_batch)
     : bundle_(bundle),
       engine_(engine),
       threads_(threads),
       max_batch_(max_batch),
-      sample_elements_(product(bundle.sample_shape())),
-      output_elements_(product(bundle.output_shape())),
-      constants_(bundle.denoiser(), bundle.schedule(), bundle.constants()),
+      sample_elements_(product(bundle.manifest().sample_shape)),
+      output_elements_(product(bundle.manifest().output_shape)),
+      constants_(bundle.denoiser(), bundle.schedule(), bundle.manifest().constants),
       conditions_(bundle.denoiser()) {}
 
 Sampler::~Sampler() { release_bindings(); }
@@ -81,23 +69,23 @@ void Sampler::reserve(int batch, int slots) {
   release_bindings();  // engines hold pointers into the buffers that go now
   const int64_t n = std::max(batch, batch_capacity_), s = std::max(slots, slot_capacity_);
   batch_capacity_ = slot_capacity_ = 0;
-  slots_ = allocate<float>(s * n * sample_elements_);
-  input_ = allocate<float>(2 * n * sample_elements_);
-  output_ = allocate<float>(2 * n * sample_elements_);
-  if (bundle_.decoder() != nullptr) decoded_ = allocate<float>(n * output_elements_);
-  timesteps_ = allocate<float>(2 * n);
-  guidance_ = allocate<float>(n);
+  slots_ = Buffer<float>(s * n * sample_elements_);
+  input_ = Buffer<float>(2 * n * sample_elements_);
+  output_ = Buffer<float>(2 * n * sample_elements_);
+  if (bundle_.decoder() != nullptr) decoded_ = Buffer<float>(n * output_elements_);
+  timesteps_ = Buffer<float>(2 * n);
+  guidance_ = Buffer<float>(n);
   constants_.reserve(2 * n);
   conditions_.reserve(bundle_.guides() ? 2 * n : n);
-  classes_ = allocate<int64_t>(2 * n);
-  seeds_ = allocate<uint64_t>(n);
-  non_finite_ = allocate<int32_t>(n);
+  classes_ = Buffer<int64_t>(2 * n);
+  seeds_ = Buffer<uint64_t>(n);
+  non_finite_ = Buffer<int32_t>(n);
   batch_capacity_ = static_cast<int>(n);
   slot_capacity_ = static_cast<int>(s);
 }
 
 Sampler::Binding& Sampler::binding(const Component& component, int64_t batch) {
-  const auto key = std::make_pair(&component, batch);
+  const auto key = std::make_pair(component.kind, batch);
   if (const auto found = bindings_.find(key); found != bindings_.end()) return found->second;
   Binding& b = bindings_[key];
   b.id = next_binding_++;
@@ -112,30 +100,30 @@ Sampler::Binding& Sampler::binding(const Component& component, int64_t batch) {
                          b.shapes.back().data(), data});
     return &b.tensors.back();
   };
-  const bool schedule = &component == bundle_.schedule();
+  const bool schedule = component.kind == ComponentKind::kSchedule;
   const auto data_of = [&](const TensorSpec& input) -> void* {
     switch (input.role) {
       case Role::kSample:
-        return input_.get();
+        return input_.data();
       case Role::kTimestep:
-        return schedule ? constants_.timestep() : timesteps_.get();
+        return schedule ? constants_.timestep() : timesteps_.data();
       case Role::kConstant:
         return constants_.input(input.name);
       case Role::kCondition:
         return conditions_.input(input.name);
       case Role::kGuidance:
-        return guidance_.get();
+        return guidance_.data();
       case Role::kClass:
       case Role::kTokens:  // of text encoders, which are not evaluated here
         break;
     }
-    return classes_.get();
+    return classes_.data();
   };
   for (const TensorSpec& input : component.inputs) b.inputs.push_back(add(input, data_of(input)));
   for (const TensorSpec& output : component.outputs)
-    b.outputs.push_back(add(output, schedule                          ? constants_.output(output.name)
-                                    : &component == bundle_.decoder() ? decoded_.get()
-                                                                      : output_.get()));
+    b.outputs.push_back(add(output, schedule                                    ? constants_.output(output.name)
+                                    : component.kind == ComponentKind::kDecoder ? decoded_.data()
+                                                                                : output_.data()));
   return b;
 }
 
@@ -144,7 +132,7 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
   ae_evaluation evaluation = {};
   evaluation.size = sizeof evaluation;
   evaluation.component = component.name.c_str();
-  const bool schedule = &component == bundle_.schedule();
+  const bool schedule = component.kind == ComponentKind::kSchedule;
   evaluation.format = schedule ? component.formats.begin()->first.c_str() : bundle_.format().c_str();
   evaluation.binding = b.id;
   evaluation.row = row;
@@ -167,9 +155,9 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
 
 void Sampler::know_constants(float timestep, int num_rows) {
   if (!constants_.any() || constants_.knows(timestep)) return;
-  *constants_.timestep() = timestep;
+  constants_.begin(timestep);
   evaluate(*bundle_.schedule(), 1, -1, num_rows);
-  constants_.keep(timestep);
+  constants_.keep();
 }
 
 // The constants of every row, before the first: a timestep that the bundle's own programs do not have is evaluated now. What
@@ -187,7 +175,7 @@ void Sampler::fill_constants(float timestep, int64_t samples, int num_rows) {
 
 void Sampler::require_finite(int first, int batch, const char* component, int row, int num_rows) {
   for (int i = 0; i < batch; ++i) {
-    if (non_finite_[static_cast<size_t>(i)] == 0) continue;
+    if (non_finite_[i] == 0) continue;
     const std::string step =
         row < num_rows ? "in row " + std::to_string(row) + " of " + std::to_string(num_rows) : std::string("after the last row");
     throw Error(kEngine, std::string("the ") + component + " gave a value that is not finite " + step + " for sample " +
@@ -197,14 +185,13 @@ void Sampler::require_finite(int first, int batch, const char* component, int ro
 }
 
 void Sampler::fill_conditions(const ae_sample_options& options, int first, int batch) {
-  const int64_t count = bundle_.class_count(), null_class = count;
+  const int64_t count = bundle_.manifest().class_count, null_class = count;
   for (int i = 0; i < batch; ++i) {
-    const auto k = static_cast<size_t>(i);
-    seeds_[k] = seed_of(options, first + i);
-    const int64_t given = options.classes != nullptr ? options.classes[first + i] : count > 0 ? drawn_class(seeds_[k], count) : 0;
-    classes_[k] = given < 0 ? null_class : given;
+    seeds_[i] = seed_of(options, first + i);
+    const int64_t given = options.classes != nullptr ? options.classes[first + i] : count > 0 ? drawn_class(seeds_[i], count) : 0;
+    classes_[i] = given < 0 ? null_class : given;
     const int64_t negative = options.negative_classes != nullptr ? options.negative_classes[first + i] : -1;
-    classes_[static_cast<size_t>(batch + i)] = negative < 0 ? null_class : negative;
+    classes_[batch + i] = negative < 0 ? null_class : negative;
   }
   conditions_.fill(options.conditions, options.num_conditions, first, batch, 0);
   conditions_.fill(options.negative_conditions, options.num_negative_conditions, first, batch, batch);
@@ -230,20 +217,20 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
     noise += options.count * sample_elements_;
     return own;
   };
-  const auto weight = [&](size_t r) { return weight_of(options, program, program.rows[r]); };
+  const auto weight = [&](size_t r) { return program.rows[r].weight(guidance_scale(options, program)); };
   const auto halves = [&](size_t r) { return bundle_.guides() && weight(r) != 1.0 ? 2 : 1; };
   for (size_t r = 0; r <= rows; ++r) {  // step r: finish row r - 1, begin row r
     ops::SolverStepParams p;
     p.samples = batch;
     p.elements = sample_elements_;
     p.slot_count = program.slots;
-    p.slots = slots_.get();
-    p.seeds = seeds_.get();
-    p.nonfinite = non_finite_.get();
+    p.slots = slots_.data();
+    p.seeds = seeds_.data();
+    p.nonfinite = non_finite_.data();
     p.launch.threads = threads_;
     if (r > 0) {
       const Row& row = program.rows[r - 1];
-      p.output = output_.get();
+      p.output = output_.data();
       p.output_halves = halves(r - 1);
       p.guidance = weight(r - 1);
       p.rescale = p.output_halves == 2 ? rescale : 0.0;
@@ -264,25 +251,25 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
       p.before_noise = or_null(row.before_noise);
       p.before_draw = draw_before(r);
       p.before_eps = draw(row.before_noise);
-      p.net_input = input_.get();
+      p.net_input = input_.data();
       p.input_halves = halves(r);
       p.c_in = row.c_in;
     } else if (bundle_.decoder() != nullptr) {  // which takes slot 0 as it is
       if (r == 0) p.before = first_before.data();
-      p.net_input = input_.get();
+      p.net_input = input_.data();
     }
     if (options.mask != nullptr && rows > 0) {
       p.mask = options.mask + offset;
       p.known = options.known + offset;
-      p.known_eps = options.known_noise != nullptr ? options.known_noise + offset : latents_.get();
+      p.known_eps = options.known_noise != nullptr ? options.known_noise + offset : latents_.data();
       p.known_scale = r < rows ? program.rows[r].level[0] : 1.0;
       p.known_noise = r < rows ? program.rows[r].level[1] : 0.0;
     }
     ops::solver_step(p);
     if (r > 0) require_finite(first, batch, "denoiser", static_cast<int>(r - 1), static_cast<int>(rows));
     if (r == rows) break;
-    std::fill_n(timesteps_.get(), 2 * batch, static_cast<float>(program.rows[r].timestep));
-    std::fill_n(guidance_.get(), batch, static_cast<float>(weight(r)));
+    std::fill_n(timesteps_.data(), 2 * batch, static_cast<float>(program.rows[r].timestep));
+    std::fill_n(guidance_.data(), batch, static_cast<float>(weight(r)));
     fill_constants(static_cast<float>(program.rows[r].timestep), int64_t{batch} * halves(r), static_cast<int>(rows));
     evaluate(*bundle_.denoiser(), int64_t{batch} * halves(r), static_cast<int>(r), static_cast<int>(rows));
   }
@@ -291,36 +278,35 @@ void Sampler::run_rows(const Program& program, const ae_sample_options& options,
 void Sampler::run_batch(const Program& program, const ae_sample_options& options, int first, int batch, ae_image* image) {
   reserve(batch, program.slots);
   fill_conditions(options, first, batch);
-  std::fill_n(non_finite_.get(), batch, 0);
+  std::fill_n(non_finite_.data(), batch, 0);
   const int64_t state = batch * sample_elements_;
   if (options.latents != nullptr) {
-    std::memcpy(slots_.get(), options.latents + first * sample_elements_, static_cast<size_t>(state) * sizeof(float));
+    std::memcpy(slots_.data(), options.latents + first * sample_elements_, static_cast<size_t>(state) * sizeof(float));
   } else {
     ops::RandnParams p;
     p.samples = batch;
     p.elements = sample_elements_;
-    p.seeds = seeds_.get();
+    p.seeds = seeds_.data();
     p.draw = kLatentDraw;
-    p.out = slots_.get();
+    p.out = slots_.data();
     p.launch.threads = threads_;
     ops::randn(p);
   }
-  std::fill_n(slots_.get() + state, (program.slots - 1) * state, 0.0f);
+  std::fill_n(slots_.data() + state, (program.slots - 1) * state, 0.0f);
   if (options.mask != nullptr && options.known_noise == nullptr) {
-    latents_ = allocate<float>(state);
-    std::memcpy(latents_.get(), slots_.get(), static_cast<size_t>(state) * sizeof(float));
+    latents_ = Buffer<float>(state);
+    std::memcpy(latents_.data(), slots_.data(), static_cast<size_t>(state) * sizeof(float));
   }
   run_rows(program, options, first, batch);
 
-  const float* pixels = slots_.get();
+  const float* pixels = slots_.data();
   if (bundle_.decoder() != nullptr) {
     const int rows = static_cast<int>(program.rows.size());
     evaluate(*bundle_.decoder(), batch, rows, rows);
-    pixels = decoded_.get();
+    pixels = decoded_.data();
     for (int i = 0; i < batch; ++i) {
       const float* begin = pixels + i * output_elements_;
-      non_finite_[static_cast<size_t>(i)] =
-          !std::all_of(begin, begin + output_elements_, [](float v) { return std::isfinite(v); });
+      non_finite_[i] = !std::all_of(begin, begin + output_elements_, [](float v) { return std::isfinite(v); });
     }
     require_finite(first, batch, "decoder", rows, rows);
   }
@@ -336,8 +322,8 @@ void Sampler::run_batch(const Program& program, const ae_sample_options& options
   p.width = image->width;
   p.images = pixels;
   p.out = static_cast<uint8_t*>(image->data) + offset;
-  p.scale = 255.0 / (double{bundle_.output_high()} - double{bundle_.output_low()});
-  p.bias = -double{bundle_.output_low()} * p.scale;
+  p.scale = 255.0 / (double{bundle_.manifest().output_high} - double{bundle_.manifest().output_low});
+  p.bias = -double{bundle_.manifest().output_low} * p.scale;
   p.launch.threads = threads_;
   ops::latent_to_rgb8(p);
 }
@@ -355,7 +341,7 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   if (engine_.evaluate == nullptr)
     throw Error(kUnsupported, "the bundle was opened without an engine: give ae_open_options.engine to sample");
   const Program& program = check(options);
-  const auto& shape = bundle_.output_shape();
+  const auto& shape = bundle_.manifest().output_shape;
   if (options.count > kMaxImageElements / output_elements_)
     throw Error(kOutOfMemory, std::to_string(options.count) + " samples do not fit into one image array: draw fewer at once");
   ae_image made = {};
@@ -367,8 +353,8 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   made.output = options.output;
   made.bytes = static_cast<size_t>(options.count) * static_cast<size_t>(output_elements_) *
                (options.output == AE_OUTPUT_RGB8 ? 1 : sizeof(float));
-  auto data = allocate<unsigned char>(static_cast<int64_t>(made.bytes));
-  made.data = data.get();
+  auto data = Buffer<unsigned char>(static_cast<int64_t>(made.bytes));
+  made.data = data.data();
   prepare_constants(program);
   for (int first = 0; first < options.count; first += max_batch_)
     run_batch(program, options, first, std::min(max_batch_, options.count - first), &made);

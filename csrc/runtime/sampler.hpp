@@ -3,12 +3,12 @@
 
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "aigc_edge/aigc_edge.h"
+#include "core/buffer.hpp"
 #include "runtime/bundle.hpp"
 #include "runtime/conditions.hpp"
 #include "runtime/constants.hpp"
@@ -32,12 +32,6 @@ class Sampler {
   const ae_statistics& statistics() const { return statistics_; }
 
  private:
-  struct Free {
-    void operator()(void* p) const;
-  };
-  template <class T>
-  using Buffer = std::unique_ptr<T[], Free>;  // aligned to 64 bytes, not initialised
-
   // What one evaluation of a component at one batch size is called with; kept, so that an engine can keep what it prepared.
   struct Binding {
     uint64_t id;
@@ -46,8 +40,6 @@ class Sampler {
     std::vector<const ae_tensor*> inputs, outputs;
   };
 
-  template <class T>
-  static Buffer<T> allocate(int64_t count);
   void reserve(int batch, int slots);
   void release_bindings();
   Binding& binding(const Component& component, int64_t batch);
@@ -80,7 +72,7 @@ class Sampler {
   Buffer<int32_t> non_finite_;  // [N]
   Buffer<float> latents_;       // [N, sample], only where parts of the sample are known
 
-  std::map<std::pair<const Component*, int64_t>, Binding> bindings_;
+  std::map<std::pair<ComponentKind, int64_t>, Binding> bindings_;  // by component and batch
   uint64_t next_binding_ = 1;
   ae_statistics statistics_ = {};
 };

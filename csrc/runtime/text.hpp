@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,12 +12,10 @@
 
 namespace ae {
 
-bool is_text_encoder(const std::string& component);  // text_encoder, text_encoder_2 or text_encoder_3
-
 // Throws Error(kBundle) when an encoder is not what turns token ids [N, L] into conditions, when two of them or one and the
-// denoiser (which may be null) disagree about a condition, or when manifest.text (null: there is none) does not describe exactly
+// denoiser (which may be null) disagree about a condition, or when manifest.text (which may be missing) does not describe exactly
 // these encoders. `has_file` tells whether a name is among manifest.files.
-void check_text(const std::vector<Component>& encoders, const Component* denoiser, const Json* text,
+void check_text(const std::vector<Component>& encoders, const Component* denoiser, const std::optional<Json>& text,
                 const std::function<bool(const std::string&)>& has_file);
 
 }  // namespace ae

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/cuda.cuh"
+#include "core/error.hpp"
 #include "core/half.hpp"
 #include "ops/ops.hpp"
 
@@ -33,7 +34,7 @@ T read(std::istream& in) {
 
 // One argument with memory of exactly its size, so that the sanitizer knows the bounds.
 struct Value {
-  ae::Argument argument;
+  ae::ops::Argument argument;
   std::vector<int64_t> shape;
   std::unique_ptr<char[]> bytes;
   size_t count = 0;  // bytes
@@ -44,7 +45,7 @@ struct Value {
     other.argument = argument;
     other.shape = shape;
     other.count = count;
-    if (argument.kind == ae::Argument::kTensor) {
+    if (argument.kind == ae::ops::Argument::kTensor) {
       other.bytes.reset(new char[count]);
       std::memcpy(other.bytes.get(), bytes.get(), count);
       other.argument.tensor.data = other.bytes.get();
@@ -62,10 +63,10 @@ size_t size_of(ae::DType dtype) {
 
 Value read_value(std::istream& in) {
   Value value;
-  value.argument.kind = static_cast<ae::Argument::Kind>(read<uint8_t>(in));
-  if (value.argument.kind == ae::Argument::kInteger) value.argument.integer = read<int64_t>(in);
-  if (value.argument.kind == ae::Argument::kReal) value.argument.real = read<double>(in);
-  if (value.argument.kind != ae::Argument::kTensor) return value;
+  value.argument.kind = static_cast<ae::ops::Argument::Kind>(read<uint8_t>(in));
+  if (value.argument.kind == ae::ops::Argument::kInteger) value.argument.integer = read<int64_t>(in);
+  if (value.argument.kind == ae::ops::Argument::kReal) value.argument.real = read<double>(in);
+  if (value.argument.kind != ae::ops::Argument::kTensor) return value;
   ae::Tensor& tensor = value.argument.tensor;
   value.host = read<uint8_t>(in) != 0;
   tensor.dtype = static_cast<ae::DType>(read<uint8_t>(in));
@@ -83,14 +84,15 @@ Value read_value(std::istream& in) {
 // Whether the op has anything to do: one of its tensors, none of which is on the host, has elements in every direction.
 bool has_elements(const std::vector<Value>& values) {
   for (const Value& value : values) {
-    if (value.argument.kind == ae::Argument::kTensor && !value.host && value.shape.size() > 1 && value.count > 0) return true;
+    if (value.argument.kind == ae::ops::Argument::kTensor && !value.host && value.shape.size() > 1 && value.count > 0)
+      return true;
   }
   return false;
 }
 
 std::vector<Value> run(const ae::ops::Op& op, const std::vector<Value>& values, ae::Device device) {
   std::vector<Value> own;
-  std::vector<ae::Argument> arguments;
+  std::vector<ae::ops::Argument> arguments;
   for (const Value& value : values) {
     own.push_back(value.copy(device));
     arguments.push_back(own.back().argument);
@@ -107,7 +109,7 @@ std::vector<Value> run(const ae::ops::Op& op, const std::vector<Value>& values, 
 }
 
 void compare(const std::string& op, const Value& cpu, const Value& cuda) {
-  if (cpu.argument.kind != ae::Argument::kTensor || cpu.count == 0) return;
+  if (cpu.argument.kind != ae::ops::Argument::kTensor || cpu.count == 0) return;
   const ae::DType dtype = cpu.argument.tensor.dtype;
   if (!ae::is_floating(dtype)) {
     if (std::memcmp(cpu.bytes.get(), cuda.bytes.get(), cpu.count) != 0) fail(op + ": the kernels differ in an integer result");
@@ -132,19 +134,15 @@ void compare(const std::string& op, const Value& cpu, const Value& cuda) {
 
 void run_cases(const char* path) {
   std::ifstream in(path, std::ios::binary);
-  std::map<std::string, const ae::ops::Op*> ops;
-  const ae::ops::OpTable table = ae::ops::all();
-  for (size_t i = 0; i < table.count; ++i) ops[table.ops[i].name] = &table.ops[i];
   std::map<std::string, int> done;
   while (in.peek() != std::ifstream::traits_type::eof()) {
     std::string name(read<uint8_t>(in), ' ');
     in.read(&name[0], static_cast<std::streamsize>(name.size()));
     std::vector<Value> values;
     for (int count = read<uint8_t>(in); count > 0; --count) values.push_back(read_value(in));
-    const auto found = ops.find(name);
-    if (found == ops.end()) fail("there is no op " + name);
-    const std::vector<Value> cpu = run(*found->second, values, {ae::Device::kCpu, 0});
-    const std::vector<Value> cuda = run(*found->second, values, {ae::Device::kCuda, 0});
+    const ae::ops::Op& op = ae::ops::find(name);
+    const std::vector<Value> cpu = run(op, values, {ae::Device::kCpu, 0});
+    const std::vector<Value> cuda = run(op, values, {ae::Device::kCuda, 0});
     for (size_t i = 0; i < values.size(); ++i) compare(name, cpu[i], cuda[i]);
     ++done[name];
   }

@@ -16,9 +16,9 @@ def test_program(native: Any, name: str) -> None:
     assert native.run(native.build_test(name)) == "done\n"
 
 
-def test_the_loop_allocates_nothing(native: Any) -> None:
-    program = native.build_test("test_loop_allocations")
-    assert native.run(program, native.root / "tests" / "data" / "digits-tiny.aigc") == "done\n"
+@pytest.mark.parametrize("name", ["test_loop_allocations", "test_image_sizes"])
+def test_program_with_a_bundle(native: Any, name: str) -> None:
+    assert native.run(native.build_test(name), native.root / "tests" / "data" / "digits-tiny.aigc") == "done\n"
 
 
 def test_the_loop_allocates_nothing_with_conditions(native: Any, tmp_path: Path) -> None:

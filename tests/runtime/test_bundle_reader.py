@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 
@@ -155,6 +156,34 @@ def test_a_manifest_that_cannot_be_right_is_refused(bundle, change, message):
     rewrite(bundle, change)
     with pytest.raises(AigcEdgeError, match=message):
         open_toy_at(bundle)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("components", "denoiser", "inputs", 0, "shape", 1), 0, "components.denoiser.inputs[0].shape[1] must be a whole number"),
+        (("components", "denoiser", "inputs", 1, "role"), 3, "components.denoiser.inputs[1].role must be a string"),
+        (("components", "denoiser", "formats", "fp32"), [], "components.denoiser.formats.fp32 must be an object"),
+        (("components", "denoiser", "formats", "fp32"), {}, "components.denoiser.formats.fp32.file must be present"),
+        (("files", "net.onnx", "bytes"), "7", "files.net.onnx.bytes must be a number"),
+        (("output_range", 1), None, "output_range[1] must be a number"),
+        ((*ROW, "after", 1, 2), "x", "programs.dpmpp_2m-6.rows[0].after[1][2] must be a number"),
+        (("programs", "heun-6", "rows", 3), None, "programs.heun-6.rows[3] must be an object"),
+        (("programs", "a\nb" * 40), 3, "programs." + "a?b" * 20 + "... must be an object"),
+    ],
+)
+def test_an_error_names_the_member_by_its_path(bundle, path, value, message):
+    rewrite(bundle, _set(path, value))
+    with pytest.raises(AigcEdgeError, match=re.escape(f"cannot be used: manifest.{message}")):
+        open_toy_at(bundle)
+
+
+def test_an_error_in_an_added_program_names_the_member_by_its_path(bundle):
+    handle = pipeline._core.Handle(str(bundle), None)
+    program = json.loads((bundle / "manifest.json").read_text())["programs"]["heun-6"]
+    program["rows"][2]["level"] = [1, "2"]
+    with pytest.raises(AigcEdgeError, match=r"cannot be used: program.rows\[2\].level\[1\] must be a number"):
+        handle.add_program(json.dumps(program))
 
 
 def test_an_unknown_format_lists_what_there_is(bundle):

@@ -5,9 +5,10 @@
      ae_image_free, ae_close
 
    Rules. Every struct begins with its own size (set it to sizeof; a struct that is zero otherwise asks for the defaults), so that
-   fields can be added. Every call returns a status; ae_message tells in one sentence what was given, what is allowed and what to
-   do. There is no global state. A handle serves one thread at a time; several handles may be used at once. A handle can be used
-   again after a failed ae_sample. No call ends the process and none throws. */
+   fields can be added: the library reads and writes no more of a caller's struct than its size. Every call returns a status;
+   ae_message tells in one sentence what was given, what is allowed and what to do. There is no global state. A handle serves one
+   thread at a time; several handles may be used at once. A handle can be used again after a failed ae_sample. No call ends the
+   process and none throws. */
 #ifndef AIGC_EDGE_H
 #define AIGC_EDGE_H
 

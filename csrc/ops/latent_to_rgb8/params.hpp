@@ -20,18 +20,6 @@ struct LatentToRgb8Params {
   Launch launch;
 };
 
-template <class Visitor>
-void fields(Visitor& v, LatentToRgb8Params& p) {
-  v.in("images", p.images, {"N", "C", "H", "W"});
-  v.out("out", p.out, {"N", "H", "W", "C"});
-  v.scalar("scale", p.scale);
-  v.scalar("bias", p.bias);
-  v.size("N", p.samples);
-  v.size("C", p.channels);
-  v.size("H", p.height);
-  v.size("W", p.width);
-}
-
 void latent_to_rgb8(const LatentToRgb8Params& params);  // on the CPU
 
 }  // namespace ae::ops

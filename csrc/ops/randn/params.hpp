@@ -16,16 +16,6 @@ struct RandnParams {
   Launch launch;
 };
 
-// One list of the fields, in the order of the reference's parameters: signature, binding and checks follow from it.
-template <class Visitor>
-void fields(Visitor& v, RandnParams& p) {
-  v.in("seeds", p.seeds, {"N"});
-  v.scalar("draw", p.draw);
-  v.out("out", p.out, {"N", "E"});
-  v.size("N", p.samples);
-  v.size("E", p.elements);
-}
-
 void randn(const RandnParams& params);  // on the CPU
 
 }  // namespace ae::ops

@@ -68,44 +68,6 @@ struct SolverStepParams {
   Launch launch;
 };
 
-template <class Visitor>
-void fields(Visitor& v, SolverStepParams& p) {
-  v.inout("slots", p.slots, {"S", "N", "E"});
-  v.optional_in("output", p.output, p.output_dtype, {"G", "N", "E"});
-  v.scalar("guidance", p.guidance);
-  v.scalar("c_skip", p.c_skip);
-  v.scalar("c_out", p.c_out);
-  v.scalar("clip_mode", p.clip_mode);
-  v.scalar("clip_low", p.clip_low);
-  v.scalar("clip_high", p.clip_high);
-  v.optional_host("after", p.after, {"S", "S+1"});
-  v.optional_host("after_noise", p.after_noise, {"S"});
-  v.scalar("after_draw", p.after_draw);
-  v.optional_host("before", p.before, {"S", "S"});
-  v.optional_host("before_noise", p.before_noise, {"S"});
-  v.scalar("before_draw", p.before_draw);
-  v.scalar("c_in", p.c_in);
-  v.optional_out("net_input", p.net_input, p.input_dtype, {"K", "N", "E"});
-  v.optional_in("seeds", p.seeds, {"N"});
-  v.optional_inout("nonfinite", p.nonfinite, {"N"});
-  v.scalar("mark", p.mark);
-  v.scalar("channels", p.channels);
-  v.scalar("rescale", p.rescale);
-  v.optional_host("after_output", p.after_output, {"S"});
-  v.optional_in("after_eps", p.after_eps, {"N", "E"});
-  v.optional_in("before_eps", p.before_eps, {"N", "E"});
-  v.optional_in("mask", p.mask, {"N", "E"});
-  v.optional_in("known", p.known, {"N", "E"});
-  v.optional_in("known_eps", p.known_eps, {"N", "E"});
-  v.scalar("known_scale", p.known_scale);
-  v.scalar("known_noise", p.known_noise);
-  v.size("N", p.samples);
-  v.size("E", p.elements);
-  v.size("S", p.slot_count);
-  v.size("G", p.output_halves);
-  v.size("K", p.input_halves);
-}
-
 void solver_step(const SolverStepParams& params);  // on the CPU
 
 }  // namespace ae::ops

@@ -1,8 +1,17 @@
-#include "core/error.hpp"
-#include "ops/blocks.hpp"
+#include "ops/define_op.hpp"
 #include "ops/randn/params.hpp"
 
 namespace ae::ops {
+namespace {
+
+RandnParams bind(Arguments& arguments) {
+  RandnParams p;
+  Size n{"N", p.samples}, e{"E", p.elements};
+  arguments.tensor("seeds", p.seeds, kIn, {n});
+  arguments.scalar("draw", p.draw);
+  arguments.tensor("out", p.out, kOut, {n, e});
+  return p;
+}
 
 Work check(const RandnParams& p) {
   if (p.samples < 0 || p.elements < 0) throw Error(kInvalidArgument, "randn: a size is negative");
@@ -10,5 +19,9 @@ Work check(const RandnParams& p) {
     throw Error(kInvalidArgument, "randn: a sample has more than 2^34 elements, which is all that can be numbered");
   return {p.samples * blocks_per_sample(p.elements), p.samples * p.elements * 4};
 }
+
+}  // namespace
+
+AE_DEFINE_OP(randn, RandnParams, AE_CUDA_KERNEL(randn))
 
 }  // namespace ae::ops

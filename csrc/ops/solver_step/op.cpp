@@ -1,8 +1,7 @@
 #include <string>
 #include <type_traits>
 
-#include "core/error.hpp"
-#include "ops/blocks.hpp"
+#include "ops/define_op.hpp"
 #include "ops/solver_step/plan.hpp"
 
 namespace ae::ops {
@@ -29,7 +28,40 @@ void require(bool holds, const Parts&... parts) {
   throw Error(kInvalidArgument, "solver_step: " + (text(parts) + ...));
 }
 
-}  // namespace
+SolverStepParams bind(Arguments& arguments) {
+  SolverStepParams p;
+  Size s{"S", p.slot_count}, n{"N", p.samples}, e{"E", p.elements}, g{"G", p.output_halves}, k{"K", p.input_halves};
+  arguments.tensor("slots", p.slots, kInout, {s, n, e});
+  arguments.tensor("output", p.output, p.output_dtype, kOptionalIn, {g, n, e});
+  arguments.scalar("guidance", p.guidance);
+  arguments.scalar("c_skip", p.c_skip);
+  arguments.scalar("c_out", p.c_out);
+  arguments.scalar("clip_mode", p.clip_mode);
+  arguments.scalar("clip_low", p.clip_low);
+  arguments.scalar("clip_high", p.clip_high);
+  arguments.tensor("after", p.after, kOptionalHost, {s, s + 1});
+  arguments.tensor("after_noise", p.after_noise, kOptionalHost, {s});
+  arguments.scalar("after_draw", p.after_draw);
+  arguments.tensor("before", p.before, kOptionalHost, {s, s});
+  arguments.tensor("before_noise", p.before_noise, kOptionalHost, {s});
+  arguments.scalar("before_draw", p.before_draw);
+  arguments.scalar("c_in", p.c_in);
+  arguments.tensor("net_input", p.net_input, p.input_dtype, kOptionalOut, {k, n, e});
+  arguments.tensor("seeds", p.seeds, kOptionalIn, {n});
+  arguments.tensor("nonfinite", p.nonfinite, kOptionalInout, {n});
+  arguments.scalar("mark", p.mark);
+  arguments.scalar("channels", p.channels);
+  arguments.scalar("rescale", p.rescale);
+  arguments.tensor("after_output", p.after_output, kOptionalHost, {s});
+  arguments.tensor("after_eps", p.after_eps, kOptionalIn, {n, e});
+  arguments.tensor("before_eps", p.before_eps, kOptionalIn, {n, e});
+  arguments.tensor("mask", p.mask, kOptionalIn, {n, e});
+  arguments.tensor("known", p.known, kOptionalIn, {n, e});
+  arguments.tensor("known_eps", p.known_eps, kOptionalIn, {n, e});
+  arguments.scalar("known_scale", p.known_scale);
+  arguments.scalar("known_noise", p.known_noise);
+  return p;
+}
 
 Work check(const SolverStepParams& p) {
   require(p.slot_count >= 1 && p.slot_count <= kMaxSlots, p.slot_count, " slots were given: 1 to ", kMaxSlots, " are allowed");
@@ -55,5 +87,9 @@ Work check(const SolverStepParams& p) {
   const bool whole = needs_statistics(p);  // statistics are of a whole sample
   return {whole ? p.samples : p.samples * blocks_per_sample(p.elements), traffic(p)};
 }
+
+}  // namespace
+
+AE_DEFINE_OP(solver_step, SolverStepParams, AE_CUDA_KERNEL(solver_step))
 
 }  // namespace ae::ops

@@ -1,0 +1,105 @@
+#include "ops/arguments.hpp"
+
+#include <limits>
+
+#include "core/error.hpp"
+
+namespace ae::ops {
+namespace {
+
+std::string text(Dims dims) {
+  std::string text = "[";
+  for (const Dim& dim : dims) {
+    text += (text.size() > 1 ? ", " : "") + std::string(dim.size.symbol) + (dim.extra ? "+" + std::to_string(dim.extra) : "");
+  }
+  return text + "]";
+}
+
+}  // namespace
+
+void Arguments::fail(const char* name, const std::string& problem) const {
+  throw Error(kInvalidArgument, std::string(op_) + ": " + name + " " + problem);
+}
+
+const Argument& Arguments::next(const char* name) {
+  if (used_ == count_) fail(name, "is missing: " + std::to_string(count_) + " arguments were given");
+  return values_[used_++];
+}
+
+void Arguments::scalar(const char* name, double& field) {
+  if (parameters_) return parameters_->push_back({name, name_of(DType::kFloat64)});
+  const Argument& value = next(name);
+  if (value.kind != Argument::kReal && value.kind != Argument::kInteger) fail(name, "must be a number");
+  field = value.kind == Argument::kReal ? value.real : static_cast<double>(value.integer);
+}
+
+void Arguments::scalar(const char* name, int32_t& field) {
+  using Limits = std::numeric_limits<int32_t>;
+  field = static_cast<int32_t>(integer(name, DType::kInt32, Limits::min(), Limits::max()));
+}
+
+void Arguments::scalar(const char* name, uint32_t& field) {
+  field = static_cast<uint32_t>(integer(name, DType::kUint32, 0, std::numeric_limits<uint32_t>::max()));
+}
+
+int64_t Arguments::integer(const char* name, DType dtype, int64_t low, int64_t high) {
+  if (parameters_) return parameters_->push_back({name, name_of(dtype)}), 0;
+  const Argument& value = next(name);
+  if (value.kind != Argument::kInteger) fail(name, "must be an integer");
+  if (value.integer < low || value.integer > high) {
+    fail(name,
+         "is " + std::to_string(value.integer) + ": " + std::to_string(low) + " to " + std::to_string(high) + " is allowed");
+  }
+  return value.integer;
+}
+
+void* Arguments::data(const char* name, DType dtype, const Access& access, Dims dims, DType* actual) {
+  if (parameters_) {
+    parameters_->push_back({name, std::string(access.name) + " " + name_of(dtype) + text(dims)});
+    return nullptr;
+  }
+  const Argument& value = next(name);
+  if (value.kind == Argument::kNone && access.optional) return nullptr;
+  const bool any_float = dtype == DType::kFloating;
+  const auto expected = [&] { return (any_float ? "float32, float16 or bfloat16 " : name_of(dtype)) + text(dims); };
+  if (value.kind != Argument::kTensor) fail(name, "must be a tensor, " + expected() + (access.optional ? ", or None" : ""));
+  const Tensor& tensor = value.tensor;
+  if (any_float ? !is_floating(tensor.dtype) : tensor.dtype != dtype)
+    fail(name, std::string("is ") + name_of(tensor.dtype) + ": " + expected() + " is needed, convert it first");
+  if (actual) *actual = tensor.dtype;
+  match(name, tensor, dims);
+  if (!tensor.contiguous())
+    fail(name, "is not contiguous: pass a contiguous copy (numpy.ascontiguousarray, or .contiguous() in torch)");
+  if (access.written && tensor.read_only) fail(name, "is read-only and would be written: pass an array that can be written");
+  if (access.host) {
+    if (tensor.device.kind != Device::kCpu)
+      fail(name, "is on " + name_of(tensor.device) + ": it must be in host memory, move it to the CPU");
+  } else if (!device_source_) {
+    device_ = tensor.device;
+    device_source_ = name;
+  } else if (tensor.device != device_) {
+    fail(name,
+         "is on " + name_of(tensor.device) + " and " + device_source_ + " on " + name_of(device_) + ": move all to one device");
+  }
+  return tensor.data;
+}
+
+void Arguments::match(const char* name, const Tensor& tensor, Dims dims) {
+  if (tensor.rank != static_cast<int>(dims.size())) {
+    fail(name, "has the shape " + shape_of(tensor) + ": " + text(dims) + " is needed");
+  }
+  const int64_t* length = tensor.shape;
+  for (const Dim& dim : dims) {
+    Size& size = dim.size;
+    const int64_t value = *length++ - dim.extra;
+    if (!size.source) {
+      size.value = value;
+      size.source = name;
+    } else if (size.value != value) {
+      fail(name, "has the shape " + shape_of(tensor) + ": " + text(dims) + " with " + size.symbol + " = " +
+                     std::to_string(size.value) + ", as in " + size.source + ", is needed");
+    }
+  }
+}
+
+}  // namespace ae::ops
