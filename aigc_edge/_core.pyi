@@ -13,9 +13,6 @@ def ops() -> dict[str, dict[str, str]]:
 def op(name: str) -> Callable[..., None]:
     """The native op of that name, as a function of positional arguments."""
 
-def call(name: str, *args: Any) -> None:
-    """Run the native op of that name."""
-
 def cuda_unavailable() -> str:
     """Empty when CUDA kernels can run here, else why not."""
 
