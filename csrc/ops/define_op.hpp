@@ -1,8 +1,8 @@
 // AE_DEFINE_OP(randn, RandnParams, AE_CUDA_KERNEL(randn)) ends csrc/ops/randn/op.cpp. Above it stand
-//   RandnParams bind(Arguments&)          the parameters from generic arguments
-//   Work check(const RandnParams&)        throws Error for values that are not allowed; how much there is to do
+//   RandnParams bind(Arguments&)       reads the parameters from generic arguments
+//   Work check(const RandnParams&)     throws Error for values that are not allowed; returns how much there is to do
 // The macro declares the kernels of cpu.cpp, which is compiled once per instruction set, and of cuda.cu (an op without one passes
-// nullptr), and defines the op's C++ function and its entry in the table (table.cpp).
+// nullptr), and defines the op's C++ function and what the table (table.cpp) refers to.
 #pragma once
 
 #include <algorithm>
@@ -47,14 +47,6 @@ void launch(const char* op, const Params& params, const Work& work, CpuKernel<Pa
   cuda(params);
 }
 
-template <class Params>
-std::vector<Parameter> parameters_of(Params (*bind)(Arguments&)) {
-  std::vector<Parameter> parameters;
-  Arguments arguments(&parameters);
-  bind(arguments);
-  return parameters;
-}
-
 }  // namespace ae::ops
 
 #if defined(AIGC_EDGE_CUDA) || defined(AIGC_EDGE_EMULATE_CUDA)
@@ -69,24 +61,21 @@ std::vector<Parameter> parameters_of(Params (*bind)(Arguments&)) {
   }
 #define AE_CPU_KERNEL(isa, op, Params) isa::op,
 
-#define AE_DEFINE_OP(op, Params, cuda_kernel)                                                     \
-  AE_EACH_ISA(AE_DECLARE_CPU_KERNEL, op, Params)                                                  \
-  namespace cuda {                                                                                \
-  void op(const Params&);                                                                         \
-  }                                                                                               \
-  void op(const Params& params) {                                                                 \
-    static constexpr CpuKernel<Params> kernels[] = {AE_EACH_ISA(AE_CPU_KERNEL, op, Params)};      \
-    launch<Params>(#op, params, check(params), kernels[current_isa()], cuda_kernel);              \
-  }                                                                                               \
-  extern const Op op##_op;                                                                        \
-  constexpr Op op##_op = {#op,                                                                    \
-                          []() -> const std::vector<Parameter>& {                                 \
-                            static const std::vector<Parameter> parameters = parameters_of(bind); \
-                            return parameters;                                                    \
-                          },                                                                      \
-                          [](const Argument* values, size_t count, int threads, void* stream) {   \
-                            Arguments arguments(#op, values, count);                              \
-                            Params params = bind(arguments);                                      \
-                            params.launch = {threads, stream, arguments.device()};                \
-                            op(params);                                                           \
-                          }};
+#define AE_DEFINE_OP(op, Params, cuda_kernel)                                                \
+  AE_EACH_ISA(AE_DECLARE_CPU_KERNEL, op, Params)                                             \
+  namespace cuda {                                                                           \
+  void op(const Params&);                                                                    \
+  }                                                                                          \
+  void op(const Params& params) {                                                            \
+    static constexpr CpuKernel<Params> kernels[] = {AE_EACH_ISA(AE_CPU_KERNEL, op, Params)}; \
+    launch<Params>(#op, params, check(params), kernels[current_isa()], cuda_kernel);         \
+  }                                                                                          \
+  BoundOp bind_##op(Arguments& arguments) {                                                  \
+    Params params = bind(arguments);                                                         \
+    params.launch.device = arguments.device();                                               \
+    return [params](int threads, void* stream) mutable {                                     \
+      params.launch.threads = threads;                                                       \
+      params.launch.stream = stream;                                                         \
+      op(params);                                                                            \
+    };                                                                                       \
+  }
