@@ -13,9 +13,6 @@ def ops() -> dict[str, dict[str, str]]:
 def op(name: str) -> Callable[..., None]:
     """The native op of that name, as a function of positional arguments."""
 
-def call(name: str, *args: Any) -> None:
-    """Run the native op of that name."""
-
 def cuda_unavailable() -> str:
     """Empty when CUDA kernels can run here, else why not."""
 
@@ -35,6 +32,47 @@ def threads() -> int:
     """The most threads that an op called from Python uses."""
 
 def set_threads(count: int) -> None: ...
+
+class Rows:
+    """The steps of a sampling program (its JSON) around any network: what runs between the network evaluations.
+
+    N samples of E elements, S slots; tensors are NumPy arrays or torch tensors, all on one device, and are kept. Raises
+    AigcEdgeError, with the name of the argument, for what does not fit.
+    """
+
+    def __init__(self, program: str) -> None: ...
+    @property
+    def halves(self) -> list[int]:
+        """For each row the batches of N samples that its network evaluation takes: 1, or 2 (conditional first) with guidance."""
+
+    def bind(
+        self,
+        *,
+        slots: Any,
+        net_input: Any,
+        seeds: Any,
+        nonfinite: Any,
+        mask: Any = None,
+        known: Any = None,
+        known_noise: Any = None,
+        channels: int = 0,
+    ) -> None:
+        """Prepare the steps for these buffers; `noise` is None afterwards.
+
+        slots float32 [S, N, E]: the solver's state, slot 0 the sample. net_input [max(halves), N, E], float32, float16 or
+        bfloat16: what the network takes, its channels last with `channels` > 0. seeds uint64 [N]. nonfinite int32 [N]: 0 becomes r
+        where a sample is not finite in step r. Where mask float32 [N, E] is 0, the sample is known float32 [N, E], brought to the
+        noise level of each row with known_noise float32 [N, E].
+        """
+
+    noise: Any
+    """What the rows add, float32 [draws, N, E] in the order of `Program.draws`; None: drawn from the seeds."""
+
+    def run(self, step: int, output: Any = None) -> None:
+        """End row `step` - 1 with the network's `output` [halves, N, E], if there is one, and write the next row's input.
+
+        Step 0 takes unit normal noise in slot 0; after the last step slot 0 is the sample. On the framework's current stream.
+        """
 
 class Handle:
     """One open bundle: the C API's ae_handle. `bind(component, inputs, outputs)` returns what evaluates the network on those."""

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from aigc_edge._core import Rows
 from aigc_edge.diffusion import checks, noise
 from aigc_edge.diffusion.arrays import DTYPES, Arrays, arrays_of
 from aigc_edge.diffusion.networks import as_network, dtype_of
 from aigc_edge.diffusion.program import Program
-from aigc_edge.diffusion.row import Row
 from aigc_edge.errors import AigcEdgeError, ProgramError
-from aigc_edge.ops import solver_step
 
 Conditions = Mapping[str, Any]
-_PLACE = {name: place for place, name in enumerate(solver_step.types)}
-_DEFAULTS = [parameter.default for parameter in solver_step.__signature__.parameters.values()]
 
 
 class Execution:
-    """A program prepared for one batch: every buffer and every kernel's arguments, so that a run calls kernels and the network.
+    """A program prepared for one batch: its steps (`_core.Rows`, which the C API runs too) and every buffer.
 
-    `latents` [N, ...] are what the arrays are like. After `start`, `run` may be called again and again; its result stands in
-    `sample` [N, ...], float32. With `standing`, conditions, mask and known are copies in buffers of its own, which `give` and
-    `start` fill anew. See `Program.sample` for the other arguments.
+    `arrays` is the array library of the latents and `shape` [N, ...] theirs. After `start`, `run` may be called again and again;
+    its result is in `sample` [N, ...], float32. With `standing`, conditions, mask and known are copies in buffers of its own, which
+    `give` and `start` fill anew. See `Program.sample` for the other arguments.
     """
 
     def __init__(
@@ -50,27 +48,38 @@ class Execution:
         self.channels_last = channels_last
         self._count, self._elements = shape[0], int(np.prod(shape[1:]))
         self._planar = (self._count, self._elements)
-        self._halves = [1 if weight == 1.0 else 2 for weight in program.weights]
-        most = max(self._halves, default=1)
-        self.largest_batch = most * self._count  # that the network is given
+        self._rows = Rows(json.dumps(program.to_json() | {"meta": {}}))
+        self._halves = self._rows.halves
+        most = max(self._halves)
+        self.largest_batch = most * self._count  # of the network
         self.slots = arrays.empty((program.slots, *self._planar))
         self.sample = arrays.planes(self.slots[0], shape, False)
         self.seeds = arrays.give(np.zeros(self._count, np.uint64))
         self.flags = arrays.give(np.zeros(self._count, np.int32))
-        self._inputs = {halves: self._network_tensor(halves) for halves in sorted({1, most})}
+        net_input, whole = self._network_input(most)
+        self._inputs = {halves: whole[: halves * self._count] for halves in (1, most)}
         times = np.array([row.timestep for row in program.rows], np.float32)
         self.timesteps = arrays.give(np.repeat(times[:, None], most * self._count, 1))
         self._conditions = _both(arrays, conditions, negative, self._count, most, standing)
         self._mask, self._known = self._plane(mask, "mask"), self._plane(known, "known")
         if standing and mask is not None and known is not None:
             self._mask, self._known = arrays.copy(self._mask), arrays.copy(self._known)
-        self._eps = None if mask is None else arrays.empty(self._planar)
-        self._given: dict[int, Any] = {}  # draw → what is added, where the caller says it
         self._check_mask()
-        self._steps = [self._arguments(index) for index in range(len(program.rows) + 1)]
+        self._eps = None if mask is None else arrays.empty(self._planar)
+        self._noise: Any = None  # [draws, N, E]: what the rows add, where the kernels do not draw it
+        self._rows.bind(
+            slots=self.slots,
+            net_input=net_input,
+            seeds=self.seeds,
+            nonfinite=self.flags,
+            mask=self._mask,
+            known=self._known,
+            known_noise=self._eps,
+            channels=shape[1] if channels_last else 0,
+        )
 
-    def _network_tensor(self, halves: int) -> tuple[Any, Any]:
-        """A network input of `halves` batches: as the kernel and as the network sees it."""
+    def _network_input(self, halves: int) -> tuple[Any, Any]:
+        """The network's input, `halves` batches, as the steps and as the network see it."""
         count, rest = halves * self._count, self.shape[1:]
         if not self.channels_last:
             memory = self.arrays.empty((count, *rest), self.dtype)
@@ -91,32 +100,6 @@ class Execution:
             raise ProgramError("a mask and what is known must be given together")
         if self._mask is not None and any(row.level is None for row in self.program.rows):
             raise ProgramError(f"program {self.program.name!r} does not say the level of its rows, which a mask needs")
-
-    def _arguments(self, index: int) -> list[Any]:
-        """Arguments of the kernel that ends row `index` - 1 and begins row `index`; each run puts the network's output in."""
-        rows, halves = self.program.rows, self._halves
-        values: dict[str, Any] = {"slots": self.slots, "seeds": self.seeds, "nonfinite": self.flags, "mark": index}
-        values["channels"] = self.shape[1] if self.channels_last else 0
-        if index > 0:
-            row = rows[index - 1]
-            values |= _end(row) | {"guidance": self.program.weights[index - 1], "after_draw": 2 * index}
-            values["rescale"] = self.program.guidance_rescale if halves[index - 1] == 2 else 0.0
-        if index < len(rows):
-            row, draw = rows[index], 2 * index + 1
-            values |= {"before": _host(row.before), "before_noise": _host(row.before_noise), "before_draw": draw}
-            values |= {"c_in": row.c_in, "net_input": self._inputs[halves[index]][0]}
-        if index == 0:
-            before = np.eye(self.program.slots) if values.get("before") is None else values["before"].copy()
-            before[:, 0] *= self.program.init_scale  # the latents are unit normals
-            values["before"] = before
-        if self._mask is not None:
-            alpha, sigma = (rows[index].level or (1.0, 0.0)) if index < len(rows) else (1.0, 0.0)
-            values |= {"mask": self._mask, "known": self._known, "known_eps": self._eps}
-            values |= {"known_scale": alpha, "known_noise": sigma}
-        arguments = list(_DEFAULTS)
-        for name, value in values.items():
-            arguments[_PLACE[name]] = value
-        return arguments
 
     def give(self, conditions: Conditions | None, negative: Conditions | None, mask: Any = None, known: Any = None) -> None:
         """Put other values into the standing buffers; None leaves what is there. Raises ProgramError for what does not fit."""
@@ -152,7 +135,7 @@ class Execution:
 
         `source` names where noise comes from, or is what the rows add, [draws, N, ...]; all of it is drawn here.
         """
-        arrays, draws = self.arrays, self.program.draws
+        arrays = self.arrays
         if not arrays.has(latents) or tuple(latents.shape) != self.shape:
             raise ProgramError(f"latents must be {arrays.kind} {list(self.shape)}")
         seeds = np.arange(self._count, dtype=np.uint64) if seeds is None else np.asarray(seeds, np.uint64)
@@ -165,16 +148,15 @@ class Execution:
         if self._eps is not None:
             own = self._plane(known_noise, "known_noise")
             self._eps[...] = self.slots[0] if own is None else own
-        own_noise = isinstance(source, str) and source == noise.PHILOX
-        for draw, values in zip(draws, self._draws(source, seeds), strict=not own_noise):
-            if draw not in self._given:
-                self._given[draw] = arrays.empty(self._planar)
-            self._given[draw][...] = arrays.planes(values, self._planar, False)
-        for index, arguments in enumerate(self._steps):
-            for name, draw in (("after_eps", 2 * index), ("before_eps", 2 * index + 1)):
-                arguments[_PLACE[name]] = None if own_noise else self._given.get(draw)
+        values = self._draws(source, seeds)
+        if values and self._noise is None:
+            self._noise = arrays.empty((len(values), *self._planar))  # stays: a captured graph reads it again
+        for buffer, value in zip(self._noise if values else (), values, strict=True):
+            buffer[...] = arrays.planes(value, self._planar, False)
+        self._rows.noise = self._noise if values else None
 
     def _draws(self, source: str | Any, seeds: np.ndarray) -> list[Any]:
+        """What the rows add, each [N, ...]; none where the kernels draw it."""
         if isinstance(source, str):
             if source == noise.PHILOX:
                 return []
@@ -186,24 +168,22 @@ class Execution:
         return [self.arrays.cast(values, "float32", False) for values in source]
 
     def run(self, network: Callable[..., Any], progress: Callable[[int, int], None] | None = None) -> None:
-        """Evaluate the rows; on the host a value that is not finite stops them (elsewhere `check` tells afterwards).
+        """Evaluate the rows; in host memory a value that is not finite stops them (elsewhere call `check` afterwards).
 
-        A network that has `at_row` is told the index of the row before each evaluation.
+        `at_row(row)` of a network that has it is called before each evaluation.
         """
-        rows, tell = len(self.program.rows), getattr(network, "at_row", None)
-        solver_step(*self._steps[0])
-        for index, halves in enumerate(self._halves):
-            seen = self._inputs[halves][1]
-            if tell is not None:
-                tell(index)
-            output = network(seen, self.timesteps[index, : len(seen)], **self._conditions[halves])
-            arguments = self._steps[index + 1]
-            arguments[1] = self._output(output, halves)
-            solver_step(*arguments)
+        count, at_row = len(self._halves), getattr(network, "at_row", None)
+        self._rows.run(0)
+        for row, halves in enumerate(self._halves):
+            sample = self._inputs[halves]
+            if at_row is not None:
+                at_row(row)
+            output = network(sample, self.timesteps[row, : len(sample)], **self._conditions[halves])
+            self._rows.run(row + 1, self._output(output, halves))
             if self.arrays.on_host:
                 self.check()
             if progress is not None:
-                progress(index, rows)
+                progress(row, count)
 
     def _output(self, output: Any, halves: int) -> Any:
         output = getattr(output, "sample", output)  # what diffusers' networks return
@@ -227,17 +207,6 @@ class Execution:
                 f"the network gave a value that is not finite in {where}: try another dtype, a lower guidance scale, or other "
                 "latents"
             )
-
-
-def _host(values: Any) -> np.ndarray | None:
-    return None if values is None else np.array(values, np.float64)
-
-
-def _end(row: Row) -> dict[str, Any]:
-    """The kernel's arguments for the end of a row."""
-    mode, (low, high) = (2, row.threshold) if row.threshold else (1, row.clip) if row.clip else (0, (0.0, 0.0))
-    values: dict[str, Any] = {"c_skip": row.c_skip, "c_out": row.c_out, "clip_mode": mode, "clip_low": low, "clip_high": high}
-    return values | {name: _host(getattr(row, name)) for name in ("after", "after_noise", "after_output")}
 
 
 def _fits(arrays: Arrays, name: str, value: Any, count: int, like: Any = None) -> None:

@@ -1,12 +1,13 @@
 #include "bindings/arguments.hpp"
 
-#include <pybind11/pybind11.h>
+#include <unordered_map>
 
 #include "core/error.hpp"
 
 namespace ae {
 namespace {
 
+namespace py = pybind11;
 using ops::Argument;
 
 struct Names {
@@ -22,30 +23,19 @@ const Names& names() {
   return *names;
 }
 
-// Looking up a type's attribute costs more than the exchange itself, so results are cached; there are few tensor types. Guarded
-// by the GIL.
+// Looking up a type's attribute costs more than the exchange itself, so results are cached; there are few types. Guarded by the
+// GIL.
 const dlpack::Exchange* exchange_of(PyTypeObject* type) {
-  struct Entry {
-    PyTypeObject* type;
-    const dlpack::Exchange* exchange;
-  };
-  static Entry cache[8] = {};
-  static int next = 0;
-  for (const Entry& entry : cache) {
-    if (entry.type == type) return entry.exchange;
-  }
-  const dlpack::Exchange* exchange = nullptr;
-  if (PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().exchange)) {
-    exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-    Py_DECREF(capsule);
-  }
-  PyErr_Clear();
+  static auto* const cache = new std::unordered_map<PyTypeObject*, const dlpack::Exchange*>;
+  const auto [entry, added] = cache->try_emplace(type, nullptr);
+  const dlpack::Exchange*& exchange = entry->second;
+  if (!added) return exchange;
+  Py_INCREF(type);
+  const py::object capsule = py::getattr(reinterpret_cast<PyObject*>(type), names().exchange, py::none());
+  if (PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api"))
+    exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   while (exchange && exchange->version.major != 1) exchange = exchange->previous;
   if (exchange && !exchange->tensor_from_object) exchange = nullptr;
-  Py_INCREF(type);
-  Py_XDECREF(cache[next].type);
-  cache[next] = {type, exchange};
-  next = (next + 1) % 8;
   return exchange;
 }
 
@@ -77,100 +67,84 @@ Device device_of(const dlpack::Tensor& tensor) {
   }
 }
 
-// torch exports such tensors through its C table, and a kernel that reads or writes them would silently break the gradient.
-bool requires_gradient(PyObject* object) {
-  PyObject* const flag = PyObject_GetAttr(object, names().requires_grad);
-  if (!flag) PyErr_Clear();
-  Py_XDECREF(flag);
-  return flag == Py_True;
-}
-
 }  // namespace
 
-PythonArguments::~PythonArguments() {
-  while (capsule_count_ > 0) Py_DECREF(capsules_[--capsule_count_]);
+void PythonArguments::fail_with_python_error(const char* name) const {
+  const py::error_already_set error;
+  const std::string message = py::str(error.value());
+  fail(name, "cannot be used: " + message.substr(0, message.find('\n')));
 }
 
-void PythonArguments::fail(const std::string& problem) const {
-  throw Error(kInvalidArgument, std::string(op_.name) + ": " + op_.parameters()[count_].name + " " + problem);
-}
-
-void PythonArguments::fail_with_python_error() const {
-  const pybind11::error_already_set error;
-  const std::string message = pybind11::str(error.value());
-  fail("cannot be used: " + message.substr(0, message.find('\n')));
-}
-
-void PythonArguments::add(PyObject* object) {
-  Argument& argument = arguments_[count_];
-  if (object == Py_None) {
-    // kNone, as it is
-  } else if (PyFloat_Check(object)) {
+Argument PythonArguments::next(const char* name) {
+  if (used_ == count_) fail(name, "is missing: " + std::to_string(count_) + " arguments were given");
+  PyObject* const object = objects_[used_++];
+  Argument argument;
+  if (object == Py_None) return argument;
+  if (PyFloat_Check(object)) {
     argument.kind = Argument::kReal;
     argument.real = PyFloat_AS_DOUBLE(object);
-  } else if (PyLong_Check(object) || (!add_tensor(object) && PyIndex_Check(object))) {
+  } else if (!PyLong_Check(object) && read_tensor(name, object, argument.tensor)) {
+    argument.kind = Argument::kTensor;
+  } else if (PyIndex_Check(object)) {
     argument.kind = Argument::kInteger;
     argument.integer = PyNumber_AsSsize_t(object, PyExc_OverflowError);
-    if (argument.integer == -1 && PyErr_Occurred()) fail_with_python_error();
-  } else if (argument.kind != Argument::kTensor) {  // perhaps a number of another type, such as numpy.float32
+    if (argument.integer == -1 && PyErr_Occurred()) fail_with_python_error(name);
+  } else {  // perhaps a number of another type, such as numpy.float32
     argument.kind = Argument::kReal;
     argument.real = PyFloat_AsDouble(object);
     if (PyErr_Occurred()) {
       PyErr_Clear();
-      fail(std::string("is a ") + Py_TYPE(object)->tp_name + ": a tensor (with DLPack), a number or None is needed");
+      fail(name, std::string("is a ") + Py_TYPE(object)->tp_name + ": a tensor (with DLPack), a number or None is needed");
     }
   }
-  ++count_;
+  return argument;
 }
 
 // Returns false when `object` is not a tensor.
-bool PythonArguments::add_tensor(PyObject* object) {
+bool PythonArguments::read_tensor(const char* name, PyObject* object, Tensor& tensor) {
   if (const dlpack::Exchange* exchange = exchange_of(Py_TYPE(object))) {
-    if (requires_gradient(object)) fail("requires a gradient, and native ops compute none: pass tensor.detach()");
-    if (exchange->tensor_from_object(object, &storage_[count_]) != 0) fail_with_python_error();
-    add_view(storage_[count_], false, exchange);
+    // torch exports such tensors here, and a kernel that reads or writes them would silently break the gradient.
+    if (py::getattr(object, names().requires_grad, Py_None).ptr() == Py_True)
+      fail(name, "requires a gradient, and native ops compute none: pass tensor.detach()");
+    if (exchange->tensor_from_object(object, &storage_) != 0) fail_with_python_error(name);
+    tensor = view(name, storage_, false);
+    if (tensor.device.kind == Device::kCuda && exchange->current_stream && !has_stream_) {
+      if (exchange->current_stream(dlpack::kCuda, storage_.device_id, &stream_) != 0) fail_with_python_error(name);
+      has_stream_ = true;
+    }
     return true;
   }
-  PyObject* const method = PyObject_GetAttr(object, names().dlpack);
-  if (!method) {
-    PyErr_Clear();
-    return false;
-  }
+  const py::object method = py::getattr(object, names().dlpack, py::handle());
+  if (!method) return false;
   PyObject* const values[] = {names().version};
-  PyObject* capsule = PyObject_Vectorcall(method, values, 0, names().max_version);
+  PyObject* capsule = PyObject_Vectorcall(method.ptr(), values, 0, names().max_version);
   if (!capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {  // an exporter older than DLPack 1.0
     PyErr_Clear();
-    capsule = PyObject_CallNoArgs(method);
+    capsule = PyObject_CallNoArgs(method.ptr());
   }
-  Py_DECREF(method);
-  if (!capsule) fail_with_python_error();
-  capsules_[capsule_count_++] = capsule;  // not consumed: the capsule's destructor releases the tensor
-  if (auto* versioned = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"))) {
-    if (versioned->version.major != 1) fail("uses a DLPack version that is not 1.x");
-    add_view(versioned->tensor, versioned->flags & dlpack::kReadOnly, nullptr);
-    return true;
+  if (!capsule) fail_with_python_error(name);
+  capsules_.reserve(static_cast<size_t>(count_));
+  capsules_.push_back(py::reinterpret_steal<py::object>(capsule));
+  if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+    const auto* managed = static_cast<const dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+    if (managed->version.major != 1) fail(name, "uses a DLPack version that is not 1.x");
+    tensor = view(name, managed->tensor, managed->flags & dlpack::kReadOnly);
+  } else {  // a DLManagedTensor, which begins with its DLTensor
+    const auto* plain = static_cast<const dlpack::Tensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
+    if (!plain) fail_with_python_error(name);
+    tensor = view(name, *plain, false);
   }
-  PyErr_Clear();
-  auto* const managed = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, "dltensor"));
-  if (!managed) fail_with_python_error();
-  add_view(managed->tensor, false, nullptr);
   return true;
 }
 
-void PythonArguments::add_view(const dlpack::Tensor& tensor, bool read_only, const dlpack::Exchange* exchange) {
+Tensor PythonArguments::view(const char* name, const dlpack::Tensor& tensor, bool read_only) const {
   int64_t elements = 1;
   for (int i = 0; i < tensor.ndim; ++i) elements *= tensor.shape[i];
-  if (!tensor.data && elements > 0) fail("has no memory (a fake or meta tensor): pass one that has");
+  if (!tensor.data && elements > 0) fail(name, "has no memory (a fake or meta tensor): pass one that has");
   // An empty tensor may have a null address, which must still not look like an absent one.
   static double nothing;
   void* const data = tensor.data ? static_cast<char*>(tensor.data) + tensor.byte_offset : static_cast<void*>(&nothing);
-  Argument& argument = arguments_[count_];
-  argument.kind = Argument::kTensor;
-  argument.tensor = {data, dtype_of(tensor), device_of(tensor), tensor.ndim, tensor.shape, tensor.strides, read_only};
-  if (argument.tensor.device.kind == Device::kCuda && exchange && exchange->current_stream && !has_stream_) {
-    if (exchange->current_stream(dlpack::kCuda, tensor.device_id, &stream_) != 0) fail_with_python_error();
-    has_stream_ = true;
-  }
+  return {data, dtype_of(tensor), device_of(tensor), tensor.ndim, tensor.shape, tensor.strides, read_only};
 }
 
 }  // namespace ae

@@ -24,12 +24,6 @@ struct Tensor {  // DLTensor
   uint64_t byte_offset;
 };
 
-struct Managed {  // DLManagedTensor
-  Tensor tensor;
-  void* context;
-  void (*deleter)(Managed*);
-};
-
 constexpr uint64_t kReadOnly = 1;
 
 struct ManagedVersioned {  // DLManagedTensorVersioned

@@ -14,6 +14,7 @@
 namespace py = pybind11;
 
 void bind_runtime(py::module_& module);  // runtime.cpp
+int op_threads();
 
 namespace {
 
@@ -23,40 +24,29 @@ std::atomic<int> threads{1};  // of ops called from Python; the runtime has its 
 void raise(const ae::Error& error) {
   if (error.status == ae::kOutOfMemory) return PyErr_SetString(PyExc_MemoryError, error.what());
   if (error.status == ae::kInternal) return PyErr_SetString(PyExc_RuntimeError, error.what());
+  const auto errors = py::reinterpret_steal<py::object>(PyImport_ImportModule("aigc_edge.errors"));
   const char* const name = error.status == ae::kBundle ? "BundleError" : "AigcEdgeError";
-  const py::object type = py::module_::import("aigc_edge.errors").attr(name);
-  PyErr_SetString(type.ptr(), error.what());
-}
-
-void check_count(const ae::ops::Op& op, Py_ssize_t count) {
-  const std::vector<ae::ops::Parameter>& parameters = op.parameters();
-  if (static_cast<size_t>(count) == parameters.size() && count <= ae::PythonArguments::kMax) return;
-  std::string names;
-  for (const ae::ops::Parameter& parameter : parameters) names += (names.empty() ? "" : ", ") + parameter.name;
-  throw ae::Error(ae::kInvalidArgument, std::string(op.name) + ": " + std::to_string(count) + " arguments were given and " +
-                                            std::to_string(parameters.size()) + " are needed: " + names);
+  if (errors) PyErr_SetString(py::getattr(errors, name, PyExc_RuntimeError).ptr(), error.what());
 }
 
 // Plain C functions, because pybind11's conversion of variadic arguments would cost more than a small op.
 PyObject* run(const ae::ops::Op& op, PyObject* const* objects, Py_ssize_t count) noexcept {
   try {
-    check_count(op, count);
-    ae::PythonArguments arguments(op);
-    for (Py_ssize_t i = 0; i < count; ++i) arguments.add(objects[i]);
-    const int used_threads = threads.load(std::memory_order_relaxed);
+    ae::PythonArguments arguments(op.name, objects, count);
+    const ae::ops::BoundOp bound = op.bind(arguments);
+    if (!arguments.complete())
+      throw ae::Error(ae::kInvalidArgument,
+                      op.name + (": " + std::to_string(count)) + " arguments were given, which are too many");
+    const int used_threads = op_threads();
     {
       const py::gil_scoped_release nogil;
-      op.call(arguments.data(), arguments.size(), used_threads, arguments.stream());
+      bound(used_threads, arguments.stream());
     }
     Py_RETURN_NONE;
   } catch (py::error_already_set& error) {
     error.restore();
   } catch (const ae::Error& error) {
-    try {
-      raise(error);
-    } catch (py::error_already_set& failed) {
-      failed.restore();
-    }
+    raise(error);
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
   }
@@ -78,10 +68,10 @@ py::object op(const std::string& name) {
 
 py::dict ops() {
   py::dict ops;
-  for (const ae::ops::Op* op : ae::ops::all()) {
+  for (const ae::ops::Op& op : ae::ops::all()) {
     py::dict parameters;
-    for (const ae::ops::Parameter& parameter : op->parameters()) parameters[parameter.name.c_str()] = parameter.type;
-    ops[op->name] = parameters;
+    for (const ae::ops::Parameter& parameter : parameters_of(op)) parameters[parameter.name.c_str()] = parameter.type;
+    ops[op.name] = parameters;
   }
   return ops;
 }
@@ -92,6 +82,8 @@ void set_threads(int count) {
 }
 
 }  // namespace
+
+int op_threads() { return threads.load(std::memory_order_relaxed); }
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Native core of aigc-edge.";
@@ -105,9 +97,6 @@ PYBIND11_MODULE(_core, module) {
   });
   module.def("ops", &ops, "Name of every native op → its parameters: name → type, such as \"inout float32[S, N, E]\".");
   module.def("op", &op, py::arg("name"), "The native op of that name, as a function of positional arguments.");
-  module.def(
-      "call", [](const std::string& name, const py::args& arguments) { op(name)(*arguments); }, py::arg("name"),
-      "Run the native op of that name.");
   module.def("cuda_unavailable", &ae::cuda_unavailable, "Empty when CUDA kernels can run here, else why not.");
   module.def("cuda_architectures", &ae::cuda_architectures, "What the CUDA kernels were compiled for; empty without CUDA.");
   module.def("isas", &ae::available_isas, "CPU instruction sets that can be used here, best last.");

@@ -17,6 +17,8 @@
 
 namespace py = pybind11;
 
+void bind_rows(py::module_& module);  // rows.cpp
+
 namespace {
 
 // Carries a Python exception (an engine's own, or KeyboardInterrupt) across the C API, to be raised again as it was.
@@ -283,6 +285,7 @@ class Handle {
 }  // namespace
 
 void bind_runtime(py::module_& m) {
+  bind_rows(m);
   py::class_<Handle>(m, "Handle", "One open bundle: the C API's ae_handle.")
       .def(py::init<const std::string&, py::object, const std::string&, int, int, ae_verify,
                     const std::optional<std::array<int32_t, 2>>&>(),

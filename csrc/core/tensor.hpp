@@ -1,12 +1,13 @@
-// A view of a dense tensor that somebody else owns.
+// A non-owning view of a dense tensor.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 namespace ae {
 
-// What ops may take, and from kInt8 on what is known by name alone, for messages.
+// What ops accept; those from kInt8 on are only named in messages.
 enum class DType : uint8_t {
   kFloat32,
   kFloat64,
@@ -21,7 +22,7 @@ enum class DType : uint8_t {
   kInt16,
   kBool,
   kOther,
-  kFloating  // in signatures alone: float32, float16 or bfloat16
+  kFloating  // in types of parameters: float32, float16 or bfloat16
 };
 
 inline const char* name_of(DType dtype) {
@@ -33,35 +34,16 @@ inline const char* name_of(DType dtype) {
 inline bool is_floating(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBfloat16; }
 
 template <class T>
-struct DTypeOf;
-template <>
-struct DTypeOf<float> {
-  static constexpr DType value = DType::kFloat32;
-};
-template <>
-struct DTypeOf<double> {
-  static constexpr DType value = DType::kFloat64;
-};
-template <>
-struct DTypeOf<uint8_t> {
-  static constexpr DType value = DType::kUint8;
-};
-template <>
-struct DTypeOf<int32_t> {
-  static constexpr DType value = DType::kInt32;
-};
-template <>
-struct DTypeOf<int64_t> {
-  static constexpr DType value = DType::kInt64;
-};
-template <>
-struct DTypeOf<uint32_t> {
-  static constexpr DType value = DType::kUint32;
-};
-template <>
-struct DTypeOf<uint64_t> {
-  static constexpr DType value = DType::kUint64;
-};
+constexpr DType dtype_of() {
+  return std::is_same_v<T, float>      ? DType::kFloat32
+         : std::is_same_v<T, double>   ? DType::kFloat64
+         : std::is_same_v<T, uint8_t>  ? DType::kUint8
+         : std::is_same_v<T, int32_t>  ? DType::kInt32
+         : std::is_same_v<T, int64_t>  ? DType::kInt64
+         : std::is_same_v<T, uint32_t> ? DType::kUint32
+         : std::is_same_v<T, uint64_t> ? DType::kUint64
+                                       : DType::kOther;
+}
 
 struct Device {
   enum Kind : uint8_t { kCpu, kCuda, kOther };

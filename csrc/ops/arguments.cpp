@@ -21,14 +21,9 @@ void Arguments::fail(const char* name, const std::string& problem) const {
   throw Error(kInvalidArgument, std::string(op_) + ": " + name + " " + problem);
 }
 
-const Argument& Arguments::next(const char* name) {
-  if (used_ == count_) fail(name, "is missing: " + std::to_string(count_) + " arguments were given");
-  return values_[used_++];
-}
-
 void Arguments::scalar(const char* name, double& field) {
   if (parameters_) return parameters_->push_back({name, name_of(DType::kFloat64)});
-  const Argument& value = next(name);
+  const Argument value = next(name);
   if (value.kind != Argument::kReal && value.kind != Argument::kInteger) fail(name, "must be a number");
   field = value.kind == Argument::kReal ? value.real : static_cast<double>(value.integer);
 }
@@ -44,7 +39,7 @@ void Arguments::scalar(const char* name, uint32_t& field) {
 
 int64_t Arguments::integer(const char* name, DType dtype, int64_t low, int64_t high) {
   if (parameters_) return parameters_->push_back({name, name_of(dtype)}), 0;
-  const Argument& value = next(name);
+  const Argument value = next(name);
   if (value.kind != Argument::kInteger) fail(name, "must be an integer");
   if (value.integer < low || value.integer > high) {
     fail(name,
@@ -58,7 +53,7 @@ void* Arguments::data(const char* name, DType dtype, const Access& access, Dims 
     parameters_->push_back({name, std::string(access.name) + " " + name_of(dtype) + text(dims)});
     return nullptr;
   }
-  const Argument& value = next(name);
+  const Argument value = next(name);
   if (value.kind == Argument::kNone && access.optional) return nullptr;
   const bool any_float = dtype == DType::kFloating;
   const auto expected = [&] { return (any_float ? "float32, float16 or bfloat16 " : name_of(dtype)) + text(dims); };

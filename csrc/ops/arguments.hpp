@@ -1,7 +1,6 @@
 // What an op's bind() reads its parameters from: the arguments of one call, checked for dtype, shape, device and layout.
 #pragma once
 
-#include <cstddef>
 #include <initializer_list>
 #include <string>
 #include <type_traits>
@@ -11,7 +10,7 @@
 
 namespace ae::ops {
 
-// One argument of any type, as a language binding passes it.
+// An argument of any type, as a language binding passes it.
 struct Argument {
   enum Kind : uint8_t { kNone, kTensor, kInteger, kReal };
   Kind kind = kNone;
@@ -48,19 +47,21 @@ constexpr Access kIn{"in"}, kOut{"out", true}, kInout{"inout", true};
 constexpr Access kOptionalIn{"optional in", false, true}, kOptionalOut{"optional out", true, true};
 constexpr Access kOptionalInout{"optional inout", true, true}, kOptionalHost{"optional host", false, true, true};
 
-// bind() names the parameters in the order of the Python reference. Every function throws Error with the op's and the parameter's
-// name when the argument does not fit. An absent optional tensor leaves null.
+// bind() names the parameters in the order of the Python reference. Every function throws Error, with the op's and the
+// parameter's name, for an argument that does not fit. An absent optional tensor leaves null.
 class Arguments {
  public:
-  Arguments(const char* op, const Argument* values, size_t count) : op_(op), values_(values), count_(count) {}
   // Reads nothing, and appends each parameter that is asked for to `parameters`.
   explicit Arguments(std::vector<Parameter>* parameters) : parameters_(parameters) {}
+  virtual ~Arguments() = default;
 
   template <class T>
   void tensor(const char* name, T*& field, const Access& access, Dims dims) {
-    field = static_cast<T*>(data(name, DTypeOf<std::remove_const_t<T>>::value, access, dims));
+    constexpr DType dtype = dtype_of<std::remove_const_t<T>>();
+    static_assert(dtype != DType::kOther, "ops do not accept this type");
+    field = static_cast<T*>(data(name, dtype, access, dims));
   }
-  // Of float32, float16 or bfloat16. `Void` is void or const void.
+  // Of float32, float16 or bfloat16; `Void` is void or const void.
   template <class Void>
   void tensor(const char* name, Void*& field, DType& dtype, const Access& access, Dims dims) {
     field = data(name, DType::kFloating, access, dims, &dtype);
@@ -71,16 +72,18 @@ class Arguments {
 
   Device device() const { return device_; }  // of the tensors that were read
 
+ protected:
+  explicit Arguments(const char* op) : op_(op) {}
+  // The next argument, which is for the parameter `name`; its tensor's shape and strides are valid until the next call.
+  virtual Argument next(const char* name) { fail(name, "is missing"); }
+  [[noreturn]] void fail(const char* name, const std::string& problem) const;
+
  private:
   void* data(const char* name, DType dtype, const Access& access, Dims dims, DType* actual = nullptr);
   void match(const char* name, const Tensor& tensor, Dims dims);
   int64_t integer(const char* name, DType dtype, int64_t low, int64_t high);
-  const Argument& next(const char* name);
-  [[noreturn]] void fail(const char* name, const std::string& problem) const;
 
   const char* op_ = "";
-  const Argument* values_ = nullptr;
-  size_t count_ = 0, used_ = 0;
   std::vector<Parameter>* parameters_ = nullptr;
   Device device_;
   const char* device_source_ = nullptr;  // the parameter that `device_` is of

@@ -1,8 +1,8 @@
 // AE_DEFINE_OP(randn, RandnParams, AE_CUDA_KERNEL(randn)) ends csrc/ops/randn/op.cpp. Above it stand
-//   RandnParams bind(Arguments&)          the parameters from generic arguments
-//   Work check(const RandnParams&)        throws Error for values that are not allowed; how much there is to do
+//   RandnParams bind(Arguments&)       reads the parameters from generic arguments
+//   Work check(const RandnParams&)     throws Error for values that are not allowed; returns how much there is to do
 // The macro declares the kernels of cpu.cpp, which is compiled once per instruction set, and of cuda.cu (an op without one passes
-// nullptr), and defines the op's C++ function and its entry in the table (table.cpp).
+// nullptr), and defines the op's C++ function and what the table (table.cpp) refers to.
 #pragma once
 
 #include <algorithm>
@@ -31,22 +31,12 @@ void run_on_cpu(const Params& params, const Work& work, CpuKernel<Params> kernel
                [&](int64_t i) { kernel(params, work.units * i / ranges, work.units * (i + 1) / ranges); });
 }
 
+// On the device of the tensors. `cuda` is null where there is no CUDA kernel.
 template <class Params>
-std::vector<Parameter> parameters_of(Params (*bind)(Arguments&)) {
-  std::vector<Parameter> parameters;
-  Arguments arguments(&parameters);
-  bind(arguments);
-  return parameters;
-}
-
-template <class Params>
-void run(Arguments& arguments, const char* op, Params (*bind)(Arguments&), Work (*check)(const Params&),
-         void (*cpu)(const Params&), void (*cuda)(const Params&), int threads, void* stream) {
-  Params params = bind(arguments);
-  const Device device = arguments.device();
-  params.launch = {threads, stream, device.index};
-  if (device.kind == Device::kCpu) return cpu(params);
-  if (device.kind == Device::kOther) {
+void launch(const char* op, const Params& params, const Work& work, CpuKernel<Params> cpu, void (*cuda)(const Params&)) {
+  const Device::Kind kind = params.launch.device.kind;
+  if (kind == Device::kCpu) return run_on_cpu(params, work, cpu);
+  if (kind == Device::kOther) {
     throw Error(kUnsupported, std::string(op) + ": there is no kernel for the device of the tensors: " +
                                   "move them to the CPU or a CUDA device");
   }
@@ -54,7 +44,6 @@ void run(Arguments& arguments, const char* op, Params (*bind)(Arguments&), Work 
     throw Error(kUnsupported, std::string(op) + ": this build has no CUDA kernel: " +
                                   "move the tensors to the CPU, or build with AIGC_EDGE_CUDA=ON");
   }
-  check(params);
   cuda(params);
 }
 
@@ -72,22 +61,21 @@ void run(Arguments& arguments, const char* op, Params (*bind)(Arguments&), Work 
   }
 #define AE_CPU_KERNEL(isa, op, Params) isa::op,
 
-#define AE_DEFINE_OP(op, Params, cuda_kernel)                                                           \
-  AE_EACH_ISA(AE_DECLARE_CPU_KERNEL, op, Params)                                                        \
-  namespace cuda {                                                                                      \
-  void op(const Params&);                                                                               \
-  }                                                                                                     \
-  void op(const Params& params) {                                                                       \
-    static constexpr CpuKernel<Params> kernels[] = {AE_EACH_ISA(AE_CPU_KERNEL, op, Params)};            \
-    run_on_cpu(params, check(params), kernels[current_isa()]);                                          \
-  }                                                                                                     \
-  extern const Op op##_op;                                                                              \
-  constexpr Op op##_op = {#op,                                                                          \
-                          []() -> const std::vector<Parameter>& {                                       \
-                            static const std::vector<Parameter> parameters = parameters_of(bind);       \
-                            return parameters;                                                          \
-                          },                                                                            \
-                          [](const Argument* values, size_t count, int threads, void* stream) {         \
-                            Arguments arguments(#op, values, count);                                    \
-                            run<Params>(arguments, #op, bind, check, op, cuda_kernel, threads, stream); \
-                          }};
+#define AE_DEFINE_OP(op, Params, cuda_kernel)                                                \
+  AE_EACH_ISA(AE_DECLARE_CPU_KERNEL, op, Params)                                             \
+  namespace cuda {                                                                           \
+  void op(const Params&);                                                                    \
+  }                                                                                          \
+  void op(const Params& params) {                                                            \
+    static constexpr CpuKernel<Params> kernels[] = {AE_EACH_ISA(AE_CPU_KERNEL, op, Params)}; \
+    launch<Params>(#op, params, check(params), kernels[current_isa()], cuda_kernel);         \
+  }                                                                                          \
+  BoundOp bind_##op(Arguments& arguments) {                                                  \
+    Params params = bind(arguments);                                                         \
+    params.launch.device = arguments.device();                                               \
+    return [params](int threads, void* stream) mutable {                                     \
+      params.launch.threads = threads;                                                       \
+      params.launch.stream = stream;                                                         \
+      op(params);                                                                            \
+    };                                                                                       \
+  }

@@ -1,6 +1,7 @@
 // The table of all ops, for language bindings; C++ callers use the functions in each op's params.hpp.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -8,15 +9,16 @@
 
 namespace ae::ops {
 
+// Runs an op whose arguments are bound: with up to `threads` threads on a CPU, on `stream` on a GPU. Throws Error.
+using BoundOp = std::function<void(int threads, void* stream)>;
+
 struct Op {
   const char* name;
-  const std::vector<Parameter>& (*parameters)();
-  // Binds and checks the arguments and runs the kernel for the device of the tensors, with up to `threads` threads on a CPU or on
-  // `stream` of a GPU. Throws Error.
-  void (*call)(const Argument* arguments, size_t count, int threads, void* stream);
+  BoundOp (*bind)(Arguments& arguments);  // reads all arguments; throws Error
 };
 
-const std::vector<const Op*>& all();
+const std::vector<Op>& all();
 const Op& find(const std::string& name);  // throws Error when there is none
+std::vector<Parameter> parameters_of(const Op& op);
 
 }  // namespace ae::ops

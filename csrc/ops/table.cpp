@@ -5,13 +5,13 @@
 
 namespace ae::ops {
 
-#define AE_OP(op) extern const Op op##_op;
+#define AE_OP(op) BoundOp bind_##op(Arguments&);
 #include "op_list.inc"
 #undef AE_OP
 
-const std::vector<const Op*>& all() {
-#define AE_OP(op) &op##_op,
-  static const std::vector<const Op*> ops = {
+const std::vector<Op>& all() {
+#define AE_OP(op) {#op, bind_##op},
+  static const std::vector<Op> ops = {
 #include "op_list.inc"
   };
 #undef AE_OP
@@ -20,11 +20,18 @@ const std::vector<const Op*>& all() {
 
 const Op& find(const std::string& name) {
   std::string known;
-  for (const Op* op : all()) {
-    if (name == op->name) return *op;
-    known += (known.empty() ? "" : ", ") + std::string(op->name);
+  for (const Op& op : all()) {
+    if (name == op.name) return op;
+    known += (known.empty() ? "" : ", ") + std::string(op.name);
   }
   throw Error(kInvalidArgument, "there is no native op \"" + name + "\": there are " + known);
+}
+
+std::vector<Parameter> parameters_of(const Op& op) {
+  std::vector<Parameter> parameters;
+  Arguments arguments(&parameters);
+  op.bind(arguments);
+  return parameters;
 }
 
 }  // namespace ae::ops

@@ -65,11 +65,6 @@ void check_request(const ae_sample_options& options, const Bundle& bundle, const
                                       " adds noise " + std::to_string(program.draws()) + " times");
   if ((options.mask == nullptr) != (options.known == nullptr))
     throw Error(kInvalidArgument, "a mask and what is known must be given together");
-  for (const Row& row : program.rows)
-    if (options.mask != nullptr && !row.has_level)
-      throw Error(kUnsupported, "program " + program.name +
-                                    " does not say the noise levels of its rows, which a mask needs: take " +
-                                    "one that was built by this version");
   check_guidance(options, bundle, program);
   if (program.rows.empty() && bundle.decoder() == nullptr)
     throw Error(kInvalidArgument, "program " + program.name + " has no rows");

@@ -9,7 +9,6 @@
 #include "core/philox.hpp"
 #include "ops/latent_to_rgb8/params.hpp"
 #include "ops/randn/params.hpp"
-#include "ops/solver_step/params.hpp"
 #include "runtime/request.hpp"
 
 namespace ae {
@@ -19,9 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMaxImageElements = int64_t{1} << 40;
 constexpr uint32_t kLatentDraw = 0;
-constexpr uint32_t kClassDraw = 0xffffffffu;  // no row reaches it
-uint32_t draw_before(size_t row) { return static_cast<uint32_t>(2 * row + 1); }
-uint32_t draw_after(size_t row) { return static_cast<uint32_t>(2 * row + 2); }
+constexpr uint32_t kClassDraw = 0xffffffffu;  // beyond the draws of every row
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -41,8 +38,6 @@ int64_t drawn_class(uint64_t seed, int64_t count) {
                                                    static_cast<uint32_t>(seed >> 32));
   return static_cast<int64_t>((bits.x0 & 0xffffffffu) * static_cast<uint64_t>(count) >> 32);
 }
-
-const double* or_null(const std::vector<double>& values) { return values.empty() ? nullptr : values.data(); }
 
 }  // namespace
 
@@ -197,86 +192,47 @@ void Sampler::fill_conditions(const ae_sample_options& options, int first, int b
   conditions_.fill(options.negative_conditions, options.num_negative_conditions, first, batch, batch);
 }
 
-void Sampler::run_rows(const Program& program, const ae_sample_options& options, int first, int batch) {
-  const size_t rows = program.rows.size();
-  const double rescale = options.guidance_rescale != nullptr ? double{*options.guidance_rescale} : program.guidance_rescale;
-  // Slot 0 holds unit normals: the scale of the first noise level goes into the matrix that runs before row 0.
-  const auto slots = static_cast<size_t>(program.slots);
-  std::vector<double> first_before(slots * slots, 0.0);
-  for (size_t i = 0; i < slots; ++i)
-    for (size_t j = 0; j < slots; ++j) {
-      const double b = rows == 0 || program.rows[0].before.empty() ? (i == j ? 1.0 : 0.0) : program.rows[0].before[i * slots + j];
-      first_before[i * slots + j] = j == 0 ? b * program.init_scale : b;
-    }
-
+void Sampler::bind_rows(Rows& rows, const ae_sample_options& options, int first, int batch) {
   const int64_t offset = first * sample_elements_;
-  const float* noise = options.noise;  // of the next draw
-  const auto draw = [&](const std::vector<double>& scales) {
-    if (noise == nullptr || scales.empty()) return static_cast<const float*>(nullptr);
-    const float* const own = noise + offset;
-    noise += options.count * sample_elements_;
-    return own;
-  };
-  const auto weight = [&](size_t r) { return program.rows[r].weight(guidance_scale(options, program)); };
-  const auto halves = [&](size_t r) { return bundle_.guides() && weight(r) != 1.0 ? 2 : 1; };
-  for (size_t r = 0; r <= rows; ++r) {  // step r: finish row r - 1, begin row r
-    ops::SolverStepParams p;
-    p.samples = batch;
-    p.elements = sample_elements_;
-    p.slot_count = program.slots;
-    p.slots = slots_.data();
-    p.seeds = seeds_.data();
-    p.nonfinite = non_finite_.data();
-    p.launch.threads = threads_;
-    if (r > 0) {
-      const Row& row = program.rows[r - 1];
-      p.output = output_.data();
-      p.output_halves = halves(r - 1);
-      p.guidance = weight(r - 1);
-      p.rescale = p.output_halves == 2 ? rescale : 0.0;
-      p.c_skip = row.c_skip;
-      p.c_out = row.c_out;
-      p.clip_mode = row.clip;
-      p.clip_low = row.clip_low;
-      p.clip_high = row.clip_high;
-      p.after = row.after.data();
-      p.after_output = or_null(row.after_output);
-      p.after_noise = or_null(row.after_noise);
-      p.after_draw = draw_after(r - 1);
-      p.after_eps = draw(row.after_noise);
-    }
-    if (r < rows) {
-      const Row& row = program.rows[r];
-      p.before = r == 0 ? first_before.data() : or_null(row.before);
-      p.before_noise = or_null(row.before_noise);
-      p.before_draw = draw_before(r);
-      p.before_eps = draw(row.before_noise);
-      p.net_input = input_.data();
-      p.input_halves = halves(r);
-      p.c_in = row.c_in;
-    } else if (bundle_.decoder() != nullptr) {  // which takes slot 0 as it is
-      if (r == 0) p.before = first_before.data();
-      p.net_input = input_.data();
-    }
-    if (options.mask != nullptr && rows > 0) {
-      p.mask = options.mask + offset;
-      p.known = options.known + offset;
-      p.known_eps = options.known_noise != nullptr ? options.known_noise + offset : latents_.data();
-      p.known_scale = r < rows ? program.rows[r].level[0] : 1.0;
-      p.known_noise = r < rows ? program.rows[r].level[1] : 0.0;
-    }
-    ops::solver_step(p);
-    if (r > 0) require_finite(first, batch, "denoiser", static_cast<int>(r - 1), static_cast<int>(rows));
-    if (r == rows) break;
-    std::fill_n(timesteps_.data(), 2 * batch, static_cast<float>(program.rows[r].timestep));
-    std::fill_n(guidance_.data(), batch, static_cast<float>(weight(r)));
-    fill_constants(static_cast<float>(program.rows[r].timestep), int64_t{batch} * halves(r), static_cast<int>(rows));
-    evaluate(*bundle_.denoiser(), int64_t{batch} * halves(r), static_cast<int>(r), static_cast<int>(rows));
+  const auto part = [&](const float* values) { return values != nullptr ? values + offset : nullptr; };
+  RowBuffers b;
+  b.samples = batch;
+  b.elements = sample_elements_;
+  b.slots = slots_.data();
+  b.seeds = seeds_.data();
+  b.nonfinite = non_finite_.data();
+  b.net_input = input_.data();
+  b.net_output = output_.data();
+  b.mask = part(options.mask);
+  b.known = part(options.known);
+  b.known_noise = options.known_noise != nullptr ? part(options.known_noise) : latents_.data();
+  b.noise = part(options.noise);
+  b.noise_stride = options.count * sample_elements_;
+  rows.bind(b);
+  if (bundle_.decoder() != nullptr) rows.end_with_input();  // slot 0 as it is
+}
+
+void Sampler::run_rows(Rows& rows, int first, int batch) {
+  const int count = static_cast<int>(rows.size());
+  ops::Launch launch;
+  launch.threads = threads_;
+  rows.run(0, launch);
+  for (int r = 0; r < count; ++r) {
+    const auto row = static_cast<size_t>(r);
+    const auto timestep = static_cast<float>(rows[row].timestep);
+    const int64_t samples = int64_t{batch} * rows.halves(row);
+    std::fill_n(timesteps_.data(), samples, timestep);
+    std::fill_n(guidance_.data(), batch, static_cast<float>(rows.weight(row)));
+    fill_constants(timestep, samples, count);
+    evaluate(*bundle_.denoiser(), samples, r, count);
+    rows.run(row + 1, launch);
+    require_finite(first, batch, "denoiser", r, count);
   }
 }
 
-void Sampler::run_batch(const Program& program, const ae_sample_options& options, int first, int batch, ae_image* image) {
-  reserve(batch, program.slots);
+void Sampler::run_batch(Rows& rows, const ae_sample_options& options, int first, int batch, ae_image* image) {
+  const int slots = rows.program().slots;
+  reserve(batch, slots);
   fill_conditions(options, first, batch);
   std::fill_n(non_finite_.data(), batch, 0);
   const int64_t state = batch * sample_elements_;
@@ -292,23 +248,24 @@ void Sampler::run_batch(const Program& program, const ae_sample_options& options
     p.launch.threads = threads_;
     ops::randn(p);
   }
-  std::fill_n(slots_.data() + state, (program.slots - 1) * state, 0.0f);
+  std::fill_n(slots_.data() + state, (slots - 1) * state, 0.0f);
   if (options.mask != nullptr && options.known_noise == nullptr) {
     latents_ = Buffer<float>(state);
     std::memcpy(latents_.data(), slots_.data(), static_cast<size_t>(state) * sizeof(float));
   }
-  run_rows(program, options, first, batch);
+  bind_rows(rows, options, first, batch);
+  run_rows(rows, first, batch);
 
   const float* pixels = slots_.data();
   if (bundle_.decoder() != nullptr) {
-    const int rows = static_cast<int>(program.rows.size());
-    evaluate(*bundle_.decoder(), batch, rows, rows);
+    const int count = static_cast<int>(rows.size());
+    evaluate(*bundle_.decoder(), batch, count, count);
     pixels = decoded_.data();
     for (int i = 0; i < batch; ++i) {
       const float* begin = pixels + i * output_elements_;
       non_finite_[i] = !std::all_of(begin, begin + output_elements_, [](float v) { return std::isfinite(v); });
     }
-    require_finite(first, batch, "decoder", rows, rows);
+    require_finite(first, batch, "decoder", count, count);
   }
   const int64_t values = batch * output_elements_, offset = first * output_elements_;
   if (options.output == AE_OUTPUT_FLOAT32) {
@@ -356,8 +313,14 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   auto data = Buffer<unsigned char>(static_cast<int64_t>(made.bytes));
   made.data = data.data();
   prepare_constants(program);
+  RowOptions row_options;
+  row_options.guidance_scale = guidance_scale(options, program);
+  row_options.guidance_rescale =
+      options.guidance_rescale != nullptr ? double{*options.guidance_rescale} : program.guidance_rescale;
+  row_options.guides = bundle_.guides();
+  Rows rows(program, row_options);
   for (int first = 0; first < options.count; first += max_batch_)
-    run_batch(program, options, first, std::min(max_batch_, options.count - first), &made);
+    run_batch(rows, options, first, std::min(max_batch_, options.count - first), &made);
   statistics_.total_seconds = seconds_since(start);
   data.release();
   *image = made;

@@ -12,6 +12,7 @@
 #include "runtime/bundle.hpp"
 #include "runtime/conditions.hpp"
 #include "runtime/constants.hpp"
+#include "runtime/rows.hpp"
 
 namespace ae {
 
@@ -48,8 +49,9 @@ class Sampler {
   void prepare_constants(const Program& program);
   void fill_constants(float timestep, int64_t samples, int num_rows);
   void fill_conditions(const ae_sample_options& options, int first, int batch);
-  void run_batch(const Program& program, const ae_sample_options& options, int first, int batch, ae_image* image);
-  void run_rows(const Program& program, const ae_sample_options& options, int first, int batch);
+  void run_batch(Rows& rows, const ae_sample_options& options, int first, int batch, ae_image* image);
+  void bind_rows(Rows& rows, const ae_sample_options& options, int first, int batch);
+  void run_rows(Rows& rows, int first, int batch);
   void require_finite(int first, int batch, const char* component, int row, int num_rows);
 
   const Bundle& bundle_;

@@ -90,17 +90,24 @@ bool has_elements(const std::vector<Value>& values) {
   return false;
 }
 
+class Arguments final : public ae::ops::Arguments {
+ public:
+  Arguments(const char* op, const std::vector<Value>& values) : ae::ops::Arguments(op), value_(values.begin()) {}
+
+ private:
+  ae::ops::Argument next(const char*) override { return (value_++)->argument; }
+
+  std::vector<Value>::const_iterator value_;
+};
+
 std::vector<Value> run(const ae::ops::Op& op, const std::vector<Value>& values, ae::Device device) {
   std::vector<Value> own;
-  std::vector<ae::ops::Argument> arguments;
-  for (const Value& value : values) {
-    own.push_back(value.copy(device));
-    arguments.push_back(own.back().argument);
-    arguments.back().tensor.shape = own.back().shape.data();
-  }
+  for (const Value& value : values) own.push_back(value.copy(device));
+  for (Value& value : own) value.argument.tensor.shape = value.shape.data();
   // What an op does on a GPU is one kernel, so that between two evaluations of a network there is exactly one: solver_step.
   const int before = emulation::machine().launches;
-  op.call(arguments.data(), arguments.size(), 1, nullptr);
+  Arguments arguments(op.name, own);
+  op.bind(arguments)(1, nullptr);
   const int launches = emulation::machine().launches - before;
   const int wanted = device.kind == ae::Device::kCuda && has_elements(values) ? 1 : 0;
   if (launches != wanted)

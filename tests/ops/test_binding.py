@@ -45,7 +45,7 @@ REFUSED: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("out", "sentence"), REFUSED)
 def test_a_wrong_output_is_refused(out: Any, sentence: str) -> None:
     with pytest.raises(AigcEdgeError) as raised:
-        core.call("randn", SEEDS, 1, out)
+        core.op("randn")(SEEDS, 1, out)
     assert str(raised.value).startswith("randn: out ")
     assert sentence in str(raised.value)
 
@@ -56,31 +56,31 @@ WRONG_DRAWS = [(-1, "0 to 4294967295 is allowed"), (2**32, "0 to"), (2**70, "can
 @pytest.mark.parametrize(("draw", "sentence"), WRONG_DRAWS)
 def test_a_wrong_number_is_refused(draw: Any, sentence: str) -> None:
     with pytest.raises(AigcEdgeError, match=f"randn: draw .*{sentence}"):
-        core.call("randn", SEEDS, draw, np.zeros((3, 8), np.float32))
+        core.op("randn")(SEEDS, draw, np.zeros((3, 8), np.float32))
 
 
 @pytest.mark.parametrize("arguments", [(), (SEEDS,), (SEEDS, 1, EXPECTED, 2)])
 def test_a_wrong_count_of_arguments_is_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(AigcEdgeError, match=r"randn: .*arguments were given|randn: .*is missing"):
-        core.call("randn", *arguments)
+        core.op("randn")(*arguments)
     with pytest.raises(AigcEdgeError, match=r"randn: .*argument"):
         ops.randn(*arguments)
 
 
 def test_an_unknown_op_is_refused() -> None:
     with pytest.raises(AigcEdgeError, match='there is no native op "nothing": there are latent_to_rgb8, randn, solver_step'):
-        core.call("nothing")
+        core.op("nothing")
 
 
 def test_numpy_numbers_keywords_and_defaults_are_taken() -> None:
     out = np.zeros((3, 8), np.float32)
-    core.call("randn", SEEDS, np.int64(1), out)
+    core.op("randn")(SEEDS, np.int64(1), out)
     np.testing.assert_array_equal(out, EXPECTED)
     out[:] = 0
     ops.randn(out=out, draw=1, seeds=SEEDS)
     np.testing.assert_array_equal(out, EXPECTED)
     images, pixels = np.zeros((1, 1, 1, 4), np.float32), np.zeros((1, 1, 4, 1), np.uint8)
-    core.call("latent_to_rgb8", images, pixels, np.float32(0), 3)
+    core.op("latent_to_rgb8")(images, pixels, np.float32(0), 3)
     assert pixels.ravel().tolist() == [3, 3, 3, 3]
     ops.latent_to_rgb8(images, pixels)
     assert pixels.ravel().tolist() == [128, 128, 128, 128]
@@ -90,17 +90,17 @@ def test_read_only_inputs_are_taken() -> None:
     seeds = SEEDS.copy()
     seeds.flags.writeable = False
     out = np.zeros((3, 8), np.float32)
-    core.call("randn", seeds, 1, out)
+    core.op("randn")(seeds, 1, out)
     np.testing.assert_array_equal(out, EXPECTED)
 
 
 def test_views_and_sizes_of_one_are_written_in_place() -> None:
     room = np.zeros((5, 8), np.float32)
-    core.call("randn", SEEDS, 1, room[1:4])
+    core.op("randn")(SEEDS, 1, room[1:4])
     np.testing.assert_array_equal(room[1:4], EXPECTED)
     assert not room[[0, 4]].any()
     column = np.zeros((3, 1, 7), np.float32)[:, :, 0].T[:, :1]  # one element, with odd strides
-    core.call("randn", SEEDS[:1], 1, column)
+    core.op("randn")(SEEDS[:1], 1, column)
     assert column[0, 0] == EXPECTED[0, 0]
 
 
@@ -116,7 +116,7 @@ class OldProducer:
 
 def test_a_producer_of_old_dlpack_is_taken() -> None:
     out = np.zeros((3, 8), np.float32)
-    core.call("randn", SEEDS, 1, OldProducer(out))
+    core.op("randn")(SEEDS, 1, OldProducer(out))
     np.testing.assert_array_equal(out, EXPECTED)
 
 
@@ -127,19 +127,19 @@ def test_arrays_are_released(fresh_seed: int) -> None:
         for _ in range(10):
             if bad:
                 with pytest.raises(AigcEdgeError):
-                    core.call("randn", SEEDS, -1, out)
+                    core.op("randn")(SEEDS, -1, out)
             else:
-                core.call("randn", SEEDS, 1, out)
+                core.op("randn")(SEEDS, 1, out)
     assert (sys.getrefcount(out), sys.getrefcount(SEEDS)) == before
 
 
 def test_torch_tensors_are_written_in_place() -> None:
     torch = pytest.importorskip("torch")
     out = torch.zeros(3, 8)
-    core.call("randn", torch.from_numpy(SEEDS), 1, out)
+    core.op("randn")(torch.from_numpy(SEEDS), 1, out)
     np.testing.assert_array_equal(out.numpy(), EXPECTED)
     part = torch.zeros(5, 8)
-    core.call("randn", SEEDS, 1, part[1:4])
+    core.op("randn")(SEEDS, 1, part[1:4])
     np.testing.assert_array_equal(part[1:4].numpy(), EXPECTED)
 
 
@@ -154,11 +154,11 @@ def test_torch_tensors_that_cannot_serve_are_refused() -> None:
     ]
     for out, sentence in refused:
         with pytest.raises(AigcEdgeError, match=f"randn: out {sentence}"):
-            core.call("randn", SEEDS, 1, out)
+            core.op("randn")(SEEDS, 1, out)
     with torch._subclasses.FakeTensorMode():
         fake = torch.zeros(3, 8)
     with pytest.raises(AigcEdgeError, match=r"randn: out (has no memory|cannot be used)"):
-        core.call("randn", SEEDS, 1, fake)
+        core.op("randn")(SEEDS, 1, fake)
 
 
 def test_without_a_gpu_cuda_says_why() -> None:

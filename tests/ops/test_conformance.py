@@ -44,13 +44,13 @@ def run_kernel(name: str, kernel: str, arguments: tuple[Any, ...]) -> tuple[Any,
     """Run the native op on a copy of the arguments and return the copy."""
     own = copy.deepcopy(arguments)
     if kernel != "cuda":
-        core.call(name, *own)
+        core.op(name)(*own)
         return own
     torch = pytest.importorskip("torch")
     types = ops.OPS[name].types.values()
     on_device = [isinstance(a, np.ndarray) and "host" not in t for a, t in zip(own, types, strict=True)]
     moved = tuple(torch.from_numpy(a).cuda() if d else a for a, d in zip(own, on_device, strict=True))
-    core.call(name, *moved)
+    core.op(name)(*moved)
     return tuple(a.cpu().numpy() if d else a for a, d in zip(moved, on_device, strict=True))
 
 

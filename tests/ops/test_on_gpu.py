@@ -41,8 +41,8 @@ def differs(found: np.ndarray, wanted: np.ndarray) -> bool:
 def test_cpu_and_cuda_agree_to_a_millionth(name: str, fresh_seed: int) -> None:
     for case, arguments in enumerate(ops.MODULES[name].samples(np.random.default_rng(fresh_seed))):
         host, device = copy.deepcopy(arguments), on_gpu(name, arguments)
-        core.call(name, *host)
-        core.call(name, *device)
+        core.op(name)(*host)
+        core.op(name)(*device)
         for place, (cpu, gpu) in enumerate(zip(host, device, strict=True)):
             if isinstance(cpu, np.ndarray) and isinstance(gpu, torch.Tensor):
                 assert not differs(gpu.cpu().numpy(), cpu), f"case {case}, argument {place}"

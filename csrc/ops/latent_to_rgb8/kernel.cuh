@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(ae::cuda::kThreads) latent_to_rgb8_kernel(Late
 void latent_to_rgb8(const LatentToRgb8Params& p) {
   const int64_t pixels = p.height * p.width;
   if (p.samples == 0 || pixels == 0 || p.channels == 0) return;
-  const ae::cuda::DeviceGuard guard(p.launch.device);
+  const ae::cuda::DeviceGuard guard(p.launch.device.index);
   const float scale = static_cast<float>(p.scale), bias = static_cast<float>(p.bias);
   const dim3 grid = quad_grid(p.samples, pixels);
   constexpr int kThreads = ae::cuda::kThreads;

@@ -20,6 +20,6 @@ struct LatentToRgb8Params {
   Launch launch;
 };
 
-void latent_to_rgb8(const LatentToRgb8Params& params);  // on the CPU
+void latent_to_rgb8(const LatentToRgb8Params& params);
 
 }  // namespace ae::ops

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(ae::cuda::kThreads) randn_kernel(RandnParams p
 
 void randn(const RandnParams& p) {
   if (p.samples == 0 || p.elements == 0) return;
-  const ae::cuda::DeviceGuard guard(p.launch.device);
+  const ae::cuda::DeviceGuard guard(p.launch.device.index);
   const dim3 grid = quad_grid(p.samples, p.elements);
   if (p.elements % 4 == 0 && ae::cuda::aligned16(p.out)) {
     AE_LAUNCH(randn_kernel<WholeQuads>, grid, ae::cuda::kThreads, p.launch.stream, p);

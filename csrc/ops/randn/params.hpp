@@ -16,6 +16,6 @@ struct RandnParams {
   Launch launch;
 };
 
-void randn(const RandnParams& params);  // on the CPU
+void randn(const RandnParams& params);
 
 }  // namespace ae::ops

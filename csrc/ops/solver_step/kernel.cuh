@@ -227,7 +227,7 @@ void launch_usual(const SolverStepPlan& plan, const SolverStepParams& p, dim3 gr
 
 void solver_step(const SolverStepParams& p) {
   if (p.samples == 0 || p.elements == 0) return;
-  const ae::cuda::DeviceGuard guard(p.launch.device);
+  const ae::cuda::DeviceGuard guard(p.launch.device.index);
   const SolverStepPlan plan = plan_solver_step(p);
   const dim3 grid = quad_grid(p.samples, p.elements);
   constexpr int kThreads = ae::cuda::kThreads;

@@ -68,6 +68,6 @@ struct SolverStepParams {
   Launch launch;
 };
 
-void solver_step(const SolverStepParams& params);  // on the CPU
+void solver_step(const SolverStepParams& params);
 
 }  // namespace ae::ops
