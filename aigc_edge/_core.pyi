@@ -7,11 +7,11 @@ import numpy as np
 
 __version__: str
 
-def ops() -> dict[str, dict[str, str]]:
-    """Name of every native op → its parameters: name → type, such as "inout float32[S, N, E]"."""
+def ops() -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Name of every native op → its parameters: name → (type,) or (type, default)."""
 
 def op(name: str) -> Callable[..., None]:
-    """The native op of that name, as a function of positional arguments."""
+    """The native op of that name, as a function."""
 
 def cuda_unavailable() -> str:
     """Empty when CUDA kernels can run here, else why not."""

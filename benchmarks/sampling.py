@@ -183,7 +183,9 @@ def bandwidth(seconds: float) -> dict[str, Any]:
         native = core.op("solver_step")
         moved = 6 * 4 * elements  # two slots in and out, the network's output and input
         source, target = (np.ones(moved // 2, np.uint8) for _ in range(2))  # zeros would be one page of memory, read from a cache
-        times = rounds({"ours": lambda n=native, a=arguments: n(*a), "copy": lambda s=source, t=target: np.copyto(t, s)}, seconds)
+        times = rounds(
+            {"ours": lambda n=native, a=arguments: n(**a), "copy": lambda s=source, t=target: np.copyto(t, s)}, seconds
+        )
         found[f"{megabytes} MB"] = {
             "copy_gb_per_s": round(moved / float(np.median(times["copy"])) / 1e9, 2),
             "share_of_copy": ratio(times["copy"] / times["ours"]),

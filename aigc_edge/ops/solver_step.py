@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -134,18 +133,19 @@ def _arguments(
     noises: int,
     before: bool,
     clip: int,
-    **rare: Any,
-) -> tuple[Any, ...]:
-    """Arguments of one call; `rare` are keywords, and "dtype" of the network's tensors."""
+    *,
+    dtype: Any = np.float32,
+    **others: Any,
+) -> dict[str, Any]:
+    """Random arguments of one call; `dtype` is that of the network's tensors."""
 
     def normal(*shape: int) -> np.ndarray:
         return rng.normal(0, 1, shape).astype(np.float32)
 
-    dtype = rare.pop("dtype", np.float32)
     after = rng.normal(0, 1, (slots, slots + 1))
     after /= np.abs(after).sum(1, keepdims=True)  # slots stay bounded however often the call is repeated
     after_noise = rng.uniform(0.2, 1, slots) if noises == 2 or (noises == 1 and not before) else None
-    given = dict(
+    arguments = dict(
         slots=normal(slots, count, elements),
         output=normal(halves, count, elements).astype(dtype) if halves else None,
         guidance=rng.uniform(1.5, 6),
@@ -165,11 +165,11 @@ def _arguments(
         seeds=rng.integers(0, 2**64, count, dtype=np.uint64) if noises else None,
         nonfinite=np.zeros(count, np.int32),
     )
-    return tuple({**{p.name: p.default for p in inspect.signature(solver_step).parameters.values()}, **given, **rare}.values())
+    return arguments | others
 
 
-def _rare(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
-    """What few programs use: other dtypes and layouts, rescale, dynamic clipping, R itself, given noise, known regions."""
+def _rare(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """What few programs use: other dtypes and layouts, rescale, dynamic clipping, after_output, explicit noise, known regions."""
     for slots, halves, dtype in ((1, 1, np.float16), (2, 2, np.float16), (6, 2, np.float32), (3, 0, np.float16)):
         yield _arguments(rng, slots, 3, 1024, halves, 2, 1, True, 1, dtype=dtype)
         yield _arguments(rng, slots, 2, 1026, halves, 1, 2, False, 0, dtype=dtype, channels=3)
@@ -190,7 +190,7 @@ def _rare(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
         yield _arguments(rng, 5, 2, elements, 1, 0, 0, False, 1, **known)
 
 
-def samples(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
+def samples(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Arguments for the conformance test: 1 to 8 slots, all numbers of halves and noises, tails, blocks, infinity, NaN."""
     sizes = (1, 3, 16, 17, 64, 67, 257, 1024, 1029, 4096, 4101, 8200)
     for case, (slots, halves, noises) in enumerate(np.ndindex(8, 3, 3)):
@@ -198,15 +198,15 @@ def samples(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
         count = 1 + case % 4 if elements > 16 else 9  # a handful of numbers would make an error a matter of luck
         yield _arguments(rng, slots + 1, count, elements, halves, case % 3, noises, bool(case % 2), bool(case // 2 % 2))
     for value in (np.nan, np.inf, -np.inf):
-        for place in (0, 1):
+        for name in ("slots", "output"):
             arguments = _arguments(rng, 2, 3, 1029, 2, 2, 1, False, True)
-            arguments[place][0, 1, int(rng.integers(1029))] = value
+            arguments[name][0, 1, int(rng.integers(1029))] = value
             yield arguments
     yield _arguments(rng, 2, 0, 5, 1, 1, 1, False, False)
     yield from _rare(rng)
 
 
-def workloads(rng: np.random.Generator) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def workloads(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
     """Arguments to measure: DPM-Solver++ 2M (two slots, no noise), guided and not, and Euler-ancestral (one slot, noise)."""
     for name, count, elements in (("3x32x32", 1, 3072), ("3x256x256", 1, 196608), ("64 MB", 85, 196608)):
         yield f"2 slots {name}", _arguments(rng, 2, count, elements, 1, 1, 0, False, False)
