@@ -110,13 +110,13 @@ class DeviceLoop:
             raise AigcEdgeError("this bundle was closed: open it again")
         if "denoiser" not in self._specs and classes is not None and (classes < 0).any():
             raise AigcEdgeError(f"class -1 is out of range: this bundle has the classes 0 to {self._classes - 1}")
-        program = program.guided(guidance_scale, guidance_rescale)
+        program = program.with_guidance(guidance_scale, guidance_rescale)
         if self._embedded is not None and negative_classes is not None:
             raise AigcEdgeError(
                 "this network takes the guidance scale as a number, so that nothing negative has an effect: leave it out"
             )
         if not self._guides and self._embedded is None:  # without classes and conditions there is nothing to guide by
-            program = program.guided(1.0, 0.0)
+            program = program.with_guidance(1.0, 0.0)
         every = np.array([(seed + i) % (1 << 64) for i in range(count)], np.uint64) if seeds is None else seeds
         chosen = self._labels(every, classes)
         other = self._labels(every, np.full(count, -1) if negative_classes is None else negative_classes)
@@ -186,13 +186,15 @@ class DeviceLoop:
         return {name: self._give(value if len(value) == 1 else value[part]) for name, value in conditions.items()}
 
     def _loop(self, program: Program, start: Any, own: tuple[Any, ...], rows: Mapping[str, Any]) -> Any:
+        from aigc_edge.diffusion import prepare  # here: only sampling on a GPU needs it
+
         key = (program, len(start), rows["mask"] is not None)
         if key not in self._loops:
             options = {"conditions": own[0], "negative": own[1], "mask": rows["mask"], "known": rows["known"]}
             while len(self._loops) >= KEPT:
                 self._loops.popitem(last=False)
-            rows_program = program if self._embedded is None else program.guided(1.0, 0.0)
-            self._loops[key] = rows_program.prepare(self._denoiser(program), start, **options)
+            rows_program = program if self._embedded is None else program.with_guidance(1.0, 0.0)
+            self._loops[key] = prepare(rows_program, self._denoiser(program), start, **options)
         self._loops.move_to_end(key)
         return self._loops[key]
 

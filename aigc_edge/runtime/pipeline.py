@@ -236,9 +236,9 @@ class Pipeline:
             known_noise = None
             if known is not None and strength < 1:
                 known_noise = start.latents() if latents is None else latents
-                latents = self._programs[name].noised(known, known_noise)
+                latents = self._programs[name].add_noise(known, known_noise)
             chosen = None if mask is None else start.mask(mask)
-            guided = any(weight != 1.0 for weight in self._programs[name].guided(guidance_scale, None).weights)
+            guided = any(weight != 1.0 for weight in self._programs[name].with_guidance(guidance_scale).weights)
             text = prompt, negative_prompt, conditions, negative_conditions
             own, other = self._given.arrays(count, guided, *text)
             self._progress, self._watch = progress, watch
