@@ -31,7 +31,7 @@ from aigc_edge import _core as core
 from aigc_edge import ops
 from aigc_edge.bench.machine import fingerprint
 from aigc_edge.bundle.writer import write_bundle
-from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.engines.base import ENGINES, Engine
 from aigc_edge.export.onnx import export_component
 from aigc_edge.files import write_json
@@ -131,7 +131,7 @@ def step(folder: Path, seconds: float) -> dict[str, Any]:
     found = {}
     for shape in ((3, 32, 32), (3, 256, 256)):
         steps = 200
-        program = Program.from_diffusers(unipc(steps), steps)
+        program = from_diffusers(unipc(steps), steps)
         place = bundle(folder / f"step-{shape[1]}.aigc", shape, program, b"no network")
         own = aigc_edge.open(place, engine="none", threads=1)
         rng = np.random.default_rng(0)
@@ -263,7 +263,7 @@ def loops(folder: Path, seconds: float) -> dict[str, Any]:
         for kind in kinds:
             given = {"clip_sample": False} if kind is DDIMScheduler else {}
             scheduler = kind(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, **given)
-            program = Program.from_diffusers(scheduler, 20)
+            program = from_diffusers(scheduler, 20)
             place = bundle(folder / f"{settings['widths'][0]}-{kind.__name__}.aigc", (3, 32, 32), program, path)
             own = aigc_edge.open(place, threads=1)
             theirs = diffusers_loop(place, scheduler, 20, latents)

@@ -210,7 +210,7 @@ def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any) -> None:
 
 
 def test_constants_of_the_schedule_stand_on_the_device_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aigc_edge.diffusion import build
+    from aigc_edge.diffusion import build, prepare, sample
 
     class Network:
         """Takes tanh(timestep) as a constant instead of the timestep; the other way it computes the same."""
@@ -228,15 +228,15 @@ def test_constants_of_the_schedule_stand_on_the_device_for_every_row(monkeypatch
     program = build({"prediction": "edm"}, "heun", 5, guidance_scale=2.0, guidance_interval=(0.1, 20.0))
     rows = [{"scale": torch.tanh(torch.tensor(row.timestep)).reshape(1, 1, 1, 1)} for row in program.rows]
     latents, both = torch.randn(3, 1, 4, 4), {"conditions": {}, "negative": {}}
-    wanted = program.sample(
-        lambda sample, timestep: torch.tanh(sample) * torch.tanh(timestep)[:, None, None, None], latents, **both
+    wanted = sample(
+        program, lambda sample, timestep: torch.tanh(sample) * torch.tanh(timestep)[:, None, None, None], latents, **both
     )
     ours = device_loop.WithConstants(Network(), rows)
-    torch.testing.assert_close(program.sample(ours, latents, **both), wanted)
+    torch.testing.assert_close(sample(program, ours, latents, **both), wanted)
     assert ours.uncapturable(6) == "a batch of 6"
     recorded = recorded_graphs(monkeypatch)
     monkeypatch.setattr(Network, "uncapturable", lambda self, batch: None)
-    loop = program.prepare(device_loop.WithConstants(Network(), rows), torch.randn(3, 1, 4, 4), **both)
+    loop = prepare(program, device_loop.WithConstants(Network(), rows), torch.randn(3, 1, 4, 4), **both)
     torch.testing.assert_close(loop(latents), wanted)
     assert loop.captured
     assert "replay" in recorded.events

@@ -84,7 +84,7 @@ def diffusers_loop(unet: Any, scheduler: Any, steps: int, latents: Any) -> Any:
 
 
 def test_python_blocks_do_what_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aigc_edge.diffusion.solvers import SOLVERS
+    from aigc_edge.diffusion import SOLVERS
 
     monkeypatch.chdir(folder)
     monkeypatch.setattr(SOLVERS, "_things", dict(SOLVERS._things))

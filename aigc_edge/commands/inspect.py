@@ -28,12 +28,13 @@ def configure(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import json
 
+    from aigc_edge.diffusion import format_table
     from aigc_edge.report.summary import describe, program_of, render
 
     manifest = describe(arguments.bundle)
     if arguments.program:
         program = program_of(manifest, arguments.program)
-        print(json.dumps(program.to_json(), indent=1) if arguments.json else str(program))
+        print(json.dumps(program.to_json(), indent=1) if arguments.json else format_table(program))
     else:
         print(json.dumps(manifest, indent=1, ensure_ascii=False) if arguments.json else render(manifest))
     return 0

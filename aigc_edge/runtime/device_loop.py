@@ -93,9 +93,9 @@ class DeviceLoop:
             raise AigcEdgeError("this bundle was closed: open it again")
         count, latents = request.count, request.latents
         noise: Any = request.noise  # an array or None: the request is resolved
-        program = program.guided(request.guidance_scale, request.guidance_rescale)
+        program = program.with_guidance(request.guidance_scale, request.guidance_rescale)
         if not self._guides and self._embedded is None:  # without classes and conditions there is nothing to guide by
-            program = program.guided(1.0, 0.0)
+            program = program.with_guidance(1.0, 0.0)
         every = seeds_of(request)
         chosen = self._labels(every, request.classes)
         other = self._labels(every, np.full(count, -1) if request.negative_classes is None else request.negative_classes)
@@ -165,13 +165,15 @@ class DeviceLoop:
         return {name: self._give(value if len(value) == 1 else value[part]) for name, value in (conditions or {}).items()}
 
     def _loop(self, program: Program, start: Any, own: tuple[Any, ...], rows: Mapping[str, Any]) -> Any:
+        from aigc_edge.diffusion import prepare  # here: only sampling on a GPU needs it
+
         key = (program, len(start), rows["mask"] is not None)
         if key not in self._loops:
             options = {"conditions": own[0], "negative": own[1], "mask": rows["mask"], "known": rows["known"]}
             while len(self._loops) >= KEPT:
                 self._loops.popitem(last=False)
-            rows_program = program if self._embedded is None else program.guided(1.0, 0.0)
-            self._loops[key] = rows_program.prepare(self._denoiser(program), start, **options)
+            rows_program = program if self._embedded is None else program.with_guidance(1.0, 0.0)
+            self._loops[key] = prepare(rows_program, self._denoiser(program), start, **options)
         self._loops.move_to_end(key)
         return self._loops[key]
 

@@ -54,7 +54,7 @@ def initial_state(
     known, known_noise = _known(request, sample_shape, output_range), request.known_noise
     if known is not None and request.strength < 1:
         known_noise = latents_of(request, sample_shape) if latents is None else latents
-        latents = program.noised(known, known_noise)
+        latents = program.add_noise(known, known_noise)
     mask = _mask(request, sample_shape)
     return {
         "latents": None if latents is None else np.ascontiguousarray(latents, dtype=np.float32),

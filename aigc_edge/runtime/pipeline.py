@@ -205,7 +205,7 @@ class Pipeline:
         name = self._programs.find(request.program, request.solver, request.steps, request.strength)
         program = self._programs[name]
         state = initial_state(request, program, self._shape, self.manifest["output_range"])
-        guided = any(weight != 1.0 for weight in program.guided(request.guidance_scale, None).weights)
+        guided = any(weight != 1.0 for weight in program.with_guidance(request.guidance_scale, None).weights)
         conditions, negative = self._conditions.arrays(request, guided)
         resolved: dict[str, Any] = dict.fromkeys(("solver", "steps", "prompt", "negative_prompt", "image"))
         resolved |= {"program": name, "strength": 1.0, "conditions": conditions, "negative_conditions": negative}
@@ -214,7 +214,7 @@ class Pipeline:
     def network(self, sample: NDArray[Any], timestep: NDArray[Any] | float, **conditions: NDArray[Any]) -> NDArray[Any]:
         """The bundle's denoiser on `sample` [M, *sample_shape] at `timestep` (one, or [M]), conditions by their input names.
 
-        May stand for the network in `Program.sample`. Raises AigcEdgeError for a bundle without a denoiser.
+        May stand for the network in `aigc_edge.diffusion.sample`. Raises AigcEdgeError for a bundle without a denoiser.
         """
         if "denoiser" not in self._engines:
             raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no denoiser")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge._core import Handle
-from aigc_edge.diffusion import SOLVERS, Program, build
+from aigc_edge.diffusion import SOLVERS, Program, build, truncate
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -47,7 +47,7 @@ class Programs:
             return found
         part = f"{found} strength {strength:g}"
         if part not in self._known:
-            self.add(part, self._known[found].start_at(strength))
+            self.add(part, truncate(self._known[found], strength))
         return part
 
     def _build(self, program: str | None, solver: str | None, steps: int | None) -> str:

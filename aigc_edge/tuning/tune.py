@@ -20,7 +20,7 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.clock import Clock, Progress
 from aigc_edge.diffusion import Program
-from aigc_edge.diffusion.reference import Network
+from aigc_edge.diffusion.reference import NetworkFunction
 from aigc_edge.engines.base import Engine, EngineSource, physical_cores, require, shape_of
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError
@@ -132,7 +132,7 @@ class Tuning:
         spec = ComponentSpec.from_json(COMPONENT, component)
         source = EngineSource(bundle, component, spec, self.format, self.manifest["family"])
         constants = Constants.load(bundle, self.manifest["components"])
-        self.network: Network = EngineNetwork(require(engine).load(source, threads=threads), constants)
+        self.network: NetworkFunction = EngineNetwork(require(engine).load(source, threads=threads), constants)
         # Pictures are clamped; latents of a decoder are not.
         self.limits = tuple(self.manifest["output_range"]) if "decoder" not in self.manifest["components"] else None
         self.state = state_file(bundle)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aigc_edge import ops
-from aigc_edge.diffusion import Program, build, reference
+from aigc_edge.diffusion import Program, build, reference, sample
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime.request import SampleRequest
 
@@ -155,7 +155,7 @@ def test_a_network_that_is_told_the_scale_in_python(text, engine, toy):
     engine.networks["denoiser"] = scaled(toy)
     latents, own = rng.normal(size=(2, *toy.SHAPE)).astype(np.float32), conditions(rng, 2)
     told = own | {"scale": np.array([3.5], np.float32)}
-    found = program.sample(pipeline.network, latents, conditions=told)
+    found = sample(program, pipeline.network, latents, conditions=told)
     native = pipeline.sample(2, latents=latents, conditions=own, solver="euler", steps=4, guidance_scale=3.5, output="float32")
     np.testing.assert_array_equal(found, native)
 
@@ -230,7 +230,7 @@ def test_a_bundle_s_network_takes_conditions_in_python(text, toy):
     rng = np.random.default_rng()
     pipeline, program = text(), build(toy.SCHEDULE, "dpmpp_2m", 5, guidance_scale=2.0)
     latents, own, other = rng.normal(size=(2, *toy.SHAPE)).astype(np.float32), conditions(rng, 2), conditions(rng, 2)
-    found = program.sample(pipeline.network, latents, conditions=own, negative=other)
+    found = sample(program, pipeline.network, latents, conditions=own, negative=other)
     native = pipeline.sample(
         2, latents=latents, conditions=own, negative_conditions=other, solver="dpmpp_2m", steps=5, output="float32"
     )

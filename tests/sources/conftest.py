@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from aigc_edge.diffusion import Program
+from aigc_edge.diffusion import Program, sample
 from aigc_edge.export.onnx import session_of
 from aigc_edge.sources.base import Part, Source
 
@@ -94,7 +94,7 @@ class Exported:
             (output,) = self.run("denoiser", **inputs).values()
             return output
 
-        made = program.sample(network, latents, conditions=conditions, negative=negative, noise=noise)
+        made = sample(program, network, latents, conditions=conditions, negative=negative, noise=noise)
         return self.run("decoder", latents=made)["image"] if len(self.source.parts()) > 1 else np.asarray(made)
 
     @staticmethod

@@ -9,7 +9,7 @@ from torch import nn
 
 import aigc_edge
 from aigc_edge.compile import compile_source
-from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion import Program, build, sample
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceOptions, open_source
 from aigc_edge.sources.generator import Generator
@@ -37,7 +37,7 @@ def test_a_denoiser_generates_what_torch_does(denoiser, tmp_path, rng, classes):
     negative = {"labels": torch.full((3,), classes)} if classes else None
     with torch.no_grad():
         program = build(SCHEDULE, "dpmpp_2m", 10, guidance_scale=scale)
-        wanted = program.sample(network, torch.as_tensor(latents), conditions=conditions, negative=negative).numpy()
+        wanted = sample(program, network, torch.as_tensor(latents), conditions=conditions, negative=negative).numpy()
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
@@ -136,7 +136,7 @@ def test_conditions_are_what_a_caller_gives(tmp_path, rng):
     program = build(SCHEDULE, "dpmpp_2m", 10, guidance_scale=3.0)
     with torch.no_grad():
         own, other = {"tone": torch.as_tensor(tone)}, {"tone": torch.zeros(2, 2)}
-        wanted = program.sample(network, torch.as_tensor(latents), conditions=own, negative=other).numpy()
+        wanted = sample(program, network, torch.as_tensor(latents), conditions=own, negative=other).numpy()
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import aigc_edge
 from aigc_edge.compile import compile_source
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import build, sample
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.report.summary import describe
 from aigc_edge.sources.base import SourceOptions, open_source
@@ -76,8 +76,8 @@ def test_a_denoiser_and_a_decoder_generate_what_torch_does(
         latents, labels = rng.standard_normal((2, 4, height // 4, width // 4), dtype=np.float32), rng.integers(0, 3, 2)
         with torch.no_grad():
             given, none = {"labels": torch.as_tensor(labels)}, {"labels": torch.full((2,), 3)}
-            sample = program.sample(denoiser, torch.as_tensor(latents), conditions=given, negative=none)
-            wanted = decoder(torch.as_tensor(sample)).numpy()
+            made = sample(program, denoiser, torch.as_tensor(latents), conditions=given, negative=none)
+            wanted = decoder(torch.as_tensor(made)).numpy()
         for engine in ("onnxruntime", "openvino"):
             with aigc_edge.open(tmp_path / "a.aigc", threads=1, size=(height, width), engine=engine) as pipeline:
                 found = pipeline.sample(2, latents=latents, classes=labels, output="float32")

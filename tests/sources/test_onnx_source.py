@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 import aigc_edge
 from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.compile import compile_source
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import build, sample
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceOptions, open_source
 
@@ -56,7 +56,7 @@ def test_a_denoiser_generates_what_torch_does(exported, tmp_path, rng):
         return network(x, t.trunc())
 
     with torch.no_grad():
-        wanted = program.sample(whole_numbers, torch.as_tensor(latents)).numpy()
+        wanted = sample(program, whole_numbers, torch.as_tensor(latents)).numpy()
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 

@@ -13,7 +13,7 @@ import pytest
 import aigc_edge
 from aigc_edge.bundle.amend import add_programs
 from aigc_edge.bundle.writer import pack, read_manifest
-from aigc_edge.diffusion import Program, build, reference
+from aigc_edge.diffusion import Program, build, format_table, reference
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.report.summary import describe, render
 from aigc_edge.tuning import tune
@@ -45,7 +45,7 @@ def test_a_tuned_program_is_sampled_like_any_other(bundle: Path, rng: np.random.
     assert program == made["tuned-3"]
     assert program.meta["psnr"] > program.meta["best_standard_psnr"]
     assert {"frechet", "best_standard_frechet"} <= set(program.meta)
-    assert "tuned-3: 3 evaluations (3 guided at scale 2)" in str(program)
+    assert "tuned-3: 3 evaluations (3 guided at scale 2)" in format_table(program)
     assert "tuned-3" in render(describe(bundle))
 
     latents = rng.standard_normal((3, 1, 16, 16)).astype(np.float32)

@@ -12,7 +12,7 @@ import pytest
 
 from aigc_edge.bundle.writer import read_manifest, write_bundle
 from aigc_edge.cli import main
-from aigc_edge.diffusion import Program
+from aigc_edge.diffusion import from_diffusers
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.verify import verify
 
@@ -79,7 +79,7 @@ def test_another_time_input_is_a_divergence(with_program: Callable[..., Path]) -
 def test_an_imported_program_equals_its_scheduler(kind: str, with_program: Callable[..., Path], tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     scheduler = getattr(diffusers, kind)(beta_schedule="scaled_linear", prediction_type="v_prediction")
-    program = Program.from_diffusers(scheduler, 6, guidance_scale=1.5, timestep_scale=1e-3)
+    program = from_diffusers(scheduler, 6, guidance_scale=1.5, timestep_scale=1e-3)
     bundle = with_program(program.to_json())
     assert verify(bundle, threads=1).first is None
     other = getattr(diffusers, kind)(beta_schedule="linear", prediction_type="v_prediction")

@@ -1,4 +1,4 @@
-"""The noise level (alpha, sigma) of a diffusers scheduler's sample at each evaluation, for images that are known in parts."""
+"""The noise level of a diffusers scheduler's sample at each evaluation, which inpainting needs."""
 
 from __future__ import annotations
 
@@ -7,40 +7,37 @@ import math
 
 import numpy as np
 
-from aigc_edge.diffusion.importer import calls
-from aigc_edge.diffusion.importer.probe import Trace
+from aigc_edge.diffusion.importer.drive import prediction_kind
+from aigc_edge.diffusion.importer.prepared import PreparedScheduler, noise_level
+from aigc_edge.diffusion.importer.probe import LinearTrace
 from aigc_edge.diffusion.prediction import PREDICTIONS
+from aigc_edge.diffusion.schedules import Level
 
-Level = tuple[float, float]
 
+def levels(prepared: PreparedScheduler, trace: LinearTrace) -> list[Level | None]:
+    """(alpha, sigma) of each evaluation's sample in the scheduler's own coordinates, None where it cannot be determined.
 
-def levels(ready: calls.Ready, trace: Trace) -> list[Level | None]:
-    """The level of each evaluation's sample in the scheduler's own coordinates, None where the scheduler does not tell.
-
-    It is what the scheduler's way to add noise says, unless the D that the scheduler computes is that of another level: some
-    have evaluations between two of their noise levels, which they only know the time input of.
+    It is the level of the scheduler's own `add_noise` at the timestep, unless the D that the scheduler computes belongs to
+    another level: some schedulers evaluate between two of their noise levels, where they hold the timestep alone.
     """
-    added, kind = _added(ready), calls.prediction_kind(ready.scheduler)
-    found: list[Level | None] = []
-    for level, denoised in zip(added, trace.denoised, strict=True):
+    kind = prediction_kind(prepared.scheduler)
+    scheduler = copy.deepcopy(prepared.scheduler)
+    result: list[Level | None] = []
+    for timestep, denoised in zip(prepared.timesteps, trace.denoised, strict=True):
+        level = _added_noise(scheduler, timestep)
         if denoised is not None and kind in _INVERSE and not _same(kind, level, denoised):
             level = _inverted(kind, denoised)
-        found.append(level)
-    return found
+        result.append(level)
+    return result
 
 
-def _added(ready: calls.Ready) -> list[Level | None]:
-    scheduler = copy.deepcopy(ready.scheduler)
-    return [_added_at(scheduler, time) for time in ready.times]
-
-
-def _added_at(scheduler: object, time: object) -> Level | None:
-    for name in ("_begin_index", "_step_index"):  # else the noise of the first step is added at every time
+def _added_noise(scheduler: object, timestep: object) -> Level | None:
+    for name in ("_begin_index", "_step_index"):  # else the noise of the first step is added at every timestep
         if hasattr(scheduler, name):
             setattr(scheduler, name, None)
     try:
-        level = calls.noised(scheduler, time)
-    except Exception:  # whatever a foreign scheduler raises: a program without levels is a program still
+        level = noise_level(scheduler, timestep)
+    except Exception:  # whatever a foreign scheduler raises: a program without levels is still a program
         return None
     return level if np.isfinite(level).all() and any(level) else None
 
@@ -61,16 +58,16 @@ def _inverted(kind: str, denoised: tuple[float, float]) -> Level | None:
 
 
 def _of_epsilon(c_skip: float, c_out: float) -> Level:
-    return 1 / c_skip, -c_out / c_skip
+    return Level(1 / c_skip, -c_out / c_skip)
 
 
 def _of_v(c_skip: float, c_out: float) -> Level:
     norm = math.sqrt(max(1 - c_out**2, 0.0)) / c_skip
-    return c_skip * norm**2, -c_out * norm
+    return Level(c_skip * norm**2, -c_out * norm)
 
 
 def _of_flow(c_skip: float, c_out: float) -> Level:
-    return (1 + c_out) / c_skip, -c_out / c_skip
+    return Level((1 + c_out) / c_skip, -c_out / c_skip)
 
 
 _INVERSE = {"epsilon": _of_epsilon, "v": _of_v, "flow": _of_flow}

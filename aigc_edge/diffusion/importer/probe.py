@@ -1,8 +1,7 @@
-"""Runs a diffusers scheduler on unit vectors, so that each sample comes out as its coefficients of everything that went in.
+"""Runs a diffusers scheduler on unit vectors, so that each sample is a vector of coefficients over all inputs of the loop.
 
-A scheduler is linear in the first sample, the network's outputs, what its clipping makes of them and its noise draws; the
-arithmetic around them only depends on its configuration. One run of its loop on a basis of these tells its whole table. torch is
-imported when used.
+A scheduler is linear in the first sample, the network's outputs, the clipped D and its noise draws; the coefficients depend on
+its configuration alone. One run of its loop on a basis of these inputs therefore determines its whole table.
 """
 
 from __future__ import annotations
@@ -13,30 +12,32 @@ from typing import Any
 
 import numpy as np
 
-from aigc_edge.diffusion.importer import calls
+from aigc_edge.diffusion.importer.drive import Evaluation, SchedulerRun, drive
+from aigc_edge.diffusion.importer.prepared import PreparedScheduler
+from aigc_edge.diffusion.schedules import Level
 from aigc_edge.errors import ProgramError
 
 Clip = dict[str, tuple[float, float]]  # a row's clip or threshold, empty for none
-NOISES = 3  # draws a step that there is room for; diffusers' greediest scheduler draws two
+NOISES = 3  # columns reserved for the draws of a step; no scheduler of diffusers draws more than two
 
 
 @dataclass
-class Trace:
-    """What a scheduler's loop of E evaluations does, as coefficients over `width` = 2 E + clipped + draws inputs.
+class LinearTrace:
+    """A scheduler's loop of E evaluations, as coefficients over `width` = 2 E + clipped + draws inputs.
 
-    The inputs are the first sample, F of each evaluation, D of each that the scheduler clips, what is added to the
-    sample between two steps (an inpainted image changes it there), and the noise draws.
+    The inputs are the first sample, F of each evaluation, D of each that the scheduler clips, changes of the sample between two
+    steps (as inpainting makes them), and the noise draws.
     """
 
-    evaluations: list[calls.Evaluation]
-    samples: np.ndarray  # [E + 1, width], the sample that goes into each evaluation and what comes out at last
-    inputs: np.ndarray  # [E, width], what the network is given
-    drawn: list[int]  # of each noise draw: the evaluation that it follows
-    edges: np.ndarray | None  # edges of the Brownian path's increments, where the noise comes from one
+    evaluations: list[Evaluation]
+    samples: np.ndarray  # [E + 1, width]: the sample of each evaluation, and the result
+    inputs: np.ndarray  # [E, width]: the network's input
+    drawn: list[int]  # the evaluation that each noise draw follows
+    edges: np.ndarray | None  # times between the increments of a Brownian path, if the noise comes from one
     init_scale: float
     clips: list[Clip] = field(default_factory=list)
     denoised: list[tuple[float, float] | None] = field(default_factory=list)  # D = c_skip · sample + c_out · F, where known
-    levels: list[tuple[float, float] | None] = field(default_factory=list)  # (alpha, sigma) of the samples, where known
+    levels: list[Level | None] = field(default_factory=list)  # of the samples, where known
 
     @property
     def clipped(self) -> list[int]:
@@ -53,7 +54,7 @@ class Trace:
         return 1 + len(self.evaluations) + self.clipped.index(evaluation) if self.clips[evaluation] else None
 
     def change_column(self, evaluation: int) -> int:
-        """Column of what is added to the sample before an evaluation other than the first."""
+        """Column of the change of the sample before an evaluation other than the first."""
         return len(self.evaluations) + len(self.clipped) + evaluation
 
     def noises(self, evaluation: int) -> list[int]:
@@ -62,13 +63,13 @@ class Trace:
 
 
 class Basis:
-    """Hands out one unit vector a network output, clipped sample and noise draw; torch tensors [1, width, 1, 1] float64."""
+    """Step hooks that return one unit vector per network output, clipped sample and draw; tensors [1, width, 1, 1] float64."""
 
     def __init__(self, evaluations: int, edges: np.ndarray | None = None) -> None:
         self.evaluations, self.edges = evaluations, edges
         self.first_noise = 3 * evaluations
         self.width = self.first_noise + (len(edges) if edges is not None else 0) + NOISES * evaluations + 8
-        self.now = 0  # the evaluation whose step is running
+        self.step = 0  # the evaluation whose step is running
         self.drawn: list[int] = []
         self.queries: list[tuple[float, float]] = []
         self.clips: list[Clip] = [{} for _ in range(evaluations)]
@@ -85,18 +86,18 @@ class Basis:
         vector[0, column] = 1.0
         return vector
 
-    def output(self, evaluation: int, given: Any) -> Any:
+    def output(self, evaluation: int, sample: Any) -> Any:
         return self.unit(1 + evaluation)
 
-    def changed(self, sample: Any) -> Any:
-        return sample + self.unit(1 + 2 * self.evaluations + self.now)
+    def between_steps(self, sample: Any) -> Any:
+        return sample + self.unit(1 + 2 * self.evaluations + self.step)
 
     def normal(self) -> Any:
-        self.drawn.append(self.now)
+        self.drawn.append(self.step)
         return self.unit(self.first_noise + len(self.drawn) - 1)
 
-    def interval(self, start: float, end: float) -> Any:
-        """The normalised increment of a Brownian path between two times, of increments between the edges."""
+    def brownian(self, start: float, end: float) -> Any:
+        """The normalised increment of a Brownian path between two times, composed of increments between the edges."""
         import torch
 
         self.queries.append((start, end))
@@ -104,7 +105,7 @@ class Basis:
             return torch.zeros(1, self.width, 1, 1, dtype=torch.float64)
         share = shares(self.edges, start, end)
         for j in np.flatnonzero(share):
-            self.drawn[j] = self.now if self.drawn[j] < 0 else self.drawn[j]
+            self.drawn[j] = self.step if self.drawn[j] < 0 else self.drawn[j]
         vector = np.zeros((1, self.width, 1, 1))
         vector[0, self.first_noise : self.first_noise + len(share), 0, 0] = share
         return torch.from_numpy(vector)
@@ -120,11 +121,11 @@ class Basis:
         return self._limited(value, {"threshold": (quantile, largest)})
 
     def _limited(self, value: Any, clip: Clip) -> Any:
-        if self.clips[self.now]:
+        if self.clips[self.step]:
             raise ProgramError("the scheduler clips more than once in a step: a row clips D once")
-        self.clips[self.now] = clip
-        self.clipped[self.now] = value.numpy().ravel().copy()
-        return self.unit(1 + self.evaluations + self.now)
+        self.clips[self.step] = clip
+        self.clipped[self.step] = value.numpy().ravel().copy()
+        return self.unit(1 + self.evaluations + self.step)
 
 
 def shares(edges: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -140,18 +141,18 @@ def _edges(queries: list[tuple[float, float]]) -> np.ndarray:
     return times[np.append(True, np.diff(times) > 1e-5 * np.maximum(np.abs(times[1:]), 1e-6))]
 
 
-def probe(ready: calls.Ready) -> Trace:
-    """The trace of a scheduler's loop; raises ProgramError where no table can say what the scheduler does."""
+def probe(prepared: PreparedScheduler) -> LinearTrace:
+    """The trace of a scheduler's loop; raises ProgramError where no table can reproduce the scheduler."""
     edges = None
     while True:
-        basis = Basis(len(ready.times), edges)
-        run = calls.drive(ready, basis.output, basis.unit(0) * ready.init_scale, basis)
+        basis = Basis(len(prepared.timesteps), edges)
+        run = drive(prepared, basis.output, basis.unit(0) * prepared.init_scale, basis)
         if not basis.queries or edges is not None:
-            return _trace(run, basis, ready.init_scale)
+            return _trace(run, basis, prepared.init_scale)
         edges = _edges(basis.queries)
 
 
-def _trace(run: calls.Run, basis: Basis, scale: float) -> Trace:
+def _trace(run: SchedulerRun, basis: Basis, scale: float) -> LinearTrace:
     count, used = basis.evaluations, basis.first_noise + len(basis.drawn)
     samples, inputs = (np.stack([v.numpy().ravel() for v in vs]) for vs in (run.samples, run.inputs))
     if not (np.isfinite(samples).all() and np.isfinite(inputs).all()):
@@ -160,10 +161,10 @@ def _trace(run: calls.Run, basis: Basis, scale: float) -> Trace:
     for k, value in basis.clipped.items():
         denoised[k] = _split(value, samples[k], 1 + k, 0.0)
         if denoised[k] is None:
-            raise ProgramError("the scheduler clips something else than the denoised sample of a row: switch its clipping off")
-    wanted = [*range(1 + count), *(1 + count + k for k in sorted(basis.clipped)), *range(1 + 2 * count, used)]
-    table = samples[:, wanted], inputs[:, wanted]
-    return Trace(run.evaluations, *table, basis.drawn, basis.edges, scale, basis.clips, denoised)
+            raise ProgramError("the scheduler clips something other than the denoised sample of a row: switch its clipping off")
+    columns = [*range(1 + count), *(1 + count + k for k in sorted(basis.clipped)), *range(1 + 2 * count, used)]
+    table = samples[:, columns], inputs[:, columns]
+    return LinearTrace(run.evaluations, *table, basis.drawn, basis.edges, scale, basis.clips, denoised)
 
 
 def _split(value: np.ndarray, sample: np.ndarray, column: int, least: float = 1e-6) -> tuple[float, float] | None:

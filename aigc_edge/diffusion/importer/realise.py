@@ -1,10 +1,9 @@
 """The smallest state that reproduces a trace: minimal realisation of a linear time-varying system.
 
-What a state must hold between two evaluations is what the later network inputs and the result depend on: the rank of the matrix
-"everything from now on over everything until now" is the number of slots, and no table has fewer (Ho and Kalman 1966; for
-time-varying systems van der Veen and Dewilde 1992). What is added to the sample between two steps counts as an input, so that
-slot 0 may be changed there, as inpainting does, and what follows is what the scheduler would make of it. The recursion runs
-backwards, so it only ever sees a few vectors.
+Between two evaluations a state must hold what the later network inputs and the result depend on. The number of slots is the rank
+of the Hankel matrix there, future outputs over past inputs, and no table has fewer (Ho and Kalman 1966; for time-varying systems
+van der Veen and Dewilde 1992). Changes of the sample between two steps count as inputs, so that slot 0 may be changed there, as
+inpainting does, with the same effect as in the scheduler. The recursion runs backwards, over a few vectors at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from aigc_edge.diffusion.importer.probe import Trace
+from aigc_edge.diffusion.importer.probe import LinearTrace
 from aigc_edge.errors import ProgramError
 
 _EXACT = 1e-13  # below it a singular value or coefficient is rounding
@@ -23,15 +22,15 @@ _INSIDE = 1e-9  # distance at which a vector counts as within the state's space
 
 
 @dataclass
-class State:
-    """Slots between two evaluations: their coefficients over the trace's inputs [slots, width]; slot 0 is the sample."""
+class SlotBasis:
+    """The slots between two evaluations: their coefficients over the trace's inputs [slots, width]; slot 0 is the sample."""
 
     slots: np.ndarray
 
 
 @dataclass
-class Update:
-    """What row k does: slots' = keep · slots + pull · F + clipped · (D where it is clipped) + noise · draws."""
+class SlotUpdate:
+    """The update of a row: slots' = keep · slots + pull · F + clipped · (D where it is clipped) + noise · draws."""
 
     keep: np.ndarray
     pull: np.ndarray
@@ -40,14 +39,14 @@ class Update:
     columns: list[int]
 
 
-def times(trace: Trace) -> np.ndarray:
-    """When each input arrives: -1 is the start, k the evaluation that it belongs to or follows; changes come between two."""
+def times(trace: LinearTrace) -> np.ndarray:
+    """When each input arrives: −1 at the start, k at or after evaluation k, k − 1/2 for a change between two steps."""
     count = len(trace.evaluations)
     return np.array([-1, *range(count), *trace.clipped, *(k - 0.5 for k in range(1, count)), *trace.drawn])
 
 
-def ranks(trace: Trace, tolerance: float) -> list[int]:
-    """How many slots are needed before each evaluation, up to directions `tolerance` times the largest."""
+def ranks(trace: LinearTrace, tolerance: float) -> list[int]:
+    """The number of slots needed before each evaluation; directions below `tolerance` times the largest are ignored."""
     return [_significant(s, tolerance) for _, s in _spaces(trace, None)]
 
 
@@ -55,12 +54,12 @@ def _significant(values: np.ndarray, tolerance: float) -> int:
     return int((values > tolerance * values[0]).sum())
 
 
-def _spaces(trace: Trace, most: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Before each evaluation: (vectors weighted by their effect on what follows that span the slots beside the sample, how much
-    the sample and each of these matters).
+def _spaces(trace: LinearTrace, most: int | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Before each evaluation: vectors, weighted by their effect, that span the slots other than the sample; and the weights of
+    the sample and of each of these.
 
-    What follows must depend on a change of the sample as the scheduler's own steps do, which says what slot 0 does; the others
-    have to hold the rest.
+    The effect of slot 0 is fixed by how the scheduler's own steps depend on a change of the sample; the other slots hold the
+    remainder.
     """
     when, count = times(trace), len(trace.evaluations)
     spaces: list[tuple[np.ndarray, np.ndarray]] = []
@@ -79,11 +78,11 @@ def _spaces(trace: Trace, most: int | None) -> list[tuple[np.ndarray, np.ndarray
     return spaces[::-1]
 
 
-def realise(trace: Trace, slots: int) -> tuple[list[State], list[Update]]:
-    """States before each evaluation (and after the last) of at most `slots` vectors, and the updates between them."""
+def realise(trace: LinearTrace, slots: int) -> tuple[list[SlotBasis], list[SlotUpdate]]:
+    """The state before each evaluation (and after the last), of at most `slots` vectors, and the updates between them."""
     when, count = times(trace), len(trace.evaluations)
-    states = [State(_basis(space, trace, k)) for k, (space, _) in enumerate(_spaces(trace, slots))]
-    states.append(State(trace.samples[count][None]))
+    states = [SlotBasis(_basis(space, trace, k)) for k, (space, _) in enumerate(_spaces(trace, slots))]
+    states.append(SlotBasis(trace.samples[count][None]))
     updates = []
     for k, (before, after) in enumerate(pairwise(states)):
         size = np.linalg.norm(before.slots, axis=1)
@@ -91,18 +90,18 @@ def realise(trace: Trace, slots: int) -> tuple[list[State], list[Update]]:
         columns, own = trace.noises(k), trace.clipped_column(k)
         clipped = np.zeros(len(after.slots)) if own is None else after.slots[:, own]
         keep, pull, clipped, noise = map(tidy, (keep, after.slots[:, 1 + k], clipped, after.slots[:, columns]))
-        updates.append(Update(keep, pull, clipped, noise, columns))
+        updates.append(SlotUpdate(keep, pull, clipped, noise, columns))
     return states, updates
 
 
 def tidy(numbers: np.ndarray) -> np.ndarray:
-    """Without rounding noise: exact 0 and 1 where they are within rounding."""
+    """`numbers`, exactly 0 or 1 where they differ from it by rounding."""
     result = np.where(np.abs(numbers) < _EXACT, 0.0, numbers)
     return np.where(np.abs(result - 1.0) < _EXACT, 1.0, result)
 
 
-def _basis(space: np.ndarray, trace: Trace, k: int) -> np.ndarray:
-    """Slot 0 is the sample; the others earlier D, F or samples that lie in the space, else orthonormal."""
+def _basis(space: np.ndarray, trace: LinearTrace, k: int) -> np.ndarray:
+    """Slot 0 is the sample; the others are earlier D, F or samples that lie in the space, else orthonormal vectors."""
     chosen: list[np.ndarray] = []
     directions = np.linalg.svd(space, full_matrices=False)[2]
     for candidate in _candidates(trace, k):
@@ -118,31 +117,31 @@ def _basis(space: np.ndarray, trace: Trace, k: int) -> np.ndarray:
 
 
 def _beyond(vectors: np.ndarray, chosen: Sequence[np.ndarray]) -> np.ndarray:
-    """The part of vectors that is no sum of the chosen ones."""
+    """The component of vectors orthogonal to the chosen ones."""
     if not chosen:
         return vectors
     orthonormal = np.linalg.qr(np.array(chosen).T)[0]
     return vectors - (vectors @ orthonormal) @ orthonormal.T
 
 
-def _candidates(trace: Trace, k: int) -> list[np.ndarray]:
+def _candidates(trace: LinearTrace, k: int) -> list[np.ndarray]:
     unit = np.eye(1, trace.samples.shape[1])
-    found: list[np.ndarray] = []
+    candidates: list[np.ndarray] = []
     for j in range(k - 1, max(k - 5, -1), -1):
         output = np.roll(unit[0], 1 + j)
         skip, own = trace.denoised[j], trace.clipped_column(j)
         if own is not None:
-            found.append(np.roll(unit[0], own))
+            candidates.append(np.roll(unit[0], own))
         elif skip is not None:
-            found.append(skip[0] * trace.samples[j] + skip[1] * output)
-        found += [output, trace.samples[j]]
-    return found
+            candidates.append(skip[0] * trace.samples[j] + skip[1] * output)
+        candidates += [output, trace.samples[j]]
+    return candidates
 
 
 def draws(noise: np.ndarray, last: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """The noise of a row as at most two draws: (scale of each slot, weights of the scheduler's draws).
 
-    Raises ProgramError where two draws do not hold it.
+    Raises ProgramError where two draws are not enough.
     """
     if last:
         noise = noise[:1]

@@ -1,26 +1,28 @@
-"""Imports any diffusers scheduler as a program: probed, realised in the fewest slots, checked against the scheduler itself."""
+"""Imports a diffusers scheduler as a program: probed, realised in the fewest slots, verified against the scheduler itself."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.importer import calls
+from aigc_edge.diffusion.importer.draws import NoiseDraw
 from aigc_edge.diffusion.importer.levels import levels
-from aigc_edge.diffusion.importer.probe import Trace, probe
+from aigc_edge.diffusion.importer.prepared import prepare_scheduler, split_options
+from aigc_edge.diffusion.importer.probe import LinearTrace, probe
 from aigc_edge.diffusion.importer.realise import draws, ranks, realise, tidy
-from aigc_edge.diffusion.importer.recheck import residual
+from aigc_edge.diffusion.importer.residual import residual
 from aigc_edge.diffusion.program import Program
 from aigc_edge.diffusion.row import MAX_SLOTS, Matrix, Row
+from aigc_edge.diffusion.schedules import Level
 from aigc_edge.errors import ProgramError
 
-LIMIT = 1e-5  # relative; above it a scheduler is refused
-_GOAL = 1e-8  # the smallest state that is this close is taken
+LIMIT = 1e-5  # largest residual of an imported program; above it a scheduler is refused
+_GOAL = 1e-8  # the smallest state with this residual is taken
 
 _TOKENS = "it samples discrete tokens, a table holds sums of real numbers"
 _REFUSED = {
@@ -29,70 +31,91 @@ _REFUSED = {
     "DiscreteDDIMScheduler": _TOKENS,
     "EntropyBoundScheduler": _TOKENS,
     "VQDiffusionScheduler": _TOKENS,
-    "ScoreSdeVeScheduler": "the step size of its corrector depends on what the network says",
-    "FlowMapEulerDiscreteScheduler": "its network is told two times, a row has one",
+    "ScoreSdeVeScheduler": "the step size of its corrector depends on the network's output",
+    "FlowMapEulerDiscreteScheduler": "its network takes two timesteps, a row has one",
     "PiflowScheduler": "its network returns a policy that is integrated in substeps, not an image-shaped output",
     "HeliosScheduler": "its stages change the size of the sample between rows",
     "HeliosDMDScheduler": "its stages change the size of the sample between rows",
 }
 
 
-class Draw(NamedTuple):
-    """A program's draw as a sum of the scheduler's own unit normal draws."""
-
-    number: int
-    weights: tuple[tuple[int, float], ...]
-
-
 @dataclass(frozen=True)
-class Imported:
-    """A program, its largest relative difference to the scheduler on a random nonlinear network, and whose noise is whose."""
+class ImportedScheduler:
+    """An imported program, its residual (see `residual`), and how its noise draws are composed of the scheduler's."""
 
     program: Program
     residual: float
-    draws: tuple[Draw, ...]
-    trace: Trace
+    draws: tuple[NoiseDraw, ...]
+    trace: LinearTrace
 
 
-def import_scheduler(
+def from_diffusers(
     scheduler: Any,
-    num_steps: int | None,
+    steps: int | None,
     *,
     name: str | None = None,
     guidance_scale: float = 1.0,
     strength: float = 1.0,
+    timestep_scale: float = 1.0,
     **options: Any,
-) -> Imported:
-    """What `Program.from_diffusers` does, with the residual and the draws."""
+) -> Program:
+    """The program of a configured diffusers scheduler, found by running it on unit vectors (needs diffusers and torch).
+
+    `options` are passed to the scheduler's `set_timesteps` (sigmas, timesteps, mu …; `steps` may then be None) and `step` (eta,
+    s_churn, use_clipped_model_output …). `timestep_scale` multiplies the network's timesteps, for networks trained on 0 … 1
+    instead of 0 … 1000. `strength` below 1 takes the last int(strength · steps) steps, as diffusers' image-to-image pipelines do
+    (those of flow models round up); see `Program.add_noise`. The scheduler itself is not changed.
+
+    The program has the fewest slots that reproduce the scheduler; `meta["residual"]` is its largest relative difference on a
+    random nonlinear network. Rows have a level where the scheduler's can be determined, so that a mask works. Raises
+    ProgramError, with the reason, for a scheduler that cannot be a table: discrete or adaptive steps, learned variance, more than
+    one clipping in a step, or a residual above 1e-5.
+    """
+    numbers: dict[str, Any] = {"guidance_scale": guidance_scale, "strength": strength, "timestep_scale": timestep_scale}
+    return import_scheduler(scheduler, steps, name=name, **numbers, **options).program
+
+
+def import_scheduler(
+    scheduler: Any,
+    steps: int | None,
+    *,
+    name: str | None = None,
+    guidance_scale: float = 1.0,
+    strength: float = 1.0,
+    timestep_scale: float = 1.0,
+    **options: Any,
+) -> ImportedScheduler:
+    """`from_diffusers`, with the residual, the noise draws and the trace."""
     kind = type(scheduler).__name__
     _refuse_by_name(scheduler, kind)
-    steps = None if num_steps is None else checks.integer(num_steps, "num_steps", 1, 10_000)
-    taken = options | ({"strength": checks.number(strength, "strength", 0.0, 1.0)} if strength != 1 else {})
-    time_scale = checks.number(options.pop("timestep_scale", 1.0), "timestep_scale")
-    plan = calls.Plan.of(scheduler, steps, options, taken.get("strength", 1.0))
+    count = None if steps is None else checks.integer(steps, "steps", 1, 10_000)
+    share = checks.number(strength, "strength", 0.0, 1.0)
+    time_scale = checks.number(timestep_scale, "timestep_scale")
+    of_methods = split_options(scheduler, options)
     try:
-        ready = plan.prepare(scheduler)
-        trace = probe(ready)
-        trace.levels = levels(ready, trace)
-        best: Imported | None = None
-        first = max(ranks(trace, _GOAL))
-        for slots in range(first, MAX_SLOTS + 1):
-            found = _table(trace, slots, name or f"{kind}-{steps or len(trace.evaluations)}", guidance_scale)
-            off = residual(found[0], ready, trace, found[1])
-            if best is None or off < best.residual:
-                best = Imported(found[0], off, found[1], trace)
-            if off <= _GOAL:
+        prepared = prepare_scheduler(scheduler, count, of_methods, share)
+        trace = probe(prepared)
+        trace.levels = levels(prepared, trace)
+        best: ImportedScheduler | None = None
+        fewest = max(ranks(trace, _GOAL))
+        for slots in range(fewest, MAX_SLOTS + 1):
+            program, noise_draws = _table(trace, slots, name or f"{kind}-{count or len(trace.evaluations)}", guidance_scale)
+            difference = residual(program, prepared, trace, noise_draws)
+            if best is None or difference < best.residual:
+                best = ImportedScheduler(program, difference, noise_draws, trace)
+            if difference <= _GOAL:
                 break
     except ProgramError as error:
         raise ProgramError(f"{kind} cannot be a table: {error}") from None
     if best is None:
-        raise ProgramError(f"{kind} cannot be a table: it needs {first} slots, a program has at most {MAX_SLOTS}")
+        raise ProgramError(f"{kind} cannot be a table: it needs {fewest} slots, a program has at most {MAX_SLOTS}")
     if not best.residual <= LIMIT:
         raise ProgramError(
-            f"{kind} cannot be a table: the best one of {best.program.slots} slots is {best.residual:.1e} off, "
-            f"at most {LIMIT:g} is allowed; it may adapt to what the network says"
+            f"{kind} cannot be a table: the best one of {best.program.slots} slots has a residual of {best.residual:.1e}, "
+            f"at most {LIMIT:g} is allowed; it may adapt to the network's output"
         )
-    return _described(best, scheduler, steps, taken, time_scale, ready.start)
+    recorded = ({"timestep_scale": time_scale} if time_scale != 1 else {}) | options | ({"strength": share} if share != 1 else {})
+    return _described(best, scheduler, count, recorded, time_scale, prepared.start)
 
 
 def _refuse_by_name(scheduler: Any, kind: str) -> None:
@@ -109,16 +132,16 @@ def _refuse_by_name(scheduler: Any, kind: str) -> None:
         )
 
 
-def _table(trace: Trace, slots: int, name: str, guidance_scale: float) -> tuple[Program, tuple[Draw, ...]]:
+def _table(trace: LinearTrace, slots: int, name: str, guidance_scale: float) -> tuple[Program, tuple[NoiseDraw, ...]]:
     states, updates = realise(trace, slots)
     size = max(len(state.slots) for state in states)
     rows: list[dict[str, Any]] = []
-    taken: list[Draw] = []
+    noise_draws: list[NoiseDraw] = []
     for k, (evaluation, update) in enumerate(zip(trace.evaluations, updates, strict=True)):
-        known, following = update.keep.shape[1], update.keep.shape[0]
+        following, current = update.keep.shape
         c_skip, c_out = trace.denoised[k] or evaluation.denoise or (0.0, 1.0)
         after = np.zeros((size, size + 1))
-        after[:following, :known] = update.keep
+        after[:following, :current] = update.keep
         row = rows[k] if k < len(rows) else {}
         if trace.clips[k]:
             after[:following, size] = update.clipped
@@ -136,15 +159,15 @@ def _table(trace: Trace, slots: int, name: str, guidance_scale: float) -> tuple[
             else:
                 rows.append({"before": _lists(np.eye(size)), "before_noise": noise})
             own = [(update.columns[j] - trace.first_noise, float(w)) for j, w in enumerate(weights) if w]
-            taken.append(Draw(2 * k + 2 + place, tuple(own)))
+            noise_draws.append(NoiseDraw(2 * k + 2 + place, tuple(own)))
     program = Program(name, size, trace.init_scale, tuple(Row(**row) for row in rows), guidance_scale)
-    return program, tuple(taken)
+    return program, tuple(noise_draws)
 
 
-def _network(trace: Trace, k: int, c_skip: float, c_out: float) -> dict[str, Any]:
-    sample, given = trace.samples[k], trace.inputs[k]
-    c_in = float(given @ sample / (sample @ sample))
-    if np.abs(given - c_in * sample).max() > 1e-9 * np.abs(given).max():
+def _network(trace: LinearTrace, k: int, c_skip: float, c_out: float) -> dict[str, Any]:
+    sample, network_input = trace.samples[k], trace.inputs[k]
+    c_in = float(network_input @ sample / (sample @ sample))
+    if np.abs(network_input - c_in * sample).max() > 1e-9 * np.abs(network_input).max():
         raise ProgramError("the network's input is not a multiple of the sample")
     evaluation = trace.evaluations[k]
     return {
@@ -163,39 +186,39 @@ def _lists(matrix: np.ndarray) -> Matrix:
 
 
 def _described(
-    found: Imported,
+    imported: ImportedScheduler,
     scheduler: Any,
     steps: int | None,
     options: Mapping[str, Any],
     time_scale: float,
-    start: tuple[float, float] | None,
-) -> Imported:
-    """With its meta, which says all that `import_again` needs, or in "left_out" what of it was not plain enough."""
-    rows = found.program.rows
+    start: Level | None,
+) -> ImportedScheduler:
+    """With the program's meta: all that `import_again` needs, and in "left_out" what of it JSON does not hold."""
+    rows = imported.program.rows
     if time_scale != 1.0:
         rows = tuple(replace(row, timestep=row.timestep * time_scale) for row in rows)
-    config, given = (
+    config, arguments = (
         {k: v.tolist() if hasattr(v, "tolist") else v for k, v in dict(values).items()}
         for values in (getattr(scheduler, "config", {}), options)
     )
-    usual = {p.name: p.default for p in inspect.signature(type(scheduler)).parameters.values()}  # some are infinite
-    lost = {k: v for k, v in [*config.items(), *given.items()] if not _is_plain(v)}
-    left_out = [k for k, v in lost.items() if usual.get(k) != v]
+    defaults = {p.name: p.default for p in inspect.signature(type(scheduler)).parameters.values()}  # some are infinite
+    dropped = {k: v for k, v in [*config.items(), *arguments.items()] if not _is_plain(v)}
+    left_out = [k for k, v in dropped.items() if defaults.get(k) != v]
     if not type(scheduler).__module__.startswith("diffusers."):
         left_out.append("class")
     meta: dict[str, Any] = {
         "solver": type(scheduler).__name__,
         "steps": steps,
         "source": "diffusers",
-        "residual": found.residual,
-        "config": {k: v for k, v in config.items() if k not in lost},
-        "options": {k: v for k, v in given.items() if k not in lost},
+        "residual": imported.residual,
+        "config": {k: v for k, v in config.items() if k not in dropped},
+        "options": {k: v for k, v in arguments.items() if k not in dropped},
     }
     if left_out:
         meta["left_out"] = left_out
     if start is not None:
-        meta["start"] = {"alpha": start[0], "sigma": start[1]}
-    return replace(found, program=replace(found.program, rows=rows, meta=meta))
+        meta["start"] = {"alpha": start.alpha, "sigma": start.sigma}
+    return replace(imported, program=replace(imported.program, rows=rows, meta=meta))
 
 
 def _is_plain(value: Any) -> bool:
@@ -207,28 +230,28 @@ def _is_plain(value: Any) -> bool:
 
 
 def import_again(program: Program, strength: float) -> Program:
-    """The last int(strength · steps) steps of an imported program, imported anew from what its meta says of the scheduler.
+    """The last int(strength · steps) steps of an imported program, imported again from the scheduler that its meta describes.
 
-    Raises ProgramError where diffusers is missing, where the program does not hold the whole scheduler, and where the scheduler
-    has other timesteps now.
+    Raises ProgramError where diffusers is missing, where the meta does not hold the whole scheduler, and where the scheduler of
+    the installed diffusers has other timesteps.
     """
     meta = program.meta
-    advice = f"call Program.from_diffusers(scheduler, num_steps, strength={strength!r})"
+    advice = f"call from_diffusers(scheduler, steps, strength={strength!r})"
     lacks = meta.get("left_out", [] if {"config", "options", "steps", "solver"} <= set(meta) else ["config"])
     if lacks:
         raise ProgramError(f"program {program.name!r} does not hold its scheduler's {', '.join(map(str, lacks))}: {advice}")
     try:
         import diffusers
     except ImportError as error:
-        raise ProgramError(f"starting program {program.name!r} in the middle needs diffusers ({error}): install it") from None
+        raise ProgramError(f"truncating program {program.name!r} needs diffusers ({error}): install it") from None
     kind = getattr(diffusers, meta["solver"], None) or getattr(diffusers.schedulers, meta["solver"], None)
     if kind is None or not hasattr(kind, "from_config"):
         raise ProgramError(f"diffusers {diffusers.__version__} has no {meta['solver']}: {advice} with the one it came from")
     scheduler, options = kind.from_config(dict(meta["config"])), dict(meta["options"])
-    before, scale = options.pop("strength", 1.0), options.get("timestep_scale", 1.0)
-    plain = {k: v for k, v in options.items() if k != "timestep_scale"}
-    times = [float(t) * scale for t in calls.Plan.of(scheduler, meta["steps"], plain, before).prepare(scheduler).times]
-    if len(times) != program.nfe or not np.allclose(times, [row.timestep for row in program.rows], rtol=1e-5):
+    before, scale = options.pop("strength", 1.0), options.pop("timestep_scale", 1.0)
+    prepared = prepare_scheduler(scheduler, meta["steps"], split_options(scheduler, options), before)
+    timesteps = [float(t) * scale for t in prepared.timesteps]
+    if len(timesteps) != program.nfe or not np.allclose(timesteps, [row.timestep for row in program.rows], rtol=1e-5):
         raise ProgramError(f"program {program.name!r} has other timesteps than its scheduler's config gives: {advice}")
-    given: dict[str, Any] = {"name": program.name, "guidance_scale": program.guidance_scale, "strength": strength}
-    return import_scheduler(scheduler, meta["steps"], **given, **options).program
+    numbers: dict[str, Any] = {"guidance_scale": program.guidance_scale, "strength": strength, "timestep_scale": scale}
+    return from_diffusers(scheduler, meta["steps"], name=program.name, **numbers, **options)

@@ -10,10 +10,10 @@ import numpy as np
 from aigc_edge.errors import ProgramError
 from aigc_edge.registry import Registry
 
-# Over noise levels: (sigma_min, sigma_max, points, rho) → sigmas [points], falling from sigma_max to sigma_min.
-SIGMA_SPACINGS: Registry[Callable[[float, float, int, float], np.ndarray]] = Registry("spacing of sigmas", "aigc_edge.diffusion")
-# Over training timesteps: (train_steps, steps, steps_offset) → timesteps [steps], falling.
-TIME_SPACINGS: Registry[Callable[[int, int, int], np.ndarray]] = Registry("spacing of timesteps", "aigc_edge.diffusion")
+SIGMA_SPACINGS: Registry[Callable[[float, float, int, float], np.ndarray]] = Registry("spacing of sigmas", __name__)
+"""Over noise levels: (sigma_min, sigma_max, points, rho) → sigmas [points], falling from sigma_max to sigma_min."""
+TIME_SPACINGS: Registry[Callable[[int, int, int], np.ndarray]] = Registry("spacing of timesteps", __name__)
+"""Over training timesteps: (train_steps, steps, steps_offset) → timesteps [steps], falling."""
 
 
 @SIGMA_SPACINGS.register("karras")
@@ -31,7 +31,7 @@ def exponential(sigma_min: float, sigma_max: float, points: int, rho: float) -> 
 
 @TIME_SPACINGS.register("linspace")
 def linspace(train_steps: int, steps: int, offset: int) -> np.ndarray:
-    """Evenly from the last training timestep down to 0, fractions kept (Lin et al. 2023, table 2)."""
+    """Evenly from the last training timestep down to 0, without rounding (Lin et al. 2023, table 2)."""
     return np.linspace(train_steps - 1, 0, steps)
 
 
@@ -49,7 +49,7 @@ def trailing(train_steps: int, steps: int, offset: int) -> np.ndarray:
 
 @SIGMA_SPACINGS.register("polynomial")
 def polynomial(sigma_min: float, sigma_max: float, points: int, rho: float) -> np.ndarray:
-    """Equal steps of ln(sigma) to the power of `rho`, 1 being exponential (k-diffusion's polyexponential)."""
+    """Equal steps of ln(sigma), their ramp to the power of `rho`; 1 is exponential (k-diffusion's polyexponential)."""
     ramp = np.linspace(1, 0, points) ** rho
     return np.exp(math.log(sigma_min) + ramp * (math.log(sigma_max) - math.log(sigma_min)))
 
@@ -81,9 +81,9 @@ def beta_quantile(share: np.ndarray, shape: float = 0.6) -> np.ndarray:
 
 
 def resampled(sigmas: Sequence[float], points: int) -> np.ndarray:
-    """A given list of noise levels brought to `points` of them by ln(sigma) over the place (Sabour et al. 2024).
+    """`sigmas` interpolated to `points` noise levels, linearly in ln(sigma) over the index (Sabour et al. 2024).
 
-    Raises ProgramError unless two or more positive sigmas fall.
+    Raises ProgramError for fewer than two sigmas and for sigmas that are not positive and falling.
     """
     noisy = np.array(sigmas, np.float64)
     if len(noisy) < 2 or not ((noisy > 0).all() and (np.diff(noisy) < 0).all()):

@@ -1,18 +1,15 @@
-"""A program as a table that people can read."""
+"""A program as a table of text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from aigc_edge.diffusion.program import Program
+from aigc_edge.diffusion.row import Row
 
-if TYPE_CHECKING:
-    from aigc_edge.diffusion.program import Program
-    from aigc_edge.diffusion.row import Row
-
-_SHOWN = 40  # rows of a longer program are left out in the middle
+_SHOWN = 40  # of a longer program the rows in the middle are left out
 
 
 def _sum(coefficients: list[tuple[float, str]]) -> str:
-    """The terms that count: "0.5 s0 - D + 0.1 eps", or "0"."""
+    """The nonzero terms, such as "0.5 s0 - D + 0.1 eps", or "0"."""
     text = ""
     for value, name in coefficients:
         if value == 0:
@@ -49,8 +46,12 @@ def _line(index: int, row: Row, weight: float) -> str:
     return f"{index:5d}{figures}  {clip:9s}  {_before(row)}{_update(row.after, row.after_noise, row.after_output)}"
 
 
-def render(program: Program) -> str:
-    """The head line and one line a row: noise level, time input, coefficients, guidance weight, and what becomes of the slots."""
+def format_table(program: Program) -> str:
+    """`program` as text: a head line, then one line per row.
+
+    A line holds noise level, timestep, c_in, c_skip, c_out, guidance weight w, clipping and the update of the slots s0, s1 …, of
+    D (the denoised sample), F (the network's output) and eps (unit normal noise).
+    """
     guided = sum(w != 1.0 for w in program.weights)
     plural = "" if program.slots == 1 else "s"
     head = f"{program.name}: {program.nfe} evaluations ({guided} guided at scale {program.guidance_scale:g})"

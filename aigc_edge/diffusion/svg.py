@@ -1,23 +1,21 @@
-"""A program as a picture: noise level against row, and how large its coefficients are. Plain SVG text, no library."""
+"""A program as an SVG picture, written as plain text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from aigc_edge.diffusion.program import Program
+from aigc_edge.diffusion.program import Program
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 640, 180, 70, 40, 50
 _COLOURS = ("#1f5fa8", "#c0501f", "#3a8a3a", "#7a4aa0")
 
 
-def svg(program: Program) -> str:
-    """An SVG document: sigma of each row, then |c_skip|, |c_out| and the sum of |coefficients| that make slot 0, on log scales.
+def plot(program: Program) -> str:
+    """`program` as an SVG document: sigma of each row, then |c_skip|, |c_out| and the sum of |after| of slot 0, on log scales.
 
-    A sum far above 1 says that large numbers cancel there, which float32 pays for.
+    A sum far above 1 means that large terms cancel in that row, at the cost of float32 precision.
     """
     weights = [sum(abs(v) for v in row.after[0]) for row in program.rows]
     panels = [

@@ -1,4 +1,4 @@
-"""Variance-preserving schedules: networks trained on timesteps, with the noise given by betas."""
+"""Variance-preserving schedules: networks trained on discrete timesteps, with noise levels defined by betas."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.schedule import SCHEDULES, Level, Schedule, ends_at_zero, falling, log_noise, spaced_sigmas, to_clean
-from aigc_edge.diffusion.spacing import SIGMA_SPACINGS, TIME_SPACINGS, linspace, resampled
+from aigc_edge.diffusion.schedules.base import (
+    SCHEDULES,
+    Level,
+    Schedule,
+    ends_at_zero,
+    falling,
+    log_noise,
+    spaced_sigmas,
+    to_clean,
+)
+from aigc_edge.diffusion.schedules.spacing import SIGMA_SPACINGS, TIME_SPACINGS, linspace, resampled
 from aigc_edge.errors import ProgramError
 
 
@@ -39,18 +48,18 @@ def vp_log_sigmas(betas: str, beta_start: float, beta_end: float, train_steps: i
 
 @SCHEDULES.register("vp")
 @dataclass(frozen=True, kw_only=True)
-class Vp(Schedule):
-    """A variance-preserving network of `train_steps` timesteps, sampled as x = x0 + sigma eps (k-diffusion's coordinates).
+class VpSchedule(Schedule):
+    """A variance-preserving network with `train_steps` timesteps, sampled as x = x0 + sigma · eps (k-diffusion's coordinates).
 
-    `betas` is linear, scaled_linear or cosine (which ignores beta_start, beta_end). `spacing` is linspace, leading, trailing
-    or beta over timesteps, or karras, exponential or polynomial over sigmas; the time input is the timestep, between two by
-    ln(sigma). `final_sigma` "zero" ends at the clean sample, "sigma_min" at the first training timestep. In place of a spacing
-    the noisy levels may be given: as many `timesteps` as steps, or any number of `sigmas`, which are interpolated in ln(sigma) to
-    the number of steps (Sabour et al. 2024, align your steps); "sigma_min" then ends at the last of them.
+    `betas` is linear, scaled_linear or cosine (which ignores `beta_start` and `beta_end`). `spacing` is linspace, leading,
+    trailing or beta over timesteps, or karras, exponential or polynomial over sigmas; timesteps are interpolated in ln(sigma).
+    `final_sigma` "zero" ends at the clean sample, "sigma_min" at the first training timestep. Instead of a spacing the noisy
+    levels may be given: as many `timesteps` as steps, or any number of `sigmas`, which are interpolated in ln(sigma) to the
+    number of steps (Sabour et al. 2024, Align Your Steps); "sigma_min" then ends at the last of them.
 
-    `zero_terminal_snr` says that the network was trained with betas rescaled so that the last timestep is pure noise (Lin et al.
-    2023, algorithm 1): the sample is then alpha x0 + sigma eps with alpha² + sigma² = 1, where that level is finite, and spacings
-    over sigmas, which is infinite there, are refused, as is a network that predicts epsilon.
+    `zero_terminal_snr` is for networks trained with betas rescaled so that the last timestep is pure noise (Lin et al. 2023,
+    algorithm 1): the sample is then alpha · x0 + sigma · eps with alpha² + sigma² = 1, where that level is finite. Spacings over
+    sigmas, infinite there in the other coordinates, raise ProgramError, as does a network that predicts epsilon.
     """
 
     betas: str
@@ -76,7 +85,7 @@ class Vp(Schedule):
         zero = ends_at_zero(self.final_sigma)
         low, high = np.exp(self._log_sigmas[[0, -1]]).tolist()
         if self.timesteps is not None or self.sigmas is not None:
-            return self._given(steps if zero else steps + 1, [Level(1.0, 0.0)] if zero else [])
+            return self._listed(steps if zero else steps + 1, [Level(1.0, 0.0)] if zero else [])
         if self.spacing in SIGMA_SPACINGS:
             self._refuse_infinity()
             return to_clean(spaced_sigmas(self.spacing, low, high, steps, self.rho, zero))
@@ -98,7 +107,7 @@ class Vp(Schedule):
             known = ", ".join(TIME_SPACINGS)
             raise ProgramError(f"with zero_terminal_snr sigma begins at infinity: choose a spacing of timesteps, one of {known}")
 
-    def _given(self, points: int, last: list[Level]) -> list[Level]:
+    def _listed(self, points: int, last: list[Level]) -> list[Level]:
         if self.timesteps is None:
             self._refuse_infinity()
             return falling([*(Level(1.0, s) for s in resampled(self.sigmas or (), points).tolist()), *last])
