@@ -30,7 +30,7 @@ bench: setup
 	@$(RUN) tools/demo.py bench
 
 docs: setup
-	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "build/docs/index.html is written"
 
 clean:

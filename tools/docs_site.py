@@ -1,4 +1,4 @@
-"""MkDocs hook: pages that live outside docs/ (README, CONTRIBUTING, …) join the site, and links to and from them are rewritten."""
+"""MkDocs hook: pages outside docs/ (README, CONTRIBUTING, …) join the site, and links to and from them are rewritten."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ OUTSIDE = {
     "benchmarks/results/tuned-digits.svg": "assets/tuned-digits.svg",
     ".github/assets/digits.png": "assets/digits.png",
 }
+WIDE = ("index.md", "benchmarks.md")  # the only page of their tab: no list of pages beside them
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[#)])")
 
 
@@ -26,7 +27,8 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages and pictures of `OUTSIDE`."""
     for source, site in OUTSIDE.items():
         if site.endswith(".md"):
-            files.append(File.generated(config, site, content=(ROOT / source).read_text(encoding="utf-8")))
+            head = "---\nhide:\n  - navigation\n---\n" if site in WIDE else ""
+            files.append(File.generated(config, site, content=head + (ROOT / source).read_text(encoding="utf-8")))
         else:
             files.append(File.generated(config, site, abs_src_path=str(ROOT / source)))
     return files
