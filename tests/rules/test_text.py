@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("aigc_edge", "csrc", "tests", "tools", "benchmarks", ".ci")
+PLACES = ("aigc_edge", "csrc", "tests", "tools", "benchmarks", "docs", ".ci")
 TOP = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "Makefile",
     "pyproject.toml",
+    "mkdocs.yml",
     "CMakeLists.txt",
     ".gitignore",
     ".clang-format",
@@ -68,7 +69,7 @@ def test_public_things_are_documented(path: Path) -> None:
 
 def test_top_level_is_what_was_agreed() -> None:
     allowed = {"csrc", "aigc_edge", "tools", "tests", "benchmarks", "CMakeLists.txt", "pyproject.toml"}
-    allowed |= {"README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile"}
+    allowed |= {"README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "docs", "mkdocs.yml"}
     made = {"build", "dist", "out", "runs"}  # ignored by git
     found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".") and p.suffix != ".aigc"}
     assert found - made <= allowed
