@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(os.environ.get("AIGC_EDGE_TEST_BUNDLE", ROOT / "tests" / "data" / "digits-tiny.aigc"))
+
+
+def pytest_configure() -> None:
+    """Undo what a shell without job control does to `make test &`: SIGINT is ignored there, by what tests start too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
