@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -90,7 +90,7 @@ def groups(tests: Path) -> dict[str, list[str]]:
 
 def run_groups(
     commands: Mapping[str, list[str]], folder: Path, environment: Mapping[str, str], workers: int = WORKERS
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Run commands, `workers` at a time, and yield each outcome. All are ended when the iterator is closed or raises."""
     waiting, running = list(commands.items()), list[Job]()
     try:
