@@ -62,9 +62,14 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0, 2 after a failure that was explained, 130 after Ctrl-C."""
+    """Run one command line and return its exit code: 0, 2 after a failure that was explained, 130 after Ctrl-C.
+
+    SIGINT ends a command in the background too, where shells without job control start it with that signal ignored.
+    """
     with contextlib.suppress(ValueError):  # not the main thread: the caller's own business
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as scripts start `aigc-edge train &`: kill -INT is to end it too
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     debug = os.environ.get("AIGC_EDGE_DEBUG", "") not in ("", "0")
     try:
         arguments = build_parser().parse_args(argv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,9 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Capture and replay on CPU tensors."""
-    spec = importlib.util.spec_from_file_location("recorded_graphs", Path(__file__).with_name("recorded_graphs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.RecordedGraphs(monkeypatch)
+    from tests.recorded_graphs import RecordedGraphs
+
+    return RecordedGraphs(monkeypatch)
 
 
 def opened(bundle: Path, device: str | None = None) -> pipeline.Pipeline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +108,9 @@ def test_the_loop_on_a_device_takes_conditions(
 def test_one_graph_serves_every_prompt(
     text_to_image: Any, tmp_path: Path, on_torch: type[TorchTensors], monkeypatch: pytest.MonkeyPatch, guidance: bool
 ) -> None:
-    spec = importlib.util.spec_from_file_location("recorded_graphs", Path(__file__).with_name("recorded_graphs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    recorded = module.RecordedGraphs(monkeypatch)
+    from tests.recorded_graphs import RecordedGraphs
+
+    recorded = RecordedGraphs(monkeypatch)
     on_torch.toy = text_to_image(guidance=guidance)
     bundle = on_torch.toy.write(tmp_path / "toy.aigc")
     options = {"engine": "torch-toy", "format": None, "threads": 1, "verify": "none"}

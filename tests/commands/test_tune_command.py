@@ -55,13 +55,13 @@ def test_ctrl_c_keeps_what_was_found(cli: Any, own_bundle: Path) -> None:
     arguments = ("--nfe", "2", "--samples", "8", "--held-out", "4", "--threads", "1")
     running = subprocess.Popen(cli.command("tune", own_bundle, *arguments), stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not state.exists():
             assert running.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=120)
     finally:
         running.kill()
     assert running.returncode == 130

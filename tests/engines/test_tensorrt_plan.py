@@ -285,7 +285,7 @@ os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", code], check=False)
     child, state = int((tmp_path / "child").read_text()), "R"
-    for _ in range(100):  # an orphan is reaped by another process, in its own time
+    for _ in range(600):  # an orphan is reaped by another process, in its own time
         try:
             state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
