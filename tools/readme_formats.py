@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aigc_edge import targets
 from aigc_edge.compress.formats.base import FORMATS, parse
+from aigc_edge.engines.formats import runs_on
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- formats:begin", "<!-- formats:end -->"
@@ -30,10 +31,9 @@ COLUMNS = {
 def markdown() -> str:
     """A row a format: its size against fp32, then whether each target runs it."""
     lines = [["", "bytes of fp32", *COLUMNS], ["---", "--:", *[":-:"] * len(COLUMNS)]]
-    found = {column: targets.get(name) for column, name in COLUMNS.items()}
     sizes = {name: parse(name).weight_bytes(*SHAPE, False) / (4 * SHAPE[0] * SHAPE[1]) for name in FORMATS}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        runs = [("yes" if name in target.precisions else "–") for target in found.values()]
+        runs = [("yes" if runs_on(FORMATS[name], targets.get(target)) else "–") for target in COLUMNS.values()]
         lines.append([f"`{name}`", f"{sizes[name]:.3g} ×", *runs])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

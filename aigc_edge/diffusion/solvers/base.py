@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 Solver = Callable[..., Iterator[Step]]
-SOLVERS: Registry[Solver] = Registry("solver", "aigc_edge.diffusion.solvers")
+SOLVERS: Registry[Solver] = Registry("solver", "aigc_edge.diffusion.solvers", "aigc_edge.solvers")
 
 
 def symbols(slots: int) -> np.ndarray:
