@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps names to objects of one kind.
 
-    Objects register themselves with the decorator `register`. A lookup imports the module of that name in `package`, then every
-    module of `package`, then the entry point of that name in `group`, by which another distribution adds an object. The names of
+    Objects register themselves with the decorator `register`. A lookup imports the module of that name in `package` (a package, or
+    the module that holds them all), then every module of `package`, then the entry point of that name in `group`, by which another distribution adds an object. The names of
     this package come first: an extension cannot replace them. `base` is the class that extensions must derive from, if any.
     """
 
@@ -31,19 +31,25 @@ class Registry(Generic[T]):
         self._package = package
         self._group = group
         self._base = base
-        self._objects: dict[str, T] = {}
+        self._things: dict[str, T] = {}
         self._scanned = False
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that stores its argument as `name`; raises ValueError for a second object of that name."""
 
         def store(value: T) -> T:
-            if name in self._objects:
+            if name in self._things:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._objects[name] = value
+            self._things[name] = value
             return value
 
         return store
+
+    def _import(self, name: str) -> None:
+        """Import the module called `name`, where `package` is a package that has one."""
+        module = f"{self._package}.{name}"
+        if hasattr(importlib.import_module(self._package), "__path__") and importlib.util.find_spec(module) is not None:
+            importlib.import_module(module)
 
     def _scan(self) -> None:
         if self._scanned:
@@ -58,27 +64,27 @@ class Registry(Generic[T]):
         for point, value in extensions(self._group, name) if self._group else ():
             if self._base is not None and not (isinstance(value, type) and issubclass(value, self._base)):
                 skip(point, f"is not a subclass of {self._base.__name__}")
-            elif self._objects.setdefault(point.name, value) is not value:
+            elif self._things.setdefault(point.name, value) is not value:
                 skip(point, f"has the name of another {self.kind}")
 
     def names(self) -> list[str]:
         """All names, sorted."""
         self._scan()
         self._extend()
-        return sorted(self._objects)
+        return sorted(self._things)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def _find(self, name: object) -> bool:
-        if name not in self._objects and isinstance(name, str):
-            if name.isidentifier() and importlib.util.find_spec(f"{self._package}.{name}") is not None:
-                importlib.import_module(f"{self._package}.{name}")
-            if name not in self._objects:
+        if name not in self._things and isinstance(name, str):
+            if name.isidentifier():
+                self._import(name)
+            if name not in self._things:
                 self._scan()
-            if name not in self._objects:
+            if name not in self._things:
                 self._extend(name)
-        return name in self._objects
+        return name in self._things
 
     def __contains__(self, name: object) -> bool:
         return self._find(name)
@@ -86,7 +92,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """The object called `name`; raises AigcEdgeError that lists the names there are."""
         if self._find(name):
-            return self._objects[name]
+            return self._things[name]
         raise AigcEdgeError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self.names())}")
 
 
