@@ -11,12 +11,14 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from aigc_edge import __version__
 from aigc_edge.commands import commands
 from aigc_edge.commands.parser import FAILED, Parser
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, ExtensionWarning
 
 INTERRUPTED = 130
 # Which extra brings a module that is not there (the rest comes with the package itself).
@@ -57,6 +59,16 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+_formatwarning = warnings.formatwarning
+
+
+def _warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+    """An ExtensionWarning is one sentence, without the line of code that it comes from; others are as Python shows them."""
+    if issubclass(category, ExtensionWarning):
+        return f"aigc-edge: warning: {message}\n"
+    return _formatwarning(message, category, *where, **more)
+
+
 def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)  # unwinds, so that nothing half-written stays
 
@@ -70,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as scripts start `aigc-edge train &`: kill -INT is to end it too
             signal.signal(signal.SIGINT, signal.default_int_handler)
+    warnings.formatwarning = _warning
     debug = os.environ.get("AIGC_EDGE_DEBUG", "") not in ("", "0")
     try:
         arguments = build_parser().parse_args(argv)

@@ -18,6 +18,7 @@ from typing import Any
 from aigc_edge import targets
 from aigc_edge.bench import cells
 from aigc_edge.compress.formats.base import FORMATS, parse
+from aigc_edge.engines.formats import runs_on
 from aigc_edge.text import digits, milliseconds, size
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -247,7 +248,7 @@ def formats() -> str:
     shown = {column: targets.get(name) for column, name in COLUMNS.items()}
     sizes = {name: parse(name).weight_bytes(*SHAPE, False) / (4 * SHAPE[0] * SHAPE[1]) for name in FORMATS}
     rows = [
-        [f"`{name}`", f"{sizes[name]:.3g}×", *("yes" if name in target.precisions else "–" for target in shown.values())]
+        [f"`{name}`", f"{sizes[name]:.3g}×", *("yes" if runs_on(FORMATS[name], target) else "–" for target in shown.values())]
         for name in sorted(sizes, key=lambda name: (-sizes[name], name))
     ]
     return markdown(["format", "weights / fp32", *COLUMNS], rows, ":-:")

@@ -170,7 +170,7 @@ class Way(ABC):
         """Give back what is held."""
 
 
-WAYS: Registry[type[Way]] = Registry("way to sample", "aigc_edge.bench.ways")
+WAYS: Registry[type[Way]] = Registry("way to sample", "aigc_edge.bench.ways", "aigc_edge.runners", Way)
 
 
 def key(way: type[Way], format: str) -> str:

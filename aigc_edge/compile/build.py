@@ -14,8 +14,8 @@ from aigc_edge.bundle.sizes import sizes_of
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.bundle.writer import read_manifest
 from aigc_edge.clock import Clock, Progress
+from aigc_edge.compile.build_targets import AUTO, BuildTarget, build_targets
 from aigc_edge.compile.engines import engine_entry, share_of, sidecar, sidecar_of
-from aigc_edge.compile.places import AUTO, Place, places
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.constants import SCHEDULE
 from aigc_edge.engines.tensorrt_options import BuildOptions
@@ -39,10 +39,10 @@ class Built:
 class _Wanted:
     part: str
     format: str
-    place: Place
+    target: BuildTarget
 
     def __str__(self) -> str:
-        return f"{self.part} {self.format} {self.place.name}"
+        return f"{self.part} {self.format} {self.target.name}"
 
 
 def build_bundle(
@@ -72,7 +72,7 @@ def build_bundle(
     if final is not None and final.exists() and not overwrite:
         raise AigcEdgeError(f"{final} already exists: give another name or ask to overwrite it")
     manifest = read_manifest(path, verify=True)
-    wanted, left_out = _wanted(path, manifest, places(targets), formats)
+    wanted, left_out = _wanted(path, manifest, build_targets(targets), formats)
     components = copy.deepcopy(manifest["components"])
     kept = [] if force else [w for w in wanted if _there(components[w.part], w, chosen, batches)]
     todo = [w for w in wanted if w not in kept]
@@ -103,7 +103,7 @@ def build_bundle(
             raise next(iter(failed.values()))
         left_out += [f"{one} ({error})" for one, error in failed.items()]
         clock.start("writing")
-        amended = {"components": components, **_whole(manifest, [one.place.name for one in todo + kept])}
+        amended = {"components": components, **_whole(manifest, [one.target.name for one in todo + kept])}
         used = {e["file"] for entry in components.values() for e in entry.get("engines", ())}
         before = {e["file"] for entry in manifest["components"].values() for e in entry.get("engines", ())}
         gone = {name for file in before - used for name in (file, sidecar_of(file))}
@@ -115,10 +115,10 @@ def build_bundle(
 def _request(
     folder: Path, entry: dict[str, Any], one: _Wanted, options: BuildOptions, batches: tuple[int, int, int]
 ) -> PlanRequest:
-    files, place = entry["formats"][one.format], one.place
-    device = "" if options.hardware_compatibility != "none" else place.device
+    files, target = entry["formats"][one.format], one.target
+    device = "" if options.hardware_compatibility != "none" else target.device
     model = folder / files.get("tensorrt", files["file"])
-    return PlanRequest(model, made_as(model.name, one.format), place.sm, place.name, place.module, batches, device, options)
+    return PlanRequest(model, made_as(model.name, one.format), target.sm, target.name, target.module, batches, device, options)
 
 
 def _enter(entry: dict[str, Any], one: _Wanted, plan: Plan) -> dict[str, Path | bytes]:
@@ -126,13 +126,13 @@ def _enter(entry: dict[str, Any], one: _Wanted, plan: Plan) -> dict[str, Path | 
     old = [e for e in entry["engines"] if _replaced(e, one)]
     rest = [e for e in entry["engines"] if e not in old]
     file = old[0]["file"] if old else _name(one, {e["file"] for e in rest})
-    names = dict.fromkeys([*(e["target"] for e in old), one.place.name])  # cards of one capability share a plan
+    names = dict.fromkeys([*(e["target"] for e in old), one.target.name])  # cards of one capability share a plan
     entry["engines"] = rest + [engine_entry(plan, file, name, one.format) for name in names]
     return {file: plan.file, sidecar_of(file): sidecar(plan)}
 
 
 def _wanted(
-    path: Path, manifest: dict[str, Any], where: list[Place], formats: Sequence[str] | None
+    path: Path, manifest: dict[str, Any], where: list[BuildTarget], formats: Sequence[str] | None
 ) -> tuple[list[_Wanted], list[str]]:
     """What to build, and what was left out because the target does not run the format."""
     parts = {name: entry for name, entry in manifest["components"].items() if name != SCHEDULE}
@@ -141,14 +141,14 @@ def _wanted(
     if unknown:
         raise AigcEdgeError(f"{path} has no format {', '.join(unknown)}: it has {', '.join(known)}")
     found, left_out = [], []
-    for place in where:
+    for target in where:
         for name in dict.fromkeys(formats or known):
-            if formats is None and not place.runs(name):
-                left_out.append(f"{name} {place.name} (it does not run there)")
+            if formats is None and not target.runs(name):
+                left_out.append(f"{name} {target.name} (it does not run there)")
                 continue
-            found += [_Wanted(part, name, place) for part, entry in parts.items() if name in entry["formats"]]
+            found += [_Wanted(part, name, target) for part, entry in parts.items() if name in entry["formats"]]
     if not found:
-        names = ", ".join(place.name for place in where)
+        names = ", ".join(target.name for target in where)
         raise AigcEdgeError(f"{path} has no format that runs on {names}: it has {', '.join(known)}; compile it with another")
     return found, left_out
 
@@ -156,15 +156,15 @@ def _wanted(
 def _replaced(entry: dict[str, Any], one: _Wanted) -> bool:
     """Whether the plan of an entry gives way to a new one: same format, capability, module and GPU, whatever its version."""
     module = str(entry.get("built_with", "")).partition(" ")[0]
-    same = (entry["format"], entry["sm"], module) == (one.format, one.place.sm, one.place.module)
-    return same and entry.get("device", "") in ("", one.place.device)
+    same = (entry["format"], entry["sm"], module) == (one.format, one.target.sm, one.target.module)
+    return same and entry.get("device", "") in ("", one.target.device)
 
 
 def _there(entry: dict[str, Any], one: _Wanted, options: BuildOptions, batches: tuple[int, int, int]) -> bool:
-    have = f"{one.place.module} {module_version(one.place.module)}"
+    have = f"{one.target.module} {module_version(one.target.module)}"
     return any(
         _replaced(e, one)
-        and e["target"] == one.place.name
+        and e["target"] == one.target.name
         and e["built_with"] == have
         and e.get("options", {}) == options.asked
         and tuple(e["batches"]) == batches
@@ -173,8 +173,8 @@ def _there(entry: dict[str, Any], one: _Wanted, options: BuildOptions, batches: 
 
 
 def _name(one: _Wanted, taken: set[str]) -> str:
-    stem = f"engines/{one.part}.{one.format}.{one.place.name}"
-    return f"{stem}.plan" if f"{stem}.plan" not in taken else f"{stem}.{one.place.module}.plan"
+    stem = f"engines/{one.part}.{one.format}.{one.target.name}"
+    return f"{stem}.plan" if f"{stem}.plan" not in taken else f"{stem}.{one.target.module}.plan"
 
 
 def _whole(manifest: dict[str, Any], names: list[str]) -> dict[str, Any]:

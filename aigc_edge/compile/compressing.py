@@ -91,7 +91,7 @@ def _convert(work: Work, part: str, format: Format, calibration: Calibration | N
 
 def _variants(work: Work, format: Format) -> dict[str, Format]:
     """The format for each engine that a target may use and that wants a graph of its own; "file" is what all others take."""
-    kinds = {target.kind for target in work.request.devices}
+    kinds = {target.kind for target in work.request.targets}
     wanted = [ENGINES[0], *(["openvino"] if "cpu" in kinds else []), *(["tensorrt"] if "gpu" in kinds else [])]
     found: dict[str, Format] = {}
     for engine in wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 import aigc_edge
 from aigc_edge.bundle.sizes import Size
+from aigc_edge.engines.base import ENGINES
+from aigc_edge.engines.formats import least_capability
+from aigc_edge.errors import AigcEdgeError
 from aigc_edge.metrics.judge import Judge, to_unit
 from aigc_edge.metrics.paired import psnr, relative_l2
 from aigc_edge.metrics.ssim import ssim
@@ -24,11 +28,13 @@ Given = Callable[[NDArray[np.int64]], dict[str, Any]]  # numbers of samples → 
 
 
 def engine_of(format: str) -> str:
-    """The engine that proves a format: onnxruntime, or the first that has kernels for it on a CPU."""
+    """The engine that a format is measured with: onnxruntime, or the first that runs it on a CPU."""
     from aigc_edge.compress.formats.base import FORMATS
 
-    engines: tuple[str, ...] = getattr(FORMATS[format], "engines", ("onnxruntime",)) if format in FORMATS else ("onnxruntime",)
-    return "onnxruntime" if "onnxruntime" in engines else engines[0]
+    for name in chain(["onnxruntime"], ENGINES):
+        if "cpu" in ENGINES[name].devices and least_capability(FORMATS[format], ENGINES[name]) == 0:
+            return name
+    raise AigcEdgeError(f"no engine runs the format {format} on a CPU, where formats are measured: install one that does")
 
 
 def draw(

@@ -20,7 +20,7 @@ from aigc_edge.sources.base import Part, Source
 def describe(work: Work, source: Source) -> None:
     """The manifest's entries that the source itself says."""
     request = work.request
-    on_device = [target.name for target in request.devices if target.flavour == "tensorrt"]
+    on_device = [target.name for target in request.targets if target.flavour == "tensorrt"]
     names = list(source.class_names) or [str(i) for i in range(source.num_classes)]
     work.manifest = {
         "family": source.family,
@@ -31,7 +31,7 @@ def describe(work: Work, source: Source) -> None:
         "classes": {"count": source.num_classes, "names": names} if source.num_classes else None,
         "schedule": None if source.schedule is None else dict(source.schedule),
         "default_format": next(iter(request.formats)),
-        "targets": [target.name for target in request.devices],
+        "targets": [target.name for target in request.targets],
         "notes": [
             f"{target}: its engine is built on the device, from the ONNX file, by 'aigc-edge build' or when first used there"
             for target in on_device

@@ -18,7 +18,7 @@ from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import SCHEDULE
 from aigc_edge.compile.judging import use_judge
 from aigc_edge.compile.proving import prove
-from aigc_edge.compile.request import REFERENCE, Request, checked
+from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
 from aigc_edge.compile.work import COSTS, Work, begun, link
 from aigc_edge.compress.budget import Budget
 from aigc_edge.diffusion import Program
@@ -53,9 +53,10 @@ def quantise_bundle(
     path = Path(bundle)
     manifest = read_manifest(path, verify=True)
     _check(path, manifest)
-    asked = list(targets) if targets is not None else list(manifest.get("targets") or ["x86-cpu"])
+    devices = list(targets) if targets is not None else list(manifest.get("targets") or ["x86-cpu"])
     final, replace = Path(out or path), overwrite or out is None
-    request = checked(final, formats, asked, budget, samples, seed, threads, replace, progress)
+    request = CompileRequest.parse(formats, devices, budget, samples=samples, seed=seed, threads=threads)
+    check_output(final, replace)
     there = [name for name in request.formats if name in manifest["components"][_main(manifest)]["formats"]]
     if there and not overwrite:
         raise AigcEdgeError(f"{path} has {', '.join(there)} already: ask to overwrite it, or leave it out")
@@ -65,7 +66,7 @@ def quantise_bundle(
         raise AigcEdgeError(
             f"a Fréchet distance was asked for, but {path} has no judge: compile it with --data, or ask for psnr=…"
         )
-    with begun(request) as work, unpacked(path, list(manifest["files"])) as folder:
+    with begun(request, progress) as work, unpacked(path, list(manifest["files"])) as folder:
         _load(work, manifest, folder)
         said = {"format": formats, "target": targets, "budget": request.budget.words, "samples": samples, "seed": seed or None}
         work.manifest["provenance"].setdefault("quantised", []).append(command_line("quantise", path.name, said))
@@ -79,7 +80,7 @@ def quantise_bundle(
         if default:
             work.manifest["default_format"] = next(iter(request.formats))
         work.start("writing")
-        made = _write(work, request, path.is_file())
+        made = _write(work, final, replace, packed=path.is_file())
         work.clock.finish()
     return made
 
@@ -129,13 +130,12 @@ def _load(work: Work, manifest: Mapping[str, Any], folder: Path) -> None:
         use_judge(work, (folder / work.manifest["judge"]["classifier"]).parent)
 
 
-def _write(work: Work, request: Request, packed: bool) -> dict[str, Any]:
+def _write(work: Work, out: Path, overwrite: bool, *, packed: bool) -> dict[str, Any]:
     formats = list(work.components[work.main]["formats"])
     files = work.files | work.network_files(formats)
-    name = request.out.stem
     if not packed:
-        return write_bundle(request.out, work.whole_manifest(name), files, overwrite=request.overwrite)
+        return write_bundle(out, work.whole_manifest(out.stem), files, overwrite=overwrite)
     whole = work.folder / "whole"
-    made = write_bundle(whole, work.whole_manifest(name), files)
-    pack(whole, request.out, overwrite=request.overwrite)
-    return made
+    manifest = write_bundle(whole, work.whole_manifest(out.stem), files)
+    pack(whole, out, overwrite=overwrite)
+    return manifest

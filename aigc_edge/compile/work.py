@@ -14,8 +14,8 @@ from typing import Any
 from aigc_edge.bundle.sizes import default_of
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.bundle.writer import write_bundle
-from aigc_edge.clock import Clock
-from aigc_edge.compile.request import Request
+from aigc_edge.clock import Clock, Progress
+from aigc_edge.compile.request import CompileRequest
 from aigc_edge.compile.steps import Steps
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import SCHEDULE, Constants
@@ -28,8 +28,8 @@ COSTS = {"export": 8.0, "judge": 25.0, "format": 14.0, "plan": 1.8, "quality": 7
 class Work:
     """What was made so far: `folder` holds the networks, `files` whatever else goes into the bundle."""
 
-    def __init__(self, request: Request, folder: Path, steps: Steps) -> None:
-        self.request, self.folder, self.steps = request, folder, steps
+    def __init__(self, request: CompileRequest, folder: Path, steps: Steps, progress: Progress | None = None) -> None:
+        self.request, self.folder, self.steps, self._progress = request, folder, steps, progress
         self.manifest: dict[str, Any] = {}  # the entries that nothing below holds
         self.files: dict[str, Path | bytes] = {}
         self.components: dict[str, dict[str, Any]] = {}
@@ -76,7 +76,7 @@ class Work:
 
     def plan_stages(self, **costs: float) -> None:
         """Begin the clock: stages by name with their costs, in order."""
-        self.clock = Clock(costs, self.request.progress)
+        self.clock = Clock(costs, self._progress)
 
     def start(self, stage: str) -> None:
         """Enter a stage, with the memory of the one before given back."""
@@ -122,13 +122,13 @@ class Work:
 
 
 @contextmanager
-def begun(request: Request) -> Iterator[Work]:
+def begun(request: CompileRequest, progress: Progress | None = None) -> Iterator[Work]:
     """The work of a request in a temporary folder, on the disk where finished steps are kept; those go when it ends well."""
     steps = Steps()
     steps.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="work-", dir=steps.root) as folder:
         try:
-            yield Work(request, Path(folder), steps)
+            yield Work(request, Path(folder), steps, progress)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt("what was finished is kept, the same command goes on from it") from stop
     steps.forget()

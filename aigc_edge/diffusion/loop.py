@@ -58,8 +58,8 @@ class Loop:
     ) -> Any:
         """Copy what is given into the buffers, run all rows and return the samples, float32 [N, ...], in memory of their own.
 
-        Latents, seeds, noise and `known_noise` are as in `aigc_edge.diffusion.sample`; conditions, negative ones, mask and known stay as they
-        were where they are None. With `progress` the rows run one by one, not as a graph. Raises ProgramError for what does not
+        Latents, seeds, noise and `known_noise` are as in `aigc_edge.diffusion.sample`; conditions, negative ones, mask and known
+        that are None stay as they were. With `progress` the rows run one by one, not as a graph. Raises ProgramError for what does not
         fit, and AigcEdgeError for a value that is not finite, with its row and sample (`before` samples precede these).
         """
         execution = self._execution

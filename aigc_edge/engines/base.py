@@ -131,6 +131,11 @@ class Engine(ABC):
     name: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)  # where it computes: "cpu" from host memory, "cuda" on a GPU
     batch_invariant: ClassVar[bool] = False  # whether a sample's bits are the same in every batch, for any number of threads
+    # Numeric formats of layers in ONNX files that it has kernels for: "fp32", "fp16", "bf16"; "int8", "fp8", "w4a4" of weights
+    # and activations; "int8w", "fp8w", "int4", "nvfp4" of weights only; further ones by names of their own. The value is the
+    # compute capability, times ten, from which a GPU runs it (0: any device).
+    features: ClassVar[Mapping[str, int]] = {"fp32": 0}
+    auto: ClassVar[bool] = False  # whether engine="auto" measures it against the others that compute on the CPU
     schedule_engine: ClassVar[str] = ""  # what evaluates schedule constants: too small a network to build a plan for; "": this
     spec: ComponentSpec
 
@@ -138,6 +143,12 @@ class Engine(ABC):
     @abstractmethod
     def unavailable(cls) -> str | None:
         """None when this engine can run on this machine, else the sentence that says why not and what to do."""
+
+    @classmethod
+    def deviates(cls, format: str) -> str | None:
+        """Why a format's results here would not be those whose quality was measured, so that "auto" leaves the engine out; else
+        None."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -185,7 +196,7 @@ def made_as(file: str, format: str) -> str:
     return parts[1] if len(parts) > 2 else format
 
 
-ENGINES: Registry[type[Engine]] = Registry("engine", "aigc_edge.engines", "aigc_edge.engines")
+ENGINES: Registry[type[Engine]] = Registry("engine", "aigc_edge.engines", "aigc_edge.engines", Engine)
 
 
 def require(name: str) -> type[Engine]:

@@ -34,6 +34,8 @@ class OnnxRuntimeEngine(Engine):
 
     name = "onnxruntime"
     batch_invariant = True
+    features = dict.fromkeys(("fp32", "fp16", "int8", "int8w", "int4", "fp8", "fp8w"), 0)  # no bf16 and no fp4 on a CPU
+    auto = True
 
     def __init__(self, spec: ComponentSpec, session: Any) -> None:
         self.spec = spec

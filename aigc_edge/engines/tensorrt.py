@@ -21,6 +21,7 @@ from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check
 from aigc_edge.engines.tensorrt_module import import_tensorrt, installed
 from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, module_version, shapes_of
+from aigc_edge.engines.tensorrt_support import FEATURES
 from aigc_edge.errors import BundleError, EngineUnavailable
 
 AMPERE = 80
@@ -38,6 +39,7 @@ class TensorRTEngine(Engine):
     """A plan with one execution context; batches above the largest of its profile run in parts."""
 
     name, devices = "tensorrt", ("cuda",)
+    features = FEATURES
     schedule_engine = "onnxruntime"
 
     def __init__(self, spec: ComponentSpec, engine: Any, stream: cuda_driver.Stream, largest: int) -> None:

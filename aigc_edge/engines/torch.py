@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, arrange, check_buffers, sample_dtype
@@ -17,6 +17,7 @@ class TorchEngine(Engine):
     """The component's module in eval mode without gradients; it runs the format fp32 only (the others live in ONNX files)."""
 
     name, devices = "torch", ("cpu", "cuda")
+    features: ClassVar[Mapping[str, int]] = {}  # it reads a copy of the weights, no ONNX file
 
     def __init__(self, spec: ComponentSpec, module: Any, threads: int) -> None:
         self.spec = spec

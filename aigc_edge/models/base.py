@@ -108,7 +108,7 @@ class Family(nn.Module, ABC):
         """
 
 
-FAMILIES: Registry[type[Family]] = Registry("family", "aigc_edge.models", "aigc_edge.families")
+FAMILIES: Registry[type[Family]] = Registry("family", "aigc_edge.models", "aigc_edge.families", Family)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,8 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import ENGINES, Engine, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import cache_folder, write_json
-from aigc_edge.hardware import has_vnni
 
 AUTO = "auto"
-CANDIDATES = ("onnxruntime", "openvino")  # that run every format on a CPU; a GPU is asked for by name
 ROUNDS, SECONDS = 15, 2.0  # at most so many evaluations, or so long an engine
 
 
@@ -32,9 +30,9 @@ def fastest(bundle: Path, manifest: Mapping[str, Any], format: str, threads: int
     Engines take turns, so that what else the machine does hits all alike. The answer is kept in the cache, by the network's hash,
     the CPU, the number of threads and the engines' versions.
     """
-    names = [name for name in _candidates(format) if ENGINES[name].unavailable() is None]
+    names = candidates(format)
     if not names:
-        raise AigcEdgeError(f"none of the engines {', '.join(CANDIDATES)} is installed: pip install onnxruntime")
+        raise AigcEdgeError("no engine that 'auto' chooses from is installed: pip install onnxruntime")
     if len(names) == 1:
         return names[0]
     file, key = cache_folder() / "engines.json", _key(manifest, format, threads, names)
@@ -51,20 +49,28 @@ def fastest(bundle: Path, manifest: Mapping[str, Any], format: str, threads: int
     return chosen
 
 
-def _candidates(format: str) -> tuple[str, ...]:
-    # On x86 without VNNI OpenVINO's int8 kernels saturate 16-bit sums (NNCF's documentation): not what was measured.
-    unsafe = format == "int8" and platform.machine().lower() in ("x86_64", "amd64") and not has_vnni()
-    return tuple(name for name in CANDIDATES if not (unsafe and name == "openvino"))
+def candidates(format: str) -> list[str]:
+    """The engines that may run a format here, in order of their names: a GPU is asked for by name."""
+    engines = {name: ENGINES[name] for name in ENGINES}
+    usable = {name: engine for name, engine in engines.items() if engine.auto and "cpu" in engine.devices}
+    return [name for name, engine in usable.items() if engine.unavailable() is None and engine.deviates(format) is None]
 
 
 def _key(manifest: Mapping[str, Any], format: str, threads: int, names: list[str]) -> str:
-    from importlib.metadata import version
-
     files = {name: entry["sha256"] for name, entry in manifest["files"].items() if name.endswith((".onnx", ".onnx.data"))}
-    versions = {name: version(name) for name in names}
+    versions = {name: _version(name) for name in names}
     facts = [files, format, threads, versions, platform.machine(), platform.processor(), os.cpu_count()]
     facts += [manifest["sample_shape"]] if manifest.get("sizes") else []
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for distribution in (name, ENGINES[name].__module__.partition(".")[0]):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(distribution)
+    return ""
 
 
 def _measure(bundle: Path, manifest: Mapping[str, Any], format: str, threads: int, names: list[str]) -> dict[str, float]:
@@ -75,8 +81,14 @@ def _measure(bundle: Path, manifest: Mapping[str, Any], format: str, threads: in
     rng = np.random.default_rng(0)
     inputs = {t.name: _values(rng, shape_of(t, 1), t.dtype) for t in spec.inputs}
     outputs = {t.name: np.empty(shape_of(t, 1), t.dtype) for t in spec.outputs}
-    engines: list[Engine] = [ENGINES[engine].load(source, threads=threads) for engine in names]
-    calls = {engine.name: engine.bind(inputs, outputs) for engine in engines}
+    engines: list[Engine] = []
+    for index, engine in enumerate(names):
+        try:
+            engines.append(ENGINES[engine].load(source, threads=threads))
+        except AigcEdgeError:  # a network that this engine lacks kernels for
+            if not engines and index == len(names) - 1:
+                raise
+    calls = {loaded.name: loaded.bind(inputs, outputs) for loaded in engines}
     taken: dict[str, list[float]] = {engine: [] for engine in calls}
     for call in calls.values():
         call()  # first touch

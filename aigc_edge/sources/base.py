@@ -194,7 +194,7 @@ class Source(ABC):
         """Where weights and data came from and on what terms: the manifest's "provenance" without the command."""
 
 
-SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources")
+SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources", Source)
 
 
 def open_source(text: str, options: SourceOptions | None = None) -> Source:

@@ -15,6 +15,7 @@ import pytest
 
 from aigc_edge import targets
 from aigc_edge.engines import tensorrt_job, tensorrt_plan
+from aigc_edge.engines.formats import formats_of
 from aigc_edge.engines.tensorrt_cache import plans_folder
 from aigc_edge.engines.tensorrt_module import installed
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
@@ -235,7 +236,7 @@ def test_what_the_target_cannot_run_is_refused_before_the_build(request_for, ref
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("a build was begun"))
     message = _refused(request_for("fp32", sm=75), refusal)
     assert "cannot be built for rtx-20: its MatMul in fp32" in message
-    allowed = ", ".join(targets.get("rtx-20").precisions)
+    allowed = ", ".join(formats_of(targets.get("rtx-20")))
     assert f"choose another format ({allowed}) or another target" in message
 
 

@@ -44,7 +44,7 @@ class Layout:
 
 # By the _class_name of a model_index.json.
 PIPELINES: Registry[Callable[[Folder, SourceOptions], Layout]] = Registry(
-    "pipeline class", "aigc_edge.sources.diffusers.pipelines"
+    "pipeline class", "aigc_edge.sources.diffusers.pipelines", "aigc_edge.pipelines"
 )
 
 

@@ -1,4 +1,4 @@
-"""Where plans are for: the GPU of this machine, or cards that TensorRT-RTX builds for without having them."""
+"""What plans are built for: the GPU of this machine, or cards that TensorRT-RTX builds for on any machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aigc_edge import targets as known_targets
 from aigc_edge.engines import cuda_driver
+from aigc_edge.engines.formats import runs_on
 from aigc_edge.engines.tensorrt_module import installed
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
 from aigc_edge.targets import Target
@@ -17,8 +18,9 @@ _INSTALL = "pip install tensorrt-rtx-cu13 (GeForce RTX), or use NVIDIA's tensorr
 
 
 @dataclass(frozen=True)
-class Place:
-    """One target by name, its capability, the module that builds for it, and the GPU's own name where the plan belongs to it."""
+class BuildTarget:
+    """One target by name, its compute capability times ten, the TensorRT module that builds for it, and the model of GPU that its
+    plans are limited to ("": none)."""
 
     name: str
     sm: int
@@ -28,20 +30,22 @@ class Place:
 
     def runs(self, format: str) -> bool:
         """Whether the format runs as such there, as far as is known."""
-        return self.target is None or format in self.target.precisions
+        from aigc_edge.compress.formats.base import FORMATS
+
+        return self.target is None or (format in FORMATS and runs_on(FORMATS[format], self.target))
 
 
-def places(names: Sequence[str]) -> list[Place]:
-    """The places that targets (or "auto", this machine's GPU) stand for; raises AigcEdgeError for one that no plan can be built
+def build_targets(names: Sequence[str]) -> list[BuildTarget]:
+    """The build targets of these names, "auto" being this machine's GPU; raises AigcEdgeError for one that no plan can be built
     for here."""
-    found: dict[str, Place] = {}
+    found: dict[str, BuildTarget] = {}
     for name in names:
-        for place in [_here()] if name == AUTO else map(_named, known_targets.expand([name])):
-            found.setdefault(place.name, place)
+        for target in [_this_gpu()] if name == AUTO else map(_named, known_targets.expand([name])):
+            found.setdefault(target.name, target)
     return list(found.values())
 
 
-def _here() -> Place:
+def _this_gpu() -> BuildTarget:
     device = cuda_driver.device()
     if device is None:
         raise AigcEdgeError(
@@ -54,17 +58,17 @@ def _here() -> Place:
     gpus = [known_targets.get(name) for name in known_targets.detect("", device.name, device.sm, device.memory / 1e9)]
     name = gpus[0].name if gpus else re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")
     own = device.name if modules[0] == "tensorrt" else ""  # plans of TensorRT-RTX are for every card of a capability
-    return Place(name, device.sm, modules[0], own, gpus[0] if gpus else known_targets.of_gpu("", device.sm))
+    return BuildTarget(name, device.sm, modules[0], own, gpus[0] if gpus else known_targets.of_gpu("", device.sm))
 
 
-def _named(target: Target) -> Place:
+def _named(target: Target) -> BuildTarget:
     if target.sm is None:
         raise AigcEdgeError(f"the target {target.name} is no GPU: it needs no plan, its engine loads the ONNX files as they are")
     if target.flavour == "tensorrt_rtx" and "tensorrt_rtx" in installed():
-        return Place(target.name, target.sm, "tensorrt_rtx", "", target)
+        return BuildTarget(target.name, target.sm, "tensorrt_rtx", "", target)
     device = cuda_driver.device()
     if device is not None and device.sm == target.sm and "tensorrt" in installed():
-        return Place(target.name, target.sm, "tensorrt", device.name, target)
+        return BuildTarget(target.name, target.sm, "tensorrt", device.name, target)
     if target.flavour == "tensorrt_rtx":
         raise EngineUnavailable(
             f"building for the target {target.name} needs TensorRT-RTX, which is not installed: pip install tensorrt-rtx-cu13"
