@@ -60,7 +60,7 @@ class Rows:
         """Prepare the steps for these buffers; `noise` is None afterwards.
 
         slots float32 [S, N, E]: the solver's state, slot 0 the sample. net_input [max(halves), N, E], float32, float16 or
-        bfloat16: what the network takes, its channels last with `channels` > 0. seeds uint64 [N]. nonfinite int32 [N]: 0 becomes r
+        bfloat16: what the network takes, channels last with `channels` > 0. seeds uint64 [N]. nonfinite int32 [N]: 0 becomes r
         where a sample is not finite in step r. Where mask float32 [N, E] is 0, the sample is known float32 [N, E], brought to the
         noise level of each row with known_noise float32 [N, E].
         """

@@ -21,7 +21,7 @@ class Execution:
     """A program prepared for one batch: its steps (`_core.Rows`, which the C API runs too) and every buffer.
 
     `arrays` is the array library of the latents and `shape` [N, ...] theirs. After `start`, `run` may be called again and again;
-    its result is in `sample` [N, ...], float32. With `standing`, conditions, mask and known are copies in buffers of its own, which
+    its result is in `sample` [N, ...], float32. With `standing`, conditions, mask and known are copies in its own buffers, which
     `give` and `start` fill anew. See `Program.sample` for the other arguments.
     """
 

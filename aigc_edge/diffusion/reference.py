@@ -1,6 +1,6 @@
 """The definition of what a sampling program computes, in NumPy and float64: the oracle for tests and for calibration.
 
-Nothing is sampled with it in production: `Program.sample` and the C API both run csrc/runtime/rows.cpp, which the tests hold to it.
+Nothing is sampled with it in production: `Program.sample` and the C API both run csrc/runtime/rows.cpp, which tests hold to it.
 """
 
 from __future__ import annotations
