@@ -34,13 +34,13 @@ def threads() -> int:
 def set_threads(count: int) -> None: ...
 
 class Rows:
-    """The steps of a sampling program (its JSON) around any network: what runs between the network evaluations.
+    """The steps of a sampling program (`Program.to_json`) around any network: what runs between the network evaluations.
 
     N samples of E elements, S slots; tensors are NumPy arrays or torch tensors, all on one device, and are kept. Raises
     AigcEdgeError, with the name of the argument, for what does not fit.
     """
 
-    def __init__(self, program: str) -> None: ...
+    def __init__(self, program: dict[str, Any]) -> None: ...
     @property
     def halves(self) -> list[int]:
         """For each row the batches of N samples that its network evaluation takes: 1, or 2 (conditional first) with guidance."""

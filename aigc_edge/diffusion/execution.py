@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,7 +47,7 @@ class Execution:
         self.channels_last = channels_last
         self._count, self._elements = shape[0], int(np.prod(shape[1:]))
         self._planar = (self._count, self._elements)
-        self._rows = Rows(json.dumps(program.to_json() | {"meta": {}}))
+        self._rows = Rows(program.to_json() | {"meta": {}})
         self._halves = self._rows.halves
         most = max(self._halves)
         self.largest_batch = most * self._count  # of the network

@@ -22,11 +22,33 @@ using ae::ops::Size;
 
 constexpr const char* kProgram = "the program";  // where sizes come from, in messages
 
-ae::Program parse(const std::string& json) { return ae::parse_program(ae::JsonDocument(json, "program").root()); }
+// What Program.to_json returns, without the detour over text. Throws Error(kInvalidArgument) for what JSON does not have.
+ae::JsonValue json_of(py::handle object, int depth = 0) {
+  using Value = ae::JsonValue;
+  if (object.is_none()) return {};
+  if (PyBool_Check(object.ptr())) return {object.ptr() == Py_True};
+  if (PyFloat_Check(object.ptr()) || PyLong_Check(object.ptr())) return {object.cast<double>()};
+  if (PyUnicode_Check(object.ptr())) return {object.cast<std::string>()};
+  if (depth < 64 && PyDict_Check(object.ptr())) {
+    Value::Object members;
+    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(object))
+      members.emplace_back(name.cast<std::string>(), json_of(value, depth + 1));
+    return {std::move(members)};
+  }
+  if (depth < 64 && (PyList_Check(object.ptr()) || PyTuple_Check(object.ptr()))) {
+    Value::Array items;
+    for (const py::handle item : object) items.push_back(json_of(item, depth + 1));
+    return {std::move(items)};
+  }
+  throw ae::Error(ae::kInvalidArgument, "the program holds a " + std::string(Py_TYPE(object.ptr())->tp_name) +
+                                            ", which JSON does not have: give what Program.to_json returns");
+}
+
+ae::Program parse(const py::dict& program) { return ae::parse_program(ae::JsonDocument(json_of(program), "program").root()); }
 
 class PythonRows {
  public:
-  explicit PythonRows(const std::string& program)
+  explicit PythonRows(const py::dict& program)
       : program_(parse(program)), rows_(program_, {program_.guidance_scale, program_.guidance_rescale}) {}
   PythonRows(const PythonRows&) = delete;
 
@@ -40,7 +62,7 @@ class PythonRows {
             const py::object& mask, const py::object& known, const py::object& known_noise, int channels) {
     PyObject* objects[] = {slots.ptr(), net_input.ptr(), seeds.ptr(),      nonfinite.ptr(),
                            mask.ptr(),  known.ptr(),     known_noise.ptr()};
-    ae::PythonArguments arguments("Rows.bind", objects, std::size(objects));
+    ae::PythonArguments arguments("Rows.bind", objects, std::size(objects), nullptr);
     ae::RowBuffers b;
     int64_t slot_count = program_.slots, halves = rows_.max_halves();
     Size s{"S", slot_count, kProgram}, n{"N", b.samples}, e{"E", b.elements}, k{"K", halves, kProgram};
@@ -64,7 +86,7 @@ class PythonRows {
   void set_noise(const py::object& noise) {
     require_bound();
     PyObject* object = noise.ptr();
-    ae::PythonArguments arguments("Rows", &object, 1);
+    ae::PythonArguments arguments("Rows", &object, 1, nullptr);
     const float* data = nullptr;
     int64_t draws = static_cast<int64_t>(program_.draws()), samples = buffers_.samples, elements = buffers_.elements;
     Size d{"D", draws, kProgram}, n{"N", samples, "slots"}, e{"E", elements, "slots"};
@@ -85,7 +107,7 @@ class PythonRows {
                              : "step " + std::to_string(r) + " needs the network's output of row " + std::to_string(r - 1));
     // Where there is no output the slots say which stream the framework works on.
     PyObject* object = r == 0 ? bound_[0].ptr() : output.ptr();
-    ae::PythonArguments arguments("Rows.run", &object, 1);
+    ae::PythonArguments arguments("Rows.run", &object, 1, nullptr);
     const void* data = nullptr;
     ae::DType dtype = buffers_.dtype;
     int64_t samples = buffers_.samples, elements = buffers_.elements;
@@ -121,8 +143,8 @@ class PythonRows {
 }  // namespace
 
 void bind_rows(py::module_& m) {
-  py::class_<PythonRows>(m, "Rows", "The steps of a sampling program (JSON) around any network.")
-      .def(py::init<const std::string&>(), py::arg("program"))
+  py::class_<PythonRows>(m, "Rows", "The steps of a sampling program around any network.")
+      .def(py::init<const py::dict&>(), py::arg("program"))
       .def_property_readonly("halves", &PythonRows::halves)
       .def("bind", &PythonRows::bind, py::kw_only(), py::arg("slots"), py::arg("net_input"), py::arg("seeds"),
            py::arg("nonfinite"), py::arg("mask") = py::none(), py::arg("known") = py::none(), py::arg("known_noise") = py::none(),

@@ -20,9 +20,9 @@ std::string shown(const std::string& text) {
   return end < text.size() ? out + "..." : out;
 }
 
-}  // namespace
+using Value = JsonValue;
 
-class Json::Parser {
+class Parser {
  public:
   Parser(std::string_view text, const std::string& what) : text_(text), what_(what) {}
 
@@ -116,7 +116,7 @@ class Json::Parser {
   }
 
   Value parse_object(int depth) {
-    Object members;
+    Value::Object members;
     expect('{');
     if (accept('}')) return Value{std::move(members)};
     do {
@@ -132,7 +132,7 @@ class Json::Parser {
   }
 
   Value parse_array(int depth) {
-    Array items;
+    Value::Array items;
     expect('[');
     if (accept(']')) return Value{std::move(items)};
     do {
@@ -257,8 +257,10 @@ class Json::Parser {
   size_t at_ = 0;
 };
 
+}  // namespace
+
 JsonDocument::JsonDocument(std::string_view text, std::string name)
-    : name_(std::move(name)), value_(Json::Parser(text, name_).document()) {}
+    : name_(std::move(name)), value_(Parser(text, name_).document()) {}
 
 // Found by its address, so that reading costs nothing for paths that nobody sees.
 std::string Json::path() const {
@@ -266,13 +268,13 @@ std::string Json::path() const {
   const auto append = [&](const auto& self, const Value& value) -> bool {
     if (&value == value_) return true;
     const size_t length = path.size();
-    if (const auto* items = std::get_if<Array>(&value.content)) {
+    if (const auto* items = std::get_if<Value::Array>(&value.content)) {
       for (size_t i = 0; i < items->size(); ++i) {
         path += "[" + std::to_string(i) + "]";
         if (self(self, (*items)[i])) return true;
         path.resize(length);
       }
-    } else if (const auto* members = std::get_if<Object>(&value.content)) {
+    } else if (const auto* members = std::get_if<Value::Object>(&value.content)) {
       for (const auto& [name, member] : *members) {
         path += "." + shown(name);
         if (self(self, member)) return true;
@@ -307,18 +309,18 @@ int64_t Json::integer(int64_t low, int64_t high) const {
 
 std::vector<Json> Json::array() const {
   std::vector<Json> items;
-  for (const Value& item : as<Array>("a list")) items.push_back(Json(*document_, item));
+  for (const Value& item : as<Value::Array>("a list")) items.push_back(Json(*document_, item));
   return items;
 }
 
 std::vector<std::pair<std::string, Json>> Json::object() const {
   std::vector<std::pair<std::string, Json>> members;
-  for (const auto& [name, member] : as<Object>("an object")) members.emplace_back(name, Json(*document_, member));
+  for (const auto& [name, member] : as<Value::Object>("an object")) members.emplace_back(name, Json(*document_, member));
   return members;
 }
 
 std::optional<Json> Json::find(std::string_view name) const {
-  for (const auto& member : as<Object>("an object"))
+  for (const auto& member : as<Value::Object>("an object"))
     if (member.first == name) return Json(*document_, member.second);
   return std::nullopt;
 }
@@ -334,7 +336,7 @@ Json Json::operator[](std::string_view name) const {
 }
 
 void Json::allow_only(std::initializer_list<std::string_view> names) const {
-  for (const auto& member : as<Object>("an object"))
+  for (const auto& member : as<Value::Object>("an object"))
     if (std::find(names.begin(), names.end(), member.first) == names.end())
       fail("has an unknown member \"" + shown(member.first) + "\"");
 }

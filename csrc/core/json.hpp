@@ -12,10 +12,17 @@
 
 namespace ae {
 
+// A parsed value. Numbers are double; the names of an object are unique and in the order of the text.
+struct JsonValue {
+  using Array = std::vector<JsonValue>;
+  using Object = std::vector<std::pair<std::string, JsonValue>>;
+  std::variant<std::monostate, bool, double, std::string, Array, Object> content;
+};
+
 class JsonDocument;
 
-// A value of a document, valid as long as that. Each accessor throws Error(kBundle) when the value is of another kind; every
-// error names the path of the value, such as manifest.components.denoiser.inputs[0].shape[1]. The caller adds what to do.
+// A view of a value of a document, valid as long as that. Each accessor throws Error(kBundle) when the value is of another kind;
+// every error names the path of the value, such as manifest.components.denoiser.inputs[0].shape[1]. The caller adds what to do.
 class Json {
  public:
   bool is_null() const;
@@ -36,26 +43,19 @@ class Json {
 
  private:
   friend class JsonDocument;
-  struct Value;
-  class Parser;
-  using Array = std::vector<Value>;
-  using Object = std::vector<std::pair<std::string, Value>>;
-  struct Value {
-    std::variant<std::monostate, bool, double, std::string, Array, Object> content;
-  };
-
-  Json(const JsonDocument& document, const Value& value) : document_(&document), value_(&value) {}
+  Json(const JsonDocument& document, const JsonValue& value) : document_(&document), value_(&value) {}
   template <class T>
   const T& as(const char* kind) const;
 
   const JsonDocument* document_;
-  const Value* value_;
+  const JsonValue* value_;
 };
 
 class JsonDocument {
  public:
   // `name` begins every path. Throws Error(kBundle) that says what is wrong with the text.
   JsonDocument(std::string_view text, std::string name);
+  JsonDocument(JsonValue value, std::string name) : name_(std::move(name)), value_(std::move(value)) {}
   JsonDocument(const JsonDocument&) = delete;
   JsonDocument& operator=(const JsonDocument&) = delete;
 
@@ -64,7 +64,7 @@ class JsonDocument {
  private:
   friend class Json;
   std::string name_;
-  Json::Value value_;
+  JsonValue value_;
 };
 
 }  // namespace ae
