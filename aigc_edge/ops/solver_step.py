@@ -46,7 +46,7 @@ def solver_step(
     """End row r of a sampling program, begin row r + 1 and write its network input (`aigc_edge.diffusion.program` has the rows).
 
     slots [S, N, E]: the solver's state, 1 to 8 slots, slot 0 is the noisy sample x. output [G, N, E]: the network's output F of
-    row r; with G = 2 the conditional half and then the unconditional one, joined as F = F[1] + guidance (F[0] - F[1]), and with
+    row r; with G = 2 the conditional half and then the unconditional one, combined as F = F[1] + guidance (F[0] - F[1]), and with
     `rescale` > 0 multiplied by rescale std(F[0]) / std(F) + 1 - rescale, std over the sample (the ratio of an F of one value is
     1). Then R = c_skip slots[0] + c_out F; D = R clipped: clip_mode 1 to [clip_low, clip_high]; clip_mode 2 to [-s, s] and
     divided by s, where s is the clip_low quantile of the sample's |R| within 1 … clip_high; slots <- after [slots, D] +
@@ -55,9 +55,9 @@ def solver_step(
     net_input [K, N, E] = c_in slots[0], K = 1 or 2 times. Before row 0 `output` and `after` are None, after the last row
     `net_input` is None; before = None is the identity.
 
-    eps is `randn(seeds, draw)`, or the tensor given. output and net_input are float32, float16 or bfloat16; with `channels` > 1
-    their elements stand channels last: element c P + p of a slot is their element p C + c. nonfinite [N]: where F, R or a new
-    slot of a sample is not finite, 0 becomes `mark`.
+    eps is `randn(seeds, draw)`, or `after_eps` and `before_eps` where they are passed. output and net_input are float32, float16
+    or bfloat16; with `channels` > 1 they are in channels-last order: element c P + p of a slot is their element p C + c, where C
+    is `channels` and P = E / C. nonfinite [N]: 0 becomes `mark` where F, R or a new slot of a sample is not finite.
 
     The reference computes in the dtype of `slots`. Sources: Ho and Salimans 2022 (guidance); Lin et al., WACV 2024 (rescale);
     Saharia et al. 2022 (dynamic thresholding).
@@ -100,7 +100,7 @@ def solver_step(
 
 
 def deviations(conditional: np.ndarray, guided: np.ndarray) -> np.ndarray:
-    """std(conditional) / std(guided) of each sample [N, ...]; 1 where `guided` is one value but for what rounding leaves."""
+    """std(conditional) / std(guided) of each sample [N, ...]; 1 where `guided` is constant up to rounding."""
     axes = tuple(range(1, guided.ndim))
     flat = guided.var(axis=axes, keepdims=True) <= 1e-12 * np.square(guided).mean(axis=axes, keepdims=True)
     of = guided.std(axis=axes, keepdims=True)
@@ -108,7 +108,7 @@ def deviations(conditional: np.ndarray, guided: np.ndarray) -> np.ndarray:
 
 
 def _in_order(values: np.ndarray, channels: int) -> np.ndarray:
-    """[N, E] with channels last → channels first; to the other way give the number of pixels."""
+    """[N, E] with channels last → channels first; the number of pixels instead of `channels` gives the inverse."""
     if channels <= 1:
         return values
     return values.reshape(len(values), -1, channels).swapaxes(1, 2).reshape(values.shape)

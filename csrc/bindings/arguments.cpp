@@ -132,10 +132,9 @@ bool PythonArguments::read_tensor(const char* name, PyObject* object, Tensor& te
       fail(name, "requires a gradient, and native ops compute none: pass tensor.detach()");
     if (exchange->tensor_from_object(object, &storage_) != 0) fail_with_python_error(name);
     tensor = view(name, storage_, false);
-    if (tensor.device.kind == Device::kCuda && exchange->current_stream && !has_stream_) {
-      if (exchange->current_stream(dlpack::kCuda, storage_.device_id, &stream_) != 0) fail_with_python_error(name);
-      has_stream_ = true;
-    }
+    if (tensor.device.kind == Device::kCuda && exchange->current_stream && !stream_ &&
+        exchange->current_stream(dlpack::kCuda, storage_.device_id, &stream_) != 0)
+      fail_with_python_error(name);
     return true;
   }
   const py::object method = py::getattr(object, names().dlpack, py::handle());

@@ -14,8 +14,7 @@ namespace ae {
 // They are valid as long as this object and the Python objects.
 class PythonArguments final : public ops::Arguments {
  public:
-  // As in a METH_FASTCALL | METH_KEYWORDS function: `positional` values, then one for each name in the tuple `keywords` (or
-  // null).
+  // As in a METH_FASTCALL | METH_KEYWORDS function: positional values, then one for each name in the tuple `keywords` (or null).
   PythonArguments(const char* op, PyObject* const* values, Py_ssize_t positional, PyObject* keywords)
       : Arguments(op), values_(values), positional_(positional), keywords_(keywords) {}
 
@@ -37,7 +36,6 @@ class PythonArguments final : public ops::Arguments {
   dlpack::Tensor storage_;                  // of the last tensor that came through the C table
   std::vector<pybind11::object> capsules_;  // from __dlpack__; not consumed, so that their destructors release the tensors
   void* stream_ = nullptr;
-  bool has_stream_ = false;
 };
 
 }  // namespace ae

@@ -1,4 +1,4 @@
-"""Prepared loops: on the CPU their capture is recorded by stand-ins, on a GPU it is real. `aigc_edge.diffusion.sample` is the truth."""
+"""Prepared loops: on the CPU their capture is recorded by stand-ins, on a GPU it is real. `sample` is the truth."""
 
 from __future__ import annotations
 

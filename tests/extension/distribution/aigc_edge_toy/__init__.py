@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from aigc_edge.compress.formats.int8w import Int8Weights
-from aigc_edge.diffusion.schedule import Level
+from aigc_edge.diffusion.schedules import Level
 from aigc_edge.diffusion.solvers.base import Step, straight
 from aigc_edge.engines.base import Buffers, Engine, EngineSource, check_buffers
 
