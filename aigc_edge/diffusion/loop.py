@@ -59,8 +59,8 @@ class Loop:
         """Copy what is given into the buffers, run all rows and return the samples, float32 [N, ...], in memory of their own.
 
         Latents, seeds, noise and `known_noise` are as in `aigc_edge.diffusion.sample`; conditions, negative ones, mask and known
-        that are None stay as they were. With `progress` the rows run one by one, not as a graph. Raises ProgramError for what does
-        not fit, and AigcEdgeError for a value that is not finite, with its row and sample (`before` samples precede these).
+        that are None stay as they were. With `progress` the rows run one by one, not as a graph. Raises ProgramError for what
+        does not fit, and AigcEdgeError for a value that is not finite, with its row and sample (`before` samples precede these).
         """
         execution = self._execution
         drawn = not execution.program.draws or (isinstance(noise, str) and noise == noises.PHILOX)
