@@ -37,8 +37,8 @@ QUICK = {"bench": "--runs 2 --batch 2 --cold-starts 0 --quality-images 0"}
 
 def blocks(language: str) -> list[tuple[str, str]]:
     """The comment above each block of a language, and its code, on all pages."""
-    found = [match for text in TEXTS.values() for match in BLOCK.finditer(text) if match["language"] == language]
-    return [(match["mark"] or "", match["code"]) for match in found]
+    matches = (match for text in TEXTS.values() for match in BLOCK.finditer(text))
+    return [(match["mark"] or "", match["code"]) for match in matches if match["language"] == language]
 
 
 def executed(language: str) -> dict[str, str]:

@@ -1,7 +1,11 @@
-"""MkDocs hook: pages outside docs/ (README, CONTRIBUTING, …) join the site, and links to and from them are rewritten."""
+"""MkDocs hook: pages outside docs/ join the site, links follow them, and packages become lists of modules in the API reference.
+
+In a page, `::: package.*` stands for every public module of a package, `::: package.__all__` for those that it re-exports from.
+"""
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 from pathlib import Path
@@ -20,6 +24,7 @@ OUTSIDE = {
     ".github/assets/digits.png": "assets/digits.png",
 }
 WIDE = ("index.md", "benchmarks.md")  # the only page of their tab: no list of pages beside them
+_PACKAGE = re.compile(r"^::: ([\w.]+)\.(\*|__all__)$", re.MULTILINE)
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[#)])")
 
 
@@ -44,4 +49,17 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         inside = OUTSIDE.get(target, target.removeprefix("docs/") if target.startswith("docs/") else None)
         return match[1] if inside is None else posixpath.relpath(inside, posixpath.dirname(site) or ".")
 
-    return _LINK.sub(rewritten, markdown)
+    return _LINK.sub(rewritten, _PACKAGE.sub(lambda match: modules(match[1], match[2] == "__all__"), markdown))
+
+
+def modules(package: str, exported: bool) -> str:
+    """The directives of mkdocstrings for the modules of a package."""
+    folder = ROOT / package.replace(".", "/")
+    names = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    if exported:
+        tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+        origins = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names = [name for name in names if f"{package}.{name}" in origins]
+    if not names:
+        raise ValueError(f"{package} has no module to document")
+    return "\n\n".join(f"::: {package}.{name}" for name in names)

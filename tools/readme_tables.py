@@ -8,6 +8,7 @@ A table stands between the comments `<!-- NAME:begin … -->` and `<!-- NAME:end
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -254,6 +255,22 @@ def formats() -> str:
     return markdown(["format", "weights / fp32", *COLUMNS], rows, ":-:")
 
 
+def options() -> str:
+    """Every option of the formats with its explanation, and the formats that have it with their defaults."""
+    defaults_of: dict[tuple[str, str], dict[str, str]] = {}
+    for name in FORMATS:
+        for field in dataclasses.fields(FORMATS[name]):
+            allowed = field.metadata.get("choices")
+            text = field.metadata["help"] + (f" ({', '.join(map(str, allowed))})" if allowed else "")
+            default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+            defaults_of.setdefault((field.name, text), {})[name] = default
+    rows = []
+    for (option, text), defaults in sorted(defaults_of.items()):
+        shown = [f"`{name}` {default}" for name, default in defaults.items()]
+        rows.append([f"`{option}`", text, ", ".join(shown)])
+    return markdown(["option", "meaning", "formats and their defaults"], rows, ":--")
+
+
 TABLES = {
     "benchmarks/README.md": {
         "bench": bench,
@@ -265,7 +282,7 @@ TABLES = {
         "format-sizes": format_sizes,
         "tuned": tuned,
     },
-    "docs/formats.md": {"formats": formats},
+    "docs/formats.md": {"formats": formats, "options": options},
 }
 
 
