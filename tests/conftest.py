@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(os.environ.get("AIGC_EDGE_TEST_BUNDLE", ROOT / "tests" / "data" / "digits-tiny.aigc"))
+
+
+with contextlib.suppress(ModuleNotFoundError):  # few folders of tests need it
+    import hypothesis
+
+    # A busy machine is no failure.
+    hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("busy")
 
 
 def pytest_configure() -> None:

@@ -90,6 +90,7 @@ def test_raw_samples_give_the_figures(measured: dict[str, Any]) -> None:
 
 
 def test_sizes_are_those_of_the_files(measured: dict[str, Any], recipe: way.Recipe) -> None:
+    assert rows(measured)
     for row in rows(measured).values():
         file = recipe.manifest["components"][recipe.component]["formats"][row["format"]]["file"]
         assert row["bytes"]["networks"] == (Path(recipe.bundle) / file).stat().st_size

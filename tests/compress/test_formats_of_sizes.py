@@ -99,6 +99,7 @@ def test_passes_see_the_default_size(rng: np.random.Generator) -> None:
     models = exported(sized), exported(alone)
     layers = [[layer.macs for layer in graph.layers(model)] for model in models]
     assert layers[0] == layers[1]
+    assert layers[0]
     assert all(layers[0])
     unknown = graph.types_and_shapes(models[0])
     for name, (kind, shape) in graph.at_default_size(models[0]).items():

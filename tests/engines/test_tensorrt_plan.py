@@ -209,7 +209,7 @@ def _instead(monkeypatch, code):
 def test_a_builder_that_dies_or_says_why_not(request_for, monkeypatch, refusal, code, words):
     _instead(monkeypatch, code)
     gb = 0.25 if "0.25 GB" in words else 2
-    assert words in _refused(request_for(), refusal, memory_gb=gb, seconds=1 if "longer than 1 s" in words else 9)
+    assert words in _refused(request_for(), refusal, memory_gb=gb, seconds=1 if "longer than 1 s" in words else 120)
 
 
 @needs_rtx

@@ -79,6 +79,7 @@ def test_a_layer_of_a_plan_belongs_to_its_node():
 def test_the_tiny_bundle_has_its_layers():
     facts = read(TINY)
     assert facts.formats
+    assert all(found.layers for found in facts.formats)
     assert all(layer.bytes > 0 and layer.macs > 0 for found in facts.formats for layer in found.layers)
 
 

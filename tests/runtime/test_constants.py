@@ -44,6 +44,7 @@ def split(engine, toy, make_bundle):
 def test_programs_of_the_bundle_take_the_table(engine, whole, split):
     rng = np.random.default_rng()
     opened = split()
+    assert opened.programs
     for program in opened.programs:
         for n, guidance in ((1, None), (33, 2.5), (2, 1.0)):
             options = {"seed": int(rng.integers(2**60)), "program": program, "guidance_scale": guidance}
