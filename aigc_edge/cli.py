@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aigc_edge import __version__
-from aigc_edge.commands import commands
+from aigc_edge.commands import commands, extension_commands
 from aigc_edge.commands.parser import FAILED, Parser
 from aigc_edge.errors import AigcEdgeError, ExtensionWarning
 
@@ -25,16 +25,17 @@ INTERRUPTED = 130
 EXTRAS = {"torch": "train", "onnx": "train", "onnxscript": "train", "sklearn": "train", "safetensors": "train", "PIL": "train"}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """The parser of the whole command line; commands of other distributions are in it unless `command` is one of the own."""
     parser = Parser("aigc-edge", description="Compile, run and measure generative models on edge devices.")
     parser.epilog = "aigc-edge COMMAND --help explains a command. AIGC_EDGE_DEBUG=1 shows a stack trace with an error."
     parser.add_argument("--version", action="version", version=f"aigc-edge {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for name, command in commands().items():
-        sub = subparsers.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
-        command.configure(sub)
-        sub.set_defaults(run=command.run)
+    known = commands()
+    for name, each in (known if command in known else extension_commands() | known).items():
+        sub = subparsers.add_parser(name, help=each.HELP, description=each.DESCRIPTION)
+        each.configure(sub)
+        sub.set_defaults(run=each.run)
     return parser
 
 
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = _warning
     debug = os.environ.get("AIGC_EDGE_DEBUG", "") not in ("", "0")
     try:
-        arguments = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        arguments = build_parser(words[0] if words else "").parse_args(words)
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code

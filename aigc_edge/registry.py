@@ -21,10 +21,10 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps names to objects of one kind.
 
-    Objects register themselves with the decorator `register`. A lookup imports the module of that name in `package` (a package,
-    or the module that holds them all), then every module of `package`, then the entry point of that name in `group`, by which
-    another distribution adds an object. The names of this package come first: an extension cannot replace them. `base` is the
-    class that extensions must derive from, if any.
+    Objects register themselves with the decorator `register`. A lookup imports the module of that name in `package`, then every
+    module of `package` (which may also be one module that holds them all), then the entry point of that name in `group`, by which
+    another distribution adds an object. An extension cannot replace a name of this package. `base` is the class that extensions
+    must derive from, if any.
     """
 
     def __init__(self, kind: str, package: str, group: str | None = None, base: type | None = None) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from aigc_edge.bundle.writer import pack, read_manifest
 from aigc_edge.cli import main
-from aigc_edge.compile import build, places
+from aigc_edge.compile import build, build_targets
 from aigc_edge.compile.build import build_bundle
 from aigc_edge.engines import cuda_driver, tensorrt_plan
 from aigc_edge.engines.tensorrt_module import installed
@@ -87,7 +87,7 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle, monkeypatch):
     def broken(*_, **__):
         raise AigcEdgeError("building it failed: try again")
 
-    monkeypatch.setattr(places, "installed", lambda: ["tensorrt_rtx"])
+    monkeypatch.setattr(build_targets, "installed", lambda: ["tensorrt_rtx"])
     monkeypatch.setattr(build, "build_plan", broken)
     state = _state(bundle)
     for formats in (None, ["fp32"]):
@@ -129,7 +129,7 @@ def orin(fake_tensorrt, monkeypatch):
         known = f"{module}_{version}"
         folder = fake_tensorrt(module, known, [fake_tensorrt.line("node_conv", "Float")])
         monkeypatch.setattr(cuda_driver, "device", lambda: device)
-        monkeypatch.setattr(places, "installed", lambda: [module])
+        monkeypatch.setattr(build_targets, "installed", lambda: [module])
         recorded = json.loads((folder / "recorded.json").read_text())["version"]
         for place in (tensorrt_plan, build):
             monkeypatch.setattr(place, "module_version", lambda name: recorded)
@@ -212,7 +212,7 @@ def test_a_gpu_that_no_target_is_for(bundle, orin):
 )
 def test_what_cannot_be_is_one_sentence(small_bundle, monkeypatch, capsys, device, modules, arguments, words):
     monkeypatch.setattr(cuda_driver, "device", lambda: device)
-    monkeypatch.setattr(places, "installed", lambda: modules)
+    monkeypatch.setattr(build_targets, "installed", lambda: modules)
     try:
         code = main(["build", str(small_bundle), *arguments])
     except SystemExit as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-GROUPS = ("solvers", "engines", "formats", "pipelines", "targets", "families", "data", "sources", "peers", "runners")
+GROUPS = ["solvers", "engines", "formats", "pipelines", "targets", "families", "data", "sources", "peers", "runners", "commands"]
 Run = Callable[..., Any]
 
 
@@ -83,6 +83,13 @@ def test_a_built_in_name_is_not_replaced(broken: Any, run: Run, tiny_bundle: Pat
     done = run(site, "sample", str(tiny_bundle), "--engine", "auto", "--steps", "1", "-n", "1", "-o", "one.png")
     assert done.returncode == 0, done.stderr
     assert "'torch' (aigc_edge.engines) of the distribution broken-toy has the name of another engine" in done.stderr
+
+
+def test_a_broken_command_leaves_the_others(broken: Any, run: Run) -> None:
+    done = run(broken("thing = 3"), "--help")
+    assert done.returncode == 0
+    assert "quantise" in done.stdout
+    assert "of the distribution broken-toy is no command: it has no ORDER, HELP, DESCRIPTION, configure, run" in done.stderr
 
 
 def test_a_malformed_target_names_its_distribution(broken: Any, run: Run) -> None:

@@ -82,6 +82,9 @@ def test_a_folder_of_the_pipeline_class_is_compiled(toy: Path, run: Run, tmp_pat
     done = run(toy, "compile", "folder", "-o", "folder.aigc", *options)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "folder.aigc" / "manifest.json").read_text())["output_shape"] == [1, 8, 8]
-    refused = run(tmp_path / "nothing", "compile", "folder", "-o", "other.aigc", *options)
-    assert refused.returncode == 2
-    assert "ToyPipeline" in refused.stderr
+
+
+def test_a_command_is_run_and_listed(toy: Path, run: Run) -> None:
+    assert run(toy, "toy", "you").stdout == "hello you\n"
+    assert "say hello" in run(toy, "--help").stdout
+    assert "say hello" not in run(toy / "nothing", "--help").stdout
