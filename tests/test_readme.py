@@ -97,7 +97,7 @@ def test_python_blocks_do_what_they_say(folder: Path, monkeypatch: pytest.Monkey
     expected = diffusers_loop(core["unet"], core["DPMSolverMultistepScheduler"](), 20, core["latents"])
     assert (core["images"] - expected).norm() < 1e-4 * expected.norm()
     with aigc_edge.open(folder / "digits.aigc") as pipeline:
-        channels, height, width = pipeline.manifest["output_shape"]
+        channels, height, width = pipeline.manifest.output_shape
     assert sampling["images"].shape == (16, height, width, channels)
     assert sampling["images"].dtype == "uint8"
     latents = np.random.default_rng(0).standard_normal((3, 32), np.float32)

@@ -34,9 +34,9 @@ class Place:
         """That of an onnx.TensorProto; None: it holds its bytes itself."""
         if not tensor.external_data:
             return None
-        told = {pair.key: pair.value for pair in tensor.external_data}
-        length = told.get("length")
-        return Place(told.get("location", ""), int(told.get("offset", 0)), None if length is None else int(length))
+        entries = {pair.key: pair.value for pair in tensor.external_data}
+        length = entries.get("length")
+        return Place(entries.get("location", ""), int(entries.get("offset", 0)), None if length is None else int(length))
 
 
 def size_in(files: Mapping[str, Any], name: str) -> int:

@@ -164,7 +164,7 @@ def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
     from aigc_edge.compile import compile_source
     from aigc_edge.compile.request import vetted
-    from aigc_edge.report.summary import describe, render
+    from aigc_edge.report.summary import render, verified
     from aigc_edge.sources.base import open_source
 
     formats, targets = arguments.formats or ["fp32", "int8"], arguments.targets or ["x86-cpu"]
@@ -188,6 +188,6 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         progress=Progress(),
     )
-    print(render(describe(output)))
+    print(render(verified(output).manifest))
     print(f"\n{output} is written: aigc-edge sample {output} -o samples.png")
     return 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from aigc_edge.bundle.writer import write_bundle
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_of
 from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
@@ -42,7 +43,7 @@ def compile_source(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Compile `source` (a training run, a diffusers folder, an ONNX file, "package:function", a Source) into the bundle `out`.
 
     Returns the bundle's manifest. `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format
@@ -65,7 +66,8 @@ def compile_source(
         asked = {"format": formats, "target": targets, "solver": solver, "steps": steps, "guidance": guidance_scale}
         asked |= {"budget": request.budget.words, "samples": samples, "seed": seed or None}
         asked |= {"weights": weights, "schedule_constants": schedule_constants}
-        work.manifest["provenance"]["command"] = command_of(found, asked)
+        provenance = {**work.manifest.provenance, "command": command_of(found, asked)}
+        work.manifest = replace(work.manifest, provenance=provenance)
         made = found.programs(solver, steps, guidance_scale)
         if made[0].guidance_scale != 1 and not (found.num_classes or found.text or found.conditions):
             raise AigcEdgeError(
@@ -87,8 +89,8 @@ def compile_source(
         prove(work, samples or affordable(work, found.samples, PROOF_MACS))
         build_engines(work)
         preview(work)
-        for entry in work.networks.values():
-            entry["formats"] = {name: entry["formats"][name] for name in request.formats}
+        for name, part in work.networks.items():
+            work.components[name] = replace(part, formats={format: part.formats[format] for format in request.formats})
         store_schedule(work)
         work.start("writing")
         files = work.files | work.network_files(list(request.formats))

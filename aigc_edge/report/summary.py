@@ -6,44 +6,55 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aigc_edge import _core, text
-from aigc_edge.bundle.external import size_in
+from aigc_edge.bundle.bundle import Bundle, existing
+from aigc_edge.bundle.component import SCHEDULE
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.bundle.sizes import named
+from aigc_edge.bundle.spec import TensorSpec
 from aigc_edge.diffusion import Program
-from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.errors import AigcEdgeError
 
 WIDTH = 100
 VERIFY_ALL = 1
-Manifest = Mapping[str, Any]
 
 
-def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of the bundle at `path` after every file was hashed, with "verified" (files) and "total_bytes" added.
+def verified(path: str | os.PathLike[str]) -> Bundle:
+    """The bundle at `path` after the native reader hashed every file.
 
     Raises BundleError when the bundle is missing, damaged, tampered with or of a newer version.
     """
-    if not Path(path).exists():
-        raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
-    handle = _core.Handle(os.fspath(path), None, verify=VERIFY_ALL)
+    return Bundle.of(Path(path), _verified_text(path), validated=True)
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The members of the manifest of the bundle at `path` as they are stored, with "verified" (files) and "total_bytes" added.
+
+    Every file is hashed first. Raises as `verified` does.
+    """
+    members: dict[str, Any] = json.loads(_verified_text(path))
+    sizes = [entry["bytes"] for entry in members["files"].values()]
+    return members | {"verified": len(sizes), "total_bytes": sum(sizes)}
+
+
+def _verified_text(path: str | os.PathLike[str]) -> str:
+    handle = _core.Handle(os.fspath(existing(path)), None, verify=VERIFY_ALL)
     try:
-        manifest: dict[str, Any] = json.loads(handle.manifest)
+        return str(handle.manifest)
     finally:
         handle.close()
-    files = manifest["files"]
-    return manifest | {"verified": len(files), "total_bytes": sum(entry["bytes"] for entry in files.values())}
 
 
 def program_of(manifest: Manifest, name: str) -> Program:
     """The program called `name`, or the default for "default"; raises AigcEdgeError that lists the names there are."""
-    programs = manifest["programs"]
-    wanted = manifest["default_program"] if name == "default" else name
-    if wanted not in programs:
-        raise AigcEdgeError(f"the bundle has no program {name!r}: choose one of {', '.join(sorted(programs))}")
-    return Program.from_json(programs[wanted])
+    wanted = manifest.default_program if name == "default" else name
+    if wanted not in manifest.programs:
+        raise AigcEdgeError(f"the bundle has no program {name!r}: choose one of {', '.join(sorted(manifest.programs))}")
+    return manifest.programs[wanted]
 
 
 def render(manifest: Manifest) -> str:
@@ -65,20 +76,18 @@ def _shape(shape: Any) -> str:
 
 
 def _head(manifest: Manifest) -> str:
-    classes = manifest.get("classes")
-    kind = f"{classes['count']} classes" if classes else _conditions(manifest)
+    kind = f"{manifest.num_classes} classes" if manifest.num_classes else _conditions(manifest)
+    total = sum(entry.bytes for entry in manifest.files.values())
     lines = [
-        f"{manifest['name']}: {manifest['family']}, {kind}, images {_shape(manifest['output_shape'])} from latents "
-        f"{_shape(manifest['sample_shape'])}",
-        f"bundle version {manifest['version']}, {text.size(manifest['total_bytes'])}, "
-        f"all {manifest['verified']} files match their SHA-256",
+        f"{manifest.name}: {manifest.family}, {kind}, images {_shape(manifest.output_shape)} from latents "
+        f"{_shape(manifest.sample_shape)}",
+        f"bundle version {manifest.version}, {text.size(total)}, all {len(manifest.files)} files match their SHA-256",
     ]
-    sizes = manifest.get("sizes") or []
-    if sizes:
-        first, *others = map(named, sizes)
+    if manifest.sizes:
+        first, *others = map(named, manifest.sizes)
         lines.insert(1, f"sizes {first} (default), {', '.join(others)}: H×W in the shapes below, the weights serve all")
-    names = (classes or {}).get("names") or []
-    if names and names != [str(i) for i in range(len(names))]:
+    names = manifest.classes.names if manifest.classes else ()
+    if names and list(names) != [str(i) for i in range(len(names))]:
         lines += textwrap.wrap(
             "classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(names)), WIDTH, subsequent_indent="  "
         )
@@ -87,20 +96,18 @@ def _head(manifest: Manifest) -> str:
 
 def _conditions(manifest: Manifest) -> str:
     """What the images are generated by, where there are no classes."""
-    inputs = manifest["components"].get("denoiser", {}).get("inputs", ())
-    named = [tensor["name"] for tensor in inputs if tensor["role"] == "condition"]
-    return "from prompts" if manifest.get("text") else f"conditions {', '.join(named)}" if named else "unconditional"
+    names = [tensor.name for tensor in manifest.denoiser.spec.of_role("condition")] if manifest.denoiser else []
+    return "from prompts" if manifest.text else f"conditions {', '.join(names)}" if names else "unconditional"
 
 
 def _text(manifest: Manifest) -> str:
-    """What the text encoders are fed with."""
-    section = manifest.get("text")
-    if not section:
+    """The input of the text encoders."""
+    if manifest.text is None:
         return ""
     rows = []
-    for name, entry in section["encoders"].items():
-        rows.append([name, entry["tokenizer"], _bytes(manifest, entry["tokenizer"]), str(entry["length"]), str(entry["pad"])])
-    nothing = 'conditions of ""' if section["negative"] == "encode" else "zeros"
+    for name, entry in manifest.text.encoders.items():
+        rows.append([name, entry.tokenizer, _bytes(manifest, entry.tokenizer), str(entry.length), str(entry.pad)])
+    nothing = 'conditions of ""' if manifest.text.negative == "encode" else "zeros"
     header = ["encoder", "tokenizer", "size", "tokens", "padded with"]
     return f"Text (no negative prompt: {nothing})\n" + text.table(header, rows, right=[2, 3, 4])
 
@@ -108,64 +115,62 @@ def _text(manifest: Manifest) -> str:
 FEW = 3  # schedule constants are listed one by one up to this many
 
 
-def _tensors(tensors: Any, schedule: bool = False) -> str:
-    """Names, dtypes and shapes; what the schedule gives, a constant or two for every block of a network, as one sum."""
-    constants = [t for t in tensors if schedule or t["role"] == "constant"]
+def _tensors(tensors: Sequence[TensorSpec], schedule: bool = False) -> str:
+    """Names, dtypes and shapes; the schedule's outputs, a constant or two for every block of a network, as one sum."""
+    constants = [t for t in tensors if schedule or t.role == "constant"]
     if len(constants) <= FEW:
         constants = []
-    listed = [f"{t['name']} {t['dtype']} [{', '.join(map(str, t['shape']))}]" for t in tensors if t not in constants]
+    described = [f"{t.name} {t.dtype} [{', '.join(map(str, t.shape))}]" for t in tensors if t not in constants]
     if constants:
-        floats = sum(math.prod(t["shape"][1:]) for t in constants)
-        listed.append(f"{len(constants)} schedule constants of {floats} floats")
-    return ", ".join(listed)
+        floats = sum(math.prod(int(dim) for dim in t.shape[1:]) for t in constants)
+        described.append(f"{len(constants)} schedule constants of {floats} floats")
+    return ", ".join(described)
 
 
 def _bytes(manifest: Manifest, file: str) -> str:
-    return text.size(size_in(manifest["files"], file)) if file in manifest["files"] else "?"
+    return text.size(manifest.bytes_of(file)) if file in manifest.files else "?"
 
 
 def _networks(manifest: Manifest) -> str:
     lines = []
-    for name, component in manifest["components"].items():
+    for name, component in manifest.components.items():
         lines.append(f"Network {name}")
-        for arrow, key in (("in ", "inputs"), ("out", "outputs")):
-            listed = _tensors(component[key], name == "schedule" and key == "outputs")
-            wrapped = textwrap.wrap(listed, WIDTH - 6, break_on_hyphens=False)
+        for arrow, tensors in (("in ", component.spec.inputs), ("out", component.spec.outputs)):
+            described = _tensors(tensors, name == SCHEDULE and arrow == "out")
+            wrapped = textwrap.wrap(described, WIDTH - 6, break_on_hyphens=False)
             lines += [f"  {arrow if i == 0 else '   '} {line}" for i, line in enumerate(wrapped)]
         rows = []
-        for format, entry in component["formats"].items():
-            mark = "default" if format == manifest["default_format"] else ""
-            rows.append([format, entry["file"], _bytes(manifest, entry["file"]), mark])
-        if component.get("weights"):
-            file = component["weights"]["file"]
-            rows.append(["weights", file, _bytes(manifest, file), "for the torch engine"])
-        if component.get("table"):
-            table = component["table"]
-            rows.append(["table", table["file"], _bytes(manifest, table["file"]), f"{len(table['timesteps'])} timesteps"])
+        for format, files in component.formats.items():
+            mark = "default" if format == manifest.default_format else ""
+            rows.append([format, files["file"], _bytes(manifest, files["file"]), mark])
+        if component.weights:
+            rows.append(["weights", component.weights.file, _bytes(manifest, component.weights.file), "for the torch engine"])
+        if component.table:
+            table = component.table
+            rows.append(["table", table.file, _bytes(manifest, table.file), f"{len(table.timesteps)} timesteps"])
         lines.append(text.table(["format", "file", "size", ""], rows, right=[2]))
-        if component.get("schedule_constants"):
-            lines.append(f"  schedule: {_removed(component['schedule_constants'])}")
+        if component.schedule_constants:
+            lines.append(f"  schedule: {_removed(component.schedule_constants)}")
     return "\n".join(lines)
 
 
-def _removed(found: Manifest) -> str:
+def _removed(split: Mapping[str, Any]) -> str:
     """What the network lost because it depends on the timestep alone."""
-    if not found.get("operators"):
-        return f"no operators removed ({found.get('reason', 'nothing to remove')})"
-    share = found["weights"] / max(found["of_weights"], 1)
-    return f"{found['operators']} of {found['of_operators']} operators, {share:.1%} of weights removed"
+    if not split.get("operators"):
+        return f"no operators removed ({split.get('reason', 'nothing to remove')})"
+    share = split["weights"] / max(split["of_weights"], 1)
+    return f"{split['operators']} of {split['of_operators']} operators, {share:.1%} of weights removed"
 
 
 def render_engines(manifest: Manifest) -> str:
     """The engine files of a bundle as text, "" where it has none."""
     rows = []
-    for component in manifest["components"].values():
-        for plan in component.get("engines", []):
-            precision = plan.get("precision")
-            share = precision.get("as_asked") if isinstance(precision, Mapping) else None
+    for component in manifest.components.values():
+        for plan in component.engines:
+            share = plan.precision.get("as_asked") if isinstance(plan.precision, Mapping) else None
             asked = "" if share is None else f"{share:.0%}"  # of the multiply-adds
-            row = [plan["engine"], plan["target"], plan["format"], _bytes(manifest, plan["file"]), plan.get("built_with", "")]
-            rows.append([*row, precision_text(precision), asked])
+            row = [plan.engine, plan.target, plan.format, _bytes(manifest, plan.file), plan.built_with]
+            rows.append([*row, precision_text(plan.precision), asked])
     if not rows:
         return ""
     header = ["engine", "target", "format", "size", "built with", "layers run in", "as asked"]
@@ -173,12 +178,12 @@ def render_engines(manifest: Manifest) -> str:
 
 
 def _surprises(manifest: Manifest) -> Iterator[str]:
-    """Layers of plans that do not run in the type that was asked for, once for all targets of which the same is true."""
+    """Layers of plans that do not run in the requested type, once for all targets of which the same is true."""
     found: dict[tuple[str, str], list[str]] = {}
-    for component in manifest["components"].values():
-        for plan in component.get("engines", []):
-            for sentence in plan.get("surprises", ()):
-                found.setdefault((plan["format"], sentence), []).append(plan["target"])
+    for component in manifest.components.values():
+        for plan in component.engines:
+            for sentence in plan.surprises:
+                found.setdefault((plan.format, sentence), []).append(plan.target)
     for (format, sentence), targets in found.items():
         line = f"{format} on {', '.join(targets)}: {sentence}"
         yield from textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
@@ -197,26 +202,22 @@ def precision_text(precision: Any) -> str:
 
 def _programs(manifest: Manifest) -> str:
     rows = []
-    for name, value in sorted(manifest["programs"].items(), key=lambda item: item[0] != manifest["default_program"]):
-        program = Program.from_json(value)
-        mark = "default" if name == manifest["default_program"] else ""
+    for name, program in sorted(manifest.programs.items(), key=lambda item: item[0] != manifest.default_program):
+        mark = "default" if name == manifest.default_program else ""
         rows.append([name, f"{program.nfe or 1}", f"{program.slots}", f"{program.guidance_scale:g}", mark])
     return "Programs (--program NAME prints one)\n" + text.table(
         ["name", "evaluations", "slots", "guidance", ""], rows, right=[1, 2, 3]
     )
 
 
-def _number(figures: Manifest, name: str, form: str = "{:.3g}") -> str:
+def _number(figures: Mapping[str, Any], name: str, form: str = "{:.3g}") -> str:
     value = figures.get(name)
     return "–" if not isinstance(value, (int, float)) else form.format(value)
 
 
 def _quality(manifest: Manifest) -> str:
-    quality = manifest.get("quality") or {}
-    rows = []
-    for format, figures in quality.items():
-        if not isinstance(figures, Mapping):
-            continue
+    rows, judge = [], manifest.judge
+    for format, figures in manifest.quality.items():
         low, high = _number(figures, "frechet_low"), _number(figures, "frechet_high")
         rows.append(
             [
@@ -229,15 +230,14 @@ def _quality(manifest: Manifest) -> str:
                 _number(figures, "n", "{:.0f}"),
             ]
         )
-    judge = manifest.get("judge")
     if not rows:
         return ""
-    by = f", scored by a classifier of {judge['accuracy']:.1%} held-out accuracy" if judge and judge.get("accuracy") else ""
+    by = f", scored by a classifier of {judge.accuracy:.1%} held-out accuracy" if judge and judge.accuracy else ""
     header = ["format", "Fréchet", "95 % interval", "class accuracy", "PSNR to fp32", "relative L2", "n"]
     others = [
         f"  {format} at {size}, n {found['n']}: PSNR {_number(found, 'psnr', '{:.1f} dB')}, relative L2 "
         f"{_number(found, 'relative_l2')}"
-        for format, figures in quality.items()
+        for format, figures in manifest.quality.items()
         for size, found in (figures.get("sizes") or {}).items()
     ]
     return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6]), *others])
@@ -251,9 +251,9 @@ def _lines(name: str, value: Any) -> Iterator[str]:
 
 def _provenance(manifest: Manifest) -> str:
     lines = ["Provenance"]
-    for name, value in (manifest.get("provenance") or {}).items():
+    for name, value in manifest.provenance.items():
         if value is not None:
             lines += _lines(name.replace("_", " "), value)
-    lines += _lines("made", manifest.get("created", "?"))
-    lines += _lines("with", manifest.get("tools") or {})
+    lines += _lines("made", manifest.created or "?")
+    lines += _lines("with", manifest.tools)
     return "\n".join(lines)

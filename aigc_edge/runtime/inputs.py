@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.diffusion import Program, noise
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.images import to_float
@@ -55,12 +55,10 @@ def drawn_classes(seeds: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
 class Start:
     """What `n` samples of a program start from: the noise of their seeds, and an image that is known."""
 
-    def __init__(
-        self, manifest: Mapping[str, Any], program: Program, n: int, seeds: NDArray[np.uint64] | None, seed: int
-    ) -> None:
+    def __init__(self, manifest: Manifest, program: Program, n: int, seeds: NDArray[np.uint64] | None, seed: int) -> None:
         self._program, self._n, self._given, self._first = program, n, seeds, seed
-        self._shape = tuple(int(size) for size in manifest["sample_shape"])
-        self._range = [float(bound) for bound in manifest["output_range"]]
+        self._shape = tuple(int(size) for size in manifest.sample_shape)
+        self._range = [float(bound) for bound in manifest.output_range]
 
     @property
     def _seeds(self) -> NDArray[np.uint64]:

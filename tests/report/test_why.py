@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.report import charts, layer_page
 from aigc_edge.report.facts import Facts, FormatFacts, LayerFacts, node_of, read
@@ -29,7 +30,7 @@ def _facts(**changes):
     }
     quality = {"frechet": 1.5, "frechet_low": 1.0, "frechet_high": 2.0, "n": 64}
     made = FormatFacts("int8", "denoiser", "tensorrt", compression | changes, layers, quality)
-    return Facts({"name": "mine & yours", "default_program": "euler-2"}, (made,))
+    return Facts(Manifest(name="mine & yours", default_program="euler-2"), (made,))
 
 
 class _Balanced(html.parser.HTMLParser):
