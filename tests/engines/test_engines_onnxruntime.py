@@ -65,7 +65,7 @@ def test_a_manifest_of_another_network_is_refused(network, change):
     }[change]
     spec = ComponentSpec("denoiser", wrong, source.spec.outputs)
     with pytest.raises(BundleError, match="inconsistent"):
-        OnnxRuntimeEngine.load(dataclasses.replace(source, spec=spec), threads=1)
+        OnnxRuntimeEngine.load(dataclasses.replace(source, component=dataclasses.replace(source.component, spec=spec)), threads=1)
 
 
 def test_threads_must_be_a_whole_number_from_one(network):
