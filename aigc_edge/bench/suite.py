@@ -116,16 +116,12 @@ def comparisons(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> list[di
 def sizes(recipe: Recipe, format: str) -> dict[str, int]:
     """Bytes of the networks in this format, and of the whole bundle."""
     manifest, networks = recipe.manifest, []
-    for component in manifest.components.values():  # of a schedule its table is read, not its network
-        networks += (
-            [component.table.file]
-            if component.table
-            else [component.formats[format]["file"]]
-            if format in component.formats
-            else []
-        )
-    whole = sum(entry.bytes for entry in manifest.files.values())
-    return {"networks": sum(map(manifest.bytes_of, networks)), "bundle": whole}
+    for component in manifest.components.values():
+        if component.table:  # of a schedule its table is read, not its network
+            networks.append(component.table.file)
+        elif format in component.formats:
+            networks.append(component.file(format))
+    return {"networks": sum(map(manifest.bytes_of, networks)), "bundle": manifest.total_bytes}
 
 
 def isolated(recipe: Recipe, name: str, settings: Settings) -> dict[str, Any]:
@@ -184,9 +180,9 @@ def bench(recipe: Recipe, settings: Settings, say: Say = lambda message: None) -
 
 def about(recipe: Recipe) -> dict[str, Any]:
     """What was measured, without a path."""
-    manifest = recipe.manifest.to_json()
+    members = recipe.manifest.to_json()
     names = ("name", "family", "sample_shape", "output_shape", "classes", "default_format", "provenance", "created")
-    return {name: manifest.get(name) for name in names}
+    return {name: members[name] for name in names}
 
 
 def settings_json(recipe: Recipe, settings: Settings, batches: Sequence[int]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Component:
         """The ONNX file in a format, the one for `engine` where there is one; raises BundleError that lists the formats."""
         if format not in self.formats:
             known = ", ".join(sorted(self.formats)) or "none"
-            raise BundleError(f"there is no format {format!r} of {self.name!r}: it has {known}")
+            raise BundleError(f"no format {format!r} of {self.name!r}: it has {known}")
         return self.formats[format].get(engine) or self.formats[format]["file"]
 
     def at(self, size: Size) -> Component:

@@ -6,7 +6,7 @@ caches of model hubs are full of symbolic links.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -37,11 +37,6 @@ class Place:
         entries = {pair.key: pair.value for pair in tensor.external_data}
         length = entries.get("length")
         return Place(entries.get("location", ""), int(entries.get("offset", 0)), None if length is None else int(length))
-
-
-def size_in(files: Mapping[str, Any], name: str) -> int:
-    """Bytes of a network among the `files` of a bundle's manifest, with the weights beside it."""
-    return sum(int(files[file]["bytes"]) for file in (name, f"{name}.data") if file in files)
 
 
 def check_places(tensors: Iterable[Any], model: Path) -> None:

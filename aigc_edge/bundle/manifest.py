@@ -157,6 +157,11 @@ class Manifest:
         """The size that a bundle opens at; None where it has one alone."""
         return self.sizes[0] if self.sizes else None
 
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.bytes for entry in self.files.values())
+
     def bytes_of(self, network: str) -> int:
         """Bytes of an ONNX file with the weights beside it; 0 for a file that is not listed."""
         return sum(self.files[file].bytes for file in (network, f"{network}.data") if file in self.files)

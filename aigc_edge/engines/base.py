@@ -60,7 +60,7 @@ class EngineSource:
         try:
             return self.component.file(self.format, engine)
         except BundleError as error:
-            raise BundleError(f"{self.bundle}: {error}") from None
+            raise BundleError(f"{self.bundle} has {error}") from None
 
     @contextlib.contextmanager
     def loadable(self, engine: str = "") -> Iterator[tuple[str, str | bytes]]:

@@ -1,4 +1,4 @@
-"""One corpus of manifests for both readers: what Python takes the native reader takes, and neither fails with anything but a sentence.
+"""One corpus of manifests for both readers: what one takes the other takes, and neither fails with anything but a sentence.
 
 `manifests/cases.json` changes one member of a whole manifest beside it; its verdict is "valid" or "invalid", for both, or
 "python": a member that only Python reads has the wrong type, and Python says so.
