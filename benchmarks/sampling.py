@@ -30,7 +30,7 @@ import aigc_edge
 from aigc_edge import _core as core
 from aigc_edge import ops
 from aigc_edge.bench.machine import fingerprint
-from aigc_edge.bundle.writer import write_bundle
+from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.engines.base import ENGINES, Engine
 from aigc_edge.export.onnx import export_component
@@ -114,7 +114,7 @@ def bundle(folder: Path, shape: tuple[int, ...], program: Program, network: Path
         "output_range": [-1, 1], "classes": None, "schedule": SCHEDULE, "components": {"denoiser": spec},
         "default_format": "fp32", "default_program": program.name, "programs": {program.name: program.to_json()},
     }  # fmt: skip
-    write_bundle(folder, manifest, {"denoiser.onnx": network})
+    write_members(folder, manifest, {"denoiser.onnx": network})
     return folder
 
 
@@ -223,13 +223,10 @@ def network(folder: Path, settings: dict[str, Any]) -> tuple[Path, float]:
 
 def diffusers_loop(place: Path, scheduler: Any, steps: int, latents: np.ndarray) -> Turn:
     """A diffusers pipeline's loop around the same onnxruntime session, with its buffers bound as well as that can be."""
-    from aigc_edge.bundle.spec import ComponentSpec
-    from aigc_edge.bundle.writer import read_manifest
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.engines.base import EngineSource
 
-    component = read_manifest(place)["components"]["denoiser"]
-    spec = ComponentSpec.from_json("denoiser", component)
-    engine = ENGINES["onnxruntime"].load(EngineSource(place, component, spec, "fp32", "diffusion"), threads=1)
+    engine = ENGINES["onnxruntime"].load(EngineSource.of(Bundle.open(place), "denoiser", "fp32"), threads=1)
     sample, timestep = np.empty_like(latents), np.empty(len(latents), np.float32)
     output = np.empty_like(latents)
     call = engine.bind({"sample": sample, "timestep": timestep}, {"output": output})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_a_generator_of_one_evaluation(open_gan: Any) -> None:
 def open_gan(tmp_path: Path) -> Any:
     """open_gan(torch_device) opens an untrained GAN's bundle with the torch engine."""
     safetensors = pytest.importorskip("safetensors.torch")
-    from aigc_edge.bundle.writer import write_bundle
+    from aigc_edge.bundle.write import write_members
     from aigc_edge.models.base import FAMILIES
 
     settings = {"size": 16, "channels": 1, "num_classes": 4, "latent": 8, "width": 16}
@@ -139,7 +138,7 @@ def open_gan(tmp_path: Path) -> Any:
         "components": {"decoder": component.spec.to_json() | {
             "formats": {"fp32": {"file": "net.onnx"}}, "weights": {"file": "net.safetensors", "model": family.model_config()}}},
     }  # fmt: skip
-    write_bundle(tmp_path / "gan.aigc", manifest, {"net.onnx": b"not read", "net.safetensors": weights})
+    write_members(tmp_path / "gan.aigc", manifest, {"net.onnx": b"not read", "net.safetensors": weights})
     return lambda device=None: opened(tmp_path / "gan.aigc", device)
 
 
@@ -197,7 +196,7 @@ def test_a_gpu_that_is_not_there_is_a_sentence(tiny_bundle: Path) -> None:
 
 def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any) -> None:
     with open_gan("cpu") as ours:
-        latents = np.zeros((2, *json.loads(json.dumps(ours.manifest["sample_shape"]))), np.float32)
+        latents = np.zeros((2, *ours.manifest.sample_shape), np.float32)
         latents[1] = np.nan
         with pytest.raises(AigcEdgeError, match="the decoder gave a value that is not finite for sample 1"):
             ours.sample(2, latents=latents)

@@ -122,7 +122,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[
 def test_sampling(run: Callable[[str], Any], folder: Path) -> None:
     images = run("sample")[0]["images"]
     with aigc_edge.open(folder / "digits.aigc") as pipeline:
-        channels, height, width = pipeline.manifest["output_shape"]
+        channels, height, width = pipeline.manifest.output_shape
         assert np.array_equal(images[:2], pipeline.sample(2, seed=0, classes=7))
     assert images.shape == (16, height, width, channels)
     assert images.dtype == "uint8"

@@ -6,7 +6,7 @@ caches of model hubs are full of symbolic links.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,14 +34,9 @@ class Place:
         """That of an onnx.TensorProto; None: it holds its bytes itself."""
         if not tensor.external_data:
             return None
-        told = {pair.key: pair.value for pair in tensor.external_data}
-        length = told.get("length")
-        return Place(told.get("location", ""), int(told.get("offset", 0)), None if length is None else int(length))
-
-
-def size_in(files: Mapping[str, Any], name: str) -> int:
-    """Bytes of a network among the `files` of a bundle's manifest, with the weights beside it."""
-    return sum(int(files[file]["bytes"]) for file in (name, f"{name}.data") if file in files)
+        entries = {pair.key: pair.value for pair in tensor.external_data}
+        length = entries.get("length")
+        return Place(entries.get("location", ""), int(entries.get("offset", 0)), None if length is None else int(length))
 
 
 def check_places(tensors: Iterable[Any], model: Path) -> None:

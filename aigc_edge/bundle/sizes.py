@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ Dim = str | int
 AXES = "HW"
 LONGEST = 1 << 16  # side of an image
 METADATA = "image_size"  # of an ONNX file whose shapes follow the size: its default
-_FOLLOWS = re.compile(r"([HW])(?:/([1-9][0-9]{0,4}))?")
+_FOLLOWS = re.compile(r"([HW])(?:/(?=[0-9]{1,5}$)(0*[1-9][0-9]*))?")
 
 
 def image_size(value: Any) -> Size:
@@ -43,11 +43,11 @@ def listed(sizes: Iterable[Sequence[int]]) -> str:
 
 def sides(sizes: Sequence[Size], scale: int = 1) -> tuple[Dim, Dim]:
     """Height and width of what is 1/`scale` of the image: a number where that is the same at every size."""
-    found: list[Dim] = []
+    dims: list[Dim] = []
     for axis, name in enumerate(AXES):
         lengths = {size[axis] for size in sizes}
-        found.append(lengths.pop() // scale if len(lengths) == 1 else name if scale == 1 else f"{name}/{scale}")
-    return found[0], found[1]
+        dims.append(lengths.pop() // scale if len(lengths) == 1 else name if scale == 1 else f"{name}/{scale}")
+    return dims[0], dims[1]
 
 
 def follows(dim: object) -> bool:
@@ -74,43 +74,3 @@ def at(shape: Iterable[Dim], size: Size | None) -> tuple[Dim, ...]:
 def units(sizes: Sequence[Size]) -> Size:
     """What every height and every width is a multiple of."""
     return math.gcd(*(size[0] for size in sizes)), math.gcd(*(size[1] for size in sizes))
-
-
-def sizes_of(manifest: Mapping[str, Any]) -> tuple[Size, ...]:
-    """The sizes of a bundle, the one that it opens at first; empty where it has one alone."""
-    return tuple((int(height), int(width)) for height, width in manifest.get("sizes") or ())
-
-
-def default_of(manifest: Mapping[str, Any]) -> Size | None:
-    """The size that a bundle opens at; None where it has one alone."""
-    return next(iter(sizes_of(manifest)), None)
-
-
-def at_size(manifest: Mapping[str, Any], size: Size | None = None) -> dict[str, Any]:
-    """The manifest of a bundle at one of its sizes (None: the first): every shape is numbers.
-
-    Each component that follows the size tells in "dims" which symbol stands for which number. Raises AigcEdgeError for a size
-    that the bundle does not have.
-    """
-    default = default_of(manifest)
-    if default is None:
-        own = tuple(manifest["output_shape"][1:])
-        if size is not None and tuple(size) != own:
-            raise AigcEdgeError(
-                f"the size {named(size)} was asked for, but this bundle has {named(own)} alone: compile it with both"
-            )
-        return dict(manifest)
-    chosen = default if size is None else size
-    if tuple(chosen) not in sizes_of(manifest):
-        raise AigcEdgeError(f"this bundle has no size {named(chosen)}: choose one of {listed(sizes_of(manifest))}")
-    changed: dict[str, Any] = {key: list(at(manifest[key], chosen)) for key in ("sample_shape", "output_shape")}
-    changed["components"] = {name: _component(entry, chosen) for name, entry in manifest["components"].items()}
-    return dict(manifest) | changed
-
-
-def _component(entry: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    changed: dict[str, Any] = {"dims": {}}
-    for kind in ("inputs", "outputs"):
-        changed[kind] = [tensor | {"shape": list(at(tensor["shape"], size))} for tensor in entry[kind]]
-        changed["dims"] |= {dim: number(dim, size) for tensor in entry[kind] for dim in tensor["shape"] if follows(dim)}
-    return dict(entry) | (changed if changed["dims"] else {})

@@ -169,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
     from aigc_edge.compile import compile_source
     from aigc_edge.compile.request import CompileRequest
     from aigc_edge.compress.budget import Budget
-    from aigc_edge.report.summary import describe, render
+    from aigc_edge.report.summary import render, verified
     from aigc_edge.sources.base import open_source
 
     request = CompileRequest.parse(  # before a source is loaded, which may take a while
@@ -196,6 +196,6 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         progress=Progress(),
     )
-    print(render(describe(output)))
+    print(render(verified(output).manifest))
     print(f"\n{output} is written: aigc-edge sample {output} -o samples.png")
     return 0

@@ -29,12 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from aigc_edge.diffusion import format_table
-    from aigc_edge.report.summary import describe, program_of, render
+    from aigc_edge.report.summary import describe, program_of, render, verified
 
-    manifest = describe(arguments.bundle)
     if arguments.program:
-        program = program_of(manifest, arguments.program)
+        program = program_of(verified(arguments.bundle).manifest, arguments.program)
         print(json.dumps(program.to_json(), indent=1) if arguments.json else format_table(program))
+    elif arguments.json:
+        print(json.dumps(describe(arguments.bundle), indent=1, ensure_ascii=False))
     else:
-        print(json.dumps(manifest, indent=1, ensure_ascii=False) if arguments.json else render(manifest))
+        print(render(verified(arguments.bundle).manifest))
     return 0

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
     from aigc_edge.compile.quantise import quantise_bundle
     from aigc_edge.report.layer_page import write
-    from aigc_edge.report.summary import describe, render
+    from aigc_edge.report.summary import render, verified
 
     quantise_bundle(
         arguments.bundle,
@@ -52,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=Progress(),
     )
     written = arguments.output or arguments.bundle
-    description = describe(written)
-    print(render(description))
+    print(render(verified(written).manifest))
     if arguments.report:
         write(written, arguments.report)
         print(f"\n{arguments.report} shows the layers")

@@ -150,13 +150,13 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
     )
     with opened as pipe:
-        known: dict[str, Any] = pipe.manifest.get("classes") or {"count": 0}
+        names = pipe.manifest.classes.names if pipe.manifest.classes else ()
         indices: list[int] = []
         if arguments.classes:
-            indices = values.class_indices(arguments.classes, known.get("names", []), known["count"], arguments.bundle)
+            indices = values.class_indices(arguments.classes, names, pipe.manifest.num_classes, arguments.bundle)
         negative = None
         if arguments.negative:
-            given = values.class_indices([arguments.negative], known.get("names", []), known["count"], arguments.bundle)
+            given = values.class_indices([arguments.negative], names, pipe.manifest.num_classes, arguments.bundle)
             if len(given) != 1:
                 raise AigcEdgeError(f"--negative-class was given {len(given)} classes: one is allowed")
             negative = given[0]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.bundle.writer import write_bundle
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_of
 from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
@@ -43,7 +45,7 @@ def compile_source(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Compile `source` (a training run, a diffusers folder, an ONNX file, "package:function", a Source) into the bundle `out`.
 
     Returns the bundle's manifest. A parsed `request` takes the place of `formats`, `targets`, `budget`, `samples`, `seed` and
@@ -66,11 +68,12 @@ def compile_source(
     check_budget(request.budget, found)
     with begun(request, progress) as work:
         describe(work, found)
-        options_given: dict[str, Any] = {"format": request.format_texts, "target": request.target_texts}
-        options_given |= {"solver": solver, "steps": steps, "guidance": guidance_scale}
-        options_given |= {"budget": request.budget.words, "samples": request.samples, "seed": request.seed or None}
-        options_given |= {"weights": weights, "schedule_constants": schedule_constants}
-        work.manifest["provenance"]["command"] = command_of(found, options_given)
+        requested: dict[str, Any] = {"format": request.format_texts, "target": request.target_texts}
+        requested |= {"solver": solver, "steps": steps, "guidance": guidance_scale}
+        requested |= {"budget": request.budget.words, "samples": request.samples, "seed": request.seed or None}
+        requested |= {"weights": weights, "schedule_constants": schedule_constants}
+        provenance = {**work.manifest.provenance, "command": command_of(found, requested)}
+        work.manifest = replace(work.manifest, provenance=provenance)
         made = found.programs(solver, steps, guidance_scale)
         if made[0].guidance_scale != 1 and not (found.num_classes or found.text or found.conditions):
             raise AigcEdgeError(
@@ -92,8 +95,8 @@ def compile_source(
         prove(work, request.samples or affordable(work, found.samples, PROOF_MACS))
         build_engines(work)
         preview(work)
-        for entry in work.networks.values():
-            entry["formats"] = {name: entry["formats"][name] for name in request.formats}
+        for name, part in work.networks.items():
+            work.components[name] = replace(part, formats={format: part.formats[format] for format in request.formats})
         store_schedule(work)
         work.start("writing")
         files = work.files | work.network_files(list(request.formats))

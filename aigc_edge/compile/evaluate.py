@@ -55,7 +55,7 @@ def draw(
     """
     parts = []
     with aigc_edge.open(bundle, engine=engine_of(format), format=format, threads=threads, verify="none", size=size) as pipeline:
-        each = batch or max(1, min(BATCH, ELEMENTS // math.prod(pipeline.manifest["output_shape"])))
+        each = batch or max(1, min(BATCH, ELEMENTS // math.prod([int(side) for side in pipeline.manifest.output_shape])))
         for first in range(0, len(index), each):
             some = index[first : first + each]
             parts.append(pipeline.sample(len(some), seed=seed + first, output="float32", **given(some)))

@@ -52,7 +52,7 @@ class OnnxRuntimeEngine(Engine):
         reason = cls.unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
-        relative, dims = source.model_file(), source.component.get("dims") or {}
+        relative, dims = source.model_file(), source.component.dims
         how: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
         place = laid_out.place_of(source, {"int8": source.format == "int8", "dims": dims})
         session = None if place is None else _kept(source, place, threads, how)

@@ -56,7 +56,7 @@ class OpenVinoEngine(Engine):
         with source.loadable(cls.name) as (relative, model):
             try:
                 network = core.read_model(model)
-                if source.component.get("dims"):  # fixed but for the batch, at the image size that the bundle was opened at
+                if source.component.dims:  # fixed but for the batch, at the image size that the bundle was opened at
                     network.reshape({t.name: openvino.PartialShape([-1, *map(int, t.shape[1:])]) for t in source.spec.inputs})
                 compiled = core.compile_model(network, "CPU", options)
             except (RuntimeError, ValueError) as error:

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from aigc_edge.bundle.component import Weights
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, arrange, check_buffers, sample_dtype
 from aigc_edge.errors import BundleError, EngineUnavailable
@@ -40,11 +41,10 @@ class TorchEngine(Engine):
             raise EngineUnavailable(
                 f"the engine 'torch' runs fp32 only, not {source.format!r}: choose --format fp32 or --engine onnxruntime"
             )
-        weights = source.component.get("weights")
-        if not weights:
+        weights = source.component.weights
+        if weights is None:
             raise BundleError(f"{source.bundle} carries no torch weights of {source.spec.name!r}: use --engine onnxruntime")
-        spec = ComponentSpec.from_json(source.spec.name, source.component, "weights")
-        return cls(spec, _rebuild(source, weights), threads)
+        return cls(source.component.module, _rebuild(source, weights), threads)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         import torch
@@ -89,15 +89,15 @@ class TorchNetwork:
         return value[0] if isinstance(value, tuple) else value
 
 
-def _rebuild(source: EngineSource, weights: dict[str, Any]) -> Any:
+def _rebuild(source: EngineSource, weights: Weights) -> Any:
     import safetensors.torch
 
     from aigc_edge.models.base import FAMILIES
 
-    data = source.read(str(weights["file"]))
+    data = source.files.read(weights.file)
     try:
         state = safetensors.torch.load(data)
-        family = FAMILIES[source.family].from_config(weights["model"])
+        family = FAMILIES[source.family].from_config(dict(weights.model))
         module = next(c.module for c in family.components() if c.spec.name == source.spec.name)
         module.load_state_dict(state)
     except StopIteration:
@@ -105,5 +105,5 @@ def _rebuild(source: EngineSource, weights: dict[str, Any]) -> Any:
         raise BundleError(message) from None
     except (safetensors.SafetensorError, RuntimeError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise BundleError(f"{weights['file']} of {source.bundle} does not fit the model in its manifest: {reason}") from error
+        raise BundleError(f"{weights.file} of {source.bundle} does not fit the model in its manifest: {reason}") from error
     return module.eval().requires_grad_(False)

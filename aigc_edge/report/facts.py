@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.report.summary import describe
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.report.summary import verified
 
 PLANS = "tensorrt"  # the graph of a format that plans are built from, where it has one of its own
 
@@ -45,7 +45,7 @@ class FormatFacts:
 class Facts:
     """A bundle's manifest and what its quality card says of each format."""
 
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     formats: tuple[FormatFacts, ...]
 
 
@@ -54,11 +54,11 @@ def read(bundle: str | os.PathLike[str]) -> Facts:
 
     Raises BundleError for a damaged bundle, AigcEdgeError for one without formats that were made by compression.
     """
-    path = Path(bundle)
-    manifest = describe(path)
-    if "quality.json" not in manifest["files"]:
+    opened = verified(bundle)
+    path, manifest = opened.path, opened.manifest
+    if "quality.json" not in manifest.files:
         raise AigcEdgeError(f"{path} has no quality card: compile it again")
-    card = json.loads(_read(path, "quality.json"))
+    card = json.loads(opened.read("quality.json"))
     found = []
     for format, quality in card.items():
         reports = quality.get("compression") or {}
@@ -66,7 +66,7 @@ def read(bundle: str | os.PathLike[str]) -> Facts:
             component, _, rest = stem.partition(".")
             engine = rest.partition(".")[2]
             other = engine != PLANS and any(name.endswith(f".{PLANS}") for name in reports)  # plans are built from that one
-            runs = {} if other else _runs(path, manifest, component, format)
+            runs = {} if other else _runs(opened, component, format)
             layers = tuple(_layer(name, node, runs) for name, node in report.get("nodes", {}).items())
             found.append(FormatFacts(format, component, engine, report, layers, quality))
     if not found:
@@ -80,30 +80,18 @@ def _layer(name: str, node: Mapping[str, Any], runs: Mapping[str, Mapping[str, s
     return LayerFacts(name, node["format"], node.get("error"), int(node["bytes"]), int(node["macs"]), types)
 
 
-def _runs(path: Path, manifest: Mapping[str, Any], component: str, format: str) -> dict[str, dict[str, str]]:
+def _runs(bundle: Bundle, component: str, format: str) -> dict[str, dict[str, str]]:
     """Target → name of an ONNX node → the type that its kernel takes, from the reports beside the plans."""
     found: dict[str, dict[str, str]] = {}
-    for plan in manifest["components"].get(component, {}).get("engines", ()):
-        sidecar = plan["file"].removesuffix("plan") + "json"
-        if plan["format"] != format or sidecar not in manifest["files"]:
+    network = bundle.manifest.components.get(component)
+    for plan in network.engines if network else ():
+        if plan.format != format or plan.report not in bundle.manifest.files:
             continue
-        table = json.loads(_read(path, sidecar))["precision"].get("table", [])
-        found[plan["target"]] = {
-            node_of(name): row["precision"] for row in table for name in (row["name"], *row.get("nodes", ()))
-        }
+        table = json.loads(bundle.read(plan.report))["precision"].get("table", [])
+        found[plan.target] = {node_of(name): row["precision"] for row in table for name in (row["name"], *row.get("nodes", ()))}
     return found
 
 
 def node_of(layer: str) -> str:
     """What the ONNX node gives that a layer of a plan is named after: TensorRT adds "_myl" and numbers, the exporter "node_"."""
     return layer.partition("_myl")[0].removeprefix("node_")
-
-
-def _read(path: Path, name: str) -> bytes:
-    try:
-        if path.is_dir():
-            return (path / name).read_bytes()
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleError(f"cannot read {name} of {path} ({error}): copy the bundle again or compile it again") from error

@@ -25,8 +25,8 @@ def write(bundle: str | os.PathLike[str], file: str | os.PathLike[str]) -> None:
 
 def build(facts: Facts) -> str:
     """The page as HTML."""
-    title = f"Why: the formats of {facts.manifest['name']}, layer by layer"
-    program = facts.manifest["default_program"]
+    title = f"Why: the formats of {facts.manifest.name}, layer by layer"
+    program = facts.manifest.default_program
     head = (
         f"<h1>{esc(title)}</h1><p class='soft'>Measured against fp32 from the same noise, with the program {esc(program)}. Bars "
         "in colour are layers in the format, grey ones stayed in, or went back to, floating point.</p>"

@@ -9,13 +9,12 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.engines.base import ENGINES, Engine, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import cache_folder, write_json
@@ -24,7 +23,7 @@ AUTO = "auto"
 ROUNDS, SECONDS = 15, 2.0  # at most so many evaluations, or so long an engine
 
 
-def fastest(bundle: Path, manifest: Mapping[str, Any], format: str, threads: int) -> str:
+def fastest(bundle: Bundle, format: str, threads: int) -> str:
     """The name of the engine whose evaluations of the bundle's largest network at batch 1 take the least time here.
 
     Engines take turns, so that what else the machine does hits all alike. The answer is kept in the cache, by the network's hash,
@@ -35,13 +34,13 @@ def fastest(bundle: Path, manifest: Mapping[str, Any], format: str, threads: int
         raise AigcEdgeError("no engine that 'auto' chooses from is installed: pip install onnxruntime")
     if len(names) == 1:
         return names[0]
-    file, key = cache_folder() / "engines.json", _key(manifest, format, threads, names)
+    file, key = cache_folder() / "engines.json", _key(bundle.manifest, format, threads, names)
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(file.read_text(encoding="utf-8"))
     if isinstance(known, dict) and known.get(key) in names:
         return str(known[key])
-    seconds = _measure(bundle, manifest, format, threads, names)
+    seconds = _measure(bundle, format, threads, names)
     chosen = min(seconds, key=lambda name: seconds[name])
     with contextlib.suppress(AigcEdgeError, OSError):  # a cache that cannot be written is no cache
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -56,11 +55,11 @@ def candidates(format: str) -> list[str]:
     return [name for name, engine in usable.items() if engine.unavailable() is None and engine.deviates(format) is None]
 
 
-def _key(manifest: Mapping[str, Any], format: str, threads: int, names: list[str]) -> str:
-    files = {name: entry["sha256"] for name, entry in manifest["files"].items() if name.endswith((".onnx", ".onnx.data"))}
+def _key(manifest: Manifest, format: str, threads: int, names: list[str]) -> str:
+    files = {name: entry.sha256 for name, entry in manifest.files.items() if name.endswith((".onnx", ".onnx.data"))}
     versions = {name: _version(name) for name in names}
     facts = [files, format, threads, versions, platform.machine(), platform.processor(), os.cpu_count()]
-    facts += [manifest["sample_shape"]] if manifest.get("sizes") else []
+    facts += [list(manifest.sample_shape)] if manifest.sizes else []
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -73,12 +72,9 @@ def _version(name: str) -> str:
     return ""
 
 
-def _measure(bundle: Path, manifest: Mapping[str, Any], format: str, threads: int, names: list[str]) -> dict[str, float]:
-    components = {name: entry for name, entry in manifest["components"].items() if name != "schedule"}
-    name = "denoiser" if "denoiser" in components else next(iter(components))
-    spec = ComponentSpec.from_json(name, components[name])
-    source = EngineSource(bundle, components[name], spec, format, str(manifest["family"]))
-    rng = np.random.default_rng(0)
+def _measure(bundle: Bundle, format: str, threads: int, names: list[str]) -> dict[str, float]:
+    source = EngineSource.of(bundle, bundle.manifest.main.name, format)
+    rng, spec = np.random.default_rng(0), source.spec
     inputs = {t.name: _values(rng, shape_of(t, 1), t.dtype) for t in spec.inputs}
     outputs = {t.name: np.empty(shape_of(t, 1), t.dtype) for t in spec.outputs}
     engines: list[Engine] = []

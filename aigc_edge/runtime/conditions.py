@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.spec import TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime.request import Prompt, SampleRequest
 from aigc_edge.runtime.text_encoders import Arrays, TextEncoders
@@ -20,9 +21,8 @@ Given = Mapping[str, NDArray[Any]]
 class Conditions:
     """The conditions of the denoiser of the bundle at `path`: from prompts by `encoders`, or from the caller by name."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], encoders: TextEncoders) -> None:
-        denoiser = manifest["components"].get("denoiser")
-        inputs = ComponentSpec.from_json("denoiser", denoiser, "any").inputs if denoiser else ()
+    def __init__(self, path: Path, manifest: Manifest, encoders: TextEncoders) -> None:
+        inputs = manifest.denoiser.spec.inputs if manifest.denoiser else ()
         self.specs: dict[str, TensorSpec] = {tensor.name: tensor for tensor in inputs if tensor.role == "condition"}
         self._embeds = any(tensor.role == "guidance" for tensor in inputs)
         self._path, self._encoders = path, encoders

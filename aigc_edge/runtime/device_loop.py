@@ -6,12 +6,12 @@ import importlib.util
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import Engine, sample_dtype
 from aigc_edge.engines.constants import Constants
@@ -69,12 +69,12 @@ class DeviceLoop:
     `statistics` are of the last `sample`; `captured` whether its loop was one CUDA graph, and `reason` why it was not.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], device: str) -> None:
+    def __init__(self, bundle: Bundle, engines: Mapping[str, Engine], device: str) -> None:
         self._networks = {name: engine.on_device(device) for name, engine in engines.items()}
         self._specs = {name: engine.spec for name, engine in engines.items()}
-        self._path, self._device, self._manifest = path, device, manifest
-        self._shape = tuple(int(size) for size in manifest["sample_shape"])
-        self._classes = int((manifest.get("classes") or {"count": 0})["count"])
+        self._bundle, self._device = bundle, device
+        self._shape = tuple(int(size) for size in bundle.manifest.sample_shape)
+        self._classes = bundle.manifest.num_classes
         roles = {t.role: t.name for t in self._specs["denoiser"].inputs} if "denoiser" in self._specs else {}
         self._embedded = roles.get("guidance")  # the input that takes the scale as a number: then no row is doubled
         self._guides = self._embedded is None and (self._classes > 0 or "condition" in roles)
@@ -181,7 +181,7 @@ class DeviceLoop:
         """The denoiser, with what it takes beside that each row of `program` fixes: the schedule's constants, the weight."""
         network = self._networks["denoiser"]
         names = [t.name for t in self._specs["denoiser"].inputs if t.role == "constant"]
-        constants = Constants.load(self._path, self._manifest["components"]) if names else None
+        constants = Constants.of(self._bundle) if names else None
         rows: list[dict[str, Any]] = [{} for _ in program.rows]
         if constants is not None:
             rows = [{n: self._give(constants(row.timestep)[n]) for n in names} for row in program.rows]
@@ -206,7 +206,7 @@ class DeviceLoop:
     def _bytes(self, samples: Any) -> Any:
         import torch
 
-        low, high = (float(bound) for bound in self._manifest["output_range"])
+        low, high = (float(bound) for bound in self._bundle.manifest.output_range)
         count, channels, height, width = samples.shape
         out: Any = torch.empty((count, height, width, channels), dtype=torch.uint8, device=self._device)
         scale = 255.0 / (high - low)

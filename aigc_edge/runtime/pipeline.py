@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge import _core
-from aigc_edge.bundle.sizes import Size, at_size, image_size
-from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
+from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.engines.constants import Constants, schedule_source
@@ -28,7 +28,7 @@ from aigc_edge.runtime.conditions import Conditions, texts
 from aigc_edge.runtime.initial_state import initial_state
 from aigc_edge.runtime.programs import Programs
 from aigc_edge.runtime.request import Prompt, SampleOptions, SampleRequest, as_request
-from aigc_edge.runtime.text_encoders import NAMES, TextEncoders
+from aigc_edge.runtime.text_encoders import TextEncoders
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -76,27 +76,27 @@ class Pipeline:
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=chosen
         )
-        self.manifest: dict[str, Any] = at_size(json.loads(self._handle.manifest), chosen)
+        self._bundle = Bundle.of(self.path, self._handle.manifest, validated=True).at(chosen)
+        self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
-        self._shape = tuple(int(size) for size in self.manifest["sample_shape"])
-        self.format = format or str(self.manifest["default_format"])
-        self.engine = fastest(self.path, self.manifest, self.format, self.threads) if engine == AUTO else engine
+        self._shape = tuple(int(size) for size in self.manifest.sample_shape)
+        self.format = format or self.manifest.default_format
+        self.engine = fastest(self._bundle, self.format, self.threads) if engine == AUTO else engine
         kind = require(self.engine)
-        for name, component in self.manifest["components"].items():
-            if name not in ("schedule", *NAMES):  # which a call may need or not
-                self._engines[name] = kind.load(self._source(name, component), threads=self.threads)
+        for name in self.manifest.components:
+            if name in (DENOISER, DECODER):  # a call may need the others or not
+                self._engines[name] = kind.load(self._source(name), threads=self.threads)
         self._encoders = TextEncoders(self.manifest, self._load_encoder, self._handle.file)
         self._conditions = Conditions(self.path, self.manifest, self._encoders)
-        self._on_device = None if place is None else device_loop.DeviceLoop(self.path, self.manifest, self._engines, place)
+        self._on_device = None if place is None else device_loop.DeviceLoop(self._bundle, self._engines, place)
 
-    def _source(self, name: str, component: Mapping[str, Any]) -> EngineSource:
-        spec = ComponentSpec.from_json(name, component)
-        return EngineSource(self.path, component, spec, self.format, self.manifest["family"], verified=self._verified)
+    def _source(self, name: str) -> EngineSource:
+        return EngineSource.of(self._bundle, name, self.format, verified=self._verified)
 
     def _load_encoder(self, name: str) -> Engine:
-        source = self._source(name, self.manifest["components"][name])
+        source = self._source(name)
         for file in (source.model_file(), f"{source.model_file()}.data"):  # opening did not hash them: they may be large
-            if file in self.manifest["files"]:
+            if file in self.manifest.files:
                 self._handle.verify(file)
         return require(self.engine).load(source, threads=self.threads)
 
@@ -122,8 +122,8 @@ class Pipeline:
                 array.fill(0)
             return lambda row, num_rows: None
         if "schedule" not in self._engines:
-            source = schedule_source(self.path, self.manifest["components"]["schedule"])
-            source.read(source.model_file())  # checks its hash, which opening did not
+            source = schedule_source(self._bundle, self.manifest.components[SCHEDULE])
+            source.files.read(source.model_file())  # checks its hash, which opening did not
             self._engines["schedule"] = require(ENGINES[self.engine].schedule_engine or self.engine).load(source, threads=1)
         run = self._engines["schedule"].bind(inputs, outputs)
         return lambda row, num_rows: run()
@@ -136,8 +136,8 @@ class Pipeline:
     @property
     def size(self) -> Size:
         """Height and width of the images."""
-        height, width = self.manifest["output_shape"][1:]
-        return height, width
+        height, width = self.manifest.output_shape[1:]
+        return int(height), int(width)
 
     @property
     def device(self) -> str:
@@ -169,7 +169,7 @@ class Pipeline:
 
         Raises AigcEdgeError for the name of a program of the bundle, and for rows that do not suit its networks.
         """
-        if program.name in self.manifest["programs"]:
+        if program.name in self.manifest.programs:
             raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
         with self._lock:
             self._programs.add(program.name, program)
@@ -204,7 +204,7 @@ class Pipeline:
         """The same request in the fields that the C struct has too: a program by name, arrays in place of prompts and images."""
         name = self._programs.find(request.program, request.solver, request.steps, request.strength)
         program = self._programs[name]
-        state = initial_state(request, program, self._shape, self.manifest["output_range"])
+        state = initial_state(request, program, self._shape, self.manifest.output_range)
         guided = any(weight != 1.0 for weight in program.with_guidance(request.guidance_scale, None).weights)
         conditions, negative = self._conditions.arrays(request, guided)
         resolved: dict[str, Any] = dict.fromkeys(("solver", "steps", "prompt", "negative_prompt", "image"))
@@ -229,7 +229,7 @@ class Pipeline:
             elif tensor.role == "guidance" and tensor.name in given:
                 given[tensor.name] = np.broadcast_to(np.asarray(given[tensor.name], np.float32), (len(sample),))
             elif tensor.role == "constant":
-                self._constants = self._constants or Constants.load(self.path, self.manifest["components"])
+                self._constants = self._constants or Constants.of(self._bundle)
                 assert self._constants is not None
                 given[tensor.name] = np.concatenate([self._constants(float(time))[tensor.name] for time in times])
         (output,) = engine.evaluate(given).values()

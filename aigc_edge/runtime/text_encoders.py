@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.engines.base import Engine, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime.tokenizer import Tokenize, tokenizer
 
-NAMES = ("text_encoder", "text_encoder_2", "text_encoder_3")
 KEPT = 32  # prompts whose conditions are kept: a few megabytes each with the largest encoders
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -26,10 +24,9 @@ class TextEncoders:
     on what else is asked for; those of the last prompts are kept, also when the encoders were closed.
     """
 
-    def __init__(self, manifest: Mapping[str, Any], load: Callable[[str], Engine], read: Callable[[str], bytes]) -> None:
-        components = manifest["components"]
-        self._specs = {name: ComponentSpec.from_json(name, components[name]) for name in NAMES if name in components}
-        self._text: Mapping[str, Any] = manifest.get("text") or {}
+    def __init__(self, manifest: Manifest, load: Callable[[str], Engine], read: Callable[[str], bytes]) -> None:
+        self._specs = {name: component.onnx for name, component in manifest.text_encoders.items()}
+        self._text = manifest.text
         self._load, self._read = load, read
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[str, Tokenize] = {}
@@ -62,7 +59,7 @@ class TextEncoders:
 
     def nothing(self) -> Arrays:
         """The conditions of a negative prompt that was not given: those of "", or zeros, as the bundle says; float32 [1, ...]."""
-        if self._text.get("negative") != "zeros":
+        if self._text is None or self._text.negative != "zeros":
             return self([""])
         outputs = [tensor for spec in self._specs.values() for tensor in spec.outputs]
         return {tensor.name: np.zeros(shape_of(tensor, 1), np.float32) for tensor in outputs}
@@ -75,9 +72,9 @@ class TextEncoders:
 
     def _encode(self, name: str, prompt: str) -> Arrays:
         if name not in self._tokenizers:
-            entry = self._text["encoders"][name]
-            file = str(entry["tokenizer"])
-            self._tokenizers[name] = tokenizer(self._read(file), int(entry["length"]), int(entry["pad"]), file)
+            assert self._text is not None  # the manifest has a tokenizer for every encoder
+            entry = self._text.encoders[name]
+            self._tokenizers[name] = tokenizer(self._read(entry.tokenizer), entry.length, entry.pad, entry.tokenizer)
         tokens = self._tokenizers[name](prompt)  # first: what is wrong with a prompt is known before a large network is loaded
         if name not in self._engines:
             self._engines[name] = self._load(name)

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bundle.amend import add_programs, files_below, unpacked
-from aigc_edge.bundle.sizes import at_size
-from aigc_edge.bundle.spec import ComponentSpec
-from aigc_edge.bundle.writer import read_manifest
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import DENOISER
 from aigc_edge.clock import Clock, Progress
 from aigc_edge.diffusion import Program
 from aigc_edge.diffusion.reference import NetworkFunction
@@ -34,7 +32,7 @@ from aigc_edge.tuning.table import Table
 from aigc_edge.tuning.tuner import Noise, Tuned, Tuner, cost
 
 SAMPLES, HELD_OUT = 384, 256
-COMPONENT, ROLES = "denoiser", ("sample", "timestep", "class")
+ROLES = ("sample", "timestep", "class")
 FORMAT = "fp32"  # what is tuned where the bundle has it: the other formats are made from it, and take the same table
 _REFERENCE, _WRITING = "sampling with many steps", "writing the bundle"
 
@@ -70,7 +68,7 @@ def tune_bundle(
         raise AigcEdgeError(f"the time limit is {time_limit} s: give a positive number of seconds, or none")
     tuned = work.run(wanted, samples, held_out, time_limit, progress)
     work.clock.start(_WRITING)
-    add_programs(bundle, tuned, default=next(iter(tuned)) if default else None)
+    Bundle.open(bundle, verify=True).add_programs(tuned, default=next(iter(tuned)) if default else None)
     work.state.unlink(missing_ok=True)
     work.clock.finish()
     return tuned
@@ -114,27 +112,25 @@ class Tuning:
         self, bundle: Path, guidance_scale: float | None, format: str | None, engine: str, threads: int, seed: int
     ) -> None:
         self.bundle, self.threads, self.seed = bundle, threads, seed
-        self.manifest = at_size(read_manifest(bundle))  # a program serves every size
-        if self.manifest.get("schedule") is None:
+        self.opened = Bundle.open(bundle).at()  # a program serves every size
+        self.manifest = manifest = self.opened.manifest
+        if manifest.schedule is None:
             raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no sampling program that could be tuned")
-        component = self.manifest["components"].get(COMPONENT)
-        if component is None or not {tensor["role"] for tensor in component["inputs"]} <= {*ROLES, "constant"}:
-            raise AigcEdgeError(f"{bundle} has no {COMPONENT} that takes {', '.join(ROLES)} alone: tune such bundles only")
-        self.classes = int((self.manifest.get("classes") or {"count": 0})["count"])
-        usual = float(self.manifest["programs"][self.manifest["default_program"]]["guidance_scale"]) if self.classes else 1.0
+        denoiser = manifest.denoiser
+        if denoiser is None or not {tensor.role for tensor in denoiser.spec.inputs} <= {*ROLES, "constant"}:
+            raise AigcEdgeError(f"{bundle} has no {DENOISER} that takes {', '.join(ROLES)} alone: tune such bundles only")
+        self.schedule, self.classes = manifest.schedule, manifest.num_classes
+        usual = manifest.programs[manifest.default_program].guidance_scale if self.classes else 1.0
         self.guidance = usual if guidance_scale is None else float(guidance_scale)
         if not self.classes and self.guidance != 1.0:
             raise AigcEdgeError(f"{bundle} is unconditional: leave the guidance scale out")
         if not math.isfinite(self.guidance):
             raise AigcEdgeError(f"the guidance scale is {self.guidance}: it must be a finite number; 1 means no guidance")
         self.suffix = "" if self.guidance == usual else f"-guidance-{self.guidance:g}"
-        self.format = format or (FORMAT if FORMAT in component["formats"] else str(self.manifest["default_format"]))
-        spec = ComponentSpec.from_json(COMPONENT, component)
-        source = EngineSource(bundle, component, spec, self.format, self.manifest["family"])
-        constants = Constants.load(bundle, self.manifest["components"])
-        self.network: NetworkFunction = EngineNetwork(require(engine).load(source, threads=threads), constants)
-        # Pictures are clamped; latents of a decoder are not.
-        self.limits = tuple(self.manifest["output_range"]) if "decoder" not in self.manifest["components"] else None
+        self.format = format or (FORMAT if FORMAT in denoiser.formats else manifest.default_format)
+        source = EngineSource.of(self.opened, DENOISER, self.format)
+        self.network: NetworkFunction = EngineNetwork(require(engine).load(source, threads=threads), Constants.of(self.opened))
+        self.limits = None if manifest.decoder else manifest.output_range  # images are clamped; latents of a decoder are not
         self.state = state_file(bundle)
         self.clock = Clock({})
 
@@ -150,7 +146,7 @@ class Tuning:
             raise AigcEdgeError(f"{wrong[0] if wrong else 'nothing'} was given as nfe: give 1 to {MAX_NFE} evaluations")
         if default and len(wanted) > 1:
             raise AigcEdgeError(f"{len(wanted)} programs are tuned, only one can be the default: give one nfe, or no default")
-        there = [self.name(number) for number in wanted if self.name(number) in self.manifest["programs"]]
+        there = [self.name(number) for number in wanted if self.name(number) in self.manifest.programs]
         if there and not overwrite:
             raise AigcEdgeError(f"{self.bundle} has a program {there[0]!r} already: ask to overwrite it, or give another nfe")
         if not os.access(self.bundle.absolute().parent, os.W_OK):
@@ -160,7 +156,7 @@ class Tuning:
     def noise(self, count: int, stream: int) -> Noise:
         """`count` samples as the runtime would start them; no two streams, and no seeds of a user, share one."""
         words = np.random.SeedSequence([self.seed, stream]).generate_state(count, np.uint64)
-        shape = tuple(int(size) for size in self.manifest["sample_shape"])
+        shape = tuple(int(size) for size in self.manifest.sample_shape)
         latents = np.empty((count, math.prod(shape)), np.float32)
         randn.reference(words, 0, latents)
         drawn = np.random.default_rng([self.seed, stream]).integers(0, self.classes, count) if self.classes else None
@@ -177,13 +173,13 @@ class Tuning:
         report = None if progress is None else lambda what, done, left: progress(what + note[0], done, left)
         many, costs = 0, {}
         for number in wanted:
-            many, costs[number] = cost(self.manifest["schedule"], number, samples, held_out)
+            many, costs[number] = cost(self.schedule, number, samples, held_out)
         stages = {_REFERENCE: many} | {_stage(number): most for number, most in costs.items()} | {_WRITING: many // 100}
         self.clock = Clock(stages, report)
         counted.stage(self.clock, _REFERENCE, many)
         tuner = Tuner(
             self.network,
-            self.manifest["schedule"],
+            self.schedule,
             self.noise(samples, 0),
             self.noise(held_out, 1),
             guidance_scale=self.guidance,
@@ -217,9 +213,9 @@ class Tuning:
     def _judged(self, tuner: Tuner, tuned: Tuned) -> Program:
         """The program with Fréchet distances in its meta, its own and that of the best standard, where the bundle has a judge."""
         meta = dict(tuned.program.meta) | {"format": self.format}
-        below = files_below(self.manifest, "judge")
+        below = self.opened.below("judge")
         if below and self.limits is not None:
-            with unpacked(self.bundle, below) as folder:
+            with self.opened.extract(below, beside=True) as folder:
                 judge = Judge.load(folder / "judge", threads=self.threads)
             real = FeatureStatistics.of(judge.real)
             for key, program in (("frechet", tuned.program), ("best_standard_frechet", tuned.best.program)):
@@ -230,9 +226,8 @@ class Tuning:
 
     def _key(self) -> dict[str, Any]:
         """What a table that is gone on with must have been fitted to."""
-        files = self.manifest["components"][COMPONENT]["formats"][self.format]
-        network = self.manifest["files"][files["file"]]["sha256"]
-        return {"network": network, "schedule": self.manifest["schedule"], "guidance_scale": self.guidance}
+        network = self.manifest.files[self.manifest.components[DENOISER].file(self.format)].sha256
+        return {"network": network, "schedule": self.schedule, "guidance_scale": self.guidance}
 
     def resumed(self) -> dict[int, Table]:
         """The tables that an interrupted call for the same network, schedule and guidance scale left."""
@@ -250,7 +245,7 @@ class Tuning:
         write_json(self.state, {"key": self._key(), "tables": tables})
 
     def _refuse_too_much(self, nfe: int, samples: int, held_out: int) -> None:
-        elements = math.prod(int(size) for size in self.manifest["sample_shape"])
+        elements = math.prod(int(size) for size in self.manifest.sample_shape)
         parameters = nfe + (nfe + 1) * (nfe + 2) // 2
         need = 4 * elements * (3 * (samples + held_out) + 16 * (2 * parameters + 4 * nfe))
         free = free_memory()

@@ -15,8 +15,8 @@ from torch import nn
 
 import aigc_edge
 from aigc_edge.bundle import external
-from aigc_edge.bundle.external import read_weights, size_in
-from aigc_edge.bundle.writer import pack, read_manifest
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.external import read_weights
 from aigc_edge.compile import compile_source
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError
@@ -170,10 +170,10 @@ def test_a_generator_beyond_what_a_message_holds(tmp_path: Path, monkeypatch: py
     apart = tmp_path / "apart.aigc"
     compile_source(source, apart, **options)
     quantise_bundle(apart, ["int8w:psnr=10"], samples=2)
-    files = read_manifest(apart, verify=True)["files"]
-    assert size_in(files, "denoiser.fp32.onnx") > 4 * sum(weight.numel() for weight in Network().parameters())
+    manifest = Bundle.open(apart, verify=True).manifest
+    assert manifest.bytes_of("denoiser.fp32.onnx") > 4 * sum(weight.numel() for weight in Network().parameters())
     for name in ("denoiser.fp32.onnx", "denoiser.int8.onnx", "denoiser.int8w.onnx", "decoder.fp32.onnx"):
-        assert f"{name}.data" in files
+        assert f"{name}.data" in manifest.files
     for format in ("fp32", "int8"):
         made = []
         for bundle in (tmp_path / "inside.aigc", apart):
@@ -181,7 +181,7 @@ def test_a_generator_beyond_what_a_message_holds(tmp_path: Path, monkeypatch: py
                 made.append(pipeline.sample(3, seed=1))
         np.testing.assert_array_equal(*made)
     one = tmp_path / "one.aigc"
-    pack(apart, one)
+    Bundle.open(apart, verify=True).pack(one)
     for engine in ENGINES:
         made = []
         for bundle in (apart, one):

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.bundle.sizes import at, at_size, default_of, follows, image_size, number, sides, units
+from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.sizes import at, follows, image_size, number, sides, units
+from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError, BundleError
 
 
@@ -41,40 +44,40 @@ def test_a_part_that_is_no_whole_number() -> None:
         at(("H/7", "W/7"), (64, 70))
 
 
-def manifest() -> dict[str, Any]:
-    tensor = {"name": "x", "role": "sample", "dtype": "float32", "shape": ["N", 4, "H/8", 8]}
-    clock = {"name": "t", "role": "timestep", "dtype": "float32", "shape": ["N"]}
-    return {
-        "sizes": [[64, 64], [128, 64]],
-        "sample_shape": [4, "H/8", 8],
-        "output_shape": [3, "H", 64],
-        "components": {"denoiser": {"inputs": [tensor, clock], "outputs": [tensor]}, "other": {"inputs": [clock], "outputs": []}},
-    }
+def manifest() -> Manifest:
+    tensor = TensorSpec("x", "sample", "float32", ("N", 4, "H/8", 8))
+    clock = TensorSpec("t", "timestep", "float32", ("N",))
+    denoiser, other = ComponentSpec("denoiser", (tensor, clock), (tensor,)), ComponentSpec("other", (clock,), ())
+    components = {spec.name: Component(spec, {}) for spec in (denoiser, other)}
+    sizes = ((64, 64), (128, 64))
+    return Manifest(sizes=sizes, sample_shape=(4, "H/8", 8), output_shape=(3, "H", 64), components=components)
 
 
 def test_a_manifest_at_its_sizes() -> None:
     whole = manifest()
     before = copy.deepcopy(whole)
-    assert default_of(whole) == (64, 64)
+    assert whole.default_size == (64, 64)
     for size, side in (None, 8), ((64, 64), 8), ((128, 64), 16):
-        found = at_size(whole, size)
-        assert (found["sample_shape"], found["output_shape"]) == ([4, side, 8], [3, 8 * side, 64])
-        assert [t["shape"] for t in found["components"]["denoiser"]["inputs"]] == [["N", 4, side, 8], ["N"]]
-        assert found["components"]["denoiser"]["outputs"][0]["shape"] == ["N", 4, side, 8]
-        assert found["components"]["denoiser"]["dims"] == {"H/8": side}
-        assert "dims" not in found["components"]["other"]
-        assert found["sizes"] == whole["sizes"]
+        found = whole.at(size)
+        assert (found.sample_shape, found.output_shape) == ((4, side, 8), (3, 8 * side, 64))
+        denoiser = found.components["denoiser"]
+        assert [t.shape for t in denoiser.spec.inputs] == [("N", 4, side, 8), ("N",)]
+        assert denoiser.spec.outputs[0].shape == ("N", 4, side, 8)
+        assert denoiser.onnx == denoiser.spec
+        assert denoiser.dims == {"H/8": side}
+        assert found.components["other"].dims == {}
+        assert found.sizes == whole.sizes
     assert whole == before, "what was read stays as it is"
     with pytest.raises(AigcEdgeError, match=r"no size 64x128: choose one of 64x64, 128x64"):
-        at_size(whole, (64, 128))
+        whole.at((64, 128))
 
 
 def test_a_manifest_of_one_size() -> None:
-    one = {"sample_shape": [4, 8, 8], "output_shape": [3, 64, 64], "components": {}}
-    assert default_of(one) is None
-    assert at_size(one) == at_size(one, (64, 64)) == one
-    with pytest.raises(AigcEdgeError, match="the size 8x8 was asked for, but this bundle has 64x64 alone"):
-        at_size(one, (8, 8))
+    one = Manifest(sample_shape=(4, 8, 8), output_shape=(3, 64, 64))
+    assert one.default_size is None
+    assert one.at() == one.at((64, 64)) == one
+    with pytest.raises(AigcEdgeError, match="the size 8x8 was requested, but this bundle has 64x64 alone"):
+        one.at((8, 8))
 
 
 @pytest.mark.parametrize("given", [64, "64x64", (64,), (1, 2, 3), (0, 64), (64, 1 << 20), (64.0, 64), (True, 64), "12"])

@@ -151,7 +151,7 @@ def test_no_space_for_the_bundle(cli: Any, network: Path) -> None:
     (cli.folder / "net.onnx").write_bytes(network.read_bytes())
     full = """
 import errno
-import aigc_edge.bundle.writer as bundle
+import aigc_edge.bundle.write as bundle
 def store(source, target):
     raise OSError(errno.ENOSPC, "No space left on device")
 bundle._store = store

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.manifest import FileEntry, Manifest
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.report import charts, layer_page
 from aigc_edge.report.facts import Facts, FormatFacts, LayerFacts, node_of, read
@@ -29,7 +31,7 @@ def _facts(**changes):
     }
     quality = {"frechet": 1.5, "frechet_low": 1.0, "frechet_high": 2.0, "n": 64}
     made = FormatFacts("int8", "denoiser", "tensorrt", compression | changes, layers, quality)
-    return Facts({"name": "mine & yours", "default_program": "euler-2"}, (made,))
+    return Facts(Manifest(name="mine & yours", default_program="euler-2"), (made,))
 
 
 class _Balanced(html.parser.HTMLParser):
@@ -86,9 +88,11 @@ def test_the_tiny_bundle_has_its_layers():
 def test_a_bundle_without_formats_says_so(tmp_path, monkeypatch):
     with pytest.raises(BundleError):
         read(tmp_path / "none.aigc")
-    for files, card, words in (({}, "", "no quality card"), ({"quality.json": {}}, '{"fp32": {}}', "aigc-edge quantise")):
-        monkeypatch.setattr("aigc_edge.report.facts.describe", lambda path, files=files: {"files": files, "components": {}})
-        monkeypatch.setattr("aigc_edge.report.facts._read", lambda path, name, card=card: card)
+    card = {"quality.json": FileEntry(12, "")}
+    monkeypatch.setattr(Bundle, "read", lambda bundle, name: b'{"fp32": {}}')
+    for files, words in (({}, "no quality card"), (card, "aigc-edge quantise")):
+        bundle = Bundle(TINY, Manifest(files=files))
+        monkeypatch.setattr("aigc_edge.report.facts.verified", lambda path, bundle=bundle: bundle)
         with pytest.raises(AigcEdgeError, match=words):
             write(TINY, tmp_path / "why.html")
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import aigc_edge
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.engines import openvino
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.errors import AigcEdgeError
@@ -31,7 +32,7 @@ def consider(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_the_fastest_is_taken_and_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
-    def measure(bundle: Path, manifest: object, format: str, threads: int, names: list[str]) -> dict[str, float]:
+    def measure(bundle: Bundle, format: str, threads: int, names: list[str]) -> dict[str, float]:
         measured.append(names)
         return {"onnxruntime": 2.0, "torch": 1.0}
 
@@ -57,7 +58,7 @@ def test_every_candidate_is_measured_on_the_network_itself(monkeypatch: pytest.M
         if reason := ENGINES[name].unavailable():
             pytest.skip(reason)
     with aigc_edge.open(BUNDLE, threads=1) as opened:
-        seconds = auto_engine._measure(BUNDLE, opened.manifest, "fp32", 1, names)
+        seconds = auto_engine._measure(Bundle(BUNDLE, opened.manifest), "fp32", 1, names)
     assert set(seconds) == set(names)
     assert all(value > 0 for value in seconds.values())
 

@@ -116,4 +116,4 @@ def test_conditions_without_an_encoder_are_the_caller_s(engine, toy, make_bundle
     value = toy.manifest("text", 0)
     del value["classes"]
     del value["components"]["text_encoder"]
-    assert pipeline.open(make_bundle("text", 0, **value | {"text": None}), engine="analytic").manifest["text"] is None
+    assert pipeline.open(make_bundle("text", 0, **value | {"text": None}), engine="analytic").manifest.text is None

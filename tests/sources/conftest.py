@@ -117,7 +117,7 @@ def compiled(tmp_path: Path) -> Callable[..., np.ndarray]:
         bundle = tmp_path / "compiled.aigc"
         compile_source(source, bundle, formats=["fp32", "int8w:psnr=15"], steps=steps, samples=2, threads=1)
         with aigc_edge.open(bundle, threads=1) as pipeline:
-            assert pipeline.manifest["quality"]["int8w"]["psnr"] > 15
+            assert pipeline.manifest.quality["int8w"]["psnr"] > 15
             return np.asarray(pipeline.sample(len(latents), prompt=prompts, latents=latents, output="float32", **options))
 
     return draw

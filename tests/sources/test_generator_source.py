@@ -30,8 +30,8 @@ def test_a_denoiser_generates_what_torch_does(denoiser, tmp_path, rng, classes):
     labels = rng.integers(0, 5, 3) if classes else None
     latents = rng.standard_normal((3, 3, 8, 8), dtype=np.float32)
     with _compiled(source, tmp_path / "a.aigc") as pipeline:
-        assert pipeline.manifest["family"] == "module"
-        assert pipeline.manifest["judge"] is None
+        assert pipeline.manifest.family == "module"
+        assert pipeline.manifest.judge is None
         found = pipeline.sample(3, latents=latents, classes=labels, output="float32")
     conditions = {"labels": torch.as_tensor(labels)} if classes else None
     negative = {"labels": torch.full((3,), classes)} if classes else None
@@ -134,7 +134,7 @@ def test_conditions_are_what_a_caller_gives(tmp_path, rng):
     with aigc_edge.open(tmp_path / "a.aigc", threads=1) as pipeline:
         given = {"conditions": {"tone": tone}, "negative_conditions": {"tone": np.zeros((1, 2), np.float32)}}
         found = pipeline.sample(2, latents=latents, output="float32", **given)
-        assert pipeline.manifest["quality"]["int8"]["psnr"] > 5
+        assert pipeline.manifest.quality["int8"]["psnr"] > 5
     program = build(SCHEDULE, "dpmpp_2m", 10, guidance_scale=3.0)
     with torch.no_grad():
         own, other = {"tone": torch.as_tensor(tone)}, {"tone": torch.zeros(2, 2)}

@@ -175,7 +175,7 @@ def test_an_onnx_file_with_dynamic_sides(file: Any, tmp_path: Path, rng: np.rand
         latents = rng.standard_normal((2, 3, height // 2, width // 2), dtype=np.float32)
         with aigc_edge.open(tmp_path / "a.aigc", threads=1, size=(height, width)) as pipeline:
             found = pipeline.sample(2, latents=latents, output="float32")
-            quality = pipeline.manifest["quality"]["fp16"]
+            quality = pipeline.manifest.quality["fp16"]
         np.testing.assert_allclose(found, session.run(None, {"x": latents})[0], atol=1e-5)
     if len(sizes) > 1:
         assert quality["sizes"]["20x16"]["psnr"] > 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ import numpy as np
 import pytest
 
 import aigc_edge
-from aigc_edge.bundle.amend import add_programs
-from aigc_edge.bundle.writer import pack, read_manifest
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import Program, build, format_table, reference
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.report.summary import describe, render
+from aigc_edge.report.summary import render, verified
 from aigc_edge.tuning import tune
 from aigc_edge.tuning.tune import Tuning, tune_bundle
 
@@ -26,15 +26,15 @@ FEW: dict[str, Any] = {"samples": 16, "held_out": 16, "threads": 1, "time_limit"
 def bundle(request: pytest.FixtureRequest, own_bundle: Path, tmp_path: Path) -> Path:
     if request.param == "folder":
         return own_bundle
-    pack(own_bundle, tmp_path / "packed.aigc")
+    Bundle.open(own_bundle, verify=True).pack(tmp_path / "packed.aigc")
     return tmp_path / "packed.aigc"
 
 
 def test_a_tuned_program_is_sampled_like_any_other(bundle: Path, rng: np.random.Generator) -> None:
-    before = read_manifest(bundle)
+    before = Bundle.open(bundle).manifest.to_json()
     told: list[tuple[str, float]] = []
     made = tune_bundle(bundle, [3], **FEW, progress=lambda what, done, left: told.append((what, done)))
-    after = read_manifest(bundle, verify=True)
+    after = Bundle.open(bundle, verify=True).manifest.to_json()
     assert list(made) == ["tuned-3"]
     assert {k: v for k, v in after["programs"].items() if k != "tuned-3"} == before["programs"]
     assert after["default_program"] == before["default_program"]
@@ -46,7 +46,7 @@ def test_a_tuned_program_is_sampled_like_any_other(bundle: Path, rng: np.random.
     assert program.meta["psnr"] > program.meta["best_standard_psnr"]
     assert {"frechet", "best_standard_frechet"} <= set(program.meta)
     assert "tuned-3: 3 evaluations (3 guided at scale 2)" in format_table(program)
-    assert "tuned-3" in render(describe(bundle))
+    assert "tuned-3" in render(verified(bundle).manifest)
 
     latents = rng.standard_normal((3, 1, 16, 16)).astype(np.float32)
     classes = np.array([1, 5, 9])
@@ -62,7 +62,7 @@ def test_figures_are_those_of_the_rows(own_bundle: Path) -> None:
     made = tune_bundle(own_bundle, [2], **FEW)["tuned-2"]
     work = Tuning(own_bundle, None, None, "onnxruntime", 1, 0)
     held = work.noise(16, 1)
-    many = build(work.manifest["schedule"], "unipc", 64, guidance_scale=2.0)
+    many = build(work.schedule, "unipc", 64, guidance_scale=2.0)
     images = []
     for program in (made, many):
         drawn = reference.run(program, work.network, held.latents, classes=held.classes, null_class=10, dtype=np.float32)
@@ -87,14 +87,14 @@ def test_a_name_is_not_taken_twice(own_bundle: Path) -> None:
     first = tune_bundle(own_bundle, [2], **small)
     with pytest.raises(AigcEdgeError, match="has a program 'tuned-2' already"):
         tune_bundle(own_bundle, [3, 2], **small)
-    assert "tuned-3" not in read_manifest(own_bundle)["programs"]
+    assert "tuned-3" not in Bundle.open(own_bundle).manifest.to_json()["programs"]
     again = tune_bundle(own_bundle, [2], **small, overwrite=True, seed=5)
     assert again["tuned-2"] != first["tuned-2"]
-    assert read_manifest(own_bundle)["programs"]["tuned-2"] == again["tuned-2"].to_json()
+    assert Bundle.open(own_bundle).manifest.to_json()["programs"]["tuned-2"] == again["tuned-2"].to_json()
 
 
 def test_an_interrupted_call_is_gone_on_with(own_bundle: Path) -> None:
-    before = read_manifest(own_bundle)
+    before = Bundle.open(own_bundle).manifest.to_json()
     state = own_bundle.with_name("digits.aigc.tuning.json")
 
     def stop(what: str, done: float, left: float) -> None:
@@ -103,7 +103,7 @@ def test_an_interrupted_call_is_gone_on_with(own_bundle: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         tune_bundle(own_bundle, [2], **FEW, progress=stop)
-    assert read_manifest(own_bundle, verify=True) == before
+    assert Bundle.open(own_bundle, verify=True).manifest.to_json() == before
     kept = np.array(json.loads(state.read_text())["tables"]["2"]["weights"])
     work = Tuning(own_bundle, None, None, "onnxruntime", 1, 0)
     assert np.array_equal(work.resumed()[2].weights, kept)
@@ -142,16 +142,17 @@ def test_bundles_without_a_denoiser_are_refused(own_bundle: Path, tmp_path: Path
     with pytest.raises(BundleError, match="no bundle"):
         tune_bundle(tmp_path / "nothing", [8])
     one_shot = Program("one-shot", slots=1, init_scale=1.0, rows=())
-    add_programs(own_bundle, {"one-shot": one_shot}, default="one-shot")
-    manifest = read_manifest(own_bundle) | {"schedule": None}
+    manifest = replace(
+        Bundle.open(own_bundle).manifest, schedule=None, programs={"one-shot": one_shot}, default_program="one-shot"
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "read_manifest", lambda path: manifest)
+        patch.setattr(tune.Bundle, "open", lambda path: Bundle(own_bundle, manifest))
         with pytest.raises(AigcEdgeError, match="generates in one evaluation"):
             tune_bundle(own_bundle, [8])
-        manifest["schedule"], manifest["classes"] = {"prediction": "edm"}, None
+        manifest = replace(manifest, schedule={"prediction": "edm"}, classes=None)
         with pytest.raises(AigcEdgeError, match="unconditional: leave the guidance scale out"):
             tune_bundle(own_bundle, [8], guidance_scale=2.0)
-        manifest["components"] = {}
+        manifest = replace(manifest, components={})
         with pytest.raises(AigcEdgeError, match="has no denoiser"):
             tune_bundle(own_bundle, [8])
 
