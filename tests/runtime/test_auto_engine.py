@@ -82,7 +82,7 @@ def test_an_engine_that_cannot_load_the_network_is_left_out(monkeypatch: pytest.
         assert opened.engine == "onnxruntime"
     monkeypatch.setattr(ENGINES["onnxruntime"], "load", refuse)
     with pytest.raises(AigcEdgeError, match="no kernels"):
-        auto_engine._measure(BUNDLE, opened.manifest, "fp32", 1, ["onnxruntime", "torch"])
+        auto_engine._measure(Bundle(BUNDLE, opened.manifest), "fp32", 1, ["onnxruntime", "torch"])
 
 
 def test_no_engine_at_all_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
