@@ -14,6 +14,7 @@
 namespace py = pybind11;
 
 void bind_runtime(py::module_& module);  // runtime.cpp
+int op_threads();
 
 namespace {
 
@@ -35,7 +36,7 @@ PyObject* run(PyObject* self, PyObject* const* values, Py_ssize_t positional, Py
     ae::PythonArguments arguments(op.name, values, positional, keywords);
     const ae::ops::BoundOp bound = op.bind(arguments);
     arguments.check_all_used(op);
-    const int used_threads = threads.load(std::memory_order_relaxed);
+    const int used_threads = op_threads();
     {
       const py::gil_scoped_release nogil;
       bound(used_threads, arguments.stream());
@@ -80,6 +81,8 @@ void set_threads(int count) {
 
 }  // namespace
 
+int op_threads() { return threads.load(std::memory_order_relaxed); }
+
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Native core of aigc-edge.";
   module.attr("__version__") = AIGC_EDGE_VERSION;
@@ -97,7 +100,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("isas", &ae::available_isas, "CPU instruction sets that can be used here, best last.");
   module.def("isa", &ae::current_isa_name, "The CPU instruction set in use.");
   module.def("set_isa", &ae::set_isa, py::arg("name"), "Use another CPU instruction set.");
-  module.def("threads", [] { return threads.load(); }, "The most threads that an op called from Python uses.");
+  module.def("threads", &op_threads, "The most threads that an op called from Python uses.");
   module.def("set_threads", &set_threads, py::arg("count"));
   bind_runtime(module);
 }
