@@ -14,8 +14,8 @@ namespace ae {
 // They are valid as long as this object and the Python objects.
 class PythonArguments final : public ops::Arguments {
  public:
-  // As in a METH_FASTCALL | METH_KEYWORDS function: positional values, then one for each name in the tuple `keywords` (or null).
-  PythonArguments(const char* op, PyObject* const* values, Py_ssize_t positional, PyObject* keywords)
+  // As in a METH_FASTCALL | METH_KEYWORDS function: positional values, then one for each name in the tuple `keywords`.
+  PythonArguments(const char* op, PyObject* const* values, Py_ssize_t positional, PyObject* keywords = nullptr)
       : Arguments(op), values_(values), positional_(positional), keywords_(keywords) {}
 
   // Throws Error when an argument was not asked for; call after bind.

@@ -100,7 +100,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("isas", &ae::available_isas, "CPU instruction sets that can be used here, best last.");
   module.def("isa", &ae::current_isa_name, "The CPU instruction set in use.");
   module.def("set_isa", &ae::set_isa, py::arg("name"), "Use another CPU instruction set.");
-  module.def("threads", [] { return threads.load(); }, "The most threads that an op called from Python uses.");
+  module.def("threads", &op_threads, "The most threads that an op called from Python uses.");
   module.def("set_threads", &set_threads, py::arg("count"));
   bind_runtime(module);
 }
