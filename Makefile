@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench docs clean
 
 help:
 	@echo "make setup   environment .venv with the project, editable, and all extras"
@@ -10,6 +10,7 @@ help:
 	@echo "make test    build the wheel, install it into a fresh environment, run all tests there"
 	@echo "make lint    ruff, mypy, clang-format"
 	@echo "make bench   measure the demo's bundle: out/demo/bench.json and report.html"
+	@echo "make docs    build the documentation site: build/docs/index.html"
 	@echo "make clean   remove what make made, but for .venv, out/ and runs/"
 
 setup:
@@ -27,6 +28,10 @@ lint: setup
 
 bench: setup
 	@$(RUN) tools/demo.py bench
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "build/docs/index.html is written"
 
 clean:
 	rm -rf build dist .venv-test .venv-runtime .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis

@@ -1,17 +1,17 @@
 """The native core: ops by name, and the runtime behind `aigc_edge.open`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 __version__: str
 
-def ops() -> dict[str, dict[str, str]]:
-    """Name of every native op → its parameters: name → type, such as "inout float32[S, N, E]"."""
+def ops() -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Name of every native op → its parameters: name → (type,) or (type, default)."""
 
 def op(name: str) -> Callable[..., None]:
-    """The native op of that name, as a function of positional arguments."""
+    """The native op of that name, as a function."""
 
 def cuda_unavailable() -> str:
     """Empty when CUDA kernels can run here, else why not."""
@@ -60,9 +60,9 @@ class Rows:
         """Prepare the steps for these buffers; `noise` is None afterwards.
 
         slots float32 [S, N, E]: the solver's state, slot 0 the sample. net_input [max(halves), N, E], float32, float16 or
-        bfloat16: what the network takes, channels last with `channels` > 0. seeds uint64 [N]. nonfinite int32 [N]: 0 becomes r
-        where a sample is not finite in step r. Where mask float32 [N, E] is 0, the sample is known float32 [N, E], brought to the
-        noise level of each row with known_noise float32 [N, E].
+        bfloat16: what the network takes, its channels last with `channels` > 0. seeds uint64 [N]. nonfinite int32 [N]: 0 becomes
+        r where a sample is not finite in step r. Where mask float32 [N, E] is 0, the sample is known float32 [N, E], brought to
+        the noise level of each row with known_noise float32 [N, E].
         """
 
     noise: Any
@@ -98,24 +98,11 @@ class Handle:
         """Check a file of the bundle as `file` does, without a copy of it."""
 
     def add_program(self, json: str) -> None: ...
-    def sample(
-        self,
-        *,
-        count: int,
-        seed: int,
-        seeds: np.ndarray | Sequence[int] | None,
-        classes: np.ndarray | Sequence[int] | None,
-        negative_classes: np.ndarray | Sequence[int] | None,
-        program: str,
-        guidance_scale: float | None,
-        guidance_rescale: float | None,
-        elements: int,
-        latents: np.ndarray | None,
-        noise: np.ndarray | None,
-        mask: np.ndarray | None,
-        known: np.ndarray | None,
-        known_noise: np.ndarray | None,
-        output: int,
-        conditions: dict[str, np.ndarray] = ...,
-        negative_conditions: dict[str, np.ndarray] = ...,
-    ) -> np.ndarray: ...
+    def check(self, request: object, elements: int) -> None:
+        """Refuse a request that `sample` would refuse, without sampling."""
+
+    def sample(self, request: object, elements: int) -> np.ndarray:
+        """Run a request whose attributes have the names of `ae_sample_options`, for samples of so many elements.
+
+        Returns uint8 [N, H, W, C] or float32 [N, C, H, W].
+        """

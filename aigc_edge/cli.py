@@ -11,28 +11,31 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from aigc_edge import __version__
-from aigc_edge.commands import commands
+from aigc_edge.commands import commands, extension_commands
 from aigc_edge.commands.parser import FAILED, Parser
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, ExtensionWarning
 
 INTERRUPTED = 130
 # Which extra brings a module that is not there (the rest comes with the package itself).
 EXTRAS = {"torch": "train", "onnx": "train", "onnxscript": "train", "sklearn": "train", "safetensors": "train", "PIL": "train"}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """The parser of the whole command line; commands of other distributions are in it unless `command` is one of the own."""
     parser = Parser("aigc-edge", description="Compile, run and measure generative models on edge devices.")
     parser.epilog = "aigc-edge COMMAND --help explains a command. AIGC_EDGE_DEBUG=1 shows a stack trace with an error."
     parser.add_argument("--version", action="version", version=f"aigc-edge {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for name, command in commands().items():
-        sub = subparsers.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
-        command.configure(sub)
-        sub.set_defaults(run=command.run)
+    known = commands()
+    for name, each in (known if command in known else extension_commands() | known).items():
+        sub = subparsers.add_parser(name, help=each.HELP, description=each.DESCRIPTION)
+        each.configure(sub)
+        sub.set_defaults(run=each.run)
     return parser
 
 
@@ -57,17 +60,34 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+_formatwarning = warnings.formatwarning
+
+
+def _warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+    """An ExtensionWarning is one sentence, without the line of code that it comes from; others are as Python shows them."""
+    if issubclass(category, ExtensionWarning):
+        return f"aigc-edge: warning: {message}\n"
+    return _formatwarning(message, category, *where, **more)
+
+
 def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)  # unwinds, so that nothing half-written stays
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0, 2 after a failure that was explained, 130 after Ctrl-C."""
+    """Run one command line and return its exit code: 0, 2 after a failure that was explained, 130 after Ctrl-C.
+
+    SIGINT ends a command in the background too, where shells without job control start it with that signal ignored.
+    """
     with contextlib.suppress(ValueError):  # not the main thread: the caller's own business
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as scripts start `aigc-edge train &`: kill -INT is to end it too
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    warnings.formatwarning = _warning
     debug = os.environ.get("AIGC_EDGE_DEBUG", "") not in ("", "0")
     try:
-        arguments = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        arguments = build_parser(words[0] if words else "").parse_args(words)
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code

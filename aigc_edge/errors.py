@@ -27,3 +27,7 @@ class EngineUnavailable(AigcEdgeError):
 
 class BudgetError(AigcEdgeError):
     """A compressed network misses its quality budget."""
+
+
+class ExtensionWarning(UserWarning):
+    """Something that another distribution adds by an entry point cannot be used and is left out."""

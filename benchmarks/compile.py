@@ -83,8 +83,7 @@ def sample_one(bundle: str, format: str, threads: int) -> dict[str, Any]:
 
 
 def measure(name: str, threads: int) -> dict[str, Any]:
-    from aigc_edge.export.bundle import read_manifest
-    from aigc_edge.external import size_in
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.preflight.plan import plan
 
     predicted = plan(generator(name), FORMATS[name], ["x86-cpu"], steps=10, threads=threads)
@@ -92,18 +91,18 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         bundle = f"{folder}/{name}.aigc"
         found = child(__file__, "compile", name, bundle, str(threads))
-        manifest = read_manifest(bundle)
-        files = {file: entry["bytes"] for file, entry in manifest["files"].items()}
+        manifest = Bundle.open(bundle).manifest
+        files = {file: entry.bytes for file, entry in manifest.files.items()}
         schedule = sum(size for file, size in files.items() if file.startswith("schedule.") and file.endswith(NETWORK))
         formats: dict[str, Any] = {}
-        for format, entry in manifest["components"]["denoiser"]["formats"].items():
-            size, told = size_in(manifest["files"], entry["file"]), predicted["formats"][format]
+        for format, entry in manifest.components["denoiser"].formats.items():
+            size, told = manifest.bytes_of(entry["file"]), predicted["formats"][format]
             drawn = child(__file__, "sample", bundle, format, str(threads))
             again = child(__file__, "sample", bundle, format, str(threads))
             least = predicted["targets"]["x86-cpu"][format]["seconds"]
             formats[format] = {
                 "bytes": size,
-                "share_of_fp32": round(size / size_in(manifest["files"], "denoiser.fp32.onnx"), 4),
+                "share_of_fp32": round(size / manifest.bytes_of("denoiser.fp32.onnx"), 4),
                 "size_ratio": round(size / told["bytes"]["denoiser"], 4),
                 "sampling_bytes": drawn["peak_bytes"],
                 "memory_ratio": round(drawn["peak_bytes"] / told["memory"], 3),
@@ -111,7 +110,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
                 "opening_seconds": [round(one["opening"], 3) for one in (drawn, again)],
                 "seconds": round(drawn["seconds"], 4),
                 "time_ratio": round(drawn["seconds"] / least, 2),
-                "psnr": manifest["quality"][format].get("psnr"),
+                "psnr": manifest.quality[format].get("psnr"),
             }
     parameters = sum(part["parameters"] for part in predicted["networks"].values())
     found |= {"rates": predicted["figures"]["x86-cpu"]}

@@ -23,12 +23,12 @@ from typing import Any
 from diffusers_networks import CLASSES, SHAPES, network
 
 from aigc_edge.bench.machine import fingerprint
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.formats.base import FORMATS, convert, parse
 from aigc_edge.config import names
 from aigc_edge.diffusion import build
 from aigc_edge.files import write_json
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 SAMPLES = 16  # what `aigc-edge compile` calibrates with

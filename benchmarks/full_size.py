@@ -101,10 +101,9 @@ def compiled(folder: Path, bundle: Path, formats: list[str], threads: int, predi
 
 def drawn(folder: Path, bundle: Path, formats: list[str], threads: int, rounds: int, predicted: dict[str, Any]) -> dict[str, Any]:
     """Sizes, memory, time and exactness of every format beside diffusers."""
-    from aigc_edge.export.bundle import read_manifest
-    from aigc_edge.external import size_in
+    from aigc_edge.bundle.bundle import Bundle
 
-    manifest, place = read_manifest(bundle), bundle.parent
+    manifest, place = Bundle.open(bundle).manifest, bundle.parent
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("diffusers", *formats)}
     # The first opening lays networks out for this processor, the later ones find them so.
     first = {name: child(__file__, "sample", str(bundle), str(place / f"{name}.npy"), str(threads), name) for name in formats}
@@ -113,13 +112,13 @@ def drawn(folder: Path, bundle: Path, formats: list[str], threads: int, rounds: 
         for name in formats:
             runs[name].append(child(__file__, "sample", str(bundle), str(place / f"{name}.npy"), str(threads), name))
     medians = {name: {key: median(run[key] for run in each) for key in each[0]} for name, each in runs.items()}
-    parts = manifest["components"]
-    whole = size_in(manifest["files"], parts["denoiser"]["formats"]["fp32"]["file"])
+    parts = manifest.components
+    whole = manifest.bytes_of(parts["denoiser"].file("fp32"))
     found: dict[str, Any] = {}
     for name in formats:
-        files = {part: entry["formats"][name]["file"] for part, entry in parts.items() if name in entry["formats"]}
+        files = {part: entry.file(name) for part, entry in parts.items() if name in entry.formats}
         sizes, told, figures = (
-            {part: size_in(manifest["files"], file) for part, file in files.items()},
+            {part: manifest.bytes_of(file) for part, file in files.items()},
             predicted["formats"][name],
             medians[name],
         )

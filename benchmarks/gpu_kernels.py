@@ -10,7 +10,7 @@ import torch
 from gpu_timing import Bench, Call
 
 from aigc_edge import ops
-from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.diffusion.arrays import TorchArrays
 from aigc_edge.diffusion.execution import Execution
 
@@ -52,7 +52,7 @@ def steps(bench: Bench) -> list[dict[str, Any]]:
                 import diffusers
 
                 scheduler = getattr(diffusers, name)(beta_schedule="scaled_linear", prediction_type="epsilon")
-                program = Program.from_diffusers(scheduler, STEPS)
+                program = from_diffusers(scheduler, STEPS)
                 scheduler.set_timesteps(STEPS, device=bench.device)
                 fresh = dict(scheduler.__dict__)  # as it is before the first step, for every sweep
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from aigc_edge.bench import plain
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import build, prepare, sample
 from aigc_edge.nn.unet import UNet
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -79,13 +79,13 @@ def ways(bench: Bench, dtype: torch.dtype, latents: torch.Tensor, compiled: bool
     options: dict[str, Any] = {"dtype": name, "channels_last": True}
     loops: dict[str, Call] = {}
 
-    def prepare(key: str, module: Network) -> None:
-        loop = program.prepare(module, latents, **options)
+    def add_loop(key: str, module: Network) -> None:
+        loop = prepare(program, module, latents, **options)
         loops[key] = lambda: loop(latents)
         if not loop.captured:
             left_out[f"the graph of {key}"] = str(loop.reason)
 
-    prepare("aigc-edge", network)
+    add_loop("aigc-edge", network)
     loops["plain torch"] = plain_loop(network, latents, dtype, lambda: None)
     peer = plain_loop
     if importlib.util.find_spec("diffusers") is not None:
@@ -96,7 +96,7 @@ def ways(bench: Bench, dtype: torch.dtype, latents: torch.Tensor, compiled: bool
             fast = torch.compile(network, mode="max-autotune")
             loops["torch.compile"] = peer(fast, latents, dtype, begins)
             loops["torch.compile"]()
-            prepare("aigc-edge around torch.compile", torch.compile(unet(bench, dtype), mode="max-autotune-no-cudagraphs"))
+            add_loop("aigc-edge around torch.compile", torch.compile(unet(bench, dtype), mode="max-autotune-no-cudagraphs"))
         except Exception as error:  # what a compiler cannot do is a result
             loops.pop("torch.compile", None)
             left_out["torch.compile"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
@@ -122,7 +122,7 @@ def loop(bench: Bench, ceilings: dict[str, float], dtypes: tuple[torch.dtype, ..
     """Batch 1, 20 steps: time, launches, and the relative L2 of the result to the same loop in float32 (TF32 off)."""
     size = 16 if bench.quick else 32
     latents, found = bench.normal(1, 3, size, size), []
-    exact = build(EDM, "dpmpp_2m", STEPS).sample(unet(bench, torch.float32), latents, dtype="float32", channels_last=True)
+    exact = sample(build(EDM, "dpmpp_2m", STEPS), unet(bench, torch.float32), latents, dtype="float32", channels_last=True)
     for dtype in dtypes if bench.cuda else (torch.float32,):  # half precision takes a CPU seconds
         entry: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "shape": list(latents.shape), "steps": STEPS}
         entry["floor"] = floor(bench, ceilings, dtype, latents)

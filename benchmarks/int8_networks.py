@@ -14,8 +14,8 @@ import torch
 from diffusers_networks import DIT, plain
 from torch import Tensor, nn
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.models.base import FAMILIES, Component
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.02, "sigma_max": 80.0, "rho": 7.0}
 

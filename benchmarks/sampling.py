@@ -30,9 +30,9 @@ import aigc_edge
 from aigc_edge import _core as core
 from aigc_edge import ops
 from aigc_edge.bench.machine import fingerprint
-from aigc_edge.diffusion import Program, build
+from aigc_edge.bundle.write import write_members
+from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.engines.base import ENGINES, Engine
-from aigc_edge.export.bundle import write_bundle
 from aigc_edge.export.onnx import export_component
 from aigc_edge.files import write_json
 from aigc_edge.models.diffusion import Diffusion, DiffusionModel
@@ -114,7 +114,7 @@ def bundle(folder: Path, shape: tuple[int, ...], program: Program, network: Path
         "output_range": [-1, 1], "classes": None, "schedule": SCHEDULE, "components": {"denoiser": spec},
         "default_format": "fp32", "default_program": program.name, "programs": {program.name: program.to_json()},
     }  # fmt: skip
-    write_bundle(folder, manifest, {"denoiser.onnx": network})
+    write_members(folder, manifest, {"denoiser.onnx": network})
     return folder
 
 
@@ -131,7 +131,7 @@ def step(folder: Path, seconds: float) -> dict[str, Any]:
     found = {}
     for shape in ((3, 32, 32), (3, 256, 256)):
         steps = 200
-        program = Program.from_diffusers(unipc(steps), steps)
+        program = from_diffusers(unipc(steps), steps)
         place = bundle(folder / f"step-{shape[1]}.aigc", shape, program, b"no network")
         own = aigc_edge.open(place, engine="none", threads=1)
         rng = np.random.default_rng(0)
@@ -183,7 +183,9 @@ def bandwidth(seconds: float) -> dict[str, Any]:
         native = core.op("solver_step")
         moved = 6 * 4 * elements  # two slots in and out, the network's output and input
         source, target = (np.ones(moved // 2, np.uint8) for _ in range(2))  # zeros would be one page of memory, read from a cache
-        times = rounds({"ours": lambda n=native, a=arguments: n(*a), "copy": lambda s=source, t=target: np.copyto(t, s)}, seconds)
+        times = rounds(
+            {"ours": lambda n=native, a=arguments: n(**a), "copy": lambda s=source, t=target: np.copyto(t, s)}, seconds
+        )
         found[f"{megabytes} MB"] = {
             "copy_gb_per_s": round(moved / float(np.median(times["copy"])) / 1e9, 2),
             "share_of_copy": ratio(times["copy"] / times["ours"]),
@@ -221,13 +223,10 @@ def network(folder: Path, settings: dict[str, Any]) -> tuple[Path, float]:
 
 def diffusers_loop(place: Path, scheduler: Any, steps: int, latents: np.ndarray) -> Turn:
     """A diffusers pipeline's loop around the same onnxruntime session, with its buffers bound as well as that can be."""
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.engines.base import EngineSource
-    from aigc_edge.export.bundle import read_manifest
-    from aigc_edge.spec import ComponentSpec
 
-    component = read_manifest(place)["components"]["denoiser"]
-    spec = ComponentSpec.from_json("denoiser", component)
-    engine = ENGINES["onnxruntime"].load(EngineSource(place, component, spec, "fp32", "diffusion"), threads=1)
+    engine = ENGINES["onnxruntime"].load(EngineSource.of(Bundle.open(place), "denoiser", "fp32"), threads=1)
     sample, timestep = np.empty_like(latents), np.empty(len(latents), np.float32)
     output = np.empty_like(latents)
     call = engine.bind({"sample": sample, "timestep": timestep}, {"output": output})
@@ -261,7 +260,7 @@ def loops(folder: Path, seconds: float) -> dict[str, Any]:
         for kind in kinds:
             given = {"clip_sample": False} if kind is DDIMScheduler else {}
             scheduler = kind(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, **given)
-            program = Program.from_diffusers(scheduler, 20)
+            program = from_diffusers(scheduler, 20)
             place = bundle(folder / f"{settings['widths'][0]}-{kind.__name__}.aigc", (3, 32, 32), program, path)
             own = aigc_edge.open(place, threads=1)
             theirs = diffusers_loop(place, scheduler, 20, latents)

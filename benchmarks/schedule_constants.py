@@ -14,6 +14,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ import torch
 from torch import Tensor, nn
 
 import aigc_edge
+from aigc_edge.bundle.component import Component as BundleComponent
+from aigc_edge.bundle.component import ConstantTable
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.bundle.storage import Files
+from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build
 from aigc_edge.engines.constants import Constants
-from aigc_edge.export.bundle import write_bundle
 from aigc_edge.export.onnx import export_component
 from aigc_edge.export.split import Split, export_split
 from aigc_edge.models.base import FAMILIES, Component
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 
@@ -117,17 +121,19 @@ def make(part: Component, folder: Path) -> tuple[Path, Path, Split]:
     manifest: dict[str, Any] = {"name": "speed", "family": "diffusion", "sample_shape": shape, "output_shape": shape}
     manifest |= {"output_range": [-1, 1], "schedule": SCHEDULE, "default_format": "fp32", "default_program": program.name}
     manifest |= {"programs": {program.name: program.to_json()}, "classes": {"count": 10, "names": []} if labelled else None}
-    whole = part.spec.to_json() | {"formats": {"fp32": {"file": "whole.onnx"}}}
-    denoiser, schedule = split.entries(part.spec, whole | {"formats": {"fp32": {"file": "denoiser.onnx"}}}, "schedule.onnx")
-    constants = Constants.load(folder, {"schedule": schedule})
+    whole = BundleComponent(part.spec, {"fp32": {"file": "whole.onnx"}})
+    denoiser, schedule = split.components(replace(whole, formats={"fp32": {"file": "denoiser.onnx"}}), "schedule.onnx")
+    constants = Constants.load(Files(folder), schedule)
     assert constants is not None
     table, timesteps = constants.table(row.timestep for row in program.rows)
-    schedule["table"] = {"file": "schedule.table", "timesteps": timesteps}
+    schedule = replace(schedule, table=ConstantTable("schedule.table", tuple(timesteps)))
     files = {name: folder / name for name in ("denoiser.onnx", "schedule.onnx")}
-    write_bundle(folder / "a.aigc", manifest | {"components": {"denoiser": whole}}, {"whole.onnx": folder / "whole.onnx"})
-    write_bundle(
+    write_members(
+        folder / "a.aigc", manifest | {"components": {"denoiser": whole.to_json()}}, {"whole.onnx": folder / "whole.onnx"}
+    )
+    write_members(
         folder / "b.aigc",
-        manifest | {"components": {"denoiser": denoiser, "schedule": schedule}},
+        manifest | {"components": {"denoiser": denoiser.to_json(), "schedule": schedule.to_json()}},
         {**files, "schedule.table": table},
     )
     return folder / "a.aigc", folder / "b.aigc", split

@@ -25,23 +25,22 @@ def torch_randn(seeds: Any, draw: Any, out: Any) -> Callable[[], object]:
     return lambda: out.normal_()
 
 
-def torch_latent_to_rgb8(images: Any, out: Any, scale: float, bias: float) -> Callable[[], object]:
+def torch_latent_to_rgb8(images: Any, out: Any, scale: float = 127.5, bias: float = 127.5) -> Callable[[], object]:
     def run() -> object:
         return out.copy_((images * scale + bias).round_().clamp_(0, 255).permute(0, 2, 3, 1))
 
     return run
 
 
-def torch_solver_step(slots: Any, output: Any, *rest: Any) -> Callable[[], object]:
-    """The same row as a careful person writes it in torch: one expression a slot, nothing computed twice."""
-    given = dict(zip(list(ops.solver_step.types)[2:], rest, strict=True))
-    after, noise, batch = given["after"].tolist(), given["after_noise"], slots.shape[1:]
+def torch_solver_step(slots: Any, output: Any, **others: Any) -> Callable[[], object]:
+    """The same row as a careful person writes it in torch: one expression per slot, nothing computed twice."""
+    after, noise, batch = others["after"].tolist(), others["after_noise"], slots.shape[1:]
 
     def run() -> object:
-        network = output[0] if len(output) == 1 else output[1].lerp(output[0], given["guidance"])
-        denoised = slots[0] * given["c_skip"] + network * given["c_out"]
-        if given["clip_mode"]:
-            denoised.clamp_(given["clip_low"], given["clip_high"])
+        network = output[0] if len(output) == 1 else output[1].lerp(output[0], others["guidance"])
+        denoised = slots[0] * others["c_skip"] + network * others["c_out"]
+        if others["clip_mode"]:
+            denoised.clamp_(others["clip_low"], others["clip_high"])
         terms = [*slots, denoised]
         new = []
         for row in after:
@@ -55,33 +54,30 @@ def torch_solver_step(slots: Any, output: Any, *rest: Any) -> Callable[[], objec
                 value.add_(epsilon, alpha=weight)
         for slot, value in enumerate(new):
             slots[slot] = value
-        return given["net_input"].copy_(new[0] * given["c_in"])
+        return others["net_input"].copy_(new[0] * others["c_in"])
 
     return run
 
 
-def peers(name: str, arguments: tuple[Any, ...]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """The plain implementations: the reference in float32, torch where it is installed and written above, and a copy."""
-    yield "numpy", lambda: ops.OPS[name].reference(*arguments)
+def peers(name: str, arguments: dict[str, Any]) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The plain implementations: the reference in float32, the torch function above where torch is installed, and a copy."""
+    op = ops.OPS[name]
+    yield "numpy", lambda: op.reference(**arguments)
     in_torch = globals().get(f"torch_{name}")
     if in_torch is not None:
         torch = pytest.importorskip("torch")
         torch.set_num_threads(1)
-        is_host = ["host" in kind or not isinstance(a, np.ndarray) for a, kind in zip(arguments, types(name), strict=True)]
-        yield "torch", in_torch(*(a if host else torch.from_numpy(a) for a, host in zip(arguments, is_host, strict=True)))
+        tensors = {k: a for k, a in arguments.items() if isinstance(a, np.ndarray) and "host" not in op.types[k]}
+        yield "torch", in_torch(**arguments | {k: torch.from_numpy(a) for k, a in tensors.items()})
     source = np.ones(traffic(name, arguments) // 2, np.uint8)  # zeros would be one page of memory, read from a cache
     target = np.ones_like(source)
     yield "copy", lambda: np.copyto(target, source)
 
 
-def types(name: str) -> list[str]:
-    return list(ops.OPS[name].types.values())
-
-
-def traffic(name: str, arguments: tuple[Any, ...]) -> int:
+def traffic(name: str, arguments: dict[str, Any]) -> int:
     """Bytes that the op has to read and write."""
-    passes = [2 if "inout" in kind else 1 for kind in types(name)]
-    return sum(a.nbytes * n for a, n in zip(arguments, passes, strict=True) if isinstance(a, np.ndarray))
+    types = ops.OPS[name].types
+    return sum(a.nbytes * (2 if "inout" in types[k] else 1) for k, a in arguments.items() if isinstance(a, np.ndarray))
 
 
 def interleaved(functions: dict[str, Callable[[], object]]) -> dict[str, np.ndarray]:
@@ -92,15 +88,15 @@ def interleaved(functions: dict[str, Callable[[], object]]) -> dict[str, np.ndar
         start = time.perf_counter()
         function()
         repeats[name] = max(1, int(ROUND_SECONDS / (time.perf_counter() - start + 1e-9)))
-    found: dict[str, list[float]] = {name: [] for name in functions}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     end = time.perf_counter() + BUDGET_SECONDS
-    while len(found["native"]) < ROUNDS and (time.perf_counter() < end or len(found["native"]) < 5):
+    while len(seconds["native"]) < ROUNDS and (time.perf_counter() < end or len(seconds["native"]) < 5):
         for name, function in functions.items():
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 function()
-            found[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: np.array(values) for name, values in found.items()}
+            seconds[name].append((time.perf_counter() - start) / repeats[name])
+    return {name: np.array(values) for name, values in seconds.items()}
 
 
 CASES = [
@@ -111,15 +107,15 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_op(name: str, arguments: tuple[Any, ...], benchmark: Any, request: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_op(name: str, arguments: dict[str, Any], benchmark: Any, request: Any, capsys: pytest.CaptureFixture[str]) -> None:
     native = core.op(name)
-    seconds = interleaved({"native": lambda: native(*arguments), **dict(peers(name, arguments))})
+    seconds = interleaved({"native": lambda: native(**arguments), **dict(peers(name, arguments))})
     medians = {peer: float(np.median(values)) for peer, values in seconds.items()}
     low, high = np.percentile(seconds["native"], [25, 75])
     gigabytes = traffic(name, arguments) / 1e9
     ratios = {peer: median / medians["native"] for peer, median in medians.items() if peer != "native"}
     benchmark.extra_info |= {"isa": core.isa(), "gb_per_s": gigabytes / medians["native"], "ratios": ratios}
-    benchmark.pedantic(native, args=arguments, rounds=5, iterations=1)
+    benchmark.pedantic(native, kwargs=arguments, rounds=5, iterations=1)
     text = ", ".join(f"{ratio:.2f} x {peer}" for peer, ratio in ratios.items())
     time_text = f"{medians['native'] * 1e6:10.2f} us ± {(high - low) / 2 / medians['native']:4.0%}"
     with capsys.disabled():

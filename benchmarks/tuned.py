@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 
 from aigc_edge.bench.machine import fingerprint
 from aigc_edge.diffusion import Program, build
-from aigc_edge.export.amend import files_below, unpacked
 from aigc_edge.files import atomic_file, write_json
 from aigc_edge.metrics.frechet import FeatureStatistics, bootstrap_interval, frechet_distance
 from aigc_edge.metrics.judge import Judge
 from aigc_edge.pages.svg import Scale, element, label, tick_text
-from aigc_edge.tune import Tuning
 from aigc_edge.tuning.roll import roll
 from aigc_edge.tuning.standard import standard
 from aigc_edge.tuning.starts import starts
 from aigc_edge.tuning.task import Task
+from aigc_edge.tuning.tune import Tuning
 from aigc_edge.tuning.tuner import Noise, Tuner, decibels
 
 STREAM = 7  # of the noise; the fit takes 0 and 1
@@ -44,14 +43,14 @@ class Bench:
     def __init__(self, bundle: Path, samples: int, threads: int, seed: int) -> None:
         self.work = Tuning(bundle, None, None, "onnxruntime", threads, seed)
         self.noise = self.work.noise(samples, STREAM)
-        self.schedule = self.work.manifest["schedule"]
+        self.schedule = self.work.schedule
         few = Noise(self.noise.latents[:8], None if self.noise.classes is None else self.noise.classes[:8])
         scale, null = self.work.guidance, self.work.classes or None
         network = self.work.network
         self.tuner = Tuner(network, self.schedule, few, few, guidance_scale=scale, null_class=null, reference_steps=4)
         self.reference = self.draw(self._build(*REFERENCE), samples)
-        below = files_below(self.work.manifest, "judge")
-        with unpacked(bundle, below) as folder:
+        below = self.work.opened.below("judge")
+        with self.work.opened.extract(below) as folder:
             self.judge = Judge.load(folder / "judge", threads=threads) if below else None
 
     def _build(self, solver: str, steps: int) -> Program:
@@ -108,7 +107,7 @@ class Bench:
         for one in chosen:
             measured[one.name], pictures[one.name] = self.figures(one.program)
         best = max(measured, key=lambda name: measured[name]["psnr"])
-        program = Program.from_json(self.work.manifest["programs"][self.work.name(nfe)])
+        program = self.work.manifest.programs[self.work.name(nfe)]
         tuned, own = self.figures(program)
         low, high = gain_interval(self.errors(pictures[best]), self.errors(own))
         gain = {"gain": round(tuned["psnr"] - measured[best]["psnr"], 3), "gain_low": round(low, 3), "gain_high": round(high, 3)}
@@ -215,7 +214,7 @@ def main() -> int:
     bench = Bench(given.bundle, given.samples, given.threads, given.seed)
     result: dict[str, Any] = {
         "version": 1,
-        "bundle": bench.work.manifest["name"],
+        "bundle": bench.work.manifest.name,
         "machine": fingerprint(),
         "n": given.samples,
         "ranked_on": given.first,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Path(os.environ.get("AIGC_EDGE_TEST_BUNDLE", ROOT / "tests" / "data" / "digits-tiny.aigc"))
+
+
+with contextlib.suppress(ModuleNotFoundError):  # few folders of tests need it
+    import hypothesis
+
+    # A busy machine is no failure.
+    hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("busy")
+
+
+def pytest_configure() -> None:
+    """Undo what a shell without job control does to `make test &`: SIGINT is ignored there, by what tests start too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
@@ -52,22 +67,15 @@ def text_to_image(rng: np.random.Generator) -> Any:
     """text_to_image(guidance=…, encoders=…) makes the networks of a tiny text-to-image bundle, see tests/text_bundle.py."""
     for needed in ("onnx", "tokenizers"):
         pytest.importorskip(needed)
-    spec = importlib.util.spec_from_file_location("text_bundle", ROOT / "tests" / "text_bundle.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda **options: module.TextToImage(rng, **options)
+    from tests.text_bundle import TextToImage
+
+    return lambda **options: TextToImage(rng, **options)
 
 
 @pytest.fixture
 def fake_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """fake_tensorrt(module, version, lines) puts a recorded version of TensorRT in the place of a module."""
-    spec = importlib.util.spec_from_file_location("fake_tensorrt", ROOT / "tests" / "fake_tensorrt.py")
-    assert spec is not None
-    assert spec.loader is not None
-    code = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(code)
+    from tests import fake_tensorrt as code
 
     def install(module: str, version: str, lines: Any = ()) -> Path:
         install.folder = code.install(tmp_path / f"fake-{version}", monkeypatch, module, version, lines)  # type: ignore[attr-defined]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aigc_edge import _core, device_loop, inputs, pipeline
+from aigc_edge import _core
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
+from aigc_edge.runtime import device_loop, pipeline
+from aigc_edge.runtime.initial_state import classes_of_seeds
 
 torch = pytest.importorskip("torch")
 GPU = not _core.cuda_unavailable() and torch.cuda.is_available()
@@ -28,12 +28,9 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Capture and replay on CPU tensors."""
-    spec = importlib.util.spec_from_file_location("recorded_graphs", Path(__file__).with_name("recorded_graphs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.RecordedGraphs(monkeypatch)
+    from tests.recorded_graphs import RecordedGraphs
+
+    return RecordedGraphs(monkeypatch)
 
 
 def opened(bundle: Path, device: str | None = None) -> pipeline.Pipeline:
@@ -124,7 +121,7 @@ def test_a_generator_of_one_evaluation(open_gan: Any) -> None:
 def open_gan(tmp_path: Path) -> Any:
     """open_gan(torch_device) opens an untrained GAN's bundle with the torch engine."""
     safetensors = pytest.importorskip("safetensors.torch")
-    from aigc_edge.export.bundle import write_bundle
+    from aigc_edge.bundle.write import write_members
     from aigc_edge.models.base import FAMILIES
 
     settings = {"size": 16, "channels": 1, "num_classes": 4, "latent": 8, "width": 16}
@@ -141,7 +138,7 @@ def open_gan(tmp_path: Path) -> Any:
         "components": {"decoder": component.spec.to_json() | {
             "formats": {"fp32": {"file": "net.onnx"}}, "weights": {"file": "net.safetensors", "model": family.model_config()}}},
     }  # fmt: skip
-    write_bundle(tmp_path / "gan.aigc", manifest, {"net.onnx": b"not read", "net.safetensors": weights})
+    write_members(tmp_path / "gan.aigc", manifest, {"net.onnx": b"not read", "net.safetensors": weights})
     return lambda device=None: opened(tmp_path / "gan.aigc", device)
 
 
@@ -164,7 +161,7 @@ def test_drawn_classes_are_the_runtimes(tiny_bundle: Path, rng: np.random.Genera
         engine.bind = watched  # type: ignore[method-assign]
         native.sample(64, seeds=seeds, steps=1, solver="euler", guidance_scale=2.0)
     found = np.concatenate(seen)
-    np.testing.assert_array_equal(inputs.drawn_classes(seeds, 10), found)
+    np.testing.assert_array_equal(classes_of_seeds(seeds, 10), found)
     assert len(set(found.tolist())) > 5
 
 
@@ -199,7 +196,7 @@ def test_a_gpu_that_is_not_there_is_a_sentence(tiny_bundle: Path) -> None:
 
 def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any) -> None:
     with open_gan("cpu") as ours:
-        latents = np.zeros((2, *json.loads(json.dumps(ours.manifest["sample_shape"]))), np.float32)
+        latents = np.zeros((2, *ours.manifest.sample_shape), np.float32)
         latents[1] = np.nan
         with pytest.raises(AigcEdgeError, match="the decoder gave a value that is not finite for sample 1"):
             ours.sample(2, latents=latents)
@@ -208,7 +205,7 @@ def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any) -> None:
 
 
 def test_constants_of_the_schedule_stand_on_the_device_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aigc_edge.diffusion import build
+    from aigc_edge.diffusion import build, prepare, sample
 
     class Network:
         """Takes tanh(timestep) as a constant instead of the timestep; the other way it computes the same."""
@@ -226,15 +223,15 @@ def test_constants_of_the_schedule_stand_on_the_device_for_every_row(monkeypatch
     program = build({"prediction": "edm"}, "heun", 5, guidance_scale=2.0, guidance_interval=(0.1, 20.0))
     rows = [{"scale": torch.tanh(torch.tensor(row.timestep)).reshape(1, 1, 1, 1)} for row in program.rows]
     latents, both = torch.randn(3, 1, 4, 4), {"conditions": {}, "negative": {}}
-    wanted = program.sample(
-        lambda sample, timestep: torch.tanh(sample) * torch.tanh(timestep)[:, None, None, None], latents, **both
+    wanted = sample(
+        program, lambda sample, timestep: torch.tanh(sample) * torch.tanh(timestep)[:, None, None, None], latents, **both
     )
     ours = device_loop.WithConstants(Network(), rows)
-    torch.testing.assert_close(program.sample(ours, latents, **both), wanted)
+    torch.testing.assert_close(sample(program, ours, latents, **both), wanted)
     assert ours.uncapturable(6) == "a batch of 6"
     recorded = recorded_graphs(monkeypatch)
     monkeypatch.setattr(Network, "uncapturable", lambda self, batch: None)
-    loop = program.prepare(device_loop.WithConstants(Network(), rows), torch.randn(3, 1, 4, 4), **both)
+    loop = prepare(program, device_loop.WithConstants(Network(), rows), torch.randn(3, 1, 4, 4), **both)
     torch.testing.assert_close(loop(latents), wanted)
     assert loop.captured
     assert "replay" in recorded.events

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,14 @@ import numpy as np
 import pytest
 
 import aigc_edge
-from aigc_edge import choose, device_loop, inspect, pipeline
 from aigc_edge.bench import suite, way
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import build
 from aigc_edge.engines.base import ENGINES, Engine, arrange
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.tune import tune_bundle
+from aigc_edge.report.summary import render, verified
+from aigc_edge.runtime import auto_engine, device_loop, pipeline
+from aigc_edge.tuning.tune import tune_bundle
 from aigc_edge.verify.run import verify
 
 PROMPTS, AWAY = ["A red cat on the moon", "the moon"], ["a cat", "red"]
@@ -108,12 +109,9 @@ def test_the_loop_on_a_device_takes_conditions(
 def test_one_graph_serves_every_prompt(
     text_to_image: Any, tmp_path: Path, on_torch: type[TorchTensors], monkeypatch: pytest.MonkeyPatch, guidance: bool
 ) -> None:
-    spec = importlib.util.spec_from_file_location("recorded_graphs", Path(__file__).with_name("recorded_graphs.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    recorded = module.RecordedGraphs(monkeypatch)
+    from tests.recorded_graphs import RecordedGraphs
+
+    recorded = RecordedGraphs(monkeypatch)
     on_torch.toy = text_to_image(guidance=guidance)
     bundle = on_torch.toy.write(tmp_path / "toy.aigc")
     options = {"engine": "torch-toy", "format": None, "threads": 1, "verify": "none"}
@@ -132,17 +130,17 @@ def test_one_graph_serves_every_prompt(
 def test_the_fastest_engine_is_measured_on_a_network_with_conditions(text_to_image: Any, tmp_path: Path) -> None:
     bundle = text_to_image(guidance=True).write(tmp_path / "toy.aigc")
     with aigc_edge.open(bundle, threads=1) as opened:
-        assert choose._measure(bundle, opened.manifest, "fp32", 1, ["onnxruntime"])["onnxruntime"] > 0
+        assert auto_engine._measure(Bundle(bundle, opened.manifest), "fp32", 1, ["onnxruntime"])["onnxruntime"] > 0
 
 
 def test_inspect_says_how_text_becomes_conditions(text_to_image: Any, tmp_path: Path) -> None:
-    shown = inspect.render(inspect.describe(text_to_image().write(tmp_path / "toy.aigc")))
+    shown = render(verified(text_to_image().write(tmp_path / "toy.aigc")).manifest)
     assert "from prompts, images 3×16×16 from latents 3×8×8" in shown
     assert 'Text (no negative prompt: conditions of "")' in shown
     row = next(line for line in shown.splitlines() if "tokenizer/text_encoder.json" in line)
     assert row.split()[0] == "text_encoder"
     assert row.split()[-2:] == ["6", "1"]
-    without = inspect.render(inspect.describe(text_to_image(encoders=False).write(tmp_path / "bare.aigc")))
+    without = render(verified(text_to_image(encoders=False).write(tmp_path / "bare.aigc")).manifest)
     assert "conditions text, pooled" in without
     assert "Text (" not in without
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build, reference
-from aigc_edge.export.bundle import write_bundle
 
 WORDS = ["<unk>", "<pad>", "<s>", "</s>", "a", "red", "cat", "on", "the", "moon"]
 LENGTH, WIDTH, POOLED = 6, 5, 4
@@ -153,5 +153,5 @@ class TextToImage:
             "classes": None, "schedule": SCHEDULE, "default_format": "fp32", "components": components, "text": text,
             "programs": {program.name: program.to_json()}, "default_program": program.name,
         }  # fmt: skip
-        write_bundle(path, manifest | changes, files)
+        write_members(path, manifest | changes, files)
         return path

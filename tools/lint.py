@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON_PLACES = ("aigc_edge", "tests", "tools", "benchmarks")
+PYTHON_PLACES = ("aigc_edge", "tests", "tools", "benchmarks", "examples")
 NATIVE_SUFFIXES = {".cpp", ".hpp", ".h", ".cu", ".cuh", ".c"}
 
 
 def native_files() -> list[str]:
     """All C++ and CUDA sources of the project."""
-    places = [ROOT / "csrc", ROOT / "tests"]
+    places = [ROOT / "csrc", ROOT / "tests", ROOT / "examples"]
     return sorted(str(file) for place in places for file in place.rglob("*") if file.suffix in NATIVE_SUFFIXES)
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WHEELS = ROOT / "build" / "wheel"
 TORCH = os.environ.get("TORCH", "2.13.0")
-EXTRAS = {"dev": "dev,train,diffusers,text", "test": "dev,train,diffusers,text", "runtime": ""}
+EXTRAS = {"dev": "dev,docs,train,diffusers,text", "test": "dev,docs,train,diffusers,text", "runtime": ""}
 # Large, or not made for every platform: nice to have.
 OPTIONAL = {"dev": ("tensorrt", "openvino"), "test": ("tensorrt", "openvino"), "runtime": ()}
 # Compared with in tests, by one module that needs little: what the whole package depends on would be gigabytes for nothing.

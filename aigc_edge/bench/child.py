@@ -9,7 +9,6 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def measure(recipe: Any, key: str, batch: int) -> dict[str, Any]:
     Returns, in seconds, how long it took until the interpreter runs ("interpreter"), the code is imported ("import"), the bundle
     is open ("open"), the first image is there ("first_image"), and the sum ("total"); and peak bytes after batch 1 and `batch`.
     """
-    task = json.dumps({"recipe": asdict(recipe), "key": key, "batch": batch})
+    task = json.dumps({"recipe": recipe.to_json(), "key": key, "batch": batch})
     environment = os.environ | {"OMP_NUM_THREADS": str(recipe.threads)}
     started = time.perf_counter()  # the clock is the system's monotonic one, the same in both processes
     done = subprocess.run(
@@ -65,7 +64,7 @@ def main(begun: float) -> None:
 
     name, _, format = task["key"].partition("-")
     way = WAYS[name]
-    recipe = Recipe(**task["recipe"])
+    recipe = Recipe.from_json(task["recipe"])
     imported = time.perf_counter()
     opened = way(recipe, format)
     ready = time.perf_counter()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,20 +20,13 @@ BATCH = 32
 @contextlib.contextmanager
 def judge_of(recipe: Recipe) -> Iterator[Judge | None]:
     """The judge in the bundle (a folder or a packed file); None when it has none."""
-    card = recipe.manifest.get("judge")
-    if not card:
+    judge = recipe.manifest.judge
+    if judge is None:
         yield None
         return
-    bundle, folder = Path(recipe.bundle), Path(card["classifier"]).parent
-    if bundle.is_dir():
-        yield Judge.load(bundle / folder, threads=recipe.threads)
-        return
-    with tempfile.TemporaryDirectory() as place:
-        with zipfile.ZipFile(bundle) as archive:
-            for name in recipe.manifest["files"]:
-                if Path(name).parent == folder:
-                    (Path(place) / Path(name).name).write_bytes(archive.read(name))
-        yield Judge.load(place, threads=recipe.threads)
+    below = Path(judge.classifier).parent
+    with recipe.opened.extract(recipe.opened.below(str(below))) as folder:
+        yield Judge.load(folder / below, threads=recipe.threads)
 
 
 def draw(way: Way, recipe: Recipe, n: int, progress: Callable[[int], None]) -> NDArray[np.uint8]:
@@ -75,7 +66,7 @@ def paired(images: NDArray[np.uint8], reference: NDArray[np.uint8]) -> dict[str,
 
 def agreement(ways: Mapping[str, Way], recipe: Recipe, n: int, seed: int) -> dict[str, dict[str, Any]]:
     """How well each peer reproduces native of its format from the same latents; the network alone draws no images."""
-    latents = np.random.default_rng(seed).standard_normal((n, *recipe.manifest["sample_shape"]), dtype=np.float32)
+    latents = np.random.default_rng(seed).standard_normal((n, *recipe.shape), dtype=np.float32)
     drawn = {key: way.generate(n, 0, recipe.labels(n), latents) for key, way in ways.items() if way.name != "network"}
     compared: dict[str, dict[str, Any]] = {}
     for key, images in drawn.items():

@@ -16,7 +16,6 @@ from aigc_edge.bench.measure import interleaved
 from aigc_edge.bench.statistics import compare, summary
 from aigc_edge.bench.way import WAYS, Recipe, Way, key, opened
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.external import size_in
 
 VERSION = 1
 AGREE_ON = 16  # images from the same latents, compared between ways
@@ -42,7 +41,7 @@ class Settings:
 
 def choose(recipe: Recipe, wanted: Sequence[str]) -> tuple[list[tuple[type[Way], str]], dict[str, str]]:
     """The configurations that can run here, and why each other way cannot; raises AigcEdgeError for a format the bundle lacks."""
-    there = list(recipe.manifest["components"][recipe.component]["formats"])
+    there = list(recipe.network.formats)
     lacking = [format for format in wanted if format not in there]
     if lacking:
         raise AigcEdgeError(f"{recipe.bundle} has no format {lacking[0]!r}: choose of {', '.join(there)}")
@@ -116,11 +115,13 @@ def comparisons(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> list[di
 
 def sizes(recipe: Recipe, format: str) -> dict[str, int]:
     """Bytes of the networks in this format, and of the whole bundle."""
-    files = recipe.manifest["files"]
-    components = recipe.manifest["components"].values()  # of a schedule its table is read, not its network
-    networks = [c["formats"][format]["file"] for c in components if format in c["formats"] and "table" not in c]
-    networks += [c["table"]["file"] for c in components if "table" in c]
-    return {"networks": sum(size_in(files, name) for name in networks), "bundle": sum(entry["bytes"] for entry in files.values())}
+    manifest, networks = recipe.manifest, []
+    for component in manifest.components.values():
+        if component.table:  # of a schedule its table is read, not its network
+            networks.append(component.table.file)
+        elif format in component.formats:
+            networks.append(component.file(format))
+    return {"networks": sum(map(manifest.bytes_of, networks)), "bundle": manifest.total_bytes}
 
 
 def isolated(recipe: Recipe, name: str, settings: Settings) -> dict[str, Any]:
@@ -179,9 +180,9 @@ def bench(recipe: Recipe, settings: Settings, say: Say = lambda message: None) -
 
 def about(recipe: Recipe) -> dict[str, Any]:
     """What was measured, without a path."""
-    manifest = recipe.manifest
+    members = recipe.manifest.to_json()
     names = ("name", "family", "sample_shape", "output_shape", "classes", "default_format", "provenance", "created")
-    return {name: manifest.get(name) for name in names}
+    return {name: members[name] for name in names}
 
 
 def settings_json(recipe: Recipe, settings: Settings, batches: Sequence[int]) -> dict[str, Any]:

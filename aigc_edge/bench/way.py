@@ -6,61 +6,75 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.device_loop import choose
-from aigc_edge.diffusion import build
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import DECODER, DENOISER, Component
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.diffusion import Program, build
 from aigc_edge.engines.base import ENGINES, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import read_manifest
-from aigc_edge.programs import named_solver
 from aigc_edge.registry import Registry
-from aigc_edge.sizes import at_size
-from aigc_edge.spec import ComponentSpec
-from aigc_edge.text_conditions.encoders import NAMES
+from aigc_edge.runtime.device_loop import choose
+from aigc_edge.runtime.programs import named_solver
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is sampled: every way gets the same. `custom` tells whether the program was asked for or is the bundle's default."""
+    """What is sampled: every way gets the same. `custom` tells whether the program was requested or is the bundle's default."""
 
-    bundle: str
-    manifest: dict[str, Any]
-    program: dict[str, Any]
+    opened: Bundle
+    program: Program
     guidance: float
     custom: bool
     threads: int
     device: Literal["cpu", "cuda"] = "cpu"
 
     @property
+    def bundle(self) -> str:
+        """The path of the bundle."""
+        return str(self.opened.path)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest at its default size."""
+        return self.opened.manifest.at()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample's latents."""
+        return tuple(int(side) for side in self.manifest.sample_shape)
+
+    @property
     def solver(self) -> str | None:
         """The solver's name; None for a generator of one evaluation."""
-        return str(self.program["meta"]["solver"]) if self.program["rows"] else None
+        return str(self.program.meta["solver"]) if self.program.rows else None
 
     @property
     def steps(self) -> int:
         """Solver steps; 1 for a generator of one evaluation."""
-        return int(self.program["meta"].get("steps") or len(self.program["rows"])) if self.program["rows"] else 1
+        return int(self.program.meta.get("steps") or self.program.nfe) if self.program.rows else 1
 
     @property
     def evaluations(self) -> int:
         """How often the network is evaluated; a guided row is one evaluation of a doubled batch."""
-        return len(self.program["rows"]) or 1
+        return self.program.nfe or 1
 
     @property
-    def clip(self) -> list[float] | None:
-        """What the denoised sample is clipped to, if it is."""
-        clip: list[float] | None = self.program["rows"][0]["clip"] if self.program["rows"] else None
-        return clip
+    def clip(self) -> tuple[float, float] | None:
+        """The range that the denoised sample is clipped to, if it is."""
+        return self.program.rows[0].clip if self.program.rows else None
 
     @property
     def classes(self) -> int:
-        """How many classes there are; 0 when unconditional."""
-        return int((self.manifest.get("classes") or {"count": 0})["count"])
+        """The number of classes; 0 when unconditional."""
+        return self.manifest.num_classes
 
     @property
     def guided(self) -> bool:
@@ -70,27 +84,38 @@ class Recipe:
         return guides and self.guidance != 1.0 and self.solver is not None
 
     @property
-    def component(self) -> str:
+    def network(self) -> Component:
         """The network that is evaluated: the denoiser, or the decoder of a generator of one evaluation."""
-        return "denoiser" if self.solver else "decoder"
+        return self.manifest.components[DENOISER if self.solver else DECODER]
 
     @property
     def spec(self) -> ComponentSpec:
-        """What that network takes and gives."""
-        return ComponentSpec.from_json(self.component, self.manifest["components"][self.component])
+        """What that network takes and returns."""
+        return self.network.onnx
 
     @property
     def conditions(self) -> dict[str, NDArray[np.float32]]:
         """What stands for conditions that no text encoder of the bundle gives: unit normals [1, ...] by name."""
-        draw, components = np.random.default_rng(0), self.manifest["components"]
-        encoded = {tensor["name"] for name in NAMES if name in components for tensor in components[name]["outputs"]}
-        wanted = [tensor for tensor in self.spec.inputs if tensor.role == "condition" and tensor.name not in encoded]
+        draw = np.random.default_rng(0)
+        encoded = {tensor.name for encoder in self.manifest.text_encoders.values() for tensor in encoder.spec.outputs}
+        wanted = [tensor for tensor in self.spec.of_role("condition") if tensor.name not in encoded]
         return {tensor.name: draw.standard_normal(shape_of(tensor, 1), dtype=np.float32) for tensor in wanted}
 
     def source(self, format: str) -> EngineSource:
         """That network in a format, as an engine loads it."""
-        component = self.manifest["components"][self.component]
-        return EngineSource(Path(self.bundle), component, self.spec, format, self.manifest["family"])
+        return EngineSource(self.opened, self.network, format, self.manifest.family)
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe for another process."""
+        value = {name: getattr(self, name) for name in ("bundle", "guidance", "custom", "threads", "device")}
+        return value | {"manifest": self.opened.manifest.to_json(), "program": self.program.to_json()}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Recipe:
+        """The recipe of `to_json`."""
+        bundle = Bundle(Path(value["bundle"]), Manifest.from_json(value["manifest"], validated=True))
+        rest = {name: value[name] for name in ("guidance", "custom", "threads", "device")}
+        return Recipe(bundle, Program.from_json(value["program"]), **rest)
 
     def labels(self, n: int) -> NDArray[np.int64] | None:
         """Classes for `n` images: each in turn; None when unconditional."""
@@ -107,25 +132,24 @@ def open_recipe(
 ) -> Recipe:
     """The recipe for a bundle and what the user chose; raises BundleError for one that is no bundle, EngineUnavailable for a GPU
     that is not there."""
-    recipe = resolve(bundle, at_size(read_manifest(bundle)), solver, steps, guidance, threads)
+    recipe = resolve(Bundle.open(bundle), solver, steps, guidance, threads)
     if device == "cuda":
         choose(ENGINES["torch"], device)
     return replace(recipe, device=device)
 
 
-def resolve(
-    bundle: str, manifest: dict[str, Any], solver: str | None, steps: int | None, guidance: float | None, threads: int
-) -> Recipe:
+def resolve(bundle: Bundle, solver: str | None, steps: int | None, guidance: float | None, threads: int) -> Recipe:
     """The recipe for what the user chose; what is None comes from the bundle's default program."""
-    program = manifest["programs"][manifest["default_program"]]
-    scale = float(program["guidance_scale"] if guidance is None else guidance)
+    manifest = bundle.manifest
+    program = manifest.programs[manifest.default_program]
+    scale = float(program.guidance_scale if guidance is None else guidance)
     custom = bool(solver or steps)
     if custom:
-        if manifest.get("schedule") is None:
-            raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no solver and no steps to choose")
-        solver, steps = solver or named_solver(manifest), steps or program["meta"]["steps"]
-        program = build(manifest["schedule"], str(solver), int(steps), guidance_scale=scale).to_json()
-    return Recipe(bundle, manifest, program, scale, custom, threads)
+        if manifest.schedule is None:
+            raise AigcEdgeError(f"{bundle.path} generates in one evaluation: it has no solver and no steps to choose")
+        solver, steps = solver or named_solver(manifest), steps or program.meta["steps"]
+        program = build(manifest.schedule, str(solver), int(steps), guidance_scale=scale)
+    return Recipe(bundle, program, scale, custom, threads)
 
 
 class Way(ABC):
@@ -170,7 +194,7 @@ class Way(ABC):
         """Give back what is held."""
 
 
-WAYS: Registry[type[Way]] = Registry("way to sample", "aigc_edge.bench.ways")
+WAYS: Registry[type[Way]] = Registry("way to sample", "aigc_edge.bench.ways", "aigc_edge.runners", Way)
 
 
 def key(way: type[Way], format: str) -> str:

@@ -70,10 +70,10 @@ def _batches(text: str) -> tuple[int, int, int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from aigc_edge import inspect
     from aigc_edge.compile.build import build_bundle
     from aigc_edge.engines.tensorrt_options import BuildOptions
     from aigc_edge.engines.tensorrt_plan import BATCHES
+    from aigc_edge.report.summary import render_engines, verified
 
     built = build_bundle(
         arguments.bundle,
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=Progress(),
     )
     written = arguments.output or arguments.bundle
-    print(inspect.render_engines(inspect.describe(written)))
+    print(render_engines(verified(written).manifest))
     for what, names in (("built", built.made), ("there already", built.kept)):
         if names:
             print(f"{what}: {', '.join(names)}")

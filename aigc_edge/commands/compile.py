@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
 from aigc_edge.commands import values
@@ -24,6 +25,9 @@ is kept: the same command goes on from it.
   aigc-edge compile ./stable-diffusion -o sd.aigc --format int8 --budget psnr=30 --size 512x512 --size 768x512
   aigc-edge compile my_package:build_generator -o mine.aigc --format fp8 --target rtx-50
   aigc-edge compile net.onnx --role denoiser --prediction v --schedule betas=scaled_linear -o net.aigc"""
+
+DEFAULT_FORMATS, DEFAULT_TARGETS = ("fp32", "int8"), ("x86-cpu",)  # by default
+FRECHET = 1.1  # times the distance of fp32: the budget where real images are known and none is given
 
 
 def configure(parser: Parser) -> None:
@@ -63,7 +67,7 @@ def configure(parser: Parser) -> None:
         help="leave in the network what depends on the timestep alone, instead of evaluating it once, here",
     )
     about(parser)
-    proof(parser, 1.1)
+    proof(parser, FRECHET)
 
 
 def about(parser: Parser) -> None:
@@ -162,32 +166,36 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
-    from aigc_edge import inspect
     from aigc_edge.compile import compile_source
-    from aigc_edge.compile.request import vetted
+    from aigc_edge.compile.request import CompileRequest
+    from aigc_edge.compress.budget import Budget
+    from aigc_edge.report.summary import render, verified
     from aigc_edge.sources.base import open_source
 
-    formats, targets = arguments.formats or ["fp32", "int8"], arguments.targets or ["x86-cpu"]
-    vetted(formats, targets, arguments.budget)  # before a source is loaded, which may take a while
+    request = CompileRequest.parse(  # before a source is loaded, which may take a while
+        arguments.formats or DEFAULT_FORMATS,
+        arguments.targets or DEFAULT_TARGETS,
+        arguments.budget,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        threads=arguments.threads,
+    )
     source = open_source(arguments.source, source_options(arguments))
+    if source.judged and not arguments.budget:
+        request = dataclasses.replace(request, budget=Budget(frechet=FRECHET))
     output = arguments.output or f"{source.name}.aigc"
     compile_source(
         source,
         output,
-        formats=formats,
-        targets=targets,
+        request,
         solver=arguments.solver,
         steps=arguments.steps,
         guidance_scale=arguments.guidance,
-        samples=arguments.samples,
-        budget=arguments.budget or (["frechet=1.1x"] if source.judged else []),
         weights=arguments.weights,
         schedule_constants=arguments.schedule_constants,
         overwrite=arguments.overwrite,
-        seed=arguments.seed,
-        threads=arguments.threads,
         progress=Progress(),
     )
-    print(inspect.render(inspect.describe(output)))
+    print(render(verified(output).manifest))
     print(f"\n{output} is written: aigc-edge sample {output} -o samples.png")
     return 0

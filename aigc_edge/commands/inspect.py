@@ -28,12 +28,14 @@ def configure(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import json
 
-    from aigc_edge import inspect
+    from aigc_edge.diffusion import format_table
+    from aigc_edge.report.summary import describe, program_of, render, verified
 
-    manifest = inspect.describe(arguments.bundle)
     if arguments.program:
-        program = inspect.program_of(manifest, arguments.program)
-        print(json.dumps(program.to_json(), indent=1) if arguments.json else str(program))
+        program = program_of(verified(arguments.bundle).manifest, arguments.program)
+        print(json.dumps(program.to_json(), indent=1) if arguments.json else format_table(program))
+    elif arguments.json:
+        print(json.dumps(describe(arguments.bundle), indent=1, ensure_ascii=False))
     else:
-        print(json.dumps(manifest, indent=1, ensure_ascii=False) if arguments.json else inspect.render(manifest))
+        print(render(verified(arguments.bundle).manifest))
     return 0

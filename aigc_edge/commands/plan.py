@@ -8,7 +8,7 @@ import textwrap
 from typing import Any
 
 from aigc_edge.commands import values
-from aigc_edge.commands.compile import about, formats, source_options, targets
+from aigc_edge.commands.compile import DEFAULT_FORMATS, DEFAULT_TARGETS, about, formats, source_options, targets
 from aigc_edge.commands.parser import Parser
 
 ORDER = 15
@@ -38,20 +38,21 @@ def configure(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from aigc_edge.compile.request import CompileRequest
     from aigc_edge.preflight import plan as preflight
     from aigc_edge.sources.base import open_source
 
-    found = preflight.plan(
+    formats, targets = arguments.formats or DEFAULT_FORMATS, arguments.targets or DEFAULT_TARGETS
+    request = CompileRequest.parse(formats, targets, threads=arguments.threads, runnable=False)
+    prediction = preflight.plan(
         open_source(arguments.source, source_options(arguments)),
-        arguments.formats or ["fp32", "int8"],
-        arguments.targets or ["x86-cpu"],
+        request,
         solver=arguments.solver,
         steps=arguments.steps,
         guidance_scale=arguments.guidance,
         batch=arguments.batch,
-        threads=arguments.threads,
     )
-    print(json.dumps(found, indent=1) if arguments.json else render(found))
+    print(json.dumps(prediction, indent=1) if arguments.json else render(prediction))
     return 0
 
 

@@ -34,8 +34,9 @@ def configure(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
-    from aigc_edge import inspect, why
     from aigc_edge.compile.quantise import quantise_bundle
+    from aigc_edge.report.layer_page import write
+    from aigc_edge.report.summary import render, verified
 
     quantise_bundle(
         arguments.bundle,
@@ -51,9 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         progress=Progress(),
     )
     written = arguments.output or arguments.bundle
-    description = inspect.describe(written)
-    print(inspect.render(description))
+    print(render(verified(written).manifest))
     if arguments.report:
-        why.write(written, arguments.report)
+        write(written, arguments.report)
         print(f"\n{arguments.report} shows the layers")
     return 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_edge.commands import values
 from aigc_edge.commands.parser import Parser
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.runtime.request import FLAGS, Flag, SampleRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,32 +61,15 @@ def configure(parser: Parser) -> None:
         help="what the images show, for a bundle with text encoders; may be repeated; -n is shared out evenly, in this order",
     )
     how = parser.add_argument_group("how to generate it")
-    how.add_argument("--steps", type=values.whole(1, 10_000), metavar="N", help="solver steps (default: the bundle's)")
-    how.add_argument("--solver", metavar="NAME", help="dpmpp_2m, euler, heun, ddim, euler_ancestral (default: the bundle's)")
-    how.add_argument(
-        "--guidance", type=values.real(0, 1000), metavar="X", help="guidance scale, 1 is off (default: the program's)"
-    )
-    how.add_argument("--rescale", type=values.real(0, 1), metavar="X", help="guidance rescale, 0 is off (default: the program's)")
+    for name, flag in FLAGS.items():
+        default = getattr(SampleRequest, name)
+        how.add_argument(flag.name, dest=name, type=_type_of(flag), default=default, metavar=flag.metavar, help=flag.help)
     how.add_argument(
         "--negative-class",
         dest="negative",
         type=values.listed,
         metavar="C",
         help="the class that guidance leads away from (default: none)",
-    )
-    how.add_argument(
-        "--negative-prompt",
-        metavar="TEXT",
-        help="what guidance leads away from (default: what the bundle says of none, mostly the empty prompt)",
-    )
-    how.add_argument(
-        "--noise",
-        default="philox",
-        metavar="SOURCE",
-        help="philox, or as other tools draw it for the seeds: torch-cpu, torch-cuda, numpy (default: %(default)s)",
-    )
-    how.add_argument(
-        "--program", metavar="NAME", help="a program of the bundle instead of --solver and --steps (default: the bundle's)"
     )
     how.add_argument(
         "--size", type=values.size, metavar="HxW", help="height and width of the images, one of the bundle's (default: its first)"
@@ -123,6 +108,13 @@ def configure(parser: Parser) -> None:
     )
 
 
+def _type_of(flag: Flag) -> Callable[[str], Any]:
+    """What converts the text behind a flag."""
+    if flag.kind == "whole":
+        return values.whole(int(flag.low), int(flag.high))
+    return values.real(flag.low, flag.high) if flag.kind == "real" else str
+
+
 def outputs(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
     """The PNG and the NPZ files to write; raises AigcEdgeError for another kind of file."""
     files = {"png": [arguments.png] if arguments.png else [], "npz": [arguments.npz] if arguments.npz else []}
@@ -147,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise AigcEdgeError("--program was given with --solver or --steps: a program fixes both, give one or the other")
     import numpy as np
 
-    from aigc_edge import pipeline
+    from aigc_edge.runtime import pipeline
 
     opened = pipeline.open(
         arguments.bundle,
@@ -158,13 +150,13 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
     )
     with opened as pipe:
-        known: dict[str, Any] = pipe.manifest.get("classes") or {"count": 0}
+        names = pipe.manifest.classes.names if pipe.manifest.classes else ()
         indices: list[int] = []
         if arguments.classes:
-            indices = values.class_indices(arguments.classes, known.get("names", []), known["count"], arguments.bundle)
+            indices = values.class_indices(arguments.classes, names, pipe.manifest.num_classes, arguments.bundle)
         negative = None
         if arguments.negative:
-            given = values.class_indices([arguments.negative], known.get("names", []), known["count"], arguments.bundle)
+            given = values.class_indices([arguments.negative], names, pipe.manifest.num_classes, arguments.bundle)
             if len(given) != 1:
                 raise AigcEdgeError(f"--negative-class was given {len(given)} classes: one is allowed")
             negative = given[0]
@@ -172,25 +164,15 @@ def run(arguments: argparse.Namespace) -> int:
         count = arguments.count or (8 * len(indices) if indices else len(texts) or 16)
         classes = shared_out(count, indices) if indices else None
         prompts = [texts[place] for place in shared_out(count, list(range(len(texts))))] if texts else None
+        flags = {name: getattr(arguments, name) for name in FLAGS}
+        request = SampleRequest(
+            count=count, seed=arguments.seed, classes=classes, negative_classes=negative, prompt=prompts, **flags
+        )
         started = time.perf_counter()
         parts = []
         for first in range(0, count, AT_ONCE):
             size = min(AT_ONCE, count - first)
-            part = pipe.sample(
-                size,
-                seed=(arguments.seed + first) % values.SEEDS,
-                classes=classes[first : first + size] if classes else None,
-                steps=arguments.steps,
-                solver=arguments.solver,
-                program=arguments.program,
-                guidance_scale=arguments.guidance,
-                guidance_rescale=arguments.rescale,
-                negative_classes=negative,
-                prompt=prompts[first : first + size] if prompts else None,
-                negative_prompt=arguments.negative_prompt,
-                noise=arguments.noise,
-            )
-            parts.append(part)
+            parts.append(pipe.sample(request.part(first, size)))
             progress(first + size, count)
         seconds = time.perf_counter() - started
         slower = pipe.reason if arguments.device == "cuda" or pipe.device == "cuda" else None

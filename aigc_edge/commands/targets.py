@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aigc_edge.commands.parser import Parser
 
@@ -31,21 +31,40 @@ def configure(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import dataclasses
     import json
 
     from aigc_edge import targets
-    from aigc_edge.compile.request import here
+    from aigc_edge.compile.request import this_machine
 
-    own = here()
+    own = this_machine()
     every = targets.all_targets().values()
+    formats = _formats_by_target(every)
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(target) | {"here": target.name in own} for target in every], indent=1))
+        print(json.dumps([_facts(target, formats) | {"here": target.name in own} for target in every], indent=1))
         return 0
     print(_devices(every, own))
     print("\n* this machine\n")
-    print(_formats(every))
+    print(_formats(formats))
     return 0
+
+
+def _formats_by_target(every: Iterable[Target]) -> dict[str, tuple[str, ...]] | None:
+    """The formats that each target runs; None where what formats are made with is not installed."""
+    from aigc_edge.engines.formats import formats_of
+
+    try:
+        return {target.name: formats_of(target) for target in every}
+    except ModuleNotFoundError:
+        return None
+
+
+def _facts(target: Target, formats: dict[str, tuple[str, ...]] | None) -> dict[str, Any]:
+    import dataclasses
+
+    from aigc_edge.engines.tensorrt_support import limits_of
+
+    limits = [{k: getattr(limit, k) for k in ("format", "operator", "runs", "why", "module")} for limit in limits_of(target)]
+    return dataclasses.asdict(target) | {"formats": None if formats is None else formats[target.name], "limits": limits}
 
 
 def _devices(every: Iterable[Target], own: Iterable[str]) -> str:
@@ -62,14 +81,18 @@ def _devices(every: Iterable[Target], own: Iterable[str]) -> str:
     return table(header, rows, indent=0, right=range(2, 5 + len(RATES)))
 
 
-def _formats(every: Iterable[Target]) -> str:
+def _formats(formats: dict[str, tuple[str, ...]] | None) -> str:
     """The formats, once for all targets that have the same."""
+    if formats is None:
+        return (
+            "The formats that run as such are listed where what they are made with is installed: pip install 'aigc-edge[train]'"
+        )
     groups: dict[tuple[str, ...], list[str]] = {}
-    for target in every:
-        if target.precisions:
-            groups.setdefault(target.precisions, []).append(target.name)
-    lines = ["Formats that run as such (--json adds what limits them, where figures are from, clocks, power):"]
-    for formats, names in groups.items():
-        lines.append(textwrap.fill(", ".join(names), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
-        lines.append(textwrap.fill(" ".join(formats), 100, initial_indent="      ", subsequent_indent="      "))
+    for target, names in formats.items():
+        if names:
+            groups.setdefault(names, []).append(target)
+    lines = ["Formats that run as such (--json adds what limits them, the sources of the figures, clocks, power):"]
+    for names, members in groups.items():
+        lines.append(textwrap.fill(", ".join(members), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+        lines.append(textwrap.fill(" ".join(names), 100, initial_indent="      ", subsequent_indent="      "))
     return "\n".join(lines)

@@ -79,7 +79,7 @@ def configure(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
     from aigc_edge.commands.progress import Progress
-    from aigc_edge.tune import state_file, tune_bundle
+    from aigc_edge.tuning.tune import state_file, tune_bundle
 
     try:
         programs = tune_bundle(

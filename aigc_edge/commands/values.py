@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,7 +64,7 @@ def place_for(path: str) -> str:
     return path
 
 
-def class_indices(given: list[list[str]], names: list[str], total: int, bundle: str) -> list[int]:
+def class_indices(given: list[list[str]], names: Sequence[str], total: int, bundle: str) -> list[int]:
     """Class indices for what `--class` was given: indices, names, "all", "none"; AigcEdgeError lists what is allowed."""
     if total == 0:
         raise AigcEdgeError(f"--class was given, but {bundle} has no classes: leave the option out")

@@ -22,8 +22,8 @@ def configure(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from aigc_edge import why
+    from aigc_edge.report.layer_page import write
 
-    why.write(arguments.bundle, arguments.output)
+    write(arguments.bundle, arguments.output)
     print(f"{arguments.output} shows the formats of {arguments.bundle} layer by layer")
     return 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.budget import Budget
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_of
 from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
@@ -15,10 +17,10 @@ from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.exporting import describe, export, tabulate
 from aigc_edge.compile.judging import JUDGE, check_budget, has_judge, make_judge
 from aigc_edge.compile.proving import PREVIEW, preview, prove
-from aigc_edge.compile.request import REFERENCE, checked
+from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
 from aigc_edge.compile.work import COSTS, begun
+from aigc_edge.compress.budget import Budget
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import write_bundle
 from aigc_edge.sources.base import Source, SourceOptions, open_source
 
 __all__ = ["compile_source"]
@@ -27,6 +29,7 @@ __all__ = ["compile_source"]
 def compile_source(
     source: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str],
+    request: CompileRequest | None = None,
     *,
     formats: Sequence[str] = (REFERENCE,),
     targets: Sequence[str] = ("x86-cpu",),
@@ -42,10 +45,11 @@ def compile_source(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Compile `source` (a training run, a diffusers folder, an ONNX file, "package:function", a Source) into the bundle `out`.
 
-    Returns the bundle's manifest. `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format
+    Returns the bundle's manifest. A parsed `request` takes the place of `formats`, `targets`, `budget`, `samples`, `seed` and
+    `threads`. `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format
     is measured against fp32 on `samples` images from the same noise (None: what the source and its cost allow); one that misses
     the `budget` ("psnr=30", "frechet=1.05x") is made again with more layers in higher precision, and the bundle is refused when
     that does not help. `solver`, `steps` and `guidance_scale` make the default program (None: the source's own). Without
@@ -57,15 +61,19 @@ def compile_source(
     or a failure is kept for two weeks, and the same call goes on from it. Raises AigcEdgeError (BudgetError for quality) for
     whatever a user can mend, before the long work where it can be known; nothing half-written is left.
     """
-    request = checked(out, formats, targets, budget, samples, seed, threads, overwrite, progress)
+    if request is None:
+        request = CompileRequest.parse(formats, targets, budget, samples=samples, seed=seed, threads=threads)
+    check_output(Path(out), overwrite)
     found = source if isinstance(source, Source) else open_source(os.fspath(source), options)
     check_budget(request.budget, found)
-    with begun(request) as work:
+    with begun(request, progress) as work:
         describe(work, found)
-        asked = {"format": formats, "target": targets, "solver": solver, "steps": steps, "guidance": guidance_scale}
-        asked |= {"budget": request.budget.words, "samples": samples, "seed": seed or None}
-        asked |= {"weights": weights, "schedule_constants": schedule_constants}
-        work.manifest["provenance"]["command"] = command_of(found, asked)
+        requested: dict[str, Any] = {"format": request.format_texts, "target": request.target_texts}
+        requested |= {"solver": solver, "steps": steps, "guidance": guidance_scale}
+        requested |= {"budget": request.budget.words, "samples": request.samples, "seed": request.seed or None}
+        requested |= {"weights": weights, "schedule_constants": schedule_constants}
+        provenance = {**work.manifest.provenance, "command": command_of(found, requested)}
+        work.manifest = replace(work.manifest, provenance=provenance)
         made = found.programs(solver, steps, guidance_scale)
         if made[0].guidance_scale != 1 and not (found.num_classes or found.text or found.conditions):
             raise AigcEdgeError(
@@ -84,14 +92,14 @@ def compile_source(
         tabulate(work)
         make_judge(work, found)
         convert_all(work)
-        prove(work, samples or affordable(work, found.samples, PROOF_MACS))
+        prove(work, request.samples or affordable(work, found.samples, PROOF_MACS))
         build_engines(work)
         preview(work)
-        for entry in work.networks.values():
-            entry["formats"] = {name: entry["formats"][name] for name in request.formats}
+        for name, part in work.networks.items():
+            work.components[name] = replace(part, formats={format: part.formats[format] for format in request.formats})
         store_schedule(work)
         work.start("writing")
         files = work.files | work.network_files(list(request.formats))
-        manifest = write_bundle(request.out, work.whole_manifest(Path(out).stem), files, overwrite=overwrite)
+        manifest = write_bundle(Path(out), work.whole_manifest(Path(out).stem), files, overwrite=overwrite)
         work.clock.finish()
     return manifest

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component, PlanEntry
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.clock import Clock, Progress
-from aigc_edge.compile.engines import engine_entry, share_of, sidecar, sidecar_of
-from aigc_edge.compile.places import AUTO, Place, places
+from aigc_edge.compile.build_targets import AUTO, BuildTarget, build_targets
+from aigc_edge.compile.engines import plan_entry, share_of, sidecar
 from aigc_edge.engines.base import made_as
-from aigc_edge.engines.constants import SCHEDULE
 from aigc_edge.engines.tensorrt_options import BuildOptions
 from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, module_version, shapes_of
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.amend import exchange, unpacked
-from aigc_edge.export.bundle import read_manifest
-from aigc_edge.sizes import sizes_of
-from aigc_edge.spec import ComponentSpec
 
 SECONDS = 3600.0  # a device is slower than the machine that compiles
 
@@ -29,7 +26,7 @@ SECONDS = 3600.0  # a device is slower than the machine that compiles
 class Built:
     """The manifest, and what was done of it: plans as "component format target", those left out with the reason."""
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     made: tuple[str, ...]
     kept: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -39,10 +36,10 @@ class Built:
 class _Wanted:
     part: str
     format: str
-    place: Place
+    target: BuildTarget
 
     def __str__(self) -> str:
-        return f"{self.part} {self.format} {self.place.name}"
+        return f"{self.part} {self.format} {self.target.name}"
 
 
 def build_bundle(
@@ -71,23 +68,24 @@ def build_bundle(
     final = None if out is None else Path(out)
     if final is not None and final.exists() and not overwrite:
         raise AigcEdgeError(f"{final} already exists: give another name or ask to overwrite it")
-    manifest = read_manifest(path, verify=True)
-    wanted, left_out = _wanted(path, manifest, places(targets), formats)
-    components = copy.deepcopy(manifest["components"])
+    opened = Bundle.open(path, verify=True)
+    manifest = opened.manifest
+    wanted, left_out = _wanted(path, manifest, build_targets(targets), formats)
+    components = dict(manifest.components)
     kept = [] if force else [w for w in wanted if _there(components[w.part], w, chosen, batches)]
     todo = [w for w in wanted if w not in kept]
     clock = Clock({"building engines": 10.0 * len(todo), "writing": 1.0}, progress)
     if not todo and final is None:
         clock.finish()
         return Built(manifest, (), tuple(map(str, kept)), tuple(left_out))
-    with unpacked(path, list(manifest["files"])) as folder:
+    with opened.extract(beside=True) as folder:
         clock.start("building engines")
         files: dict[str, Path | bytes] = {}
         failed: dict[_Wanted, AigcEdgeError] = {}
         for index, one in enumerate(todo):
-            entry = components[one.part]
-            shapes = shapes_of(ComponentSpec.from_json(one.part, entry), sizes_of(manifest), batches)
-            request = replace(_request(folder, entry, one, chosen, batches), shapes=shapes)
+            component = components[one.part]
+            shapes = shapes_of(component.onnx, manifest.sizes, batches)
+            request = replace(_request(folder, component, one, chosen, batches), shapes=shapes)
             waiting = share_of(index, len(todo), clock.advance)
             limits = {"memory_gb": memory_gb, "cache_gb": cache_gb, "seconds": seconds}
             try:
@@ -97,87 +95,85 @@ def build_bundle(
                     raise
                 failed[one] = error
                 continue
-            files |= _enter(entry, one, plan)
+            components[one.part], added = _enter(component, one, plan)
+            files |= added
         todo = [one for one in todo if one not in failed]
         if failed and not todo and not kept:
             raise next(iter(failed.values()))
         left_out += [f"{one} ({error})" for one, error in failed.items()]
         clock.start("writing")
-        amended = {"components": components, **_whole(manifest, [one.place.name for one in todo + kept])}
-        used = {e["file"] for entry in components.values() for e in entry.get("engines", ())}
-        before = {e["file"] for entry in manifest["components"].values() for e in entry.get("engines", ())}
-        gone = {name for file in before - used for name in (file, sidecar_of(file))}
-        made = exchange(path, folder, manifest, amended, files=files, gone=gone, out=final, overwrite=overwrite or final is None)
+        used = {plan.file for component in components.values() for plan in component.engines}
+        before = [plan for component in manifest.components.values() for plan in component.engines]
+        gone = {name for plan in before if plan.file not in used for name in (plan.file, plan.report)}
+        amended = replace(_with_targets(manifest, [one.target.name for one in todo + kept]), components=components)
+        options_of_writing: dict[str, Any] = {"out": final, "overwrite": overwrite or final is None, "folder": folder}
+        written = opened.amend(amended, files=files, remove=gone, **options_of_writing)
     clock.finish()
-    return Built(made, tuple(map(str, todo)), tuple(map(str, kept)), tuple(left_out))
+    return Built(written.manifest, tuple(map(str, todo)), tuple(map(str, kept)), tuple(left_out))
 
 
 def _request(
-    folder: Path, entry: dict[str, Any], one: _Wanted, options: BuildOptions, batches: tuple[int, int, int]
+    folder: Path, component: Component, one: _Wanted, options: BuildOptions, batches: tuple[int, int, int]
 ) -> PlanRequest:
-    files, place = entry["formats"][one.format], one.place
+    place = one.target
     device = "" if options.hardware_compatibility != "none" else place.device
-    model = folder / files.get("tensorrt", files["file"])
+    model = folder / component.file(one.format, "tensorrt")
     return PlanRequest(model, made_as(model.name, one.format), place.sm, place.name, place.module, batches, device, options)
 
 
-def _enter(entry: dict[str, Any], one: _Wanted, plan: Plan) -> dict[str, Path | bytes]:
-    """Put the plan among the engines of a component, in the place of what it replaces; the files that come with it."""
-    old = [e for e in entry["engines"] if _replaced(e, one)]
-    rest = [e for e in entry["engines"] if e not in old]
-    file = old[0]["file"] if old else _name(one, {e["file"] for e in rest})
-    names = dict.fromkeys([*(e["target"] for e in old), one.place.name])  # cards of one capability share a plan
-    entry["engines"] = rest + [engine_entry(plan, file, name, one.format) for name in names]
-    return {file: plan.file, sidecar_of(file): sidecar(plan)}
+def _enter(component: Component, one: _Wanted, plan: Plan) -> tuple[Component, dict[str, Path | bytes]]:
+    """The component with the plan among its engines, in the place of what it replaces; the files that come with it."""
+    old = [entry for entry in component.engines if _replaced(entry, one)]
+    rest = [entry for entry in component.engines if entry not in old]
+    file = old[0].file if old else _name(one, {entry.file for entry in rest})
+    names = dict.fromkeys([*(entry.target for entry in old), one.target.name])  # cards of one capability share a plan
+    new = [plan_entry(plan, file, name, one.format) for name in names]
+    return replace(component, engines=(*rest, *new)), {file: plan.file, new[0].report: sidecar(plan)}
 
 
 def _wanted(
-    path: Path, manifest: dict[str, Any], where: list[Place], formats: Sequence[str] | None
+    path: Path, manifest: Manifest, where: list[BuildTarget], formats: Sequence[str] | None
 ) -> tuple[list[_Wanted], list[str]]:
     """What to build, and what was left out because the target does not run the format."""
-    parts = {name: entry for name, entry in manifest["components"].items() if name != SCHEDULE}
-    known = sorted({name for entry in parts.values() for name in entry["formats"]})
+    known = sorted({name for component in manifest.networks.values() for name in component.formats})
     unknown = [name for name in formats or () if name not in known]
     if unknown:
         raise AigcEdgeError(f"{path} has no format {', '.join(unknown)}: it has {', '.join(known)}")
     found, left_out = [], []
-    for place in where:
+    for target in where:
         for name in dict.fromkeys(formats or known):
-            if formats is None and not place.runs(name):
-                left_out.append(f"{name} {place.name} (it does not run there)")
+            if formats is None and not target.runs(name):
+                left_out.append(f"{name} {target.name} (it does not run there)")
                 continue
-            found += [_Wanted(part, name, place) for part, entry in parts.items() if name in entry["formats"]]
+            found += [_Wanted(part, name, target) for part, component in manifest.networks.items() if name in component.formats]
     if not found:
-        names = ", ".join(place.name for place in where)
+        names = ", ".join(target.name for target in where)
         raise AigcEdgeError(f"{path} has no format that runs on {names}: it has {', '.join(known)}; compile it with another")
     return found, left_out
 
 
-def _replaced(entry: dict[str, Any], one: _Wanted) -> bool:
+def _replaced(entry: PlanEntry, one: _Wanted) -> bool:
     """Whether the plan of an entry gives way to a new one: same format, capability, module and GPU, whatever its version."""
-    module = str(entry.get("built_with", "")).partition(" ")[0]
-    same = (entry["format"], entry["sm"], module) == (one.format, one.place.sm, one.place.module)
-    return same and entry.get("device", "") in ("", one.place.device)
+    same = (entry.format, entry.sm, entry.module) == (one.format, one.target.sm, one.target.module)
+    return same and entry.device in ("", one.target.device)
 
 
-def _there(entry: dict[str, Any], one: _Wanted, options: BuildOptions, batches: tuple[int, int, int]) -> bool:
-    have = f"{one.place.module} {module_version(one.place.module)}"
+def _there(component: Component, one: _Wanted, options: BuildOptions, batches: tuple[int, int, int]) -> bool:
+    have = f"{one.target.module} {module_version(one.target.module)}"
     return any(
-        _replaced(e, one)
-        and e["target"] == one.place.name
-        and e["built_with"] == have
-        and e.get("options", {}) == options.asked
-        and tuple(e["batches"]) == batches
-        for e in entry["engines"]
+        _replaced(entry, one)
+        and (entry.target, entry.built_with) == (one.target.name, have)
+        and (entry.options, entry.batches) == (options.asked, batches)
+        for entry in component.engines
     )
 
 
 def _name(one: _Wanted, taken: set[str]) -> str:
-    stem = f"engines/{one.part}.{one.format}.{one.place.name}"
-    return f"{stem}.plan" if f"{stem}.plan" not in taken else f"{stem}.{one.place.module}.plan"
+    stem = f"engines/{one.part}.{one.format}.{one.target.name}"
+    return f"{stem}.plan" if f"{stem}.plan" not in taken else f"{stem}.{one.target.module}.plan"
 
 
-def _whole(manifest: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Targets and notes of a bundle that has plans for `names` now."""
-    notes = [note for note in manifest.get("notes") or [] if not note.startswith(tuple(f"{name}: its engine" for name in names))]
-    return {"targets": list(dict.fromkeys([*(manifest.get("targets") or []), *names])), "notes": notes}
+def _with_targets(manifest: Manifest, names: list[str]) -> Manifest:
+    """The manifest of a bundle that has plans for the targets `names` now."""
+    notes = tuple(note for note in manifest.notes if not note.startswith(tuple(f"{name}: its engine" for name in names)))
+    return replace(manifest, targets=tuple(dict.fromkeys([*manifest.targets, *names])), notes=notes)

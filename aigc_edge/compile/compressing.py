@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_edge.bundle.component import SCHEDULE
 from aigc_edge.compile.conditions import arrays
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.steps import fingerprint
 from aigc_edge.compile.work import Work
-from aigc_edge.engines.constants import SCHEDULE
 from aigc_edge.hardware import return_memory
 
 if TYPE_CHECKING:
@@ -46,30 +47,27 @@ def convert_format(work: Work, format: Format) -> None:
         for engine, chosen in _variants(work, format if part == work.main else _companion(format)).items()
     ]
     for part, engine, chosen in jobs:
-        entry = work.components[part]["formats"]
         file = f"{part}.{chosen.name}.onnx" if engine == "file" else f"{part}.{chosen.name}.{engine}.onnx"
         tell = work.clock.within(made / len(jobs), (made + 1) / len(jobs))
         made += 1
-        if engine == "file":
-            entry[format.name] = {}
         if chosen.name == REFERENCE:
-            entry[format.name][engine] = entry[REFERENCE]["file"]
+            work.set_file(part, format.name, engine, work.components[part].file(REFERENCE))
             continue
         calibration = _calibration(work) if part == work.main else None
         report = _convert(work, part, chosen, calibration, file, tell)
-        entry[format.name][engine] = file
+        work.set_file(part, format.name, engine, file)
         reports[file.removesuffix(".onnx")] = report
 
 
 def store_schedule(work: Work) -> None:
     """In a bundle without fp32 the schedule's network, which few timesteps need, is stored as small as the rest."""
-    entry, formats = work.components.get(SCHEDULE), work.request.formats
-    if entry is None or REFERENCE in formats:
+    schedule, formats = work.components.get(SCHEDULE), work.request.formats
+    if schedule is None or REFERENCE in formats:
         return
     chosen = _companion(next(iter(formats.values())))
     file = f"{SCHEDULE}.{chosen.name}.onnx"
     _convert(work, SCHEDULE, chosen, None, file, lambda *_: None)
-    entry["formats"] = {chosen.name: {"file": file}}
+    work.components[SCHEDULE] = replace(schedule, formats={chosen.name: {"file": file}})
 
 
 def _convert(work: Work, part: str, format: Format, calibration: Calibration | None, file: str, tell: Any) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def _convert(work: Work, part: str, format: Format, calibration: Calibration | N
 
 def _variants(work: Work, format: Format) -> dict[str, Format]:
     """The format for each engine that a target may use and that wants a graph of its own; "file" is what all others take."""
-    kinds = {target.kind for target in work.request.devices}
+    kinds = {target.kind for target in work.request.targets}
     wanted = [ENGINES[0], *(["openvino"] if "cpu" in kinds else []), *(["tensorrt"] if "gpu" in kinds else [])]
     found: dict[str, Format] = {}
     for engine in wanted:

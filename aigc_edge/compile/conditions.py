@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 import aigc_edge
+from aigc_edge.compile.evaluate import Given
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.work import Work
-from aigc_edge.prove import Given
 
 Arrays = dict[str, npt.NDArray[Any]]
 KINDS = ("conditions", "negative_conditions")  # as Pipeline.sample calls them
@@ -30,7 +31,7 @@ def store(work: Work, conditions: Mapping[str, Any], negative: Mapping[str, Any]
             work.files[file] = stream.getvalue()
             examples.setdefault(kind, {})[name] = file
     if examples:
-        work.manifest["examples"] = examples
+        work.manifest = replace(work.manifest, examples=examples)
 
 
 def given(work: Work) -> Given:
@@ -58,7 +59,7 @@ def arrays(work: Work) -> tuple[Arrays | None, Arrays | None]:
     if work.encoded is None:
         with aigc_edge.open(work.draft([REFERENCE]), threads=work.request.threads, verify="none") as pipeline:
             encoded = pipeline.encode(list(work.prompts))
-            if work.manifest["text"]["negative"] == "zeros":
+            if work.manifest.text and work.manifest.text.negative == "zeros":
                 negative = {name: np.zeros_like(array[:1]) for name, array in encoded.items()}
             else:
                 negative = pipeline.encode([""])
@@ -67,7 +68,7 @@ def arrays(work: Work) -> tuple[Arrays | None, Arrays | None]:
 
 
 def _load(work: Work, kind: str) -> Arrays:
-    files = (work.manifest.get("examples") or {}).get(kind, {})
+    files = work.manifest.examples.get(kind, {})
     return {name: np.load(_stream(work.files[file]), allow_pickle=False) for name, file in files.items()}
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
+from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.tensorrt_limits import sentences
 from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, shapes_of
-from aigc_edge.sizes import sizes_of
-from aigc_edge.spec import ComponentSpec
 
 SHOWN = ("layers", "macs_share", "as_asked")  # of what a build log proves, the part that the manifest repeats
 
@@ -23,39 +22,42 @@ def build_engines(work: Work) -> None:
     wanted = [(part, target, name) for target, name in work.request.plans for part in work.networks]
     for index, (part, target, name) in enumerate(wanted):
         assert target.sm is not None
-        entry = work.components[part]
-        files = entry["formats"][name]
-        network = files.get("tensorrt", files["file"])
-        shapes = shapes_of(ComponentSpec.from_json(part, entry), sizes_of(work.manifest), BATCHES)
+        component = work.components[part]
+        network = component.file(name, "tensorrt")
+        shapes = shapes_of(component.onnx, work.manifest.sizes, BATCHES)
         request = PlanRequest(work.folder / network, made_as(network, name), target.sm, target.name, shapes=shapes)
         plan = build_plan(request, waiting=share_of(index, len(wanted), work.clock.advance))
-        same = [e["file"] for e in entry["engines"] if (e["sm"], e["format"]) == (target.sm, name)]
+        same = [entry.file for entry in component.engines if (entry.sm, entry.format) == (target.sm, name)]
         file = same[0] if same else f"engines/{part}.{name}.{target.name}.plan"
         work.files[file] = plan.file
-        work.files[sidecar_of(file)] = sidecar(plan)
-        entry["engines"].append(engine_entry(plan, file, target.name, name))
+        entry = plan_entry(plan, file, target.name, name)
+        work.files[entry.report] = sidecar(plan)
+        work.components[part] = replace(component, engines=(*component.engines, entry))
         work.clock.advance((index + 1) / len(wanted))
 
 
-def engine_entry(plan: Plan, file: str, target: str, format: str) -> dict[str, Any]:
-    """What the manifest says of a plan: where it is, what it runs on, what the build log proves and what it does not hold."""
+def plan_entry(plan: Plan, file: str, target: str, format: str) -> PlanEntry:
+    """The manifest's entry of a plan: its file, what it runs on, what the build log proves and what it does not hold."""
     report = plan.report
-    entry = {"engine": "tensorrt", "format": format, "target": target, "sm": report["sm"], "file": file}
-    entry |= {"built_with": plan.built_with, "batches": report["batches"]}
-    entry |= {key: report[key] for key in ("device", "options") if report.get(key)}
-    entry["precision"] = {key: report["precision"][key] for key in SHOWN}
-    entry["expected"] = [found | {"layers": len(found["layers"])} for found in report["expected"]]
-    return entry | {"surprises": sentences(report)}
+    return PlanEntry(
+        "tensorrt",
+        format,
+        target,
+        file,
+        report["sm"],
+        plan.built_with,
+        tuple(report["batches"]),
+        report.get("device") or "",
+        report.get("options") or {},
+        precision={key: report["precision"][key] for key in SHOWN},
+        expected=tuple(limit | {"layers": len(limit["layers"])} for limit in report["expected"]),
+        surprises=tuple(sentences(report)),
+    )
 
 
 def sidecar(plan: Plan) -> bytes:
     """The report of a plan, as it stands beside it in the bundle."""
     return json.dumps(plan.report, indent=1).encode()
-
-
-def sidecar_of(file: str) -> str:
-    """The name of the report beside the plan `file`."""
-    return file.removesuffix("plan") + "json"
 
 
 def share_of(index: int, count: int, advance: Callable[[float], None]) -> Callable[[float, float], None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.budget import Budget
+from aigc_edge.bundle.manifest import JudgeEntry
 from aigc_edge.compile.work import Work
+from aigc_edge.compress.budget import Budget
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Source
 
@@ -59,4 +61,5 @@ def use_judge(work: Work, folder: Path) -> None:
     files = {path.stem: f"judge/{path.name}" for path in sorted(folder.iterdir()) if path.is_file()}
     work.files |= {name: folder / Path(name).name for name in files.values()}
     card = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
-    work.manifest["judge"] = {"classifier": files["classifier"], "features": files["features"], "accuracy": card["accuracy"]}
+    judge = JudgeEntry(files["classifier"], files["features"], card["accuracy"])
+    work.manifest = replace(work.manifest, judge=judge)

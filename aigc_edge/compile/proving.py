@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from aigc_edge.bundle.sizes import at, named
 from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_format
 from aigc_edge.compile.conditions import given
+from aigc_edge.compile.evaluate import Prover, blame, draw, paired
 from aigc_edge.compile.request import REFERENCE, with_psnr
 from aigc_edge.compile.work import Work
 from aigc_edge.errors import BudgetError
 from aigc_edge.images import grid, to_uint8, write_png
-from aigc_edge.prove import Prover, blame, draw, paired
-from aigc_edge.sizes import at, default_of, named, sizes_of
 
 SIZE_SAMPLES, SIZE_MACS = 2, 3e12  # of the largest other size: as many images, if all formats cost no more
 TRIES, STEP = 3, 2.0  # how often a format is made again, and how many dB more its mixture must then hold
@@ -49,14 +49,14 @@ def prove(work: Work, samples: int) -> None:
 
 def _prove_size(work: Work) -> None:
     """The largest other size, drawn once in every format, beside fp32; the bundle says so where that costs too much."""
-    sizes, formats = sizes_of(work.manifest), work.request.derived
+    sizes, formats = work.manifest.sizes, work.request.derived
     if not sizes or not formats:
         return
     size = max(sizes[1:], key=math.prod)
     more = math.prod(size) / math.prod(sizes[0])  # squared: attention may be all that there is
     if affordable(work, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / more**2, least=0) < SIZE_SAMPLES:
         note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
-        work.manifest["notes"] = list(dict.fromkeys([*(work.manifest.get("notes") or []), note]))
+        work.manifest = dataclasses.replace(work.manifest, notes=tuple(dict.fromkeys([*work.manifest.notes, note])))
         return
 
     def drawn(name: str) -> Any:
@@ -99,7 +99,7 @@ def _finer(work: Work, format: Any) -> Any:
 
 def preview(work: Work) -> None:
     """A sheet of samples of the default format, one row a class or prompt; latents without a decoder are no picture."""
-    shape = at(work.manifest["output_shape"], default_of(work.manifest))
+    shape = at(work.manifest.output_shape, work.manifest.default_size)
     if shape[0] not in (1, 3):
         return
     work.start(PREVIEW)
@@ -107,7 +107,7 @@ def preview(work: Work) -> None:
     columns = min(affords, int(np.clip(PREVIEW_WIDTH // int(shape[-1]), 2, PREVIEW_COLUMNS)))
     rows = min(work.num_classes or len(work.prompts) or columns, PREVIEW_ROWS, 2 * columns, affords // columns)
     which = np.repeat(np.arange(rows), columns)
-    name = str(work.manifest["default_format"])
+    name = work.manifest.default_format
     images = draw(
         work.draft([name] if name == REFERENCE else [name, REFERENCE]),
         name,

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from aigc_edge.budget import Budget
+from aigc_edge.bundle.bundle import Bundle, require_version
+from aigc_edge.bundle.component import SCHEDULE
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.storage import Files
+from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_line
 from aigc_edge.compile.compressing import convert_all
 from aigc_edge.compile.engines import build_engines
-from aigc_edge.compile.exporting import SCHEDULE
 from aigc_edge.compile.judging import use_judge
 from aigc_edge.compile.proving import prove
-from aigc_edge.compile.request import REFERENCE, Request, checked
+from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
 from aigc_edge.compile.work import COSTS, Work, begun, link
-from aigc_edge.diffusion import Program
+from aigc_edge.compress.budget import Budget
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.amend import unpacked
-from aigc_edge.export.bundle import VERSION, pack, read_manifest, write_bundle
 
-_OWN = ("format", "version", "files", "name", "components", "programs", "default_program", "quality")  # that Work holds
 SAMPLES = 64  # a format, where the bundle does not say on how many it was measured
 
 
@@ -42,7 +41,7 @@ def quantise_bundle(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """Put `formats` into the bundle (a folder or one file), or into a copy of it at `out`, and return its new manifest.
 
     They are made from its fp32 networks with its default program, and proven as `compile_source` does, on as many samples as fp32
@@ -51,24 +50,27 @@ def quantise_bundle(
     Interrupted, the same call goes on. Raises AigcEdgeError for whatever a user can mend; the bundle is then as it was.
     """
     path = Path(bundle)
-    manifest = read_manifest(path, verify=True)
+    opened = Bundle.open(path, verify=True)
+    manifest = opened.manifest
     _check(path, manifest)
-    asked = list(targets) if targets is not None else list(manifest.get("targets") or ["x86-cpu"])
-    final, replace = Path(out or path), overwrite or out is None
-    request = checked(final, formats, asked, budget, samples, seed, threads, replace, progress)
-    there = [name for name in request.formats if name in manifest["components"][_main(manifest)]["formats"]]
+    devices = list(targets) if targets is not None else list(manifest.targets) or ["x86-cpu"]
+    final, exchange = Path(out or path), overwrite or out is None
+    request = CompileRequest.parse(formats, devices, budget, samples=samples, seed=seed, threads=threads)
+    check_output(final, exchange)
+    there = [name for name in request.formats if name in manifest.main.formats]
     if there and not overwrite:
         raise AigcEdgeError(f"{path} has {', '.join(there)} already: ask to overwrite it, or leave it out")
     if REFERENCE in there:
         raise AigcEdgeError(f"{REFERENCE} is what the other formats are made from: leave it out")
-    if request.budget.frechet is not None and not manifest.get("judge"):
+    if request.budget.frechet is not None and manifest.judge is None:
         raise AigcEdgeError(
             f"a Fréchet distance was asked for, but {path} has no judge: compile it with --data, or ask for psnr=…"
         )
-    with begun(request) as work, unpacked(path, list(manifest["files"])) as folder:
+    with begun(request, progress) as work, opened.extract(beside=True) as folder:
         _load(work, manifest, folder)
         said = {"format": formats, "target": targets, "budget": request.budget.words, "samples": samples, "seed": seed or None}
-        work.manifest["provenance"].setdefault("quantised", []).append(command_line("quantise", path.name, said))
+        commands = [*work.manifest.provenance.get("quantised", ()), command_line("quantise", path.name, said)]
+        work.manifest = replace(work.manifest, provenance={**work.manifest.provenance, "quantised": commands})
         parts = len(work.networks)
         stages = {f"making {name}": COSTS["format"] * parts for name in request.derived}
         stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
@@ -77,21 +79,16 @@ def quantise_bundle(
         prove(work, samples or int(work.quality.get(REFERENCE, {}).get("n", SAMPLES)))
         build_engines(work)
         if default:
-            work.manifest["default_format"] = next(iter(request.formats))
+            work.manifest = replace(work.manifest, default_format=next(iter(request.formats)))
         work.start("writing")
-        made = _write(work, request, path.is_file())
+        made = _write(work, final, exchange, packed=path.is_file())
         work.clock.finish()
     return made
 
 
-def _main(manifest: Mapping[str, Any]) -> str:
-    return "denoiser" if "denoiser" in manifest["components"] else "decoder"
-
-
-def _check(path: Path, manifest: Mapping[str, Any]) -> None:
-    if manifest["version"] != VERSION:
-        raise AigcEdgeError(f"{path} has the bundle version {manifest['version']}, {VERSION} is written here: compile it again")
-    lacking = [name for name, entry in manifest["components"].items() if REFERENCE not in entry["formats"]]
+def _check(path: Path, manifest: Manifest) -> None:
+    require_version(path, manifest)
+    lacking = [name for name, component in manifest.components.items() if REFERENCE not in component.formats]
     if lacking:
         raise AigcEdgeError(
             f"{path} holds no {REFERENCE} network of {', '.join(lacking)}, from which formats are made: compile it with "
@@ -99,43 +96,31 @@ def _check(path: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _load(work: Work, manifest: Mapping[str, Any], folder: Path) -> None:
+def _load(work: Work, manifest: Manifest, folder: Path) -> None:
     """The state that compiling the bundle ended in."""
-    work.manifest = {key: copy.deepcopy(value) for key, value in manifest.items() if key not in _OWN}
-    work.components = copy.deepcopy(manifest["components"])
-    work.programs = {name: Program.from_json(value) for name, value in manifest["programs"].items()}
-    work.default_program = manifest["default_program"]
-    work.quality = dict(manifest.get("quality") or {})
-    work.prompts = tuple((manifest.get("text") or {}).get("prompts", ()))
+    work.manifest, work.components = manifest, dict(manifest.components)
+    work.programs = dict(manifest.programs)
+    work.default_program = manifest.default_program
+    work.quality = {name: dict(figures) for name, figures in manifest.quality.items()}
+    work.prompts = manifest.text.prompts if manifest.text else ()
     new, stale = set(work.request.formats), set()
-    for entry in work.networks.values():
-        entry["formats"] = {name: files for name, files in entry["formats"].items() if name not in new}
-        stale |= {e["file"] for e in entry["engines"] if e["format"] in new}
-        entry["engines"] = [e for e in entry["engines"] if e["format"] not in new]
-    networks = {name for name in manifest["files"] if name.endswith((".onnx", ".onnx.data"))} - {
-        name for name in manifest["files"] if name.startswith("judge/")
-    }
+    for name, part in work.networks.items():
+        formats = {format: files for format, files in part.formats.items() if format not in new}
+        stale |= {file for plan in part.engines if plan.format in new for file in (plan.file, plan.report)}
+        work.components[name] = replace(part, formats=formats, engines=tuple(p for p in part.engines if p.format not in new))
+    networks = {name for name in manifest.files if name.endswith((".onnx", ".onnx.data")) and not name.startswith("judge/")}
     for name in networks:
         link(folder / name, work.folder / name)
-    stale |= {name.removesuffix("plan") + "json" for name in stale}
-    work.files = {name: folder / name for name in manifest["files"] if name not in networks | stale}
-    if SCHEDULE in work.components:
-        work.constants = Constants.load(work.folder, work.components)
+    work.files = {name: folder / name for name in manifest.files if name not in networks | stale}
+    work.constants = Constants.load(Files(work.folder), work.components.get(SCHEDULE))
     card = folder / "quality.json"
     if card.is_file():
         detail = json.loads(card.read_text(encoding="utf-8"))
         work.details = {name: figures.get("compression", {}) for name, figures in detail.items()}
-    if work.manifest.get("judge"):
-        use_judge(work, (folder / work.manifest["judge"]["classifier"]).parent)
+    if manifest.judge:
+        use_judge(work, (folder / manifest.judge.classifier).parent)
 
 
-def _write(work: Work, request: Request, packed: bool) -> dict[str, Any]:
-    formats = list(work.components[work.main]["formats"])
-    files = work.files | work.network_files(formats)
-    name = request.out.stem
-    if not packed:
-        return write_bundle(request.out, work.whole_manifest(name), files, overwrite=request.overwrite)
-    whole = work.folder / "whole"
-    made = write_bundle(whole, work.whole_manifest(name), files)
-    pack(whole, request.out, overwrite=request.overwrite)
-    return made
+def _write(work: Work, out: Path, overwrite: bool, *, packed: bool) -> Manifest:
+    files = work.files | work.network_files(list(work.components[work.main].formats))
+    return write_bundle(out, work.whole_manifest(out.stem), files, overwrite=overwrite, packed=packed)

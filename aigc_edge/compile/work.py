@@ -8,18 +8,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.clock import Clock
-from aigc_edge.compile.request import Request
+from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, Component
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.bundle.write import write_bundle
+from aigc_edge.clock import Clock, Progress
+from aigc_edge.compile.request import CompileRequest
 from aigc_edge.compile.steps import Steps
 from aigc_edge.diffusion import Program
-from aigc_edge.engines.constants import SCHEDULE, Constants
-from aigc_edge.export.bundle import write_bundle
+from aigc_edge.engines.constants import Constants
 from aigc_edge.hardware import return_memory
-from aigc_edge.sizes import default_of
-from aigc_edge.spec import ComponentSpec
 
 # Rough seconds of each stage for a small network on two cores; only their ratios matter, for the time left.
 COSTS = {"export": 8.0, "judge": 25.0, "format": 14.0, "plan": 1.8, "quality": 7.5, "write": 0.5}
@@ -28,11 +30,11 @@ COSTS = {"export": 8.0, "judge": 25.0, "format": 14.0, "plan": 1.8, "quality": 7
 class Work:
     """What was made so far: `folder` holds the networks, `files` whatever else goes into the bundle."""
 
-    def __init__(self, request: Request, folder: Path, steps: Steps) -> None:
-        self.request, self.folder, self.steps = request, folder, steps
-        self.manifest: dict[str, Any] = {}  # the entries that nothing below holds
+    def __init__(self, request: CompileRequest, folder: Path, steps: Steps, progress: Progress | None = None) -> None:
+        self.request, self.folder, self.steps, self._progress = request, folder, steps, progress
+        self.manifest = Manifest()  # the entries that nothing below holds
         self.files: dict[str, Path | bytes] = {}
-        self.components: dict[str, dict[str, Any]] = {}
+        self.components: dict[str, Component] = {}
         self.programs: dict[str, Program] = {}
         self.default_program = ""
         self.constants: Constants | None = None
@@ -45,26 +47,32 @@ class Work:
         self.clock = Clock({}, None)
 
     @property
-    def networks(self) -> dict[str, dict[str, Any]]:
+    def networks(self) -> dict[str, Component]:
         """The components that come in every format: all but the schedule, whose one file serves them all."""
-        return {name: entry for name, entry in self.components.items() if name != SCHEDULE}
+        return {name: component for name, component in self.components.items() if name != SCHEDULE}
 
     @property
     def main(self) -> str:
         """The component that formats are calibrated for and blamed on: what samples are made by."""
-        return "denoiser" if "denoiser" in self.components else "decoder"
+        return DENOISER if DENOISER in self.components else DECODER
 
     @property
     def num_classes(self) -> int:
-        return int((self.manifest.get("classes") or {}).get("count", 0))
+        return self.manifest.num_classes
 
     def spec(self, part: str) -> ComponentSpec:
         """What the ONNX files of a component take and give, at the default size of the images."""
-        return ComponentSpec.from_json(part, self.components[part]).at(default_of(self.manifest))
+        return self.components[part].onnx.at(self.manifest.default_size)
 
     def file(self, part: str, format: str) -> Path:
         """The ONNX file of a component in a format."""
-        return self.folder / self.components[part]["formats"][format]["file"]
+        return self.folder / self.components[part].file(format)
+
+    def set_file(self, part: str, format: str, engine: str, file: str) -> None:
+        """Name the ONNX file of a component in a format, for `engine`, or as "file" for all others (which comes first)."""
+        formats = dict(self.components[part].formats)
+        formats[format] = {"file": file} if engine == "file" else dict(formats[format]) | {engine: file}
+        self.components[part] = replace(self.components[part], formats=formats)
 
     def take(self, place: Path, name: str) -> None:
         """Put the file `name` of a finished step, and its weights beside it, into the folder, linked where that can be."""
@@ -76,7 +84,7 @@ class Work:
 
     def plan_stages(self, **costs: float) -> None:
         """Begin the clock: stages by name with their costs, in order."""
-        self.clock = Clock(costs, self.request.progress)
+        self.clock = Clock(costs, self._progress)
 
     def start(self, stage: str) -> None:
         """Enter a stage, with the memory of the one before given back."""
@@ -91,8 +99,9 @@ class Work:
 
     def network_files(self, formats: list[str]) -> dict[str, Path | bytes]:
         """The ONNX files of these formats, the schedule's, and weights that are beside them."""
-        names = {file for entry in self.networks.values() for name in formats for file in entry["formats"].get(name, {}).values()}
-        names |= {files["file"] for files in self.components.get(SCHEDULE, {}).get("formats", {}).values()}
+        chosen = [part.formats.get(name, {}) for part in self.networks.values() for name in formats]
+        chosen += self.components[SCHEDULE].formats.values() if SCHEDULE in self.components else []
+        names = {file for files in chosen for file in files.values()}
         names |= {f"{name}.data" for name in names if (self.folder / f"{name}.data").exists()}  # weights of a huge model
         return {name: self.folder / name for name in names}
 
@@ -100,35 +109,33 @@ class Work:
         """A bundle of the work as it stands with these formats, without plans; its files are links."""
         path = self.folder / "draft.aigc"
         files = {name: file for name, file in self.files.items() if not name.endswith(".plan")}
-        components = {
-            name: entry | {"formats": {key: entry["formats"][key] for key in formats if key in entry["formats"]}, "engines": []}
-            if name != SCHEDULE
-            else entry
-            for name, entry in self.components.items()
-        }
-        manifest = self.whole_manifest("draft") | {"components": components, "default_format": formats[0]}
+        components = dict(self.components)
+        for name, part in self.networks.items():
+            components[name] = replace(part, formats={f: part.formats[f] for f in formats if f in part.formats}, engines=())
+        manifest = replace(self.whole_manifest("draft"), components=components, default_format=formats[0])
         write_bundle(path, manifest, files | self.network_files(formats), overwrite=True, link=True)
         return path
 
-    def whole_manifest(self, name: str) -> dict[str, Any]:
-        """The manifest as it stands, without format, version and files."""
-        return self.manifest | {
-            "name": name,
-            "components": self.components,
-            "default_program": self.default_program,
-            "programs": {key: program.to_json() for key, program in self.programs.items()},
-            "quality": self.quality,
-        }
+    def whole_manifest(self, name: str) -> Manifest:
+        """The manifest as it stands, without its files."""
+        return replace(
+            self.manifest,
+            name=name,
+            components=self.components,
+            default_program=self.default_program,
+            programs=self.programs,
+            quality=self.quality,
+        )
 
 
 @contextmanager
-def begun(request: Request) -> Iterator[Work]:
+def begun(request: CompileRequest, progress: Progress | None = None) -> Iterator[Work]:
     """The work of a request in a temporary folder, on the disk where finished steps are kept; those go when it ends well."""
     steps = Steps()
     steps.root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="work-", dir=steps.root) as folder:
         try:
-            yield Work(request, Path(folder), steps)
+            yield Work(request, Path(folder), steps, progress)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt("what was finished is kept, the same command goes on from it") from stop
     steps.forget()

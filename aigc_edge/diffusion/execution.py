@@ -21,8 +21,8 @@ class Execution:
     """A program prepared for one batch: its steps (`_core.Rows`, which the C API runs too) and every buffer.
 
     `arrays` is the array library of the latents and `shape` [N, ...] theirs. After `start`, `run` may be called again and again;
-    its result is in `sample` [N, ...], float32. With `standing`, conditions, mask and known are copies in its own buffers, which
-    `give` and `start` fill anew. See `Program.sample` for the other arguments.
+    its result is in `sample` [N, ...], float32. With `standing`, conditions, mask and known are copies in buffers of its own,
+    which `give` and `start` fill anew. See `aigc_edge.diffusion.sample` for the other arguments.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ def run_program(
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Any:
-    """One run of `Program.sample`."""
+    """One run of `aigc_edge.diffusion.sample`."""
     execution, network = prepare(program, network, latents, dtype=dtype, **options)
     arrays = execution.arrays
     with arrays.no_gradient():

@@ -19,7 +19,7 @@ AGREE = 1e-2  # relative L2 of a replay to the same loop run row by row: far abo
 
 
 class Loop:
-    """What `Program.prepare` returns: call it with latents [N, ...], get samples float32 [N, ...].
+    """What `aigc_edge.diffusion.prepare` returns: call it with latents [N, ...], get samples float32 [N, ...].
 
     `captured` says whether the last run (before the first: the next one) is one CUDA graph, `reason` why it is not. A loop is for
     one thread at a time.
@@ -58,9 +58,9 @@ class Loop:
     ) -> Any:
         """Copy what is given into the buffers, run all rows and return the samples, float32 [N, ...], in memory of their own.
 
-        Latents, seeds, noise and `known_noise` are as in `Program.sample`; conditions, negative ones, mask and known stay as they
-        were where they are None. With `progress` the rows run one by one, not as a graph. Raises ProgramError for what does not
-        fit, and AigcEdgeError for a value that is not finite, with its row and sample (`before` samples precede these).
+        Latents, seeds, noise and `known_noise` are as in `aigc_edge.diffusion.sample`; conditions, negative ones, mask and known
+        that are None stay as they were. With `progress` the rows run one by one, not as a graph. Raises ProgramError for what
+        does not fit, and AigcEdgeError for a value that is not finite, with its row and sample (`before` samples precede these).
         """
         execution = self._execution
         drawn = not execution.program.draws or (isinstance(noise, str) and noise == noises.PHILOX)

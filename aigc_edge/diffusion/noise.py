@@ -17,7 +17,7 @@ Stream = Callable[[tuple[int, ...]], NDArray[np.float32]]
 
 PHILOX = "philox"  # the library's own, drawn inside the kernels
 CUDA_THREADS = 24_576  # that torch has at least when it fills a tensor on an AGX Orin or a larger GPU
-NOISES: Registry[Callable[[int], Stream]] = Registry("noise source", "aigc_edge.diffusion")
+NOISES: Registry[Callable[[int], Stream]] = Registry("noise source", __name__, "aigc_edge.noises")
 
 
 @NOISES.register("numpy")

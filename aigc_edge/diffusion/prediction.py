@@ -1,7 +1,7 @@
 """What networks predict: every kind is D = c_skip · x + c_out · F(c_in · x), with D the denoised sample.
 
-The noisy sample is x = alpha · x0 + sigma · eps in any coordinates: alpha = 1 (EDM, and VP networks as k-diffusion treats
-them), alpha = 1 − t and sigma = t (flow), or others. Each function below holds for all of them.
+The noisy sample is x = alpha · x0 + sigma · eps in any coordinates: alpha = 1 (EDM, and VP networks in k-diffusion's
+coordinates), alpha = 1 − t and sigma = t (flow), or others. Each function below holds for all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aigc_edge.registry import Registry
 
 
 class Coefficients(NamedTuple):
-    """Scale of the network's input, of the sample and of the network's output in the denoised sample."""
+    """Scale of the network's input, and of the sample and the network's output in the denoised sample."""
 
     c_in: float
     c_skip: float
@@ -24,7 +24,7 @@ class Coefficients(NamedTuple):
 
 
 Prediction = Callable[..., Coefficients]
-PREDICTIONS: Registry[Prediction] = Registry("prediction", "aigc_edge.diffusion")
+PREDICTIONS: Registry[Prediction] = Registry("prediction", __name__, "aigc_edge.predictions")
 
 
 @PREDICTIONS.register("edm")
@@ -49,7 +49,7 @@ def epsilon(alpha: float, sigma: float) -> Coefficients:
     """F = eps, its input scaled to the variance-preserving x (Ho et al. 2020). Raises ProgramError where alpha = 0."""
     if alpha == 0:
         raise ProgramError(
-            "a network that predicts epsilon says nothing of the image where alpha is 0 (pure noise, flow at t = 1): "
+            "a network that predicts epsilon predicts nothing about the image where alpha is 0 (pure noise, flow at t = 1): "
             "start at a lower noise level"
         )
     return Coefficients(1 / math.hypot(alpha, sigma), 1 / alpha, -sigma / alpha)

@@ -1,6 +1,7 @@
-"""The definition of what a sampling program computes, in NumPy and float64: the oracle for tests and for calibration.
+"""The reference executor: sampling programs in NumPy float64, the oracle for tests and for calibration.
 
-Nothing is sampled with it in production: `Program.sample` and the C API both run csrc/runtime/rows.cpp, which tests hold to it.
+It defines what a program means: every other executor is tested against it, and calibration and tuning take from it the states
+that a network sees. It favours clarity over speed; to sample, use `aigc_edge.diffusion.sample` or a bundle.
 """
 
 from __future__ import annotations
@@ -14,43 +15,47 @@ from aigc_edge.diffusion.program import Program
 from aigc_edge.diffusion.row import Matrix, Row
 from aigc_edge.errors import ProgramError
 
-Network = Callable[..., np.ndarray]
-Conditions = Mapping[str, Any]
-Decoder = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
-Draw = Callable[[np.ndarray, int, "tuple[int, ...]"], np.ndarray]
+NetworkFunction = Callable[..., np.ndarray]
+"""(sample [M, ...], timestep [M], classes [M] or None, **conditions) → output [M, ...]."""
+DecoderFunction = Callable[[np.ndarray, "np.ndarray | None"], np.ndarray]
+"""(latents [N, ...], classes [N] or None) → images."""
+NoiseFunction = Callable[[np.ndarray, int, "tuple[int, ...]"], np.ndarray]
+"""(seeds [N] uint64, index of the draw, shape [N, ...]) → unit normal noise."""
+_Conditions = Mapping[str, Any]
 
 
 def run(
     program: Program,
-    network: Network | None,
+    network: NetworkFunction | None,
     latents: np.ndarray,
     *,
     seeds: np.ndarray | None = None,
     classes: np.ndarray | None = None,
     null_class: int | None = None,
     negative_classes: np.ndarray | None = None,
-    conditions: Conditions | None = None,
-    negative_conditions: Conditions | None = None,
+    conditions: _Conditions | None = None,
+    negative_conditions: _Conditions | None = None,
     guidance_input: str | None = None,
     guidance_scale: float | None = None,
     mask: np.ndarray | None = None,
     known: np.ndarray | None = None,
     known_noise: np.ndarray | None = None,
-    draw: Draw | None = None,
-    decoder: Decoder | None = None,
+    draw: NoiseFunction | None = None,
+    decoder: DecoderFunction | None = None,
     dtype: Any = np.float64,
 ) -> np.ndarray:
-    """Run `program` on unit normal `latents` [N, C, H, W] (or any [N, ...]) and return slot 0, or what `decoder` makes of it.
+    """Run `program` on unit normal `latents` [N, C, H, W] (or any [N, ...]); returns slot 0, or what `decoder` makes of it.
 
-    `network(sample [M, C, H, W], timestep [M], classes [M] int64 or None, **conditions)` → [M, C, H, W]; M = 2N in a guided row,
-    the first N with `classes` [N] and `conditions` [N or 1, ...] by name, the others with `negative_classes` [N] or `null_class`
-    and `negative_conditions`. A network that takes the row's guidance weight as a number gets it as the keyword `guidance_input`,
-    [N], and no row is doubled. Where `mask` [N, C, H, W] is 0 the sample is
-    `known` [N, C, H, W], brought to each row's noise level with `known_noise` [N, C, H, W], the latents unless given.
-    `guidance_scale` replaces the program's own. `draw(seeds [N] uint64, index,
-    shape [N, C, H, W])` returns unit normal noise, index 2 r + 1 before and 2 r + 2 after row r; it is called only where a row
-    adds noise, and is the library's own noise unless given. All arithmetic around the network is done in `dtype`. Raises
-    ProgramError when guidance lacks classes and conditions, or a program without rows lacks a decoder.
+    `network(sample [M, C, H, W], timestep [M], classes [M] int64 or None, **conditions)` → [M, C, H, W]. M = 2 N in a guided row:
+    the first N samples get `classes` [N] and `conditions` [N or 1, ...] by name, the others `negative_classes` [N] (by default
+    `null_class`) and `negative_conditions`. A network with the guidance weight as an input gets it as the keyword
+    `guidance_input`, [N], and no row is doubled. Where `mask` [N, C, H, W] is 0 the sample is `known` [N, C, H, W], brought to
+    each row's noise level with `known_noise` [N, C, H, W] (the latents by default). `guidance_scale` replaces the program's own.
+
+    `draw(seeds [N] uint64, index, shape [N, C, H, W])` returns unit normal noise, index 2 r + 1 before and 2 r + 2 after row r.
+    It is called only where a row adds noise, and by default is the library's own Philox noise. All arithmetic around the network
+    is done in `dtype`. Raises ProgramError where guidance lacks classes and conditions, a mask lacks known values or levels, or a
+    program without rows lacks a decoder.
     """
     dtype = np.dtype(dtype).type
     if guidance_scale is not None:
@@ -94,8 +99,8 @@ def run(
     return slots[0] if decoder is None else decoder(slots[0], labels)
 
 
-def _rows(conditions: Conditions | None, count: int, dtype: Any) -> dict[str, np.ndarray]:
-    """Conditions of every sample: one stands for all."""
+def _rows(conditions: _Conditions | None, count: int, dtype: Any) -> dict[str, np.ndarray]:
+    """Conditions broadcast to all samples."""
     arrays = {name: np.asarray(value, dtype) for name, value in (conditions or {}).items()}
     for name, value in arrays.items():
         if value.ndim < 1 or len(value) not in (1, count):
@@ -108,7 +113,7 @@ def _combine(matrix: Matrix, inputs: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def _noise(
-    scales: tuple[float, ...] | None, draw: Draw, seeds: np.ndarray, index: int, slots: np.ndarray, dtype: Any
+    scales: tuple[float, ...] | None, draw: NoiseFunction, seeds: np.ndarray, index: int, slots: np.ndarray, dtype: Any
 ) -> np.ndarray:
     if scales is None or not any(scales):
         return np.zeros((), dtype)
@@ -138,22 +143,22 @@ def _evaluate(
     rescale: float,
     x: np.ndarray,
     classes: tuple[np.ndarray | None, np.ndarray | None],
-    conditions: tuple[Conditions, Conditions],
+    conditions: tuple[_Conditions, _Conditions],
     dtype: Any,
 ) -> np.ndarray:
     sample = dtype(row.c_in) * x
-    (labels, negative), (given, other) = classes, conditions
+    (labels, negative), (positive, other) = classes, conditions
     if weight == 1.0:
-        return np.asarray(network(sample, np.full(len(x), row.timestep, dtype), labels, **given), dtype)
-    if (labels is None and not given) or (labels is not None and negative is None):
+        return np.asarray(network(sample, np.full(len(x), row.timestep, dtype), labels, **positive), dtype)
+    if (labels is None and not positive) or (labels is not None and negative is None):
         raise ProgramError("guidance needs a class for each sample and the null class: give both, or a guidance scale of 1")
-    if set(given) != set(other):
+    if set(positive) != set(other):
         raise ProgramError(
-            f"guidance needs negative conditions of the same names: {sorted(given)} and {sorted(other)} were given; give both, "
-            "or a guidance scale of 1"
+            f"guidance needs negative conditions of the same names: {sorted(positive)} and {sorted(other)} were given; give "
+            "both, or a guidance scale of 1"
         )
     both = None if labels is None or negative is None else np.concatenate([labels, negative])
-    times, joined = np.full(2 * len(x), row.timestep, dtype), {k: np.concatenate([v, other[k]]) for k, v in given.items()}
+    times, joined = np.full(2 * len(x), row.timestep, dtype), {k: np.concatenate([v, other[k]]) for k, v in positive.items()}
     output = np.asarray(network(np.concatenate([sample, sample]), times, both, **joined), dtype)
     conditional, unconditional = output[: len(x)], output[len(x) :]
     guided = unconditional + dtype(weight) * (conditional - unconditional)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import tempfile
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,112 +13,73 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.bundle.storage import Files
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.registry import Registry
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 Buffers = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class EngineSource:
-    """Where an engine finds its network: a component of a bundle (a folder or one packed file) in one format.
+    """Where an engine finds its network: a component of a bundle in one format.
 
-    `spec` is what the component's ONNX files take. `verified` says that its files were held to the manifest's hashes.
+    `files` are those of the bundle, `family` names the module that the component's weights belong to. `verified` says that the
+    files of the component were held to the manifest's hashes.
     """
 
-    bundle: Path
-    component: Mapping[str, Any]
-    spec: ComponentSpec
+    files: Files
+    component: Component
     format: str
-    family: str
+    family: str = ""
     verified: bool = False
 
+    @staticmethod
+    def of(bundle: Bundle, name: str, format: str, *, verified: bool = False) -> EngineSource:
+        """The component of that name."""
+        return EngineSource(bundle, bundle.manifest.components[name], format, bundle.manifest.family, verified)
+
     @property
-    def packed(self) -> bool:
-        """Whether the bundle is one file (an uncompressed zip)."""
-        return self.bundle.is_file()
+    def bundle(self) -> Path:
+        """The path of the bundle."""
+        return self.files.path
+
+    @property
+    def spec(self) -> ComponentSpec:
+        """What the component's ONNX files take and return."""
+        return self.component.onnx
 
     def model_file(self, engine: str = "") -> str:
         """The relative path of the ONNX file in this format, the one made for `engine` where there is one.
 
-        Raises BundleError that lists the formats there are.
+        Raises BundleError that lists the formats of the component.
         """
-        formats = self.component.get("formats", {})
-        if self.format not in formats:
-            known = ", ".join(sorted(formats)) or "none"
-            raise BundleError(f"{self.bundle} has no format {self.format!r} of {self.spec.name!r}: it has {known}")
-        files = formats[self.format]
-        return str(files.get(engine, files["file"]))
+        try:
+            return self.component.file(self.format, engine)
+        except BundleError as error:
+            raise BundleError(f"{self.bundle} has {error}") from None
 
     @contextlib.contextmanager
     def loadable(self, engine: str = "") -> Iterator[tuple[str, str | bytes]]:
         """The relative path of `engine`'s ONNX file, and what it loads: a path, weights beside it, or of a packed bundle bytes.
 
-        Where weights of a packed bundle are in a file of their own, both are copied to a folder that goes when the block ends.
-        Raises BundleError when the file is missing or damaged.
+        Where weights of a packed bundle are in a file of their own, both are copied to a temporary folder. Raises BundleError
+        when the file is missing or damaged.
         """
         relative = self.model_file(engine)
-        path, weights = self.bundle / relative, f"{relative}.data"
-        if not self.packed:
-            if not path.is_file():
+        weights = f"{relative}.data"
+        if not self.files.packed:
+            if not (self.bundle / relative).is_file():
                 raise BundleError(f"{self.bundle} lacks {relative}: make or copy the bundle again")
-            yield relative, str(path)
-        elif weights not in (self.listed() or {}):
-            yield relative, self.read(relative)
+            yield relative, str(self.bundle / relative)
+        elif weights not in (self.files.listed or ()):
+            yield relative, self.files.read(relative)
         else:
-            with tempfile.TemporaryDirectory(prefix="aigc-edge-") as folder:
-                for name in (relative, weights):
-                    self._copy(name, Path(folder) / Path(name).name)
-                yield relative, str(Path(folder) / path.name)
-
-    def read(self, relative: str) -> bytes:
-        """The bytes of one file of the bundle, checked against the hash in its manifest.
-
-        Raises BundleError when it is missing, unreadable, not listed or changed. A bare folder without a manifest has no hashes.
-        """
-        data, listed = self._bytes(relative), self.listed()
-        if listed is not None:
-            self._check(relative, hashlib.sha256(data).hexdigest(), listed)
-        return data
-
-    def listed(self) -> dict[str, Any] | None:
-        """What the manifest says of the files; None: there is no manifest."""
-        try:
-            found: dict[str, Any] = json.loads(self._bytes("manifest.json"))["files"]
-        except BundleError:
-            return None
-        except (ValueError, KeyError) as error:
-            raise BundleError(f"the manifest of {self.bundle} is damaged ({error}): make or copy the bundle again") from error
-        return found
-
-    def _check(self, relative: str, digest: str, listed: Mapping[str, Any]) -> None:
-        if relative not in listed or digest != listed[relative].get("sha256"):
-            raise BundleError(
-                f"{relative} of {self.bundle} does not match its hash in the manifest, it was changed or damaged: make or copy "
-                "the bundle again"
-            )
-
-    def _copy(self, relative: str, target: Path) -> None:
-        """A member of a packed bundle as a file, with its hash checked; of gigabytes only a piece is in memory."""
-        digest = hashlib.sha256()
-        try:
-            with zipfile.ZipFile(self.bundle) as archive, archive.open(relative) as member, target.open("wb") as stream:
-                while piece := member.read(1 << 20):
-                    digest.update(piece)
-                    stream.write(piece)
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise BundleError(f"cannot read {relative} of {self.bundle} ({error}): make or copy the bundle again") from error
-        self._check(relative, digest.hexdigest(), self.listed() or {})
-
-    def _bytes(self, relative: str) -> bytes:
-        try:
-            if not self.packed:
-                return (self.bundle / relative).read_bytes()
-            with zipfile.ZipFile(self.bundle) as archive:
-                return archive.read(relative)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise BundleError(f"cannot read {relative} of {self.bundle} ({error}): make or copy the bundle again") from error
+            with self.files.extract((relative, weights)) as folder:
+                yield relative, str(folder / relative)
 
 
 class Engine(ABC):
@@ -131,6 +88,11 @@ class Engine(ABC):
     name: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)  # where it computes: "cpu" from host memory, "cuda" on a GPU
     batch_invariant: ClassVar[bool] = False  # whether a sample's bits are the same in every batch, for any number of threads
+    # Numeric formats of layers in ONNX files that it has kernels for: "fp32", "fp16", "bf16"; "int8", "fp8", "w4a4" of weights
+    # and activations; "int8w", "fp8w", "int4", "nvfp4" of weights only; further ones by names of their own. The value is the
+    # compute capability, times ten, from which a GPU runs it (0: any device).
+    features: ClassVar[Mapping[str, int]] = {"fp32": 0}
+    auto: ClassVar[bool] = False  # whether engine="auto" measures it against the others that compute on the CPU
     schedule_engine: ClassVar[str] = ""  # what evaluates schedule constants: too small a network to build a plan for; "": this
     spec: ComponentSpec
 
@@ -138,6 +100,12 @@ class Engine(ABC):
     @abstractmethod
     def unavailable(cls) -> str | None:
         """None when this engine can run on this machine, else the sentence that says why not and what to do."""
+
+    @classmethod
+    def deviates(cls, format: str) -> str | None:
+        """Why a format's results here would not be those whose quality was measured, so that "auto" leaves the engine out; else
+        None."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -185,7 +153,7 @@ def made_as(file: str, format: str) -> str:
     return parts[1] if len(parts) > 2 else format
 
 
-ENGINES: Registry[type[Engine]] = Registry("engine", "aigc_edge.engines", "aigc_edge.engines")
+ENGINES: Registry[type[Engine]] = Registry("engine", "aigc_edge.engines", "aigc_edge.engines", Engine)
 
 
 def require(name: str) -> type[Engine]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import SCHEDULE, Component
+from aigc_edge.bundle.storage import Files
 from aigc_edge.engines.base import ENGINES, Engine, EngineSource
-from aigc_edge.spec import ComponentSpec
-
-SCHEDULE = "schedule"
 
 
-def schedule_source(bundle: Path, component: Mapping[str, Any]) -> EngineSource:
-    """Where the schedule of a bundle is: in one format, float32 unless the bundle's networks are all smaller."""
-    (format,) = component["formats"]
-    return EngineSource(bundle, component, ComponentSpec.from_json(SCHEDULE, component), format, "")
+def schedule_source(files: Files, schedule: Component) -> EngineSource:
+    """The schedule of a bundle: in one format, float32 unless the bundle's networks are all smaller."""
+    (format,) = schedule.formats
+    return EngineSource(files, schedule, format)
 
 
 class Constants:
@@ -30,11 +28,14 @@ class Constants:
         self._kept: dict[float, dict[str, NDArray[np.float32]]] = {}
 
     @staticmethod
-    def load(bundle: Path, components: Mapping[str, Any], *, engine: str = "onnxruntime") -> Constants | None:
-        """The constants of the bundle, folder or file, with these components; None when its networks take none."""
-        if SCHEDULE not in components:
-            return None
-        return Constants(ENGINES[engine].load(schedule_source(bundle, components[SCHEDULE]), threads=1))
+    def load(files: Files, schedule: Component | None, *, engine: str = "onnxruntime") -> Constants | None:
+        """The constants of the bundle with these files; None when its networks take none, so that there is no `schedule`."""
+        return None if schedule is None else Constants(ENGINES[engine].load(schedule_source(files, schedule), threads=1))
+
+    @staticmethod
+    def of(bundle: Bundle) -> Constants | None:
+        """The constants of a bundle; None when its networks take none."""
+        return Constants.load(bundle, bundle.manifest.components.get(SCHEDULE))
 
     @property
     def names(self) -> list[str]:

@@ -34,15 +34,15 @@ _IN_USE = 3600.0  # seconds that another process may need to open what it found
 def place_of(source: EngineSource, options: dict[str, Any]) -> Path | None:
     """The folder of the network of `source`, opened with these options; None where it is not kept: it is small, nobody has held
     its files to the manifest's hashes, or the disk is not to be, or cannot be, used."""
-    relative, listed = source.model_file(), source.listed() if source.verified else None
-    files = [listed[name] for name in (relative, f"{relative}.data") if name in listed] if listed else []
-    size = sum(int(file["bytes"]) for file in files)
+    relative, listed = source.model_file(), (source.files.listed or {}) if source.verified else {}
+    files = [listed[name] for name in (relative, f"{relative}.data") if name in listed]
+    size = sum(file.bytes for file in files)
     if not files or size < LEAST:
         return None
     from importlib.metadata import version  # lazily: what few networks need
 
     folder = cache_folder() / "laid-out"
-    facts = [[file["sha256"] for file in files], options, version("onnxruntime"), platform.machine(), processor_features()]
+    facts = [[file.sha256 for file in files], options, version("onnxruntime"), platform.machine(), processor_features()]
     place = folder / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     limit, needed = cache_limit(), GROWTH.get(source.format, FLOATS) * size
     try:

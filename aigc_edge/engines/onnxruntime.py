@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 from aigc_edge.engines import laid_out
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, shape_of
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.hardware import has_vnni
-from aigc_edge.spec import ComponentSpec, TensorSpec
 
 _TYPES = {
     "float32": "tensor(float)",
@@ -34,6 +34,8 @@ class OnnxRuntimeEngine(Engine):
 
     name = "onnxruntime"
     batch_invariant = True
+    features = dict.fromkeys(("fp32", "fp16", "int8", "int8w", "int4", "fp8", "fp8w"), 0)  # no bf16 and no fp4 on a CPU
+    auto = True
 
     def __init__(self, spec: ComponentSpec, session: Any) -> None:
         self.spec = spec
@@ -50,7 +52,7 @@ class OnnxRuntimeEngine(Engine):
         reason = cls.unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
-        relative, dims = source.model_file(), source.component.get("dims") or {}
+        relative, dims = source.model_file(), source.component.dims
         how: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
         place = laid_out.place_of(source, {"int8": source.format == "int8", "dims": dims})
         session = None if place is None else _kept(source, place, threads, how)

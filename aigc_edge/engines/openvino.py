@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 from collections.abc import Callable
 from typing import Any
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
-from aigc_edge.spec import ComponentSpec
+from aigc_edge.hardware import has_vnni
 
 
 @ENGINES.register("openvino")
@@ -16,6 +18,8 @@ class OpenVinoEngine(Engine):
     """An ONNX file compiled by OpenVINO's CPU plugin for low latency, in float32 where the network says so."""
 
     name = "openvino"
+    features = dict.fromkeys(("fp32", "fp16", "bf16", "int8", "int8w", "int4", "fp8", "fp8w", "nvfp4", "w4a4"), 0)
+    auto = True
 
     def __init__(self, spec: ComponentSpec, compiled: Any) -> None:
         self.spec = spec
@@ -25,6 +29,12 @@ class OpenVinoEngine(Engine):
     def unavailable(cls) -> str | None:
         if importlib.util.find_spec("openvino") is None:
             return "the engine 'openvino' is not installed here: pip install 'aigc-edge[openvino]', or choose another engine"
+        return None
+
+    @classmethod
+    def deviates(cls, format: str) -> str | None:
+        if format == "int8" and platform.machine().lower() in ("x86_64", "amd64") and not has_vnni():
+            return "on x86 without VNNI OpenVINO's int8 kernels saturate 16-bit sums"  # NNCF's documentation
         return None
 
     @classmethod
@@ -46,7 +56,7 @@ class OpenVinoEngine(Engine):
         with source.loadable(cls.name) as (relative, model):
             try:
                 network = core.read_model(model)
-                if source.component.get("dims"):  # fixed but for the batch, at the image size that the bundle was opened at
+                if source.component.dims:  # fixed but for the batch, at the image size that the bundle was opened at
                     network.reshape({t.name: openvino.PartialShape([-1, *map(int, t.shape[1:])]) for t in source.spec.inputs})
                 compiled = core.compile_model(network, "CPU", options)
             except (RuntimeError, ValueError) as error:

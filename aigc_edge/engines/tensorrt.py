@@ -9,19 +9,21 @@ import functools
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from aigc_edge.bundle.component import PlanEntry
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, made_as
 from aigc_edge.engines.tensorrt_module import import_tensorrt, installed
 from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, module_version, shapes_of
+from aigc_edge.engines.tensorrt_support import FEATURES
 from aigc_edge.errors import BundleError, EngineUnavailable
-from aigc_edge.spec import ComponentSpec
 
 AMPERE = 80
 HOST_CODE = "AIGC_EDGE_PLAN_HOST_CODE"  # 1: load version-compatible plans, which hold code of their own
@@ -38,6 +40,7 @@ class TensorRTEngine(Engine):
     """A plan with one execution context; batches above the largest of its profile run in parts."""
 
     name, devices = "tensorrt", ("cuda",)
+    features = FEATURES
     schedule_engine = "onnxruntime"
 
     def __init__(self, spec: ComponentSpec, engine: Any, stream: cuda_driver.Stream, largest: int) -> None:
@@ -125,43 +128,39 @@ def _release(stream: cuda_driver.Stream, memory: dict[str, int]) -> None:
 def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, bytes]:
     """The module and the bytes of the plan for `device`: from the bundle, else built here."""
     modules = installed()
-    found = [entry for entry in source.component.get("engines", ()) if entry.get("format") == source.format]
-    mine = [entry for entry in found if _for_device(entry, device) and _module_of(entry) in modules]
-    for entry in mine:
-        if _loadable(entry, module_version(_module_of(entry))):
-            return _module_of(entry), source.read(str(entry["file"]))
+    plans = [plan for plan in source.component.engines if plan.format == source.format]
+    mine = [plan for plan in plans if _for_device(plan, device) and plan.module in modules]
+    for plan in mine:
+        if _loadable(plan, module_version(plan.module)):
+            return plan.module, source.files.read(plan.file)
     what = f"the {source.format} plan of {source.spec.name!r} for {device.name} (SM{device.sm})"
-    other = f"in the bundle is of {mine[0]['built_with']}, not of what is installed" if mine else "is not in the bundle"
-    if source.packed:
+    other = f"in the bundle is of {mine[0].built_with}, not of what is installed" if mine else "is not in the bundle"
+    if source.files.packed:
         raise EngineUnavailable(f"{what} {other}: put it in with aigc-edge build {source.bundle}")
     warnings.warn(f"{what} {other}: it is built now, once; aigc-edge build {source.bundle} keeps it", stacklevel=2)
     relative, module = source.model_file("tensorrt"), modules[0]
     name = device.name if module == "tensorrt" else ""
     format = made_as(relative, source.format)
     request = PlanRequest(source.bundle / relative, format, device.sm, device.name, module=module, device=name)
-    if source.component.get("dims"):  # for the size that the bundle was opened at alone, whose numbers the spec has already
+    if source.component.dims:  # for the size that the bundle was opened at alone, whose numbers the spec has already
         request = replace(request, shapes=shapes_of(source.spec, [(0, 0)], request.batches))
     return module, build_plan(request).file.read_bytes()
 
 
-def _module_of(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("built_with", "")).partition(" ")[0]
-
-
-def _for_device(entry: Mapping[str, Any], device: cuda_driver.Device) -> bool:
+def _for_device(plan: PlanEntry, device: cuda_driver.Device) -> bool:
     """Whether a plan is for this GPU, as the manifest says: its capability, and its model where it belongs to one."""
-    if entry.get("options", {}).get("hardware_compatibility") == "ampere+":
+    if plan.options.get("hardware_compatibility") == "ampere+":
         return device.sm >= AMPERE
-    return entry.get("sm") == device.sm and entry.get("device", "") in ("", device.name)
+    return plan.sm == device.sm and plan.device in ("", device.name)
 
 
-def _loadable(entry: Mapping[str, Any], version: str) -> bool:
+def _loadable(plan: PlanEntry, version: str) -> bool:
     """Whether the installed version loads a plan: the one that built it, or a later one where the plan was built for that.
 
     Such a plan carries machine code for the CPU, which is not run from a bundle unless the user says so.
     """
-    built = str(entry.get("built_with", "")).partition(" ")[2]
-    if not entry.get("options", {}).get("version_compatible"):
+    built = plan.built_with.partition(" ")[2]
+    if not plan.options.get("version_compatible"):
         return built == version
     then, now = ([int(part) for part in text.split(".") if part.isdigit()] for text in (built, version))
     return _host_code() and then <= now

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aigc_edge.bundle.external import check_places
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.external import check_places
 
 Shapes = Mapping[str, Sequence[Sequence[int]]]  # input → its least, best and largest shape
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from aigc_edge.engines.formats import formats_of
 from aigc_edge.engines.tensorrt_graph import Asked
+from aigc_edge.engines.tensorrt_support import AROUND, limit_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
-from aigc_edge.targets.limit import AROUND
 
 _PROVEN = ("fp16", "bf16", "int8", "fp8")  # formats whose type must show up in the build log
 _SHOWN = 3
@@ -23,14 +24,14 @@ def expected(target: Target | None, asked: Sequence[Asked], file: str, module: s
     for layer in asked if target is not None else ():
         assert target is not None
         for format in dict.fromkeys((layer.format, layer.around)):
-            limit = target.limit(format, layer.operator, module)
+            limit = limit_of(target, format, layer.operator, module)
             if limit is None:
                 continue
             if limit.runs is None:
                 same = [a.name for a in asked if a.operator == layer.operator and format in (a.format, a.around)]
                 raise AigcEdgeError(
                     f"{file} cannot be built for {target.name}: its {layer.operator} in {format} ({_some(same)}) does not run "
-                    f"there, {limit.why}; choose another format ({', '.join(target.precisions)}) or another target"
+                    f"there, {limit.why}; choose another format ({', '.join(formats_of(target))}) or another target"
                 )
             runs = layer.around if limit.runs == AROUND else limit.runs
             if runs != layer.runs and format == layer.format:

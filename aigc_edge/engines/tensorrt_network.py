@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import arrange, sample_dtype, shape_of
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
-from aigc_edge.spec import ComponentSpec
 
 
 class TensorRTNetwork:

@@ -13,6 +13,8 @@ from typing import Any
 
 import aigc_edge
 from aigc_edge import targets
+from aigc_edge.bundle.sizes import Size, at
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.config import to_dict
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.cache import cache_limit
@@ -24,8 +26,6 @@ from aigc_edge.engines.tensorrt_module import import_tensorrt
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file, sha256_of, write_json
-from aigc_edge.sizes import Size, at
-from aigc_edge.spec import ComponentSpec
 
 BATCHES = (1, 2, 32)  # guidance doubles the batch: two is what one sample takes
 BUILD_VERSION = 4  # raise it when the same inputs would be built differently

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
+from aigc_edge.bundle.component import Weights
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, arrange, check_buffers, sample_dtype
 from aigc_edge.errors import BundleError, EngineUnavailable
-from aigc_edge.spec import ComponentSpec
 
 
 @ENGINES.register("torch")
@@ -17,6 +18,7 @@ class TorchEngine(Engine):
     """The component's module in eval mode without gradients; it runs the format fp32 only (the others live in ONNX files)."""
 
     name, devices = "torch", ("cpu", "cuda")
+    features: ClassVar[Mapping[str, int]] = {}  # it reads a copy of the weights, no ONNX file
 
     def __init__(self, spec: ComponentSpec, module: Any, threads: int) -> None:
         self.spec = spec
@@ -39,11 +41,10 @@ class TorchEngine(Engine):
             raise EngineUnavailable(
                 f"the engine 'torch' runs fp32 only, not {source.format!r}: choose --format fp32 or --engine onnxruntime"
             )
-        weights = source.component.get("weights")
-        if not weights:
+        weights = source.component.weights
+        if weights is None:
             raise BundleError(f"{source.bundle} carries no torch weights of {source.spec.name!r}: use --engine onnxruntime")
-        spec = ComponentSpec.from_json(source.spec.name, source.component, "weights")
-        return cls(spec, _rebuild(source, weights), threads)
+        return cls(source.component.module, _rebuild(source, weights), threads)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         import torch
@@ -88,15 +89,15 @@ class TorchNetwork:
         return value[0] if isinstance(value, tuple) else value
 
 
-def _rebuild(source: EngineSource, weights: dict[str, Any]) -> Any:
+def _rebuild(source: EngineSource, weights: Weights) -> Any:
     import safetensors.torch
 
     from aigc_edge.models.base import FAMILIES
 
-    data = source.read(str(weights["file"]))
+    data = source.files.read(weights.file)
     try:
         state = safetensors.torch.load(data)
-        family = FAMILIES[source.family].from_config(weights["model"])
+        family = FAMILIES[source.family].from_config(dict(weights.model))
         module = next(c.module for c in family.components() if c.spec.name == source.spec.name)
         module.load_state_dict(state)
     except StopIteration:
@@ -104,5 +105,5 @@ def _rebuild(source: EngineSource, weights: dict[str, Any]) -> Any:
         raise BundleError(message) from None
     except (safetensors.SafetensorError, RuntimeError, TypeError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise BundleError(f"{weights['file']} of {source.bundle} does not fit the model in its manifest: {reason}") from error
+        raise BundleError(f"{weights.file} of {source.bundle} does not fit the model in its manifest: {reason}") from error
     return module.eval().requires_grad_(False)

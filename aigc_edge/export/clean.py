@@ -10,8 +10,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from aigc_edge.bundle.sizes import Size, number
 from aigc_edge.export.inference import infer
-from aigc_edge.sizes import Size, number
 
 BATCHES = (2, 3)  # two sizes tell a dimension that follows the batch from one that happens to be equal
 TIMES = (2, 5)  # what height and width grow by from the one to the other: no product of these is another

@@ -17,14 +17,14 @@ import onnx_ir as ir
 import torch
 
 import aigc_edge
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.sizes import METADATA, named
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.clean import clean
 from aigc_edge.export.double import evaluate as in_dtype
 from aigc_edge.export.double import in_double
 from aigc_edge.export.shapes import Exportable, dynamic_shapes, example_at, sizes_of
 from aigc_edge.files import atomic_file
-from aigc_edge.sizes import METADATA, named
 
 OPSET = 20  # opset 21 and later break quantisers and bring operators that TensorRT-RTX has no kernel for
 CHECK_BATCHES = (1, 2)  # not the batch of the export: 1 and another catch sizes that were baked in

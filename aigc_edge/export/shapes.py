@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.bundle.sizes import Size, at, follows, number, units
+from aigc_edge.bundle.spec import BATCH, ComponentSpec
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sizes import Size, at, follows, number, units
-from aigc_edge.spec import BATCH, ComponentSpec
 
 LARGEST_BATCH = 63  # of the trace alone: diffusers' networks branch at 64 samples (to no effect), and would be traced twice
 LEAST = (3, 5)  # times what all sides are multiples of is the least size to trace at: 1 and 2 could be taken for other numbers

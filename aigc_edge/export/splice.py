@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from aigc_edge.spec import BATCH
+from aigc_edge.bundle.spec import BATCH
 
 UNKNOWN = 1 << 20  # elements of a value whose shape is not known: better not kept, if it can go
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.onnx import compare as against_torch
 from aigc_edge.export.onnx import saved, session_of
 from aigc_edge.export.schedule import SplitReport, split_schedule
 from aigc_edge.export.shapes import Exportable
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 Compare = Callable[..., list[dict[str, Any]]]  # evaluate, what is evaluated; seed, one_timestep and done by name
 
@@ -35,20 +36,21 @@ class Split:
     report: SplitReport
     checks: list[dict[str, Any]]
 
-    def entries(self, whole: ComponentSpec, entry: Mapping[str, Any], file: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The manifest's entries of the split component, from `entry` of the whole one, and of the schedule in `file`.
+    def components(self, whole: Component, file: str) -> tuple[Component, Component]:
+        """The split component, from the `whole` one, and the schedule in `file`.
 
-        The component's own timestep stays among its inputs when the module of its weights takes it (see ComponentSpec).
+        The component's own timestep stays among its inputs when the module of its weights takes it.
         """
-        fed = [t for t in whole.inputs if t in self.inputs or "weights" in entry]
-        changed = dict(entry) | {
-            "inputs": [t.to_json() for t in (*fed, *self.schedule.outputs)],
-            "onnx_inputs": [t.name for t in self.inputs],
-            "schedule_constants": self.report.to_json(),
-        }
-        if "weights" in entry:
-            changed["weights"] = entry["weights"] | {"inputs": [t.name for t in whole.inputs]}
-        return changed, self.schedule.to_json() | {"formats": {"fp32": {"file": file}}, "engines": []}
+        inputs = tuple(t for t in whole.spec.inputs if t in self.inputs or whole.weights)
+        names = tuple(tensor.name for tensor in whole.spec.inputs)
+        rest = replace(
+            whole,
+            spec=replace(whole.spec, inputs=(*inputs, *self.schedule.outputs)),
+            onnx_inputs=tuple(tensor.name for tensor in self.inputs),
+            schedule_constants=self.report.to_json(),
+            weights=whole.weights and replace(whole.weights, inputs=names),
+        )
+        return rest, Component(self.schedule, {"fp32": {"file": file}})
 
 
 def export_split(

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from aigc_edge import config
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.models.settings import TrainSettings
 from aigc_edge.registry import Registry
-from aigc_edge.spec import ComponentSpec
 
 RUN_VERSION = 1
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -108,7 +108,7 @@ class Family(nn.Module, ABC):
         """
 
 
-FAMILIES: Registry[type[Family]] = Registry("family", "aigc_edge.models", "aigc_edge.families")
+FAMILIES: Registry[type[Family]] = Registry("family", "aigc_edge.models", "aigc_edge.families", Family)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.models.base import FAMILIES, Augment, Component, Family, Objective
 from aigc_edge.models.settings import TrainSettings
 from aigc_edge.nn.unet import UNet
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.models.base import FAMILIES, Augment, Component, Family, Objective
 from aigc_edge.models.settings import TrainSettings
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 _COARSEST = 4  # height and width where the generator begins and the discriminator ends
 

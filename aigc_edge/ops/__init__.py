@@ -1,7 +1,7 @@
 """The native ops, one module each: `ops.randn(...)` runs native code, `ops.randn.reference(...)` defines the result in NumPy.
 
-The modules of this package are discovered. Each has the reference (decorated with `op`), `samples(rng)`, which yields argument
-tuples for the conformance test, and `workloads(rng)`, which yields (name, arguments) for the benchmark.
+The modules of this package are discovered. Each has the reference (decorated with `op`), `samples(rng)`, which yields keyword
+arguments for the conformance test, and `workloads(rng)`, which yields (name, keyword arguments) for the benchmark.
 """
 
 from __future__ import annotations

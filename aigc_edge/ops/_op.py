@@ -9,8 +9,6 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Generic, ParamSpec, get_args, get_type_hints
 
-from aigc_edge.errors import AigcEdgeError
-
 P = ParamSpec("P")
 
 
@@ -41,29 +39,23 @@ class Op(Generic[P]):
 
     @cached_property
     def types(self) -> dict[str, str]:
-        """Parameter name → its type, such as "inout float32[S, N, E]"; `aigc_edge._core.ops()` must hold the same."""
+        """Parameter name → its type, such as "inout float32[S, N, E]"."""
         hints = get_type_hints(self.reference, include_extras=True)
         return {name: get_args(hints[name])[1] for name in self.__signature__.parameters}
+
+    @property
+    def parameters(self) -> dict[str, tuple[Any, ...]]:
+        """Parameter name → (type,) or (type, default); `aigc_edge._core.ops()` must hold the same."""
+        defaults = {p.name: () if p.default is p.empty else (p.default,) for p in self.__signature__.parameters.values()}
+        return {name: (kind, *defaults[name]) for name, kind in self.types.items()}
 
     @cached_property
     def _run(self) -> Callable[..., None]:
         core = native_core()
         return self.reference if core is None else core.op(self.name)
 
-    @cached_property
-    def _count(self) -> int:
-        return len(self.__signature__.parameters)
-
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        values: tuple[Any, ...] = args
-        if kwargs or len(args) != self._count:
-            try:
-                bound = self.__signature__.bind(*args, **kwargs)
-            except TypeError as error:
-                raise AigcEdgeError(f"{self.name}: {error}; its arguments are {', '.join(self.types)}") from None
-            bound.apply_defaults()
-            values = bound.args
-        self._run(*values)
+        self._run(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"

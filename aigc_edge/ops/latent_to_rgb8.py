@@ -28,27 +28,27 @@ def latent_to_rgb8(
     out[...] = np.rint(np.clip(values, 0, 255)).transpose(0, 2, 3, 1).astype(np.uint8)
 
 
-def samples(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
+def _arguments(images: np.ndarray, **others: Any) -> dict[str, Any]:
+    count, channels, height, width = images.shape
+    return {"images": images.astype(np.float32), "out": np.zeros((count, height, width, channels), np.uint8)} | others
+
+
+def samples(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Arguments for the conformance test: 0 to 6 channels, odd sizes, values beyond the range, exact ties, NaN and infinity."""
     for channels in range(7):
         for height, width in ((1, 1), (3, 5), (8, 8), (17, 31), (64, 65)):
-            shape = (int(rng.integers(1, 4)), channels, height, width)
-            images = rng.normal(0, 0.7, shape).astype(np.float32)
-            yield images, np.zeros((shape[0], height, width, channels), np.uint8), 127.5, 127.5
-    ties = (rng.integers(-5, 262, (2, 3, 9, 9)) + 0.5).astype(np.float32)
-    yield ties, np.zeros((2, 9, 9, 3), np.uint8), 1.0, 0.0
-    special = rng.uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
+            yield _arguments(rng.normal(0, 0.7, (int(rng.integers(1, 4)), channels, height, width)))
+    yield _arguments(rng.integers(-5, 262, (2, 3, 9, 9)) + 0.5, scale=1.0, bias=0.0)
+    special = rng.uniform(0, 1, (1, 3, 16, 16))
     special.flat[:: int(rng.integers(3, 7))] = np.nan
     special.flat[1::7] = np.inf
     special.flat[2::7] = -np.inf
     special.flat[3::7] = 3e38
-    yield special, np.zeros((1, 16, 16, 3), np.uint8), 255.0, 0.0
-    yield np.zeros((0, 3, 4, 4), np.float32), np.zeros((0, 4, 4, 3), np.uint8), 127.5, 127.5
+    yield _arguments(special, scale=255.0, bias=0.0)
+    yield _arguments(np.zeros((0, 3, 4, 4)))
 
 
-def workloads(rng: np.random.Generator) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def workloads(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
     """Arguments to measure: one small image, one of a megapixel, and more than any cache holds."""
     for name, shape in (("3x32x32", (1, 3, 32, 32)), ("3x1024x1024", (1, 3, 1024, 1024)), ("64 MB", (16, 3, 592, 592))):
-        images = rng.normal(0, 0.5, shape).astype(np.float32)
-        count, channels, height, width = shape
-        yield name, (images, np.zeros((count, height, width, channels), np.uint8), 127.5, 127.5)
+        yield name, _arguments(rng.normal(0, 0.5, shape))

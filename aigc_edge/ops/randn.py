@@ -29,18 +29,21 @@ def randn(
     out[...] = standard_normals(seeds, draw, out.shape[1], out.dtype)
 
 
-def samples(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
+def _arguments(rng: np.random.Generator, count: int, elements: int, **others: Any) -> dict[str, Any]:
+    seeds = rng.integers(0, 2**64, count, dtype=np.uint64)
+    return {"seeds": seeds, "draw": 0, "out": np.zeros((count, elements), np.float32)} | others
+
+
+def samples(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Arguments for the conformance test: every tail of every vector width, several samples, all bits of seed and draw."""
     for elements in (1, 2, 3, 4, 5, 7, 8, 13, 16, 31, 32, 33, 63, 64, 100, 1023, 4095, 4096, 4097, 12288):
-        seeds = rng.integers(0, 2**64, size=int(rng.integers(1, 5)), dtype=np.uint64)
-        yield seeds, int(rng.integers(0, 2**32)), np.zeros((len(seeds), elements), np.float32)
-    yield np.array([0, 2**64 - 1], np.uint64), 0, np.zeros((2, 65), np.float32)
-    yield rng.integers(0, 2**64, size=0, dtype=np.uint64), 1, np.zeros((0, 5), np.float32)
-    yield rng.integers(0, 2**64, size=2, dtype=np.uint64), 1, np.zeros((2, 0), np.float32)
+        yield _arguments(rng, int(rng.integers(1, 5)), elements, draw=int(rng.integers(0, 2**32)))
+    yield _arguments(rng, 2, 65, seeds=np.array([0, 2**64 - 1], np.uint64))
+    yield _arguments(rng, 0, 5, draw=1)
+    yield _arguments(rng, 2, 0, draw=1)
 
 
-def workloads(rng: np.random.Generator) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def workloads(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
     """Arguments to measure: latents of a small and a large image, and more than any cache holds."""
     for name, count, elements in (("3x32x32", 1, 3072), ("3x256x256", 1, 196608), ("64 MB", 16, 2**20)):
-        seeds = rng.integers(0, 2**64, size=count, dtype=np.uint64)
-        yield name, (seeds, 0, np.zeros((count, elements), np.float32))
+        yield name, _arguments(rng, count, elements)

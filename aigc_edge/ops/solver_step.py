@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -47,7 +46,7 @@ def solver_step(
     """End row r of a sampling program, begin row r + 1 and write its network input (`aigc_edge.diffusion.program` has the rows).
 
     slots [S, N, E]: the solver's state, 1 to 8 slots, slot 0 is the noisy sample x. output [G, N, E]: the network's output F of
-    row r; with G = 2 the conditional half and then the unconditional one, joined as F = F[1] + guidance (F[0] - F[1]), and with
+    row r; with G = 2 the conditional half and then the unconditional one, combined as F = F[1] + guidance (F[0] - F[1]), and with
     `rescale` > 0 multiplied by rescale std(F[0]) / std(F) + 1 - rescale, std over the sample (the ratio of an F of one value is
     1). Then R = c_skip slots[0] + c_out F; D = R clipped: clip_mode 1 to [clip_low, clip_high]; clip_mode 2 to [-s, s] and
     divided by s, where s is the clip_low quantile of the sample's |R| within 1 … clip_high; slots <- after [slots, D] +
@@ -56,9 +55,9 @@ def solver_step(
     net_input [K, N, E] = c_in slots[0], K = 1 or 2 times. Before row 0 `output` and `after` are None, after the last row
     `net_input` is None; before = None is the identity.
 
-    eps is `randn(seeds, draw)`, or the tensor given. output and net_input are float32, float16 or bfloat16; with `channels` > 1
-    their elements stand channels last: element c P + p of a slot is their element p C + c. nonfinite [N]: where F, R or a new
-    slot of a sample is not finite, 0 becomes `mark`.
+    eps is `randn(seeds, draw)`, or `after_eps` and `before_eps` where they are passed. output and net_input are float32, float16
+    or bfloat16; with `channels` > 1 they are in channels-last order: element c P + p of a slot is their element p C + c, where C
+    is `channels` and P = E / C. nonfinite [N]: 0 becomes `mark` where F, R or a new slot of a sample is not finite.
 
     The reference computes in the dtype of `slots`. Sources: Ho and Salimans 2022 (guidance); Lin et al., WACV 2024 (rescale);
     Saharia et al. 2022 (dynamic thresholding).
@@ -101,7 +100,7 @@ def solver_step(
 
 
 def deviations(conditional: np.ndarray, guided: np.ndarray) -> np.ndarray:
-    """std(conditional) / std(guided) of each sample [N, ...]; 1 where `guided` is one value but for what rounding leaves."""
+    """std(conditional) / std(guided) of each sample [N, ...]; 1 where `guided` is constant up to rounding."""
     axes = tuple(range(1, guided.ndim))
     flat = guided.var(axis=axes, keepdims=True) <= 1e-12 * np.square(guided).mean(axis=axes, keepdims=True)
     of = guided.std(axis=axes, keepdims=True)
@@ -109,7 +108,7 @@ def deviations(conditional: np.ndarray, guided: np.ndarray) -> np.ndarray:
 
 
 def _in_order(values: np.ndarray, channels: int) -> np.ndarray:
-    """[N, E] with channels last → channels first; to the other way give the number of pixels."""
+    """[N, E] with channels last → channels first; the number of pixels instead of `channels` gives the inverse."""
     if channels <= 1:
         return values
     return values.reshape(len(values), -1, channels).swapaxes(1, 2).reshape(values.shape)
@@ -134,18 +133,19 @@ def _arguments(
     noises: int,
     before: bool,
     clip: int,
-    **rare: Any,
-) -> tuple[Any, ...]:
-    """Arguments of one call; `rare` are keywords, and "dtype" of the network's tensors."""
+    *,
+    dtype: Any = np.float32,
+    **others: Any,
+) -> dict[str, Any]:
+    """Random arguments of one call; `dtype` is that of the network's tensors."""
 
     def normal(*shape: int) -> np.ndarray:
         return rng.normal(0, 1, shape).astype(np.float32)
 
-    dtype = rare.pop("dtype", np.float32)
     after = rng.normal(0, 1, (slots, slots + 1))
     after /= np.abs(after).sum(1, keepdims=True)  # slots stay bounded however often the call is repeated
     after_noise = rng.uniform(0.2, 1, slots) if noises == 2 or (noises == 1 and not before) else None
-    given = dict(
+    arguments = dict(
         slots=normal(slots, count, elements),
         output=normal(halves, count, elements).astype(dtype) if halves else None,
         guidance=rng.uniform(1.5, 6),
@@ -165,11 +165,11 @@ def _arguments(
         seeds=rng.integers(0, 2**64, count, dtype=np.uint64) if noises else None,
         nonfinite=np.zeros(count, np.int32),
     )
-    return tuple({**{p.name: p.default for p in inspect.signature(solver_step).parameters.values()}, **given, **rare}.values())
+    return arguments | others
 
 
-def _rare(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
-    """What few programs use: other dtypes and layouts, rescale, dynamic clipping, R itself, given noise, known regions."""
+def _rare(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """What few programs use: other dtypes and layouts, rescale, dynamic clipping, after_output, explicit noise, known regions."""
     for slots, halves, dtype in ((1, 1, np.float16), (2, 2, np.float16), (6, 2, np.float32), (3, 0, np.float16)):
         yield _arguments(rng, slots, 3, 1024, halves, 2, 1, True, 1, dtype=dtype)
         yield _arguments(rng, slots, 2, 1026, halves, 1, 2, False, 0, dtype=dtype, channels=3)
@@ -190,7 +190,7 @@ def _rare(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
         yield _arguments(rng, 5, 2, elements, 1, 0, 0, False, 1, **known)
 
 
-def samples(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
+def samples(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Arguments for the conformance test: 1 to 8 slots, all numbers of halves and noises, tails, blocks, infinity, NaN."""
     sizes = (1, 3, 16, 17, 64, 67, 257, 1024, 1029, 4096, 4101, 8200)
     for case, (slots, halves, noises) in enumerate(np.ndindex(8, 3, 3)):
@@ -198,15 +198,15 @@ def samples(rng: np.random.Generator) -> Iterator[tuple[Any, ...]]:
         count = 1 + case % 4 if elements > 16 else 9  # a handful of numbers would make an error a matter of luck
         yield _arguments(rng, slots + 1, count, elements, halves, case % 3, noises, bool(case % 2), bool(case // 2 % 2))
     for value in (np.nan, np.inf, -np.inf):
-        for place in (0, 1):
+        for name in ("slots", "output"):
             arguments = _arguments(rng, 2, 3, 1029, 2, 2, 1, False, True)
-            arguments[place][0, 1, int(rng.integers(1029))] = value
+            arguments[name][0, 1, int(rng.integers(1029))] = value
             yield arguments
     yield _arguments(rng, 2, 0, 5, 1, 1, 1, False, False)
     yield from _rare(rng)
 
 
-def workloads(rng: np.random.Generator) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def workloads(rng: np.random.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
     """Arguments to measure: DPM-Solver++ 2M (two slots, no noise), guided and not, and Euler-ancestral (one slot, noise)."""
     for name, count, elements in (("3x32x32", 1, 3072), ("3x256x256", 1, 196608), ("64 MB", 85, 196608)):
         yield f"2 slots {name}", _arguments(rng, 2, count, elements, 1, 1, 0, False, False)

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aigc_edge.compile.request import devices_of, here
-from aigc_edge.engines.base import physical_cores
+from aigc_edge.compile.request import CompileRequest, this_machine
+from aigc_edge.engines.formats import formats_of, runs_on
+from aigc_edge.engines.tensorrt_support import limit_of
 from aigc_edge.preflight import predict
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.sources.base import Source
@@ -36,27 +37,23 @@ def survey_source(source: Source) -> list[Survey]:
 
 def plan(
     source: Source,
-    formats: Sequence[str],
-    targets: Sequence[str],
+    request: CompileRequest,
     *,
     solver: str | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
     batch: int = 1,
-    threads: int | None = None,
 ) -> dict[str, Any]:
-    """What compiling `source` into `formats` for `targets` would give, as JSON.
+    """What compiling `source` would give, as JSON; the request may hold formats that a target does not run.
 
-    A target that is the CPU of this machine is measured first, with `threads` threads (None: its physical cores).
+    A target that is the CPU of this machine is measured first, with the request's threads.
 
     "networks" (parameters, multiply-adds), "formats" (bytes of every network and of the bundle's networks, peak memory of a
     process that samples a batch), "targets" (for each format the least seconds an image, what they are spent on and notes, or
     why it does not run), "figures" (what the times of each target are made of), "compile" (peak memory). Raises AigcEdgeError
-    for unknown names and sources that cannot be opened.
+    for an unknown solver and sources that cannot be opened.
     """
-    from aigc_edge.compress.formats.base import parse
-
-    devices, chosen = [_with_figures(device, threads) for device in devices_of(targets)], [parse(text) for text in formats]
+    devices, chosen = [_with_figures(device, request.threads) for device in request.targets], list(request.formats.values())
     program = source.programs(solver, steps, guidance_scale)[0]
     surveys, files = survey_source(source), all(isinstance(part, OnnxPart) for part in source.parts())
     main = next(name for name in MAIN if any(survey.component == name for survey in surveys))
@@ -96,10 +93,10 @@ def plan(
     }
 
 
-def _with_figures(device: Target, threads: int | None) -> Target:
+def _with_figures(device: Target, threads: int) -> Target:
     from aigc_edge.preflight.processor import measured
 
-    return measured(device, threads or physical_cores()) if device.kind == "cpu" and device.name in here() else device
+    return measured(device, threads) if device.kind == "cpu" and device.name in this_machine() else device
 
 
 def _graphs(format: Format, devices: Sequence[Target]) -> int:
@@ -130,9 +127,9 @@ def _on(
     calls: Mapping[str, tuple[int, float]],
     batch: int,
 ) -> dict[str, Any]:
-    if format.name not in target.precisions:
-        return {"why_not": f"{target.name} runs {', '.join(target.precisions)}"}
-    found = {target.limit(format.asked, weight.operator) for survey in surveys for weight in survey.weights}
+    if not runs_on(type(format), target):
+        return {"why_not": f"{target.name} runs {', '.join(formats_of(target))}"}
+    found = {limit_of(target, format.asked, weight.operator) for survey in surveys for weight in survey.weights}
     limits = [limit for limit in found if limit is not None]
     impossible = [limit for limit in limits if limit.runs is None]
     if impossible:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.component import TEXT_ENCODERS
 from aigc_edge.engines import laid_out
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.targets import Target
-from aigc_edge.text_conditions.encoders import NAMES
 
 if TYPE_CHECKING:
     from aigc_edge.compress.formats.base import Format
@@ -101,7 +101,7 @@ def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: 
     """Peak memory of a process that samples with onnxruntime for the first time: its networks, of which one is being opened, text
     encoders last, or with the activations of the largest evaluation."""
     held, most = PROCESS_BYTES, 0.0
-    for survey in sorted(surveys, key=lambda survey: survey.component in NAMES):
+    for survey in sorted(surveys, key=lambda survey: survey.component in TEXT_ENCODERS):
         opening, after = _opened(survey, files[survey.component], formats[survey.component].name)
         held += SESSION_BYTES
         most = max(most, held + opening)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aigc_edge.bundle.sizes import Size
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
-from aigc_edge.sizes import Size
-from aigc_edge.spec import ComponentSpec
 
 if TYPE_CHECKING:
     import torch
@@ -194,7 +194,7 @@ class Source(ABC):
         """Where weights and data came from and on what terms: the manifest's "provenance" without the command."""
 
 
-SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources")
+SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources", Source)
 
 
 def open_source(text: str, options: SourceOptions | None = None) -> Source:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aigc_edge import data
+from aigc_edge.bundle.sizes import Dim, Size, listed, named, sides
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role, TensorSpec
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sizes import Dim, Size, listed, named, sides
 from aigc_edge.sources.base import Part, Source, SourceOptions
-from aigc_edge.spec import BATCH, ComponentSpec, Role, TensorSpec
 
 if TYPE_CHECKING:
     import torch

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aigc_edge import data
+from aigc_edge.bundle.sizes import Dim, Size, at, named, sides
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role, TensorSpec
 from aigc_edge.data.image_set import ImageSet
-from aigc_edge.diffusion.build import resolve
+from aigc_edge.diffusion import resolve
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
-from aigc_edge.sizes import Dim, Size, at, named, sides
 from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
 from aigc_edge.sources.onnx_model import (
     Tensor,
@@ -31,7 +32,6 @@ from aigc_edge.sources.onnx_model import (
     signature,
     with_shapes,
 )
-from aigc_edge.spec import BATCH, ComponentSpec, Role, TensorSpec
 
 if TYPE_CHECKING:
     import onnx

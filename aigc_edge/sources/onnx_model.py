@@ -16,11 +16,11 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.bundle.external import Place, check_places, mapped, read_weights
+from aigc_edge.bundle.sizes import METADATA, Size, named
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role
 from aigc_edge.compress.graphs.graph import outline
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.external import Place, check_places, mapped, read_weights
-from aigc_edge.sizes import METADATA, Size, named
-from aigc_edge.spec import BATCH, ComponentSpec, Role
 
 OPSET, LEAST_OPSET = 20, 9  # what quantisers and TensorRT take; what onnx can bring up to it
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

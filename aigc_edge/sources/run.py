@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge import data
+from aigc_edge.bundle.provenance import of_run
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.provenance import of_run
 from aigc_edge.models.base import load_run
 from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
 

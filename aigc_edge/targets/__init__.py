@@ -1,24 +1,57 @@
-"""Targets: the devices that a bundle can be compiled for. One small JSON a device; nobody edits a list."""
+"""Targets: the devices that a bundle can be compiled for, one small JSON file each.
+
+Another distribution adds targets by an entry point in the group `aigc_edge.targets`, whose object is a package or folder of JSON
+files, the path of one, or its members as a dict.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.registry import extensions, skip
 from aigc_edge.targets.target import Target
 
 __all__ = ["Target", "all_targets", "detect", "expand", "get", "of_gpu", "of_sm"]
 
 
+GROUP = "aigc_edge.targets"
+
+
 @functools.cache
 def all_targets() -> dict[str, Target]:
-    """Every target by name."""
-    found = (Target.from_json(json.loads(path.read_text("utf-8"))) for path in sorted(Path(__file__).parent.glob("*.json")))
-    return {target.name: target for target in found}
+    """Every target by name, those of other distributions last."""
+    found = {target.name: target for target in _targets_in(Path(__file__).parent)}
+    for point, resource in extensions(GROUP):
+        try:
+            added = list(_targets_in(resource))
+        except (AigcEdgeError, AttributeError, OSError, ValueError, TypeError) as error:
+            skip(point, f"is no target ({error})")
+            continue
+        for target in added:
+            if found.setdefault(target.name, target) is not target:
+                skip(point, f"has a target of a name that is taken, {target.name!r}")
+    return found
+
+
+def _targets_in(resource: Any) -> Iterator[Target]:
+    """The targets of a dict, a JSON file, a folder of them or a package."""
+    if isinstance(resource, dict):
+        yield Target.from_json(resource)
+    elif isinstance(resource, ModuleType):
+        for folder in resource.__path__:
+            yield from _targets_in(folder)
+    elif Path(resource).is_dir():
+        for path in sorted(Path(resource).glob("*.json")):
+            yield from _targets_in(path)
+    else:
+        yield from _targets_in(json.loads(Path(resource).read_text("utf-8")))
 
 
 def get(name: str) -> Target:

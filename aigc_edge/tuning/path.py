@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aigc_edge.diffusion import Row, resolve
+from aigc_edge.diffusion import Level, Row, resolve
 from aigc_edge.diffusion.prediction import Coefficients
-from aigc_edge.diffusion.schedule import Level
 from aigc_edge.errors import ProgramError
 
 _SHAPES: tuple[tuple[str, Callable[[float, float], float]], ...] = (

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aigc_edge.diffusion import SOLVERS, Program, build, options
-from aigc_edge.diffusion.schedule import SCHEDULES
-from aigc_edge.diffusion.spacing import SIGMA_SPACINGS, TIME_SPACINGS
+from aigc_edge.diffusion import SCHEDULES, SOLVERS, Program, build, options
+from aigc_edge.diffusion.builder import schedule_kind
+from aigc_edge.diffusion.schedules.spacing import SIGMA_SPACINGS, TIME_SPACINGS
 from aigc_edge.errors import ProgramError
 
 
@@ -41,8 +41,7 @@ def standard(schedule: Mapping[str, Any], nfe: int, guidance_scale: float = 1.0)
 
 
 def _choices(schedule: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    kind = schedule.get("kind", {"edm": "edm", "flow": "flow"}.get(str(schedule.get("prediction")), "vp"))
-    known = options.parameters(SCHEDULES[kind])
+    known = options.parameters(SCHEDULES[schedule_kind(schedule)])
     spacings = [*SIGMA_SPACINGS, *TIME_SPACINGS] if "spacing" in known else [None]
     ends = ["zero", "sigma_min"] if "final_sigma" in known else [None]
     yield "", dict(schedule)

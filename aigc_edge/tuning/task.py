@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.diffusion.reference import Network
+from aigc_edge.diffusion.reference import NetworkFunction
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.tuning.path import NoisePath
 from aigc_edge.tuning.table import Table
@@ -27,7 +27,7 @@ class Task:
     `spent(n)` is called after `n` evaluated samples.
     """
 
-    network: Network
+    network: NetworkFunction
     path: NoisePath
     latents: Images
     target: Images

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge.diffusion import Program, build, reference
-from aigc_edge.diffusion.reference import Network
+from aigc_edge.diffusion.reference import NetworkFunction
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.tuning import fit
 from aigc_edge.tuning.path import NoisePath
@@ -81,7 +81,7 @@ class Tuner:
 
     def __init__(
         self,
-        network: Network,
+        network: NetworkFunction,
         schedule: Mapping[str, Any],
         training: Noise,
         held_out: Noise,
@@ -223,7 +223,7 @@ def _range(table: Table) -> NDArray[np.float64]:
 
 
 def tune_network(
-    network: Network, schedule: Mapping[str, Any], nfe: int, training: Noise, held_out: Noise, **options: Any
+    network: NetworkFunction, schedule: Mapping[str, Any], nfe: int, training: Noise, held_out: Noise, **options: Any
 ) -> Program:
     """The tuned program of `nfe` evaluations for any network callable; see `Tuner`, whose options it takes, and `Tuner.tune`."""
     return Tuner(network, schedule, training, held_out, **options).tune(nfe).program

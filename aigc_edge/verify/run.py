@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import aigc_edge
+from aigc_edge.bundle.spec import Role
 from aigc_edge.diffusion import Program, noise
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.metrics.paired import relative_l2
-from aigc_edge.pipeline import Pipeline
-from aigc_edge.spec import ComponentSpec
+from aigc_edge.runtime.pipeline import Pipeline
 from aigc_edge.verify.trace import PEERS, Evaluation, Recipe, Trace
 from aigc_edge.verify.verification import Verification
 
@@ -56,8 +56,7 @@ def verify(
         if _input(pipeline, "condition") or _input(pipeline, "guidance"):
             raise AigcEdgeError(f"{bundle} generates by conditions or is told the guidance scale: verify compares none such yet")
         chosen = plan if guidance_scale is None else plan.with_guidance(guidance_scale)
-        conditions = pipeline.manifest.get("classes")
-        count = int(conditions["count"]) if conditions else 0
+        count = pipeline.manifest.num_classes
         if not count:
             chosen = chosen.with_guidance(1.0)
         labels = np.arange(samples) % count if classes is None and count else classes
@@ -91,7 +90,7 @@ def _recipe(
     null_class: int | None,
     scheduler: str | None,
 ) -> Recipe:
-    shape = tuple(int(size) for size in pipeline.manifest["sample_shape"])
+    shape = tuple(int(size) for size in pipeline.manifest.sample_shape)
     drawn = noise.draw(SOURCE, [seed + i for i in range(samples)], shape, 1 + len(program.draws))
     classes = None if labels is None else np.asarray(labels, np.int64)
     if classes is not None and classes.shape != (samples,):
@@ -105,10 +104,10 @@ def _recipe(
     return Recipe(program, drawn[0], drawn[1:], classes, null_class, seed, network, scheduler)
 
 
-def _input(pipeline: Pipeline, role: str) -> str | None:
+def _input(pipeline: Pipeline, role: Role) -> str | None:
     """The name of the denoiser's input of that role."""
-    spec = ComponentSpec.from_json("denoiser", pipeline.manifest["components"]["denoiser"])
-    return next((tensor.name for tensor in spec.inputs if tensor.role == role), None)
+    denoiser = pipeline.manifest.denoiser
+    return next((tensor.name for tensor in denoiser.onnx.of_role(role)), None) if denoiser else None
 
 
 def _run(pipeline: Pipeline, recipe: Recipe, program: str | None, solver: str | None, steps: int | None) -> Trace:

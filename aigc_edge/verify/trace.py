@@ -43,4 +43,4 @@ class Recipe:
     scheduler: str | None = None
 
 
-PEERS: Registry[Callable[[Recipe], Trace]] = Registry("peer", "aigc_edge.verify.peers")
+PEERS: Registry[Callable[[Recipe], Trace]] = Registry("peer", "aigc_edge.verify.peers", "aigc_edge.peers")

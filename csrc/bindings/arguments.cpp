@@ -75,12 +75,36 @@ void PythonArguments::fail_with_python_error(const char* name) const {
   fail(name, "cannot be used: " + message.substr(0, message.find('\n')));
 }
 
+void PythonArguments::check_all_used(const ops::Op& op) const {
+  const Py_ssize_t count = positional_ + (keywords_ ? PyTuple_GET_SIZE(keywords_) : 0);
+  if (used_ == count) return;
+  std::string names;
+  for (const ops::Parameter& parameter : parameters_of(op)) names += (names.empty() ? "" : ", ") + parameter.name;
+  throw Error(kInvalidArgument, op.name + (": " + std::to_string(count)) + " arguments were given and only " +
+                                    std::to_string(used_) + " can be used: the parameters are " + names);
+}
+
+// The value for a parameter: the next positional one, or that of the keyword; null where there is none.
+PyObject* PythonArguments::find(const char* name) {
+  if (used_ < positional_) return values_[used_++];
+  const Py_ssize_t count = keywords_ ? PyTuple_GET_SIZE(keywords_) : 0;
+  for (Py_ssize_t i = 0; i < count; ++i) {  // usually in the order of the parameters
+    const Py_ssize_t index = (keyword_ + i) % count;
+    if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords_, index), name) != 0) continue;
+    keyword_ = index + 1;
+    ++used_;
+    return values_[positional_ + index];
+  }
+  return nullptr;
+}
+
 Argument PythonArguments::next(const char* name) {
-  if (used_ == count_) fail(name, "is missing: " + std::to_string(count_) + " arguments were given");
-  PyObject* const object = objects_[used_++];
+  PyObject* const object = find(name);
   Argument argument;
-  if (object == Py_None) return argument;
-  if (PyFloat_Check(object)) {
+  if (!object) return argument;
+  if (object == Py_None) {
+    argument.kind = Argument::kNone;
+  } else if (PyFloat_Check(object)) {
     argument.kind = Argument::kReal;
     argument.real = PyFloat_AS_DOUBLE(object);
   } else if (!PyLong_Check(object) && read_tensor(name, object, argument.tensor)) {
@@ -108,10 +132,9 @@ bool PythonArguments::read_tensor(const char* name, PyObject* object, Tensor& te
       fail(name, "requires a gradient, and native ops compute none: pass tensor.detach()");
     if (exchange->tensor_from_object(object, &storage_) != 0) fail_with_python_error(name);
     tensor = view(name, storage_, false);
-    if (tensor.device.kind == Device::kCuda && exchange->current_stream && !has_stream_) {
-      if (exchange->current_stream(dlpack::kCuda, storage_.device_id, &stream_) != 0) fail_with_python_error(name);
-      has_stream_ = true;
-    }
+    if (tensor.device.kind == Device::kCuda && exchange->current_stream && !stream_ &&
+        exchange->current_stream(dlpack::kCuda, storage_.device_id, &stream_) != 0)
+      fail_with_python_error(name);
     return true;
   }
   const py::object method = py::getattr(object, names().dlpack, py::handle());
@@ -123,7 +146,7 @@ bool PythonArguments::read_tensor(const char* name, PyObject* object, Tensor& te
     capsule = PyObject_CallNoArgs(method.ptr());
   }
   if (!capsule) fail_with_python_error(name);
-  capsules_.reserve(static_cast<size_t>(count_));
+  if (capsules_.empty()) capsules_.reserve(8);
   capsules_.push_back(py::reinterpret_steal<py::object>(capsule));
   if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
     const auto* managed = static_cast<const dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));

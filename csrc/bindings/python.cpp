@@ -30,13 +30,12 @@ void raise(const ae::Error& error) {
 }
 
 // Plain C functions, because pybind11's conversion of variadic arguments would cost more than a small op.
-PyObject* run(const ae::ops::Op& op, PyObject* const* objects, Py_ssize_t count) noexcept {
+PyObject* run(PyObject* self, PyObject* const* values, Py_ssize_t positional, PyObject* keywords) noexcept {
   try {
-    ae::PythonArguments arguments(op.name, objects, count);
+    const auto& op = *static_cast<const ae::ops::Op*>(PyCapsule_GetPointer(self, kOpCapsule));
+    ae::PythonArguments arguments(op.name, values, positional, keywords);
     const ae::ops::BoundOp bound = op.bind(arguments);
-    if (!arguments.complete())
-      throw ae::Error(ae::kInvalidArgument,
-                      op.name + (": " + std::to_string(count)) + " arguments were given, which are too many");
+    arguments.check_all_used(op);
     const int used_threads = op_threads();
     {
       const py::gil_scoped_release nogil;
@@ -53,24 +52,23 @@ PyObject* run(const ae::ops::Op& op, PyObject* const* objects, Py_ssize_t count)
   return nullptr;
 }
 
-PyObject* call_bound(PyObject* self, PyObject* const* objects, Py_ssize_t count) {
-  return run(*static_cast<const ae::ops::Op*>(PyCapsule_GetPointer(self, kOpCapsule)), objects, count);
-}
-
-PyMethodDef bound_method = {"op", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_bound)), METH_FASTCALL,
-                            "Runs one native op; _core.ops() has its parameters."};
+PyMethodDef run_method = {"op", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run)), METH_FASTCALL | METH_KEYWORDS,
+                          "Runs one native op; _core.ops() has its parameters."};
 
 py::object op(const std::string& name) {
   const ae::ops::Op& op = ae::ops::find(name);
   const auto self = py::reinterpret_steal<py::object>(PyCapsule_New(const_cast<ae::ops::Op*>(&op), kOpCapsule, nullptr));
-  return py::reinterpret_steal<py::object>(PyCFunction_NewEx(&bound_method, self.ptr(), nullptr));
+  return py::reinterpret_steal<py::object>(PyCFunction_NewEx(&run_method, self.ptr(), nullptr));
 }
 
 py::dict ops() {
   py::dict ops;
   for (const ae::ops::Op& op : ae::ops::all()) {
     py::dict parameters;
-    for (const ae::ops::Parameter& parameter : parameters_of(op)) parameters[parameter.name.c_str()] = parameter.type;
+    for (const ae::ops::Parameter& p : parameters_of(op)) {
+      const py::tuple optional = py::make_tuple(p.type, p.default_value);
+      parameters[p.name.c_str()] = p.required ? py::tuple(py::make_tuple(p.type)) : optional;
+    }
     ops[op.name] = parameters;
   }
   return ops;
@@ -95,8 +93,8 @@ PYBIND11_MODULE(_core, module) {
       raise(error);
     }
   });
-  module.def("ops", &ops, "Name of every native op → its parameters: name → type, such as \"inout float32[S, N, E]\".");
-  module.def("op", &op, py::arg("name"), "The native op of that name, as a function of positional arguments.");
+  module.def("ops", &ops, "Name of every native op → its parameters: name → (type,) or (type, default).");
+  module.def("op", &op, py::arg("name"), "The native op of that name, as a function.");
   module.def("cuda_unavailable", &ae::cuda_unavailable, "Empty when CUDA kernels can run here, else why not.");
   module.def("cuda_architectures", &ae::cuda_architectures, "What the CUDA kernels were compiled for; empty without CUDA.");
   module.def("isas", &ae::available_isas, "CPU instruction sets that can be used here, best last.");

@@ -62,7 +62,7 @@ class PythonRows {
             const py::object& mask, const py::object& known, const py::object& known_noise, int channels) {
     PyObject* objects[] = {slots.ptr(), net_input.ptr(), seeds.ptr(),      nonfinite.ptr(),
                            mask.ptr(),  known.ptr(),     known_noise.ptr()};
-    ae::PythonArguments arguments("Rows.bind", objects, std::size(objects));
+    ae::PythonArguments arguments("Rows.bind", objects, std::size(objects), nullptr);
     ae::RowBuffers b;
     int64_t slot_count = program_.slots, halves = rows_.max_halves();
     Size s{"S", slot_count, kProgram}, n{"N", b.samples}, e{"E", b.elements}, k{"K", halves, kProgram};
@@ -86,7 +86,7 @@ class PythonRows {
   void set_noise(const py::object& noise) {
     require_bound();
     PyObject* object = noise.ptr();
-    ae::PythonArguments arguments("Rows", &object, 1);
+    ae::PythonArguments arguments("Rows", &object, 1, nullptr);
     const float* data = nullptr;
     int64_t draws = static_cast<int64_t>(program_.draws()), samples = buffers_.samples, elements = buffers_.elements;
     Size d{"D", draws, kProgram}, n{"N", samples, "slots"}, e{"E", elements, "slots"};
@@ -107,7 +107,7 @@ class PythonRows {
                              : "step " + std::to_string(r) + " needs the network's output of row " + std::to_string(r - 1));
     // Where there is no output the slots say which stream the framework works on.
     PyObject* object = r == 0 ? bound_[0].ptr() : output.ptr();
-    ae::PythonArguments arguments("Rows.run", &object, 1);
+    ae::PythonArguments arguments("Rows.run", &object, 1, nullptr);
     const void* data = nullptr;
     ae::DType dtype = buffers_.dtype;
     int64_t samples = buffers_.samples, elements = buffers_.elements;

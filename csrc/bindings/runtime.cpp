@@ -70,42 +70,94 @@ void release(void* user, uint64_t binding) {
 }
 
 template <class T>
-using Given = std::optional<py::array_t<T, py::array::c_style | py::array::forcecast>>;
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
-template <class T>
-const T* pointer(const Given<T>& array, size_t count, const char* name) {
-  if (!array) return nullptr;
-  if (static_cast<size_t>(array->size()) != count)
-    throw ae::Error(ae::kInvalidArgument, std::string(name) + " holds " + std::to_string(array->size()) +
-                                              " values, it must hold " + std::to_string(count));
-  return array->data();
-}
-
-// Conditions by name as the C API takes them; the arrays live in here.
-class Tensors {
+// A request's attributes as the C API takes them: an object with the names of ae_sample_options. What they point to lives in
+// here.
+class SampleOptions {
  public:
-  explicit Tensors(const py::dict& given) {
-    arrays_.reserve(given.size());
-    tensors_.reserve(given.size());
-    for (const auto& [name, value] : given) {
-      names_.push_back(name.cast<std::string>());
-      arrays_.push_back(value.cast<py::array_t<float, py::array::c_style | py::array::forcecast>>());
-      const auto& array = arrays_.back();
-      shapes_.emplace_back(array.shape(), array.shape() + array.ndim());
-      tensors_.push_back({sizeof(ae_tensor), names_.back().c_str(), AE_FLOAT32, static_cast<int32_t>(array.ndim()),
-                          shapes_.back().data(), const_cast<float*>(array.data())});
-      pointers_.push_back(&tensors_.back());
-    }
+  SampleOptions(const py::object& request, size_t elements) : request_(request) {
+    const auto n = request.attr("count").cast<size_t>();
+    const auto output = request.attr("output").cast<std::string>();
+    options_.size = sizeof options_;
+    options_.count = static_cast<int32_t>(n);
+    options_.output = output == "uint8" ? AE_OUTPUT_RGB8 : AE_OUTPUT_FLOAT32;
+    options_.seed = request.attr("seed").cast<uint64_t>();
+    options_.program = text("program");
+    options_.seeds = array<uint64_t>("seeds", n);
+    options_.classes = array<int32_t>("classes", n);
+    options_.negative_classes = array<int32_t>("negative_classes", n);
+    options_.guidance_scale = number("guidance_scale", scale_);
+    options_.guidance_rescale = number("guidance_rescale", rescale_);
+    options_.latents = array<float>("latents", n * elements);
+    options_.mask = array<float>("mask", n * elements);
+    options_.known = array<float>("known", n * elements);
+    options_.known_noise = array<float>("known_noise", n * elements);
+    const py::object noise = request.attr("noise");
+    options_.num_draws = noise.is_none() ? 0 : py::len(noise);
+    options_.noise = array<float>("noise", options_.num_draws * n * elements);
+    own_.fill(request.attr("conditions"));
+    negative_.fill(request.attr("negative_conditions"));
+    options_.conditions = own_.pointers.data();
+    options_.num_conditions = own_.pointers.size();
+    options_.negative_conditions = negative_.pointers.data();
+    options_.num_negative_conditions = negative_.pointers.size();
   }
-  const ae_tensor* const* data() const { return pointers_.data(); }
-  size_t size() const { return pointers_.size(); }
+  SampleOptions(const SampleOptions&) = delete;
+  SampleOptions& operator=(const SampleOptions&) = delete;
+  const ae_sample_options& get() const { return options_; }
 
  private:
-  std::deque<std::string> names_;
-  std::deque<std::vector<int64_t>> shapes_;
-  std::vector<py::array_t<float, py::array::c_style | py::array::forcecast>> arrays_;
-  std::vector<ae_tensor> tensors_;
-  std::vector<const ae_tensor*> pointers_;
+  // Conditions by name.
+  struct Tensors {
+    std::deque<std::string> names;
+    std::deque<std::vector<int64_t>> shapes;
+    std::deque<Array<float>> arrays;
+    std::deque<ae_tensor> tensors;
+    std::vector<const ae_tensor*> pointers;
+
+    void fill(const py::object& conditions) {
+      if (conditions.is_none()) return;
+      for (const auto& [name, value] : conditions.cast<py::dict>()) {
+        names.push_back(name.cast<std::string>());
+        const auto& array = arrays.emplace_back(value.cast<Array<float>>());
+        const auto& shape = shapes.emplace_back(array.shape(), array.shape() + array.ndim());
+        tensors.push_back({sizeof(ae_tensor), names.back().c_str(), AE_FLOAT32, static_cast<int32_t>(array.ndim()), shape.data(),
+                           const_cast<float*>(array.data())});
+        pointers.push_back(&tensors.back());
+      }
+    }
+  };
+
+  const char* text(const char* name) {
+    const py::object value = request_.attr(name);
+    return value.is_none() ? nullptr : texts_.emplace_back(value.cast<std::string>()).c_str();
+  }
+  const float* number(const char* name, float& into) {
+    const py::object value = request_.attr(name);
+    if (value.is_none()) return nullptr;
+    into = static_cast<float>(value.cast<double>());
+    return &into;
+  }
+  template <class T>
+  const T* array(const char* name, size_t count) {
+    const py::object value = request_.attr(name);
+    if (value.is_none()) return nullptr;
+    auto array = value.cast<Array<T>>();
+    if (static_cast<size_t>(array.size()) != count)
+      throw ae::Error(ae::kInvalidArgument, std::string(name) + " holds " + std::to_string(array.size()) +
+                                                " values, it must hold " + std::to_string(count));
+    const T* data = array.data();
+    arrays_.push_back(std::move(array));
+    return data;
+  }
+
+  const py::object& request_;
+  ae_sample_options options_ = {};
+  float scale_ = 1, rescale_ = 0;
+  std::deque<std::string> texts_;
+  std::deque<py::object> arrays_;
+  Tensors own_, negative_;
 };
 
 class Handle {
@@ -170,53 +222,33 @@ class Handle {
 
   void add_program(const std::string& json) { check(ae_add_program(open(), json.data(), json.size())); }
 
-  py::array sample(int count, uint64_t seed, const Given<uint64_t>& seeds, const Given<int32_t>& classes,
-                   const Given<int32_t>& negative_classes, const std::string& program, std::optional<float> guidance_scale,
-                   std::optional<float> guidance_rescale, size_t elements, const Given<float>& latents, const Given<float>& noise,
-                   const Given<float>& mask, const Given<float>& known, const Given<float>& known_noise, ae_output output,
-                   const py::dict& conditions, const py::dict& negative_conditions) {
-    const auto n = static_cast<size_t>(count);
-    ae_sample_options options = {};
-    options.size = sizeof options;
-    options.program = program.empty() ? nullptr : program.c_str();
-    options.count = count;
-    options.output = output;
-    options.seed = seed;
-    options.seeds = pointer(seeds, n, "seeds");
-    options.classes = pointer(classes, n, "classes");
-    options.negative_classes = pointer(negative_classes, n, "negative_classes");
-    options.guidance_scale = guidance_scale ? &*guidance_scale : nullptr;
-    options.guidance_rescale = guidance_rescale ? &*guidance_rescale : nullptr;
-    options.latents = pointer(latents, n * elements, "latents");
-    options.num_draws = noise ? static_cast<size_t>(noise->shape(0)) : 0;
-    options.noise = pointer(noise, options.num_draws * n * elements, "noise");
-    options.mask = pointer(mask, n * elements, "mask");
-    options.known = pointer(known, n * elements, "known");
-    options.known_noise = pointer(known_noise, n * elements, "known_noise");
-    const Tensors own(conditions), negative(negative_conditions);
-    options.conditions = own.data();
-    options.num_conditions = own.size();
-    options.negative_conditions = negative.data();
-    options.num_negative_conditions = negative.size();
+  void check_request(const py::object& request, size_t elements) {
+    const SampleOptions options(request, elements);
+    check(ae_check(open(), &options.get()));
+  }
+
+  py::array sample(const py::object& request, size_t elements) {
+    ae_handle* handle = open();
+    const SampleOptions options(request, elements);
     auto image = std::make_unique<ae_image>();
     *image = {};
     image->size = sizeof *image;
-    ae_handle* handle = open();
     ae_status status = AE_OK;
     {
       const py::gil_scoped_release nogil;
-      status = ae_sample(handle, &options, image.get());
+      status = ae_sample(handle, &options.get(), image.get());
     }
     check(status);
     const py::ssize_t N = image->count, H = image->height, W = image->width, C = image->channels;
-    const auto shape = output == AE_OUTPUT_RGB8 ? std::vector<py::ssize_t>{N, H, W, C} : std::vector<py::ssize_t>{N, C, H, W};
+    const bool rgb8 = image->output == AE_OUTPUT_RGB8;
+    const auto shape = rgb8 ? std::vector<py::ssize_t>{N, H, W, C} : std::vector<py::ssize_t>{N, C, H, W};
     void* data = image->data;
     py::capsule owner(image.release(), [](void* p) {
       auto* owned = static_cast<ae_image*>(p);
       ae_image_free(owned);
       delete owned;
     });
-    return py::array(py::dtype(output == AE_OUTPUT_RGB8 ? "uint8" : "float32"), shape, data, owner);
+    return py::array(py::dtype(rgb8 ? "uint8" : "float32"), shape, data, owner);
   }
 
   py::dict statistics() const {
@@ -263,10 +295,8 @@ void bind_runtime(py::module_& m) {
       .def("file", &Handle::file, py::arg("name"))
       .def("verify", &Handle::verify, py::arg("name"))
       .def("add_program", &Handle::add_program, py::arg("json"))
-      .def("sample", &Handle::sample, py::kw_only(), py::arg("count"), py::arg("seed"), py::arg("seeds"), py::arg("classes"),
-           py::arg("negative_classes"), py::arg("program"), py::arg("guidance_scale"), py::arg("guidance_rescale"),
-           py::arg("elements"), py::arg("latents"), py::arg("noise"), py::arg("mask"), py::arg("known"), py::arg("known_noise"),
-           py::arg("output"), py::arg("conditions") = py::dict(), py::arg("negative_conditions") = py::dict())
+      .def("check", &Handle::check_request, py::arg("request"), py::arg("elements"))
+      .def("sample", &Handle::sample, py::arg("request"), py::arg("elements"))
       .def_property_readonly("manifest", &Handle::manifest)
       .def_property_readonly("statistics", &Handle::statistics);
 }

@@ -22,39 +22,39 @@ void Arguments::fail(const char* name, const std::string& problem) const {
 }
 
 void Arguments::scalar(const char* name, double& field) {
-  if (parameters_) return parameters_->push_back({name, name_of(DType::kFloat64)});
+  if (parameters_) return parameters_->push_back({name, name_of(DType::kFloat64), false, field});
   const Argument value = next(name);
+  if (value.kind == Argument::kAbsent) return;
   if (value.kind != Argument::kReal && value.kind != Argument::kInteger) fail(name, "must be a number");
   field = value.kind == Argument::kReal ? value.real : static_cast<double>(value.integer);
 }
 
-void Arguments::scalar(const char* name, int32_t& field) {
-  using Limits = std::numeric_limits<int32_t>;
-  field = static_cast<int32_t>(integer(name, DType::kInt32, Limits::min(), Limits::max()));
-}
+void Arguments::scalar(const char* name, int32_t& field) { integer(name, field, false); }
+void Arguments::scalar(const char* name, uint32_t& field, bool required) { integer(name, field, required); }
 
-void Arguments::scalar(const char* name, uint32_t& field) {
-  field = static_cast<uint32_t>(integer(name, DType::kUint32, 0, std::numeric_limits<uint32_t>::max()));
-}
-
-int64_t Arguments::integer(const char* name, DType dtype, int64_t low, int64_t high) {
-  if (parameters_) return parameters_->push_back({name, name_of(dtype)}), 0;
+template <class T>
+void Arguments::integer(const char* name, T& field, bool required) {
+  if (parameters_) return parameters_->push_back({name, name_of(dtype_of<T>()), required, static_cast<double>(field)});
   const Argument value = next(name);
+  if (value.kind == Argument::kAbsent && required) fail(name, "is missing: this argument has no default");
+  if (value.kind == Argument::kAbsent) return;
   if (value.kind != Argument::kInteger) fail(name, "must be an integer");
+  constexpr int64_t low = std::numeric_limits<T>::min(), high = std::numeric_limits<T>::max();
   if (value.integer < low || value.integer > high) {
     fail(name,
          "is " + std::to_string(value.integer) + ": " + std::to_string(low) + " to " + std::to_string(high) + " is allowed");
   }
-  return value.integer;
+  field = static_cast<T>(value.integer);
 }
 
 void* Arguments::data(const char* name, DType dtype, const Access& access, Dims dims, DType* actual) {
   if (parameters_) {
-    parameters_->push_back({name, std::string(access.name) + " " + name_of(dtype) + text(dims)});
+    parameters_->push_back({name, std::string(access.name) + " " + name_of(dtype) + text(dims), !access.optional});
     return nullptr;
   }
   const Argument value = next(name);
-  if (value.kind == Argument::kNone && access.optional) return nullptr;
+  if (access.optional && (value.kind == Argument::kAbsent || value.kind == Argument::kNone)) return nullptr;
+  if (value.kind == Argument::kAbsent) fail(name, "is missing: this argument has no default");
   const bool any_float = dtype == DType::kFloating;
   const auto expected = [&] { return (any_float ? "float32, float16 or bfloat16 " : name_of(dtype)) + text(dims); };
   if (value.kind != Argument::kTensor) fail(name, "must be a tensor, " + expected() + (access.optional ? ", or None" : ""));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -12,16 +13,18 @@ namespace ae::ops {
 
 // An argument of any type, as a language binding passes it.
 struct Argument {
-  enum Kind : uint8_t { kNone, kTensor, kInteger, kReal };
-  Kind kind = kNone;
+  enum Kind : uint8_t { kAbsent, kNone, kTensor, kInteger, kReal };
+  Kind kind = kAbsent;
   Tensor tensor;
   int64_t integer = 0;
   double real = 0.0;
 };
 
-// A parameter as the Python reference annotates it: "slots", "inout float32[S, N, E]".
+// A parameter as the Python reference declares it: "slots", "inout float32[S, N, E]". The default is that of a scalar.
 struct Parameter {
   std::string name, type;
+  bool required;
+  std::optional<double> default_value = std::nullopt;
 };
 
 // A named dimension: the first tensor that has it sets `value`, a field of the parameters; all others must agree.
@@ -68,20 +71,21 @@ class Arguments {
   }
   void scalar(const char* name, double& field);
   void scalar(const char* name, int32_t& field);
-  void scalar(const char* name, uint32_t& field);
+  void scalar(const char* name, uint32_t& field, bool required = false);
 
   Device device() const { return device_; }  // of the tensors that were read
 
  protected:
   explicit Arguments(const char* op) : op_(op) {}
-  // The next argument, which is for the parameter `name`; its tensor's shape and strides are valid until the next call.
-  virtual Argument next(const char* name) { fail(name, "is missing"); }
+  // The argument for the parameter `name`, which is the next one; its tensor's shape and strides are valid until the next call.
+  virtual Argument next(const char* /*name*/) { return {}; }
   [[noreturn]] void fail(const char* name, const std::string& problem) const;
 
  private:
   void* data(const char* name, DType dtype, const Access& access, Dims dims, DType* actual = nullptr);
   void match(const char* name, const Tensor& tensor, Dims dims);
-  int64_t integer(const char* name, DType dtype, int64_t low, int64_t high);
+  template <class T>
+  void integer(const char* name, T& field, bool required);
 
   const char* op_ = "";
   std::vector<Parameter>* parameters_ = nullptr;

@@ -1,4 +1,4 @@
-// Samples are cut into blocks of a fixed size, so that what an element is computed with never depends on batch or threads.
+// Samples are divided into blocks of a fixed size, so that the result for an element never depends on the batch or the threads.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ static inline void for_each_block(int64_t begin, int64_t end, int64_t elements, 
   }
 }
 
-// What an op's check() returns: how much there is to do. A unit is what cpu.cpp counts in, usually a block.
+// What an op's check() returns: how much there is to do. Units, usually blocks, are what cpu.cpp takes a range of.
 struct Work {
   int64_t units;
   int64_t bytes;  // read and written

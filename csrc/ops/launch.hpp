@@ -1,4 +1,4 @@
-// How an op is to be run; part of every parameter struct.
+// How to run an op; part of every parameter struct.
 #pragma once
 
 #include "core/tensor.hpp"
@@ -6,7 +6,7 @@
 namespace ae::ops {
 
 struct Launch {
-  int threads = 1;         // CPU: the most threads to use; small work takes one whatever stands here
+  int threads = 1;         // CPU: the maximum; small work uses one
   void* stream = nullptr;  // CUDA: the caller's stream
   Device device;           // where the pointers are
 };

@@ -156,6 +156,15 @@ ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image*
   });
 }
 
+ae_status ae_check(ae_handle* handle, const ae_sample_options* given) {
+  return guarded(handle, [&] {
+    require_open(handle);
+    ae_sample_options options = sized(given, "ae_sample_options");
+    if (options.count == 0) options.count = 1;
+    handle->sampler->check(options);
+  });
+}
+
 void ae_image_free(ae_image* image) {
   if (image == nullptr || image->size < kSmallestImage) return;
   std::free(image->data);

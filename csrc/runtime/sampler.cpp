@@ -285,14 +285,19 @@ void Sampler::run_batch(Rows& rows, const ae_sample_options& options, int first,
   ops::latent_to_rgb8(p);
 }
 
+const Program& Sampler::check(const ae_sample_options& options) const {
+  const Program& program = bundle_.program(options.program != nullptr ? options.program : "");
+  check_request(options, bundle_, program);
+  return program;
+}
+
 void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   const auto start = Clock::now();
   statistics_ = {};
   statistics_.size = sizeof statistics_;
-  const Program& program = bundle_.program(options.program != nullptr ? options.program : "");
   if (engine_.evaluate == nullptr)
     throw Error(kUnsupported, "the bundle was opened without an engine: give ae_open_options.engine to sample");
-  check_request(options, bundle_, program);
+  const Program& program = check(options);
   const auto& shape = bundle_.manifest().output_shape;
   if (options.count > kMaxImageElements / output_elements_)
     throw Error(kOutOfMemory, std::to_string(options.count) + " samples do not fit into one image array: draw fewer at once");

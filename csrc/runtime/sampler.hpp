@@ -27,6 +27,9 @@ class Sampler {
   // Fills `image`, whose data the caller frees with std::free. Throws Error; `image` is then untouched.
   void sample(const ae_sample_options& options, ae_image* image);
 
+  // Throws Error for options that `sample` would refuse; returns their program.
+  const Program& check(const ae_sample_options& options) const;
+
   const ae_statistics& statistics() const { return statistics_; }
 
  private:

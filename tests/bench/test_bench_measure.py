@@ -29,6 +29,7 @@ def test_rounds_are_interleaved_and_warm_up_is_not_kept() -> None:
     seconds = interleaved(calls, 4, warmup=2, after=after.append)
     assert [turn for _, turn in seen] == [turn for turn in range(-2, 4) for _ in "abc"]
     assert [name for name, turn in seen if turn >= 0] == after
+    assert set(seconds) == set(calls)
     assert all(len(times) == 4 and min(times) >= 0 for times in seconds.values())
 
 

@@ -90,8 +90,9 @@ def test_raw_samples_give_the_figures(measured: dict[str, Any]) -> None:
 
 
 def test_sizes_are_those_of_the_files(measured: dict[str, Any], recipe: way.Recipe) -> None:
+    assert rows(measured)
     for row in rows(measured).values():
-        file = recipe.manifest["components"][recipe.component]["formats"][row["format"]]["file"]
+        file = recipe.network.file(row["format"])
         assert row["bytes"]["networks"] == (Path(recipe.bundle) / file).stat().st_size
 
 
@@ -139,7 +140,7 @@ def test_an_unknown_format_is_a_sentence(recipe: way.Recipe) -> None:
 
 
 def test_grids_show_the_formats_and_how_far_apart_they_are(recipe: way.Recipe) -> None:
-    formats = list(recipe.manifest["components"][recipe.component]["formats"])
+    formats = list(recipe.network.formats)
     pictures = report.sample_grids(recipe, formats)
     assert list(pictures)[: len(formats)] == formats
     assert len(pictures) == len(formats) + (len(formats) > 1)

@@ -40,6 +40,7 @@ def test_all_parts_are_there_and_none_failed(result: tuple[dict[str, Any], str])
 
 def test_peers_compute_the_same_and_ratios_come_from_the_samples(result: tuple[dict[str, Any], str]) -> None:
     figures, _ = result
+    assert figures["steps"]
     for entry in figures["steps"]:
         assert entry["relative_l2_to_plain_torch"] < 1e-4
         assert set(entry["ratios"]) >= {"plain torch"}

@@ -39,7 +39,7 @@ class CommandLine:
         """Run to the end."""
         environment = {k: v for k, v in os.environ.items() if k != "AIGC_EDGE_DEBUG"} | {"OMP_NUM_THREADS": "1"}
         command = self.command(*arguments, before=before)
-        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "check": False}
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600, "check": False}
         return subprocess.run(command, cwd=folder or self.folder, env=environment, **options)
 
     def left(self, folder: Path | None = None) -> set[str]:

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,13 +58,21 @@ def test_place_that_cannot_be_written(cli: Any, own_bundle: Path) -> None:
     cli.refuse("sample", own_bundle.name, "--steps", "1", "-o", "file/x.png", says=("file/x.png",))
 
 
-def test_interrupt_leaves_nothing_behind(cli: Any, own_bundle: Path) -> None:
+@pytest.mark.parametrize("ignored", [False, True], ids=["foreground", "background"])
+def test_interrupt_leaves_nothing_behind(cli: Any, own_bundle: Path, ignored: bool) -> None:
     there = cli.left()
-    command = cli.command("sample", own_bundle.name, "-n", "1000000", "--steps", "1000", "-o", "x.png")
-    process = subprocess.Popen(command, cwd=cli.folder, stderr=subprocess.PIPE, text=True)
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    on_terminal = "import sys; sys.stderr.isatty = lambda: True"  # so that it reports its progress
+    command = cli.command("sample", own_bundle.name, "-n", "1000000", "--steps", "4", "-o", "x.png", before=on_terminal)
+    # Started as a script starts a command in the background: with the signal ignored.
+    background = ["bash", "-c", 'trap "" INT; exec "$@"', "bash"]
+    process = subprocess.Popen([*background * ignored, *command], cwd=cli.folder, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        assert b"/1000000 images" in process.stderr.read(24)  # sampling has begun
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=120)[1].decode()
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "interrupted" in errors
     assert "Traceback" not in errors
@@ -74,7 +81,7 @@ def test_interrupt_leaves_nothing_behind(cli: Any, own_bundle: Path) -> None:
 
 def test_closed_pipe_is_quiet(cli: Any, own_bundle: Path) -> None:
     command = shlex.join(cli.command("inspect", own_bundle, "--json"))
-    done = subprocess.run(["bash", "-c", f"{command} | head -c 1"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", f"{command} | head -c 1"], capture_output=True, text=True, timeout=600, check=False)
     assert done.stdout == "{"
     assert done.stderr == ""
 

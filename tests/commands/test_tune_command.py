@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aigc_edge.export.bundle import read_manifest
+from aigc_edge.bundle.bundle import Bundle
 
 SMALL = ("--samples", "8", "--held-out", "4", "--threads", "1", "--time-limit", "0.5")
 
@@ -23,7 +23,7 @@ def test_it_tunes_and_says_how_well(cli: Any, own_bundle: Path) -> None:
     assert [line.split()[:2] for line in lines[1:3]] == [["tuned-2", "2"], ["tuned-1", "1"]]
     assert "unipc-64" in done.stdout
     assert "tuning 2 evaluations" in done.stderr
-    assert {"tuned-1", "tuned-2"} <= set(read_manifest(own_bundle, verify=True)["programs"])
+    assert {"tuned-1", "tuned-2"} <= set(Bundle.open(own_bundle, verify=True).manifest.to_json()["programs"])
     shown = cli.run("sample", own_bundle, "--program", "tuned-2", "-n", "2", "--threads", "1")
     assert shown.returncode == 0, shown.stderr
     table = cli.run("inspect", own_bundle, "--program", "tuned-2")
@@ -51,23 +51,23 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], says: str, cli: Any, 
 
 
 def test_ctrl_c_keeps_what_was_found(cli: Any, own_bundle: Path) -> None:
-    before, state = read_manifest(own_bundle), own_bundle.with_name("digits.aigc.tuning.json")
+    before, state = Bundle.open(own_bundle).manifest.to_json(), own_bundle.with_name("digits.aigc.tuning.json")
     arguments = ("--nfe", "2", "--samples", "8", "--held-out", "4", "--threads", "1")
     running = subprocess.Popen(cli.command("tune", own_bundle, *arguments), stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not state.exists():
             assert running.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=120)
     finally:
         running.kill()
     assert running.returncode == 130
     assert "tuning.json keeps the best that was found" in said
     assert "Traceback" not in said
-    assert read_manifest(own_bundle, verify=True) == before
+    assert Bundle.open(own_bundle, verify=True).manifest.to_json() == before
     done = cli.run("tune", own_bundle, *arguments, "--time-limit", "0.01")
     assert done.returncode == 0, done.stderr
     assert not state.exists()

@@ -7,16 +7,17 @@ import json
 
 import pytest
 
-from aigc_edge import inspect
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.cli import main
-from aigc_edge.compile import build, places
+from aigc_edge.compile import build, build_targets
 from aigc_edge.compile.build import build_bundle
 from aigc_edge.engines import cuda_driver, tensorrt_plan
 from aigc_edge.engines.tensorrt_module import installed
 from aigc_edge.engines.tensorrt_options import BuildOptions
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import pack, read_manifest
 from aigc_edge.files import sha256_of
+from aigc_edge.report.summary import describe
 
 needs_rtx = pytest.mark.skipif("tensorrt_rtx" not in installed(), reason="tensorrt_rtx is not installed")
 ORIN = cuda_driver.Device("Orin", 87, 64 << 30)
@@ -37,12 +38,12 @@ def _state(bundle):
 
 @needs_rtx
 def test_plans_come_into_a_folder_and_stay(bundle, monkeypatch):
-    before = read_manifest(bundle)
+    before = Bundle.open(bundle).manifest.to_json()
     stages = []
     built = build_bundle(bundle, targets=["rtx-40", "l4"], progress=lambda what, done, left: stages.append((what, done)))
     assert built.made == ("denoiser fp32 rtx-40", "denoiser fp32 l4")
-    manifest = read_manifest(bundle, verify=True)
-    assert inspect.describe(bundle)["verified"] == len(manifest["files"])  # by the native reader too
+    manifest = Bundle.open(bundle, verify=True).manifest.to_json()
+    assert describe(bundle)["verified"] == len(manifest["files"])  # by the native reader too
     first, second = _engines(manifest)
     assert (first["target"], second["target"], first["sm"]) == ("rtx-40", "l4", 89)
     assert first["file"] == second["file"] == "engines/denoiser.fp32.rtx-40.plan"  # cards of one capability share a plan
@@ -70,12 +71,12 @@ def test_plans_come_into_a_folder_and_stay(bundle, monkeypatch):
 @needs_rtx
 def test_a_packed_bundle_stays_packed_and_a_copy_leaves_it_alone(bundle, tmp_path):
     packed, copy = tmp_path / "packed.aigc", tmp_path / "copy.aigc"
-    pack(bundle, packed)
+    Bundle.open(bundle, verify=True).pack(packed)
     digest = sha256_of(packed)
     build_bundle(packed, targets=["rtx-30"], out=copy)
     assert sha256_of(packed) == digest
     assert copy.is_file()
-    assert [e["target"] for e in _engines(read_manifest(copy, verify=True))] == ["rtx-30"]
+    assert [e["target"] for e in _engines(Bundle.open(copy, verify=True).manifest.to_json())] == ["rtx-30"]
     with pytest.raises(AigcEdgeError, match="already exists"):
         build_bundle(packed, targets=["rtx-30"], out=copy)
     build_bundle(packed, targets=["rtx-30"])  # from the cache
@@ -87,7 +88,7 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle, monkeypatch):
     def broken(*_, **__):
         raise AigcEdgeError("building it failed: try again")
 
-    monkeypatch.setattr(places, "installed", lambda: ["tensorrt_rtx"])
+    monkeypatch.setattr(build_targets, "installed", lambda: ["tensorrt_rtx"])
     monkeypatch.setattr(build, "build_plan", broken)
     state = _state(bundle)
     for formats in (None, ["fp32"]):
@@ -114,11 +115,10 @@ def test_a_format_that_cannot_be_built_does_not_spoil_the_others(bundle):
 
 def _amend(bundle, change, files):
     """Change the manifest of a bundle and its files, digests too."""
-    from aigc_edge.export.amend import exchange
-
-    manifest = read_manifest(bundle)
-    change(manifest)
-    exchange(bundle, bundle, manifest, {}, files=files)
+    opened = Bundle.open(bundle, verify=True)
+    members = opened.manifest.to_json()
+    change(members)
+    opened.amend(Manifest.from_json(members, validated=True), files=files)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def orin(fake_tensorrt, monkeypatch):
         known = f"{module}_{version}"
         folder = fake_tensorrt(module, known, [fake_tensorrt.line("node_conv", "Float")])
         monkeypatch.setattr(cuda_driver, "device", lambda: device)
-        monkeypatch.setattr(places, "installed", lambda: [module])
+        monkeypatch.setattr(build_targets, "installed", lambda: [module])
         recorded = json.loads((folder / "recorded.json").read_text())["version"]
         for place in (tensorrt_plan, build):
             monkeypatch.setattr(place, "module_version", lambda name: recorded)
@@ -147,7 +147,7 @@ def test_one_command_on_the_device_finishes_a_bundle(bundle, orin, capsys, monke
     printed = capsys.readouterr().out
     assert "built: denoiser fp32 jetson-orin-agx" in printed
     assert f"tensorrt {version}" in printed
-    manifest = read_manifest(bundle, verify=True)
+    manifest = Bundle.open(bundle, verify=True).manifest.to_json()
     (entry,) = _engines(manifest)
     assert (entry["target"], entry["sm"], entry["device"], entry["batches"]) == ("jetson-orin-agx", 87, "Orin", [1, 2, 4])
     assert entry["options"] == {"workspace_gb": 2.0}
@@ -166,7 +166,7 @@ def test_a_newer_version_replaces_its_own_plans_only(bundle, orin):
     _amend(bundle, lambda m: _engines(m).append(foreign), {"engines/nx.plan": b"nx", "engines/nx.json": b"{}"})
     version = orin("11_4")
     assert build_bundle(bundle).made == ("denoiser fp32 jetson-orin-agx",)
-    manifest = read_manifest(bundle, verify=True)
+    manifest = Bundle.open(bundle, verify=True).manifest.to_json()
     assert [(e["target"], e["built_with"]) for e in _engines(manifest)] == [
         ("jetson-orin-nx", "tensorrt 10.3.0"),
         ("jetson-orin-agx", f"tensorrt {version}"),
@@ -178,7 +178,7 @@ def test_a_newer_version_replaces_its_own_plans_only(bundle, orin):
 def test_a_card_with_tensorrt_rtx_builds_for_its_capability(bundle, orin):
     orin("1_7", cuda_driver.Device("NVIDIA GeForce RTX 4070", 89, 12 << 30), "tensorrt_rtx")
     build_bundle(bundle, options=BuildOptions.parse({"refit": True}))
-    (entry,) = _engines(read_manifest(bundle))
+    (entry,) = _engines(Bundle.open(bundle).manifest.to_json())
     assert (entry["target"], entry["sm"], entry["options"]) == ("rtx-40", 89, {"refit": True})
     assert "device" not in entry
     built = json.loads((bundle / entry["file"]).read_text())
@@ -189,7 +189,7 @@ def test_a_card_with_tensorrt_rtx_builds_for_its_capability(bundle, orin):
 def test_a_gpu_that_no_target_is_for(bundle, orin):
     orin("11_4", cuda_driver.Device("NVIDIA Graphics of Tomorrow", 130, 1 << 40))
     build_bundle(bundle)
-    assert [e["target"] for e in _engines(read_manifest(bundle))] == ["nvidia-graphics-of-tomorrow"]
+    assert [e["target"] for e in _engines(Bundle.open(bundle).manifest.to_json())] == ["nvidia-graphics-of-tomorrow"]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_gpu_that_no_target_is_for(bundle, orin):
 )
 def test_what_cannot_be_is_one_sentence(small_bundle, monkeypatch, capsys, device, modules, arguments, words):
     monkeypatch.setattr(cuda_driver, "device", lambda: device)
-    monkeypatch.setattr(places, "installed", lambda: modules)
+    monkeypatch.setattr(build_targets, "installed", lambda: modules)
     try:
         code = main(["build", str(small_bundle), *arguments])
     except SystemExit as error:

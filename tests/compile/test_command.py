@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.cli import build_parser, main
 from aigc_edge.compile import compile_source
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import read_manifest
 from aigc_edge.sources.generator import Generator
 
 
@@ -45,7 +45,7 @@ def test_it_parses_into_what_was_asked(network: Path, tmp_path: Path, capsys: py
     words += ["--input", "t=timestep"]
     bundle = tmp_path / "made.aigc"
     assert main(["compile", str(network), "-o", str(bundle), *words]) == 0, capsys.readouterr().err
-    command = read_manifest(bundle)["provenance"]["command"]
+    command = Bundle.open(bundle).manifest.to_json()["provenance"]["command"]
     assert str(tmp_path) not in command
     program, *said = shlex.split(command)
     assert program == "aigc-edge"
@@ -60,7 +60,7 @@ def test_what_was_not_asked_goes_unsaid(generator: Generator, tmp_path: Path) ->
 
 
 def test_quantising_adds_its_own(generator: Generator, tmp_path: Path) -> None:
-    first = compile_source(generator, tmp_path / "made.aigc", steps=2, samples=2)["provenance"]["command"]
+    first = compile_source(generator, tmp_path / "made.aigc", steps=2, samples=2).provenance["command"]
     for format in ("int8w:psnr=5", "int4:psnr=5"):
         told = quantise_bundle(tmp_path / "made.aigc", [format], samples=2)["provenance"]
     assert told["command"] == first

@@ -13,16 +13,17 @@ import torch
 
 import aigc_edge
 from aigc_edge import compile as compilation
-from aigc_edge import data, inspect
+from aigc_edge import data
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.compile import compile_source, compressing, proving, request
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.errors import AigcEdgeError, BudgetError
 from aigc_edge.export import split
-from aigc_edge.export.bundle import read_manifest
 from aigc_edge.metrics import classifier
 from aigc_edge.metrics.paired import psnr, relative_l2
 from aigc_edge.models.base import FAMILIES
+from aigc_edge.report.summary import render, verified
 
 MODELS = {
     "diffusion": {"widths": [8, 16], "blocks": [1, 1], "embedding": 16, "sigma_data": 0.5},
@@ -82,7 +83,7 @@ def bundle(request, bundles) -> Path:
 
 
 def test_the_bundle_is_whole_and_describes_itself(bundle, runs):
-    manifest = read_manifest(bundle, verify=True)
+    manifest = Bundle.open(bundle, verify=True).manifest.to_json()
     family = manifest["family"]
     stored = {str(p.relative_to(bundle)) for p in bundle.rglob("*") if p.is_file()}
     assert stored == {*manifest["files"], "manifest.json", "manifest.sha256"}
@@ -102,14 +103,14 @@ def test_the_bundle_is_whole_and_describes_itself(bundle, runs):
 
 
 def test_programs_are_the_ones_that_were_asked_for(bundles):
-    manifest = read_manifest(bundles["diffusion"])
+    manifest = Bundle.open(bundles["diffusion"]).manifest.to_json()
     assert manifest["default_program"] == "dpmpp_2m-10"
     assert {"euler-10", "euler-20", "heun-10", "ddim-20", "dpmpp_2m-20"} <= set(manifest["programs"])
     for name, value in manifest["programs"].items():
         program = Program.from_json(value)
         assert program.name == name
         assert program.guidance_scale == 2.0
-    one_shot = read_manifest(bundles["gan"])
+    one_shot = Bundle.open(bundles["gan"]).manifest.to_json()
     assert list(one_shot["programs"]) == [one_shot["default_program"]]
     assert one_shot["programs"][one_shot["default_program"]]["rows"] == []
 
@@ -118,7 +119,7 @@ def test_programs_are_the_ones_that_were_asked_for(bundles):
 def test_it_generates_what_the_trained_network_does(bundle, runs, rng, engine):
     from aigc_edge.models.base import load_run
 
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest.to_json()
     latents = rng.normal(size=(5, *manifest["sample_shape"])).astype(np.float32)
     classes = rng.integers(0, 10, 5)
     exact, single = (_by_torch(load_run(runs[manifest["family"]]).family, manifest, latents, classes, d) for d in (64, 32))
@@ -154,7 +155,7 @@ def _by_torch(family, manifest, latents, classes, bits):
 
 
 def test_the_schedule_is_taken_out_and_said(bundles, runs):
-    manifest = read_manifest(bundles["diffusion"])
+    manifest = Bundle.open(bundles["diffusion"]).manifest.to_json()
     denoiser, schedule = manifest["components"]["denoiser"], manifest["components"]["schedule"]
     assert [t["role"] for t in denoiser["inputs"]] == ["sample", "timestep", "class", "constant"]
     assert denoiser["onnx_inputs"] == ["sample", "class_labels", "constant_0"]
@@ -167,10 +168,10 @@ def test_the_schedule_is_taken_out_and_said(bundles, runs):
     assert timesteps == sorted(map(float, wanted))
     assert manifest["files"][schedule["table"]["file"]]["bytes"] == len(timesteps) * 16 * 4
     assert list(schedule["formats"]) == ["fp32"]
-    text = inspect.render(inspect.describe(bundles["diffusion"]))
+    text = render(verified(bundles["diffusion"]).manifest)
     assert f"schedule: 9 of {removed['of_operators']} operators, " in text
     assert f"{len(timesteps)} timesteps" in text
-    assert list(read_manifest(bundles["gan"])["components"]) == ["decoder"]
+    assert list(Bundle.open(bundles["gan"]).manifest.to_json()["components"]) == ["decoder"]
 
 
 @pytest.mark.parametrize(
@@ -182,9 +183,9 @@ def test_the_schedule_is_taken_out_and_said(bundles, runs):
 )
 def test_a_bundle_lists_what_its_networks_take(runs, tmp_path, options, roles, said):
     compile_source(runs["diffusion"], tmp_path / "a.aigc", formats=["fp32"], samples=2, threads=1, **options)
-    denoiser = read_manifest(tmp_path / "a.aigc")["components"]["denoiser"]
+    denoiser = Bundle.open(tmp_path / "a.aigc").manifest.to_json()["components"]["denoiser"]
     assert [t["role"] for t in denoiser["inputs"]] == roles
-    text = inspect.render(inspect.describe(tmp_path / "a.aigc"))
+    text = render(verified(tmp_path / "a.aigc").manifest)
     assert f"schedule: {said}" in text if said else "schedule:" not in text
 
 
@@ -192,10 +193,10 @@ def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs
     whole = tmp_path / "whole.aigc"
     monkeypatch.setattr(split, "export_split", lambda *_, **__: "it would not be exact")
     compile_source(runs["diffusion"], whole, formats=["fp32"], samples=2, threads=1)
-    manifest = read_manifest(whole, verify=True)
+    manifest = Bundle.open(whole, verify=True).manifest.to_json()
     assert list(manifest["components"]) == ["denoiser"]
     assert manifest["components"]["denoiser"]["schedule_constants"] == {"operators": 0, "reason": "it would not be exact"}
-    assert "no operators removed (it would not be exact)" in inspect.render(inspect.describe(whole))
+    assert "no operators removed (it would not be exact)" in render(verified(whole).manifest)
     seed, classes = int(rng.integers(2**60)), rng.integers(-1, 10, 32)
     with (
         aigc_edge.open(whole, threads=1) as one,
@@ -219,7 +220,7 @@ def test_every_way_of_the_benchmark_samples_it(bundles, rng):
     from aigc_edge.bench.suite import sizes
 
     recipe = way.open_recipe(str(bundles["diffusion"]), None, None, 2.0, 1)
-    latents = rng.normal(size=(3, *recipe.manifest["sample_shape"])).astype(np.float32)
+    latents = rng.normal(size=(3, *recipe.shape)).astype(np.float32)
     classes = rng.integers(0, 10, 3)
     keys = [way.key(cls, "fp32") for cls in map(way.WAYS.__getitem__, way.WAYS.names()) if cls.unavailable(recipe) is None]
     assert {"native-fp32", "network-fp32", "numpy-fp32", "torch-fp32"} <= set(keys)
@@ -229,12 +230,12 @@ def test_every_way_of_the_benchmark_samples_it(bundles, rng):
     native = images.pop("native-fp32").astype(int)
     for name, found in images.items():
         assert np.abs(found.astype(int) - native).max() <= 1, name
-    files = recipe.manifest["files"]
-    assert sizes(recipe, "int8")["networks"] == files["denoiser.int8.onnx"]["bytes"] + files["schedule.fp32.table"]["bytes"]
+    files = recipe.manifest.files
+    assert sizes(recipe, "int8")["networks"] == files["denoiser.int8.onnx"].bytes + files["schedule.fp32.table"].bytes
 
 
 def test_the_quality_figures_are_those_of_the_bundle(bundle):
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest.to_json()
     drawn = {}
     for format in ("fp32", "int8"):
         with aigc_edge.open(bundle, format=format, threads=1) as pipeline:
@@ -267,7 +268,7 @@ def test_the_preview_shows_one_row_a_class(bundle):
 def test_engines_come_with_their_proof(bundle):
     if "tensorrt_rtx" not in installed():
         pytest.skip("tensorrt_rtx is not installed")
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest.to_json()
     (component,) = (entry for name, entry in manifest["components"].items() if name != "schedule")
     assert component["formats"]["int8"]["tensorrt"] in manifest["files"]  # what a Jetson builds from
     assert [(e["target"], e["sm"], e["format"]) for e in component["engines"]] == [("rtx-30", 86, "fp32"), ("rtx-30", 86, "int8")]

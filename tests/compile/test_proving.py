@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.budget import Budget
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.compile import proving
+from aigc_edge.compress.budget import Budget
 from aigc_edge.compress.formats.base import parse
 from aigc_edge.errors import BudgetError
 
@@ -106,7 +107,7 @@ def test_the_preview_is_bounded_by_its_width_and_by_its_cost(
     monkeypatch.setattr(proving, "draw", draw)
     monkeypatch.setattr(proving, "affordable", lambda work, most, macs: min(most, affords))
     work = Case(monkeypatch, "int8w", Budget(), 0).work
-    work.manifest = {"output_shape": [1, width, width], "default_format": "fp32"}
+    work.manifest = Manifest(output_shape=(1, width, width), default_format="fp32")
     work.num_classes, work.folder = classes, tmp_path
     proving.preview(work)
     columns, rows = drawn

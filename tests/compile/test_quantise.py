@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 import aigc_edge
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError, BudgetError
-from aigc_edge.export.bundle import pack, read_manifest
 
 QUICK = {"samples": 8, "threads": 1}
 
 
 def test_a_format_is_put_in_and_the_rest_stays(bundle):
-    before = read_manifest(bundle)
+    before = Bundle.open(bundle).manifest.to_json()
     made = quantise_bundle(bundle, ["int8:psnr=10,aim=0"], **QUICK)
-    after = read_manifest(bundle, verify=True)
+    after = Bundle.open(bundle, verify=True).manifest.to_json()
     assert made == after
     assert list(after["components"]["denoiser"]["formats"]) == ["fp32", "int8"]
     for name, entry in before["files"].items():
@@ -35,19 +35,19 @@ def test_a_format_is_put_in_and_the_rest_stays(bundle):
 
 
 def test_a_packed_bundle_and_a_copy(bundle, tmp_path):
-    pack(bundle, tmp_path / "packed.aigc")
+    Bundle.open(bundle, verify=True).pack(tmp_path / "packed.aigc")
     quantise_bundle(tmp_path / "packed.aigc", ["fp16"], out=tmp_path / "copy.aigc", default=True, **QUICK)
-    assert list(read_manifest(tmp_path / "packed.aigc")["components"]["denoiser"]["formats"]) == ["fp32"]
-    copy = read_manifest(tmp_path / "copy.aigc", verify=True)
+    assert list(Bundle.open(tmp_path / "packed.aigc").manifest.to_json()["components"]["denoiser"]["formats"]) == ["fp32"]
+    copy = Bundle.open(tmp_path / "copy.aigc", verify=True).manifest.to_json()
     assert (tmp_path / "copy.aigc").is_file()
     assert copy["default_format"] == "fp16"
 
 
 def test_a_budget_that_cannot_be_met_leaves_the_bundle_as_it_was(bundle):
-    before = read_manifest(bundle, verify=True)
+    before = Bundle.open(bundle, verify=True).manifest.to_json()
     with pytest.raises(BudgetError, match="dB"):
         quantise_bundle(bundle, ["int8:min_share=0.9"], budget=["psnr=90"], **QUICK)
-    assert read_manifest(bundle, verify=True) == before
+    assert Bundle.open(bundle, verify=True).manifest.to_json() == before
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_a_budget_that_cannot_be_met_leaves_the_bundle_as_it_was(bundle):
     ],
 )
 def test_what_cannot_be_done_is_said(bundle, formats, options, words):
-    before = read_manifest(bundle, verify=True)
+    before = Bundle.open(bundle, verify=True).manifest.to_json()
     with pytest.raises(AigcEdgeError, match=words):
         quantise_bundle(bundle, formats, **QUICK | options)
-    assert read_manifest(bundle, verify=True) == before
+    assert Bundle.open(bundle, verify=True).manifest.to_json() == before
 
 
 def test_an_interrupted_call_goes_on(bundle, monkeypatch):
@@ -83,7 +83,7 @@ def test_an_interrupted_call_goes_on(bundle, monkeypatch):
             quantise_bundle(bundle, ["int8:psnr=10,aim=0"], **QUICK)
     monkeypatch.setattr(formats, "convert", lambda *_, **__: pytest.fail("it was made twice"))
     quantise_bundle(bundle, ["int8:psnr=10,aim=0"], **QUICK)
-    assert "int8" in read_manifest(bundle, verify=True)["components"]["denoiser"]["formats"]
+    assert "int8" in Bundle.open(bundle, verify=True).manifest.to_json()["components"]["denoiser"]["formats"]
 
 
 def test_the_command(bundle, tmp_path, capsys):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import aigc_edge
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.compile import compile_source
-from aigc_edge.export.bundle import read_manifest
 from aigc_edge.metrics.paired import relative_l2
 from aigc_edge.sources.generator import Generator
 
@@ -28,7 +28,7 @@ def test_a_bundle_without_fp32_stores_its_schedule_small_too(tmp_path, monkeypat
     source = Generator(sample=torch.zeros(1, 3, 8, 8), denoiser=Network(), schedule=schedule, name="small")
     for formats in (["fp32"], ["int8w:psnr=0"]):
         compile_source(source, tmp_path / f"{formats[0][:4]}.aigc", formats=formats, samples=2, threads=1)
-    manifest = read_manifest(tmp_path / "int8.aigc", verify=True)
+    manifest = Bundle.open(tmp_path / "int8.aigc", verify=True).manifest.to_json()
     assert list(manifest["components"]["schedule"]["formats"]) == ["int8w"]
     assert "schedule.fp32.onnx" not in manifest["files"]
     with aigc_edge.open(tmp_path / "fp32.aigc", threads=1) as whole, aigc_edge.open(tmp_path / "int8.aigc", threads=1) as small:

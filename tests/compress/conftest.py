@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.diffusion import Program, build
 from aigc_edge.models.base import FAMILIES
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
+from tests.compress.families import digits, exported, generator, transformer
 
 ONE_SHOT = Program(name="one", slots=1, init_scale=1.0, rows=())
 
@@ -153,14 +153,9 @@ def make() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def families(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ComponentSpec, Program, int]]:
     """A network of each family (tests/compress/families.py): its ONNX file, spec, program and number of classes."""
-    spec = importlib.util.spec_from_file_location("families", Path(__file__).with_name("families.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("families")
     return {
-        "diffusion": module.digits(tiny_bundle),
-        "gan": module.exported(module.generator(), folder, 10),
-        "transformer": module.exported(module.transformer(), folder, 40),
+        "diffusion": digits(tiny_bundle),
+        "gan": exported(generator(), folder, 10),
+        "transformer": exported(transformer(), folder, 40),
     }

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 from onnx_ir import to_proto
 from torch import Tensor, nn
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program, build
 from aigc_edge.export.onnx import to_ir
 from aigc_edge.models.base import FAMILIES, Component
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 
@@ -82,12 +82,9 @@ def generator() -> Component:
 
 def digits(bundle: Path) -> tuple[Path, ComponentSpec, Program, int]:
     """The denoiser of the repository's small trained bundle, with its default program."""
-    import json
-
-    manifest: dict[str, Any] = json.loads((bundle / "manifest.json").read_text())
-    entry = manifest["components"]["denoiser"]
-    program = Program.from_json(manifest["programs"][manifest["default_program"]])
-    return bundle / entry["formats"]["fp32"]["file"], ComponentSpec.from_json("denoiser", entry), program, 10
+    manifest = Bundle.open(bundle).manifest
+    program = manifest.programs[manifest.default_program]
+    return bundle / manifest.main.file("fp32"), manifest.main.onnx, program, 10
 
 
 def exported(component: Component, folder: Path, classes: int) -> tuple[Path, ComponentSpec, Program, int]:

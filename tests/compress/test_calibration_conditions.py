@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.diffusion import build
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 SHAPE = (2, 4, 4)
 PROGRAM = build({"prediction": "flow"}, "heun", 3, guidance_scale=2.5)

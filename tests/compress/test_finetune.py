@@ -73,7 +73,7 @@ def test_time_is_a_bound_and_an_interruption_ends_it(families: dict[str, Any]) -
     started = time.monotonic()
     made = finetune(original, given, Tuning(steps=10**6, seconds=1.0))
     assert 0 < made.steps < 10**6
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
-from aigc_edge import external
+from aigc_edge.bundle import external
 from aigc_edge.compress.calibration.observers import ESTIMATORS
 from aigc_edge.compress.calibration.trajectory import Record
 from aigc_edge.compress.formats.base import FORMATS, Format, convert, parse

@@ -16,7 +16,7 @@ from aigc_edge.compile import compile_source
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.norms import without_reshape
 from aigc_edge.export.onnx import to_ir
-from aigc_edge.inspect import describe
+from aigc_edge.report.summary import describe
 from aigc_edge.sources.generator import Generator
 
 SIZES = [(16, 16), (24, 40)]
@@ -99,6 +99,7 @@ def test_passes_see_the_default_size(rng: np.random.Generator) -> None:
     models = exported(sized), exported(alone)
     layers = [[layer.macs for layer in graph.layers(model)] for model in models]
     assert layers[0] == layers[1]
+    assert layers[0]
     assert all(layers[0])
     unknown = graph.types_and_shapes(models[0])
     for name, (kind, shape) in graph.at_default_size(models[0]).items():

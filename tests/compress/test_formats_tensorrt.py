@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds what every format writes for it, from the capability on that the format names (no GPU is needed)."""
+"""TensorRT-RTX builds what every format writes for it, from the capability on that it requires (no GPU is needed)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.formats.base import FORMATS, convert, parse
 from aigc_edge.compress.proving.mixture import Mixed
 from aigc_edge.config import names
+from aigc_edge.engines.base import ENGINES
+from aigc_edge.engines.formats import least_capability
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
 
@@ -35,10 +37,16 @@ def _written(families: dict[str, Any], name: str, family: str, folder: Path) -> 
     return out
 
 
+def _least(name: str) -> int:
+    least = least_capability(FORMATS[name], ENGINES["tensorrt"])
+    assert least is not None
+    return least
+
+
 @pytest.mark.parametrize("name", [name for name in FORMATS if issubclass(FORMATS[name], Mixed)])
 def test_plan_of_every_format(families: dict[str, Any], name: str, tmp_path: Path) -> None:
     out = _written(families, name, FAMILY.get(name, "gan"), tmp_path)
-    sm = next(sm for sm in SERVED if sm >= FORMATS[name].least_sm)  # type: ignore[attr-defined]
+    sm = next(sm for sm in SERVED if sm >= _least(name))
     share = build_plan(PlanRequest(out, name, sm, f"SM{sm}"), cache=tmp_path).report["precision"]["macs_share"]
     assert share[RUNS.get(name, "fp16")] > 0.8  # attention's own products stay in half precision
     assert set(share) <= {RUNS.get(name, "fp16"), "fp16"}
@@ -46,7 +54,7 @@ def test_plan_of_every_format(families: dict[str, Any], name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["int4", "fp8w", "nvfp4"])
 def test_older_cards_refuse_the_type(families: dict[str, Any], name: str, tmp_path: Path) -> None:
-    sm = max(sm for sm in SERVED if sm < FORMATS[name].least_sm)  # type: ignore[attr-defined]
+    sm = max(sm for sm in SERVED if sm < _least(name))
     with pytest.raises(AigcEdgeError, match="does not run there"):
         build_plan(PlanRequest(_written(families, name, "gan", tmp_path), name, sm, f"SM{sm}"), cache=tmp_path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.spec import ComponentSpec
+from aigc_edge.bundle.storage import Files
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.formats.base import convert, parse
 from aigc_edge.compress.formats.int8 import Int8
@@ -20,9 +23,7 @@ from aigc_edge.compress.graphs.forms import FORMS, suited
 from aigc_edge.compress.graphs.products import PRODUCT, products
 from aigc_edge.compress.graphs.qdq import Writer, factors, integers_only, observed
 from aigc_edge.compress.proving.trials import Trials
-from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import EngineSource, require
-from aigc_edge.spec import ComponentSpec
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 
@@ -96,16 +97,15 @@ def test_what_floats_read_too_is_quantised_late(rng: np.random.Generator, make: 
 
 
 def _engine(path: Path, spec: ComponentSpec) -> Any:
-    source = EngineSource(path.parent, {"formats": {"int8": {"file": "none", "openvino": path.name}}}, spec, "int8", "diffusion")
+    source = EngineSource(Files(path.parent), Component(spec, {"int8": {"file": "none", "openvino": path.name}}), "int8")
     return require("openvino").load(source, threads=1)
 
 
 def _trained(bundle: Path, n: int, seed: int) -> tuple[Path, Calibration]:
     """The small trained network of the repository and noise for its program."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    spec = ComponentSpec.from_json("denoiser", manifest["components"]["denoiser"])
-    program = Program.from_json(manifest["programs"][manifest["default_program"]])
-    return bundle / "denoiser.fp32.onnx", Calibration.draw(spec, program, n, num_classes=10, seed=seed)
+    manifest = Bundle.open(bundle).manifest
+    program = manifest.programs[manifest.default_program]
+    return bundle / "denoiser.fp32.onnx", Calibration.draw(manifest.main.onnx, program, n, num_classes=10, seed=seed)
 
 
 @needs_openvino

@@ -11,12 +11,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.formats.base import convert, parse
 from aigc_edge.compress.graphs.graph import Network
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.schedule import split_schedule
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 
 @pytest.fixture

@@ -63,14 +63,17 @@ def native() -> Native:
     return Native()
 
 
-def packed(value: Any, kind: str) -> bytes:
-    """One argument as cuda_emulation.cpp reads it."""
-    if value is None:
+def packed(arguments: dict[str, Any], name: str, kind: str) -> bytes:
+    """One argument as cuda_emulation.cpp reads it: its kind as in csrc/ops/arguments.hpp, then its value."""
+    if name not in arguments:
         return b"\0"
+    value = arguments[name]
+    if value is None:
+        return b"\1"
     if isinstance(value, np.ndarray):
-        header = struct.pack("4B", 1, "host" in kind, DTYPES.index(value.dtype.name), value.ndim)
+        header = struct.pack("4B", 2, "host" in kind, DTYPES.index(value.dtype.name), value.ndim)
         return header + struct.pack(f"{value.ndim}q", *value.shape) + value.tobytes()
-    return struct.pack("<Bq", 2, value) if isinstance(value, int) else struct.pack("<Bd", 3, value)
+    return struct.pack("<Bq", 3, value) if isinstance(value, int) else struct.pack("<Bd", 4, value)
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ def op_cases(tmp_path: Path, native: Native) -> tuple[Path, str]:
             cases = list(ops.MODULES[name].samples(np.random.default_rng(seed)))
             lines.append(f"{name} {len(cases)}\n")
             for arguments in cases:
-                file.write(struct.pack("B", len(name)) + name.encode() + struct.pack("B", len(arguments)))
-                file.write(b"".join(packed(value, kind) for value, kind in zip(arguments, op.types.values(), strict=True)))
+                file.write(struct.pack("B", len(name)) + name.encode() + struct.pack("B", len(op.types)))
+                file.write(b"".join(packed(arguments, parameter, kind) for parameter, kind in op.types.items()))
     assert lines
     return tmp_path / "cases", "".join([*lines, "done\n"])

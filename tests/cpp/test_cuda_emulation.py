@@ -12,7 +12,7 @@ import pytest
 
 def run_emulation(program: Path, argument: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"ASAN_OPTIONS": "detect_stack_use_after_return=0"}  # fibres have stacks of their own
-    return subprocess.run([program, argument], text=True, capture_output=True, env=environment, timeout=120)
+    return subprocess.run([program, argument], text=True, capture_output=True, env=environment, timeout=600)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build
-from aigc_edge.export.bundle import write_bundle
 
 
 @pytest.mark.parametrize("name", ["test_philox", "test_parallel", "test_sha256"])
@@ -33,5 +33,5 @@ def test_the_loop_allocates_nothing_with_conditions(native: Any, tmp_path: Path)
     manifest = {"name": "toy", "family": "", "sample_shape": shape, "output_shape": shape, "output_range": [-1, 1],
                 "default_format": "fp32", "components": {"denoiser": spec}, "programs": programs,
                 "default_program": "dpmpp_2m-20"}  # fmt: skip
-    write_bundle(tmp_path / "toy.aigc", manifest, {"net.onnx": b"the engine of the test reads no file"})
+    write_members(tmp_path / "toy.aigc", manifest, {"net.onnx": b"the engine of the test reads no file"})
     assert native.run(native.build_test("test_loop_allocations"), tmp_path / "toy.aigc", "conditions") == "done\n"

@@ -1,4 +1,4 @@
-"""`Program.sample` around functions, modules and engines, on NumPy arrays and torch tensors, against the NumPy executor."""
+"""`sample` around functions, modules and engines, on NumPy arrays and torch tensors, against the NumPy executor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import Program, build, execution, reference
+from aigc_edge.diffusion import Program, build, execution, reference, sample
 from aigc_edge.errors import AigcEdgeError, ProgramError
 
 pytest.importorskip("aigc_edge._core")
@@ -54,7 +54,8 @@ def test_a_guided_run_is_the_numpy_executors(kind: str, solver: str) -> None:
     labels, other = np.array([0, 3, 1]), np.array([2, 2, 0])
     mask, known = (normal() > 0).astype(np.float32), normal()
     give = torch.from_numpy if kind == "torch" else np.asarray
-    found = program.sample(
+    found = sample(
+        program,
         network, give(latents), seeds=seeds, conditions={"label": give(labels)}, negative={"label": give(other)},
         mask=give(mask), known=give(known),
     )  # fmt: skip
@@ -78,10 +79,10 @@ def test_a_module_in_half_precision_and_channels_last() -> None:
 
     seen: list[Any] = []
     latents, program = torch.from_numpy(normal()), build(EDM, "dpmpp_2m", 7)
-    full = program.sample(Net(), latents)
+    full = sample(program, Net(), latents)
     plain = Net().to(torch.bfloat16)
-    low = program.sample(plain, latents)
-    last = program.sample(plain.to(memory_format=torch.channels_last), latents, channels_last=True)
+    low = sample(program, plain, latents)
+    last = sample(program, plain.to(memory_format=torch.channels_last), latents, channels_last=True)
     assert [s[0] for s in seen] == [torch.float32] * 7 + [torch.bfloat16] * 14
     assert all(s[1] for s in seen[14:])
     assert len({s[2] for s in seen[7:14]}) == 1  # one buffer for all rows
@@ -99,7 +100,7 @@ def test_numpy_float16_goes_through_the_kernel() -> None:
         seen.append(sample.dtype)
         return network(sample, timestep)
 
-    found = program.sample(half, latents, dtype="float16")
+    found = sample(program, half, latents, dtype="float16")
     assert set(seen) == {np.dtype(np.float16)}
 
     def rounded(sample: np.ndarray, timestep: np.ndarray, classes: Any) -> np.ndarray:
@@ -125,7 +126,7 @@ def test_there_is_one_kernel_between_two_evaluations(monkeypatch: pytest.MonkeyP
     program = build(EDM, "euler_ancestral", 4, guidance_scale=3.0, s_noise=0.9)
     labels = {"label": np.zeros(3)}
     mask = np.ones(SHAPE, np.float32)
-    program.sample(watched, normal(), conditions=labels, negative=labels, mask=mask, known=mask, guidance_rescale=0.5)
+    sample(program, watched, normal(), conditions=labels, negative=labels, mask=mask, known=mask, guidance_rescale=0.5)
     assert events == ["kernel", *["network", "kernel"] * 4]
 
 
@@ -139,18 +140,18 @@ def test_noise_of_other_sources_and_given_noise() -> None:
         draws = iter(given)
         return exact(program, latents, dtype=dtype, draw=lambda *_: next(draws))
 
-    close(program.sample(network, latents, noise=given), run)
+    close(sample(program, network, latents, noise=given), run)
     streams = [np.random.default_rng(seed) for seed in (4, 5, 6)]
     own = np.stack(
         [np.stack([s.standard_normal(SHAPE[1:], dtype=np.float32) for s in streams]) for _ in range(1 + len(program.draws))]
     )
     np.testing.assert_array_equal(
-        program.sample(network, own[0], noise="numpy", seeds=[4, 5, 6]), program.sample(network, own[0], noise=own[1:])
+        sample(program, network, own[0], noise="numpy", seeds=[4, 5, 6]), sample(program, network, own[0], noise=own[1:])
     )
 
 
 def test_an_engine_is_bound_once_a_batch_size() -> None:
-    from aigc_edge.spec import ComponentSpec, TensorSpec
+    from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 
     class Bound:
         shape = ("N", *SHAPE[1:])
@@ -175,11 +176,11 @@ def test_an_engine_is_bound_once_a_batch_size() -> None:
 
     engine, latents, labels = Bound(), normal(), np.array([0, 3, 1])
     program = build(EDM, "dpmpp_2m", 8, guidance_scale=2.0, guidance_interval=(0.2, 9.0))
-    found = program.sample(engine, latents, conditions={"label": labels}, negative={"label": np.array([2])})
+    found = sample(program, engine, latents, conditions={"label": labels}, negative={"label": np.array([2])})
     close(found, lambda dtype: exact(program, latents, labels, np.full(3, 2), dtype))
     assert engine.binds == 2  # guided and plain rows
     with pytest.raises(ProgramError, match="needs the condition 'label'"):
-        build(EDM, "euler", 2).sample(engine, latents)
+        sample(build(EDM, "euler", 2), engine, latents)
 
 
 def test_progress_can_stop_and_a_later_run_is_whole() -> None:
@@ -193,24 +194,24 @@ def test_progress_can_stop_and_a_later_run_is_whole() -> None:
 
     program, latents = build(EDM, "dpmpp_2m", 6), normal()
     with pytest.raises(Stop):
-        program.sample(network, latents, progress=stop)
-    close(program.sample(network, latents), lambda dtype: exact(program, latents, dtype=dtype))
+        sample(program, network, latents, progress=stop)
+    close(sample(program, network, latents), lambda dtype: exact(program, latents, dtype=dtype))
 
 
 def test_odd_latents_and_outputs_are_taken() -> None:
     program, latents = build(EDM, "dpmpp_2m", 3), normal()
-    wanted = program.sample(network, latents)
+    wanted = sample(program, network, latents)
     frozen = latents.copy()
     frozen.flags.writeable = False
     strided = np.empty((*SHAPE[:-1], 2 * SHAPE[-1]), np.float32)[..., ::2]
     strided[...] = latents
     for odd in (frozen, strided, np.asfortranarray(latents), latents.astype(np.float64)):
-        np.testing.assert_array_equal(program.sample(network, odd), wanted)
+        np.testing.assert_array_equal(sample(program, network, odd), wanted)
 
     def transposed(sample: np.ndarray, timestep: np.ndarray) -> np.ndarray:
         return np.asfortranarray(network(sample, timestep).astype(np.float64))
 
-    np.testing.assert_array_equal(program.sample(transposed, latents), wanted)
+    np.testing.assert_array_equal(sample(program, transposed, latents), wanted)
 
 
 @pytest.mark.parametrize(
@@ -230,17 +231,17 @@ def test_odd_latents_and_outputs_are_taken() -> None:
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(AigcEdgeError, match=sentence):
-        build(EDM, "euler_ancestral", 5).sample(network, normal(), **given)
+        sample(build(EDM, "euler_ancestral", 5), network, normal(), **given)
 
 
 def test_a_network_that_returns_nonsense_is_named() -> None:
     program = build(EDM, "dpmpp_2m", 5)
     with pytest.raises(ProgramError, match=r"the network returned ndarray \[3, 2\]"):
-        program.sample(lambda sample, timestep: sample[:, :, 0, 0], normal())
+        sample(program, lambda sample, timestep: sample[:, :, 0, 0], normal())
     with pytest.raises(ProgramError, match="the network returned NoneType"):
-        program.sample(lambda sample, timestep: None, normal())
+        sample(program, lambda sample, timestep: None, normal())
     with pytest.raises(AigcEdgeError, match="the latents are a list: give a NumPy array or a torch tensor"):
-        program.sample(network, [1.0])
+        sample(program, network, [1.0])
     rows = []
 
     def broken(sample: np.ndarray, timestep: np.ndarray) -> np.ndarray:
@@ -251,17 +252,17 @@ def test_a_network_that_returns_nonsense_is_named() -> None:
         return output
 
     with pytest.raises(AigcEdgeError, match="row 2 of 5 for sample 1"):
-        program.sample(broken, normal())
+        sample(program, broken, normal())
     assert len(rows) == 3
 
 
 @pytest.mark.parametrize("steps", [1, 10_000])
 def test_few_and_many_steps(steps: int) -> None:
     program, latents = build(EDM, "euler", steps), normal()[:, :1, :1, :2]
-    close(program.sample(network, latents), lambda dtype: exact(program, latents, dtype=dtype))
+    close(sample(program, network, latents), lambda dtype: exact(program, latents, dtype=dtype))
 
 
 def test_gigantic_guidance_is_an_error_that_says_so() -> None:
     program, labels = build(EDM, "euler", 4), {"label": np.zeros(3)}
     with pytest.raises(AigcEdgeError, match=r"not finite in row \d of 4 for sample \d: .* a lower guidance scale"):
-        program.sample(network, normal(), conditions=labels, negative={"label": np.full(3, 1e3)}, guidance_scale=3.4e38)
+        sample(program, network, normal(), conditions=labels, negative={"label": np.full(3, 1e3)}, guidance_scale=3.4e38)

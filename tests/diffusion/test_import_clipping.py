@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import Program
-from aigc_edge.diffusion.importing import import_scheduler
-from aigc_edge.diffusion.recheck import draw_of
+from aigc_edge.diffusion import Program, from_diffusers
+from aigc_edge.diffusion.importer import import_scheduler
+from aigc_edge.diffusion.importer.draws import noise_function
 from aigc_edge.diffusion.reference import run
 from aigc_edge.errors import ProgramError
 
@@ -82,7 +82,7 @@ def compare(
         wanted = theirs(kind(**config), steps, options, x)
 
     def ours(program: Program) -> np.ndarray:
-        return run(program, network, x, draw=draw_of(found.draws, noise))
+        return run(program, network, x, draw=noise_function(found.draws, noise))
 
     result = ours(found.program)
     assert np.abs(result - wanted).max() < 1e-10 * np.abs(wanted).max(), (name, config, steps)
@@ -124,8 +124,8 @@ def test_dynamic_thresholding(
 
 def test_the_shortest_state_is_kept() -> None:
     """The history is of what was clipped, and no slot is spent on both."""
-    clipped = Program.from_diffusers(diffusers.DPMSolverMultistepScheduler(**SD, **DYNAMIC), 8)
-    plain = Program.from_diffusers(diffusers.DPMSolverMultistepScheduler(**SD), 8)
+    clipped = from_diffusers(diffusers.DPMSolverMultistepScheduler(**SD, **DYNAMIC), 8)
+    plain = from_diffusers(diffusers.DPMSolverMultistepScheduler(**SD), 8)
     assert clipped.slots == plain.slots == 2
     assert clipped.rows[2].after[1] == plain.rows[2].after[1] == (0.0, 0.0, 1.0)
     assert all(row.after_output is None for row in [*clipped.rows, *plain.rows])
@@ -153,6 +153,6 @@ class Mixed(Twice):
 
 def test_what_no_row_clips_is_refused() -> None:
     with pytest.raises(ProgramError, match="clips more than once in a step"):
-        Program.from_diffusers(Twice(), 4)
+        from_diffusers(Twice(), 4)
     with pytest.raises(ProgramError, match="clips something else than the denoised sample"):
-        Program.from_diffusers(Mixed(), 4)
+        from_diffusers(Mixed(), 4)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import Program
-from aigc_edge.diffusion.importing import import_scheduler
-from aigc_edge.diffusion.recheck import draw_of
+from aigc_edge.diffusion import Program, from_diffusers, truncate
+from aigc_edge.diffusion.importer import import_scheduler
+from aigc_edge.diffusion.importer.draws import noise_function
 from aigc_edge.diffusion.reference import run
 from aigc_edge.errors import ProgramError
 
@@ -85,24 +85,24 @@ def test_same_as_the_pipelines(
     with monkeypatch.context() as patch:
         patch.setattr(f"{kind.__module__}.randn_tensor", lambda *args, **kwargs: torch.from_numpy(next(drawn)), raising=False)
         noised, wanted = theirs(kind(**config), steps, strength, options, image, start)
-    latents = found.program.noised(image, start)
+    latents = found.program.add_noise(image, start)
     assert np.abs(latents * found.program.init_scale - noised).max() < 1e-12 * np.abs(noised).max()
-    ours = run(found.program, network, latents, draw=draw_of(found.draws, noise))
+    ours = run(found.program, network, latents, draw=noise_function(found.draws, noise))
     assert np.abs(ours - wanted).max() < 1e-11 * np.abs(wanted).max()
-    whole = Program.from_diffusers(kind(**config), steps, guidance_scale=2.0, name="mine", timestep_scale=0.5, **options)
-    again = Program.from_json(json.loads(json.dumps(whole.to_json()))).start_at(strength)
+    whole = from_diffusers(kind(**config), steps, guidance_scale=2.0, name="mine", timestep_scale=0.5, **options)
+    again = truncate(Program.from_json(json.loads(json.dumps(whole.to_json()))), strength)
     assert (again.name, again.guidance_scale, again.nfe) == ("mine", 2.0, found.program.nfe)
     assert again.meta["start"] == found.program.meta["start"]
     assert again.rows[-1].after == found.program.rows[-1].after
     assert [row.timestep for row in again.rows] == [row.timestep / 2 for row in found.program.rows]
-    assert again.start_at(1.0).rows == whole.rows
+    assert truncate(again, 1.0).rows == whole.rows
     if name != "LCMScheduler":
         assert [row.sigma for row in again.rows] == [row.sigma for row in whole.rows[-again.nfe :]]
 
 
 def test_a_multistep_method_begins_anew() -> None:
-    whole = Program.from_diffusers(diffusers.UniPCMultistepScheduler(**SD), 10)
-    part = whole.start_at(0.55)
+    whole = from_diffusers(diffusers.UniPCMultistepScheduler(**SD), 10)
+    part = truncate(whole, 0.55)
     assert part.nfe == 5
     assert "start" not in whole.meta
     assert part.rows[0].after[0][1:-1] == (0.0,) * (part.slots - 1)
@@ -126,30 +126,30 @@ class Silent:
 
 
 def test_refusals() -> None:
-    advice = r"call Program.from_diffusers\(scheduler, num_steps, strength=0.5\)"
+    advice = r"call from_diffusers\(scheduler, steps, strength=0.5\)"
     table = diffusers.EulerDiscreteScheduler(trained_betas=np.linspace(1e-4, 0.02, 1000).tolist())
     with pytest.raises(ProgramError, match=f"does not hold its scheduler's trained_betas: {advice}"):
-        Program.from_diffusers(table, 4).start_at(0.5)
+        truncate(from_diffusers(table, 4), 0.5)
     table.register_to_config(trained_betas=np.linspace(1e-4, 0.02, 1000))
     with pytest.raises(ProgramError, match="does not hold its scheduler's trained_betas"):
-        Program.from_diffusers(table, 4).start_at(0.5)
+        truncate(from_diffusers(table, 4), 0.5)
     with pytest.raises(ProgramError, match=f"does not hold its scheduler's class: {advice}"):
-        Program.from_diffusers(Mine(), 4).start_at(0.5)
+        truncate(from_diffusers(Mine(), 4), 0.5)
     shifted = diffusers.FlowMatchEulerDiscreteScheduler()
     shifted.set_shift(3.0)
     with pytest.raises(ProgramError, match=f"other timesteps than its scheduler's config gives: {advice}"):
-        Program.from_diffusers(shifted, 4).start_at(0.5)
-    whole = Program.from_diffusers(diffusers.EulerDiscreteScheduler(), 4)
+        truncate(from_diffusers(shifted, 4), 0.5)
+    whole = from_diffusers(diffusers.EulerDiscreteScheduler(), 4)
     old = Program.from_json(whole.to_json() | {"meta": {"source": "diffusers"}})
     with pytest.raises(ProgramError, match=f"does not hold its scheduler's config: {advice}"):
-        old.start_at(0.5)
+        truncate(old, 0.5)
     gone = Program.from_json(whole.to_json() | {"meta": whole.to_json()["meta"] | {"solver": "GoneScheduler"}})
     with pytest.raises(ProgramError, match="has no GoneScheduler"):
-        gone.start_at(0.5)
+        truncate(gone, 0.5)
     with pytest.raises(ProgramError, match=r"strength 0\.2 of 4 steps leaves none"):
-        whole.start_at(0.2)
+        truncate(whole, 0.2)
     for strength in (-0.1, 1.2, float("nan"), "half"):
         with pytest.raises(ProgramError, match="strength must be"):
-            Program.from_diffusers(diffusers.EulerDiscreteScheduler(), 4, strength=strength)
-    with pytest.raises(ProgramError, match="Silent does not say how an image is noised"):
-        Program.from_diffusers(Silent(), 4, strength=0.5)
+            from_diffusers(diffusers.EulerDiscreteScheduler(), 4, strength=strength)
+    with pytest.raises(ProgramError, match="Silent cannot add noise to an image"):
+        from_diffusers(Silent(), 4, strength=0.5)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import Program
-from aigc_edge.diffusion.importing import import_scheduler
-from aigc_edge.diffusion.recheck import draw_of
+from aigc_edge.diffusion import from_diffusers, sample, truncate
+from aigc_edge.diffusion.importer import import_scheduler
+from aigc_edge.diffusion.importer.draws import noise_function
 from aigc_edge.diffusion.reference import run
 from aigc_edge.errors import ProgramError
 
@@ -94,8 +94,8 @@ def test_inpainting_is_that_of_diffusers(
     with monkeypatch.context() as patch:
         patch.setattr(f"{kind.__module__}.randn_tensor", lambda *args, **kwargs: torch.from_numpy(next(drawn)), raising=False)
         wanted = theirs(kind(**config), steps, options, strength, own[0], (own[4], own[0]), own[1:4])
-    latents = x if strength == 1 else found.program.noised(image, x)
-    draw, blended = draw_of(found.draws, noise), {"mask": mask, "known": known, "known_noise": eps}
+    latents = x if strength == 1 else found.program.add_noise(image, x)
+    draw, blended = noise_function(found.draws, noise), {"mask": mask, "known": known, "known_noise": eps}
     exact = run(found.program, network, latents, draw=draw, **blended)
     assert np.abs(exact - wanted).max() < 1e-9 * np.abs(wanted).max()
     np.testing.assert_allclose(exact[mask == 0], known[mask == 0], rtol=1e-12)
@@ -104,7 +104,7 @@ def test_inpainting_is_that_of_diffusers(
     if noise:
         ours = np.stack([draw(np.arange(2), number, SHAPE) for number in found.program.draws]).astype(np.float32)
     single = {k: v.astype(np.float32) for k, v in blended.items()}
-    sampled = found.program.sample(network, latents.astype(np.float32), noise=ours if noise else "philox", **single)
+    sampled = sample(found.program, network, latents.astype(np.float32), noise=ours if noise else "philox", **single)
     plain = run(found.program, network, latents, draw=draw, dtype=np.float32, **single)
     floor = 4 * np.finfo(np.float32).eps * np.abs(exact).max()
     assert np.abs(sampled - exact).max() <= 2 * np.abs(plain - exact).max() + floor
@@ -132,7 +132,7 @@ def test_a_network_that_knows_the_image_sees_it_at_the_level_of_its_row(
     """Where the output is that of one image and one noise, every deterministic solver stays on the line between them."""
     kind = getattr(diffusers, name)
     widen(kind)
-    program = Program.from_diffusers(kind(**config), 6)
+    program = from_diffusers(kind(**config), 6)
     image, eps = rng.normal(size=(2, *SHAPE))
     prediction = config.get("prediction_type", "flow_prediction" if "Flow" in name else "epsilon")
     seen: list[float] = []
@@ -155,15 +155,15 @@ def test_a_network_that_knows_the_image_sees_it_at_the_level_of_its_row(
 
 
 def test_levels_of_a_part_are_those_of_the_whole() -> None:
-    whole = Program.from_diffusers(diffusers.EulerDiscreteScheduler(**SD), 10)
-    part = whole.start_at(0.4)
+    whole = from_diffusers(diffusers.EulerDiscreteScheduler(**SD), 10)
+    part = truncate(whole, 0.4)
     assert [row.level for row in part.rows] == [row.level for row in whole.rows[-4:]]
     assert part.rows[0].level == (part.meta["start"]["alpha"], part.meta["start"]["sigma"])
 
 
 def test_without_levels_a_mask_is_refused() -> None:
-    program = Program.from_diffusers(diffusers.IPNDMScheduler(), 4)
+    program = from_diffusers(diffusers.IPNDMScheduler(), 4)
     assert all(row.level is None for row in program.rows)
     latents = np.zeros(SHAPE, np.float32)
     with pytest.raises(ProgramError, match="does not say the level of its rows, which a mask needs"):
-        program.sample(network, latents, mask=latents, known=latents)
+        sample(program, network, latents, mask=latents, known=latents)

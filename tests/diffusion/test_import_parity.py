@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion.importing import Imported, import_scheduler
-from aigc_edge.diffusion.recheck import draw_of
+from aigc_edge.diffusion.importer import ImportedScheduler, import_scheduler
+from aigc_edge.diffusion.importer.draws import noise_function
 from aigc_edge.diffusion.reference import run
 
 torch = pytest.importorskip("torch", reason="diffusers' schedulers need torch")
@@ -224,7 +224,13 @@ def make(name: str, config: dict[str, Any]) -> Any:
 
 
 def theirs(
-    scheduler: Any, found: Imported, options: dict[str, Any], network: Any, x: np.ndarray, noise: list[np.ndarray], patch: Any
+    scheduler: Any,
+    found: ImportedScheduler,
+    options: dict[str, Any],
+    network: Any,
+    x: np.ndarray,
+    noise: list[np.ndarray],
+    patch: Any,
 ) -> np.ndarray:
     """diffusers' loop as its pipelines have it, unpatched but for the source of its noise."""
     drawn, module = iter(noise), sys.modules[type(scheduler).__module__]
@@ -269,7 +275,7 @@ def test_import_is_the_scheduler(name: str, rng: np.random.Generator, monkeypatc
             scheduler.set_timesteps(steps, **{k: v for k, v in given.items() if k not in of_step})
             network = toy(rng, linear=(number + steps) % 2 == 0)
             x, noise = rng.normal(size=SHAPE), [rng.normal(size=SHAPE) for _ in found.trace.drawn]
-            ours = run(found.program, network, x, draw=draw_of(found.draws, noise))
+            ours = run(found.program, network, x, draw=noise_function(found.draws, noise))
             with monkeypatch.context() as patch:
                 wanted = theirs(scheduler, found, of_step, network, x, noise, patch)
             error = np.abs(ours - wanted).max() / np.abs(wanted).max()

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import Program
-from aigc_edge.diffusion.importing import import_scheduler
+from aigc_edge.diffusion import from_diffusers
+from aigc_edge.diffusion.importer import import_scheduler
 from aigc_edge.diffusion.reference import run
 from aigc_edge.errors import ProgramError
 
@@ -64,7 +64,7 @@ def test_refused_by_name(name: str) -> None:
     if getattr(diffusers, name, None) is None and not hasattr(diffusers.schedulers, name):
         pytest.skip("this diffusers does not have it")
     with pytest.raises(ProgramError, match=reason):
-        Program.from_diffusers(scheduler(name, **config), 4)
+        from_diffusers(scheduler(name, **config), 4)
 
 
 @pytest.mark.parametrize(
@@ -94,18 +94,18 @@ def test_refused_by_name(name: str) -> None:
 )
 def test_refused_configurations(name: str, config: dict[str, Any], options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ProgramError, match=reason):
-        Program.from_diffusers(scheduler(name, **config), 3, **options)
+        from_diffusers(scheduler(name, **config), 3, **options)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, "4", 10**6])
 def test_number_of_steps(steps: Any) -> None:
-    with pytest.raises(ProgramError, match="num_steps must be a whole number within 1"):
-        Program.from_diffusers(scheduler("EulerDiscreteScheduler"), steps)
+    with pytest.raises(ProgramError, match="steps must be a whole number within 1"):
+        from_diffusers(scheduler("EulerDiscreteScheduler"), steps)
 
 
 def test_other_objects_are_refused() -> None:
     with pytest.raises(ProgramError, match="is not a diffusers scheduler"):
-        Program.from_diffusers("euler", 3)
+        from_diffusers("euler", 3)
 
 
 class Adaptive:
@@ -141,19 +141,19 @@ class Long(Adaptive):
 
 
 def test_adaptive_steps_are_noticed() -> None:
-    with pytest.raises(ProgramError, match=r"Adaptive cannot be a table: .* may adapt to what the network says"):
-        Program.from_diffusers(Adaptive(), 6)
+    with pytest.raises(ProgramError, match=r"Adaptive cannot be a table: .* may adapt to the network's output"):
+        from_diffusers(Adaptive(), 6)
 
 
 def test_other_than_normal_noise_is_noticed() -> None:
     with pytest.raises(ProgramError, match=r"Uniform cannot be a table: .*torch.rand_like"):
-        Program.from_diffusers(Uniform(), 6)
+        from_diffusers(Uniform(), 6)
 
 
 def test_too_long_a_memory_is_noticed() -> None:
-    assert Program.from_diffusers(Long(), 6).slots <= 8
+    assert from_diffusers(Long(), 6).slots <= 8
     with pytest.raises(ProgramError, match=r"Long cannot be a table: it needs \d+ slots, a program has at most 8"):
-        Program.from_diffusers(Long(), 40)
+        from_diffusers(Long(), 40)
 
 
 def test_two_noises_a_step_are_two_draws(rng: np.random.Generator) -> None:
@@ -161,7 +161,7 @@ def test_two_noises_a_step_are_two_draws(rng: np.random.Generator) -> None:
     found = import_scheduler(TwoNoises(), 5)
     assert found.program.slots == 2
     noise = [rng.normal(size=(3, 2)) for _ in range(10)]
-    weights = {d.number: d.weights for d in found.draws}
+    weights = {d.draw: d.weights for d in found.draws}
     x = rng.normal(size=(3, 2))
     ours = run(
         found.program,

@@ -1,16 +1,14 @@
-"""Prepared loops: on the CPU their capture is recorded by stand-ins, on a GPU it is real. `Program.sample` is the truth."""
+"""Prepared loops: on the CPU their capture is recorded by stand-ins, on a GPU it is real. `sample` is the truth."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import build, prepare, sample
 from aigc_edge.errors import AigcEdgeError, ProgramError
 
 core = pytest.importorskip("aigc_edge._core")
@@ -24,13 +22,9 @@ on_gpu = pytest.mark.skipif(bool(core.cuda_unavailable()) or not torch.cuda.is_a
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Capture and replay on CPU tensors (tests/recorded_graphs.py)."""
-    path = Path(__file__).resolve().parents[1] / "recorded_graphs.py"
-    spec = importlib.util.spec_from_file_location("recorded_graphs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.RecordedGraphs(monkeypatch)
+    from tests.recorded_graphs import RecordedGraphs
+
+    return RecordedGraphs(monkeypatch)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=on_gpu)])
@@ -75,28 +69,28 @@ def test_one_capture_serves_new_latents_seeds_classes_and_noise(device: str, sol
     network, rng = Net(device), np.random.default_rng()
     program = build(EDM, solver, 5, guidance_scale=2.5, guidance_interval=(0.1, 50.0), guidance_rescale=0.3)
     given = {"conditions": labels(device), "negative": labels(device)}
-    loop = program.prepare(network, normal(device), **given)
+    loop = prepare(program, network, normal(device), **given)
     assert (loop.captured, loop.reason) == (True, None)
     for _ in range(3):
         given = {"conditions": labels(device), "negative": labels(device)}
         latents, seeds = normal(device), rng.integers(0, 2**64, SHAPE[0], dtype=np.uint64)
         kept = latents.clone()
-        close(loop(latents, seeds=seeds, **given), program.sample(network, latents, seeds=seeds, **given))
+        close(loop(latents, seeds=seeds, **given), sample(program, network, latents, seeds=seeds, **given))
         assert torch.equal(latents, kept)
         noise = normal(device, len(program.draws))
-        close(loop(latents, noise=noise), program.sample(network, latents, noise=noise, **given))
-        close(loop(latents, noise="numpy"), program.sample(network, latents, noise="numpy", **given))
+        close(loop(latents, noise=noise), sample(program, network, latents, noise=noise, **given))
+        close(loop(latents, noise="numpy"), sample(program, network, latents, noise="numpy", **given))
         assert loop.captured
 
 
 def test_masks_and_what_is_known_are_copied_in(device: str) -> None:
     network, program = Net(device), build(EDM, "dpmpp_2m", 4)
     first = {"mask": (normal(device) > 0).float(), "known": normal(device)}
-    loop = program.prepare(network, normal(device), **first)
+    loop = prepare(program, network, normal(device), **first)
     for _ in range(2):
         latents = normal(device)
         given = {"mask": (normal(device) > 0).float(), "known": normal(device), "known_noise": normal(device)}
-        close(loop(latents, **given), program.sample(network, latents, **given))
+        close(loop(latents, **given), sample(program, network, latents, **given))
     found = loop(latents)
     assert torch.equal(torch.where(given["mask"] == 0, found, 0), torch.where(given["mask"] == 0, given["known"], 0))
 
@@ -104,15 +98,15 @@ def test_masks_and_what_is_known_are_copied_in(device: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_and_channels_last(device: str, dtype: str) -> None:
     network, program = Net(device, getattr(torch, dtype)).to(memory_format=torch.channels_last), build(EDM, "dpmpp_2m", 4)
-    loop = program.prepare(network, normal(device), channels_last=True)
+    loop = prepare(program, network, normal(device), channels_last=True)
     latents = normal(device)
-    close(loop(latents), program.sample(network, latents, channels_last=True), 1e-3)
+    close(loop(latents), sample(program, network, latents, channels_last=True), 1e-3)
     assert loop.captured
 
 
 def test_one_kernel_stands_between_two_evaluations_of_a_capture(recorded: Any) -> None:
     program = build(EDM, "euler_ancestral", 4, guidance_scale=3.0)
-    program.prepare(Net(), normal("cpu"), conditions=labels("cpu"), negative=labels("cpu"))
+    prepare(program, Net(), normal("cpu"), conditions=labels("cpu"), negative=labels("cpu"))
     (record,) = recorded.records
     kinds = ["kernel" if "Rows" in repr(call[0]) else "network" for call in record.calls]
     runs = [kind for place, kind in enumerate(kinds) if place == 0 or kinds[place - 1] != kind]
@@ -123,7 +117,7 @@ def test_one_kernel_stands_between_two_evaluations_of_a_capture(recorded: Any) -
 
 
 def test_the_capture_is_warmed_up_on_a_stream_of_its_own(recorded: Any) -> None:
-    build(EDM, "euler", 2).prepare(Net(), normal("cpu"))
+    prepare(build(EDM, "euler", 2), Net(), normal("cpu"))
     steps = 3  # of two rows
     wanted = ["device cpu", "side waits for caller", "stream", *["solver_step"] * 3 * steps, "caller waits for side"]
     wanted += ["capture begins", *["solver_step"] * steps, "capture ends"]
@@ -165,31 +159,31 @@ class Limited:
 )
 def test_what_cannot_be_captured_runs_row_by_row_and_says_why(device: str, network: Any, reason: str) -> None:
     program, latents = build(EDM, "dpmpp_2m", 3), normal(device)
-    loop = program.prepare(network, latents)
+    loop = prepare(program, network, latents)
     assert not loop.captured
     assert reason in str(loop.reason)
     assert "\n" not in str(loop.reason)
     if not isinstance(network, Stateful):
-        close(loop(latents), program.sample(network, latents))
+        close(loop(latents), sample(program, network, latents))
     with pytest.raises(ProgramError, match="cannot be one CUDA graph, as graph=True wants: "):
-        program.prepare(network, latents, graph=True)
-    again = program.prepare(Net(device), latents)  # a failed capture spoils no other
+        prepare(program, network, latents, graph=True)
+    again = prepare(program, Net(device), latents)  # a failed capture spoils no other
     assert again.captured
     if device == "cuda":
         torch.randn(4, device=device)  # nor torch's random numbers
 
 
 def test_long_programs_are_not_captured_and_broken_networks_are_not_hidden(recorded: Any) -> None:
-    long = build(EDM, "euler", 501).prepare(Net(), normal("cpu"))
+    long = prepare(build(EDM, "euler", 501), Net(), normal("cpu"))
     assert (long.captured, recorded.events) == (False, [])
     assert long.reason == "the program has 501 rows, and a graph of more than 500 takes too much memory"
     with pytest.raises(ProgramError, match=r"the network returned Tensor \[3\]"):
-        build(EDM, "euler", 2).prepare(lambda sample, timestep: timestep, normal("cpu"))
+        prepare(build(EDM, "euler", 2), lambda sample, timestep: timestep, normal("cpu"))
     assert "capture begins" not in recorded.events
 
 
 def test_a_failed_capture_gives_the_stream_and_the_pool_back(recorded: Any) -> None:
-    build(EDM, "euler", 2).prepare(reads_back, normal("cpu"))
+    prepare(build(EDM, "euler", 2), reads_back, normal("cpu"))
     place = recorded.events.index("capture begins")
     assert recorded.events[place + 1 : place + 4] == ["solver_step", "set stream caller", "pool ended"]
 
@@ -197,8 +191,8 @@ def test_a_failed_capture_gives_the_stream_and_the_pool_back(recorded: Any) -> N
 def test_progress_is_told_row_by_row(device: str) -> None:
     program, latents, told = build(EDM, "dpmpp_2m", 3), normal(device), []
     network = Net(device)
-    loop = program.prepare(network, latents)
-    close(loop(latents, progress=lambda *row: told.append(row)), program.sample(network, latents))
+    loop = prepare(program, network, latents)
+    close(loop(latents, progress=lambda *row: told.append(row)), sample(program, network, latents))
     assert told == [(0, 3), (1, 3), (2, 3)]
     assert (loop.captured, "progress" in str(loop.reason)) == (False, True)
     loop(latents)
@@ -207,33 +201,33 @@ def test_progress_is_told_row_by_row(device: str) -> None:
 
 def test_a_value_that_is_not_finite_is_named_after_a_replay(device: str) -> None:
     program, latents = build(EDM, "dpmpp_2m", 4), normal(device)
-    loop = program.prepare(lambda sample, timestep: torch.log(sample[:, :1, :1, :1] + 9.0) + 0 * sample, latents)
+    loop = prepare(program, lambda sample, timestep: torch.log(sample[:, :1, :1, :1] + 9.0) + 0 * sample, latents)
     assert loop.captured
     loop(latents)
     latents[1, 0, 0, 0] = -20.0
     with pytest.raises(AigcEdgeError, match="row 0 of 4 for sample 65"):
         loop(latents, before=64)
-    assert torch.isfinite(program.prepare(Net(device), latents)(latents)).all()
+    assert torch.isfinite(prepare(program, Net(device), latents)(latents)).all()
 
 
 def test_without_a_gpu_a_loop_runs_all_the_same() -> None:
     program = build(EDM, "euler_ancestral", 4)
     network, latents = Net(), normal("cpu")
-    loop = program.prepare(network, latents)
+    loop = prepare(program, network, latents)
     assert (loop.captured, loop.reason) == (False, "the latents are on 'cpu': a CUDA graph needs them on a CUDA device")
-    assert torch.equal(loop(latents, seeds=[4, 5, 6]), program.sample(network, latents, seeds=[4, 5, 6]))
+    assert torch.equal(loop(latents, seeds=[4, 5, 6]), sample(program, network, latents, seeds=[4, 5, 6]))
 
     def plain(sample: np.ndarray, timestep: np.ndarray, label: np.ndarray) -> np.ndarray:
         return np.tanh(sample) * (1 + label[:, None, None, None])
 
     array, label = latents.numpy(), np.array([1.0, 2.0, 3.0])
-    on_numpy = program.prepare(plain, array, conditions={"label": label[:1]})
+    on_numpy = prepare(program, plain, array, conditions={"label": label[:1]})
     found = on_numpy(array, conditions={"label": label})
-    np.testing.assert_array_equal(found, program.sample(plain, array, conditions={"label": label}))
+    np.testing.assert_array_equal(found, sample(program, plain, array, conditions={"label": label}))
     assert "NumPy" in str(on_numpy.reason)
     with pytest.raises(ProgramError, match="graph=True wants: the latents are a NumPy array"):
-        program.prepare(plain, array, conditions={"label": label}, graph=True)
-    assert program.prepare(network, latents, graph=False).reason == "graph=False was given"
+        prepare(program, plain, array, conditions={"label": label}, graph=True)
+    assert prepare(program, network, latents, graph=False).reason == "graph=False was given"
 
 
 @pytest.mark.parametrize(
@@ -252,17 +246,17 @@ def test_without_a_gpu_a_loop_runs_all_the_same() -> None:
     ],
 )
 def test_what_does_not_fit_a_loop_is_refused(given: dict[str, Any], sentence: str) -> None:
-    loop = build(EDM, "euler_ancestral", 3).prepare(Net(), normal("cpu"), conditions=labels("cpu"))
+    loop = prepare(build(EDM, "euler_ancestral", 3), Net(), normal("cpu"), conditions=labels("cpu"))
     with pytest.raises(AigcEdgeError, match=sentence):
         loop(normal("cpu"), **given)
     with pytest.raises(ProgramError, match="graph is 'maybe': it must be 'auto', True or False"):
-        build(EDM, "euler", 3).prepare(Net(), normal("cpu"), graph="maybe")
+        prepare(build(EDM, "euler", 3), Net(), normal("cpu"), graph="maybe")
 
 
 @on_gpu
 def test_the_graph_holds_one_solver_step_between_two_evaluations() -> None:
     program = build(EDM, "dpmpp_2m", 6)
-    loop = program.prepare(Net("cuda"), normal("cuda"))
+    loop = prepare(program, Net("cuda"), normal("cuda"))
     latents = normal("cuda")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         loop(latents)

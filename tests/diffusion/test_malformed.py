@@ -106,7 +106,7 @@ def test_meta_too_deep(small: dict[str, Any]) -> None:
         Program.from_json(small)
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=3), lambda x: st.lists(x, max_size=3)), st.data())
 def test_any_replaced_value_is_taken_or_refused_never_worse(small: dict[str, Any], value: Any, data: st.DataObject) -> None:
     """Whatever stands in place of any member: a program, or one sentence."""

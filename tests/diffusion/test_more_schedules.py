@@ -162,7 +162,7 @@ def test_zero_terminal_snr_samples(exact: SimpleNamespace, rng: np.random.Genera
 
 
 def test_zero_terminal_snr_refuses() -> None:
-    with pytest.raises(ProgramError, match="says nothing of the image where alpha is 0"):
+    with pytest.raises(ProgramError, match="predicts nothing about the image where alpha is 0"):
         build(ZERO | {"prediction": "epsilon", "spacing": "trailing"}, "ddim", 5)
     with pytest.raises(ProgramError, match="begins at infinity: choose a spacing of timesteps"):
         build(ZERO | {"spacing": "karras"}, "ddim", 5)

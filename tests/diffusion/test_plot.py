@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion import Program, build, plot
 
 NAME = "{http://www.w3.org/2000/svg}"
 
@@ -15,7 +15,7 @@ NAME = "{http://www.w3.org/2000/svg}"
 @pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_sde"])
 def test_sigmas_stand_on_a_log_scale(solver: str) -> None:
     program = build({"prediction": "edm"}, solver, 12)
-    root = ElementTree.fromstring(program.plot())
+    root = ElementTree.fromstring(plot(program))
     lines = root.findall(f"{NAME}polyline")
     assert len(lines) == 4
     points = [tuple(map(float, p.split(","))) for p in lines[0].attrib["points"].split()]
@@ -28,6 +28,6 @@ def test_sigmas_stand_on_a_log_scale(solver: str) -> None:
 
 
 def test_names_are_escaped_and_no_rows_are_fine() -> None:
-    text = Program("<a & b>", 1, 1.0, ()).plot()
+    text = plot(Program("<a & b>", 1, 1.0, ()))
     assert "<a & b>" not in text
     assert ElementTree.fromstring(text).findall(f"{NAME}polyline")[0].attrib["points"] == ""

@@ -77,7 +77,7 @@ def test_pure_noise_has_finite_coefficients(exact: SimpleNamespace, rng: np.rand
 
 
 def test_epsilon_of_pure_noise_is_refused() -> None:
-    with pytest.raises(ProgramError, match="says nothing of the image where alpha is 0"):
+    with pytest.raises(ProgramError, match="predicts nothing about the image where alpha is 0"):
         build({"prediction": "epsilon", "kind": "flow"}, "euler", 4)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigc_edge.diffusion import Program, Row, build
+from aigc_edge.diffusion import Program, Row, build, format_table
 from aigc_edge.errors import ProgramError
 
 FINITE = st.floats(-3.4e38, 3.4e38, allow_nan=False)
@@ -68,7 +68,7 @@ def test_json_round_trip_is_exact(program: Program) -> None:
 def test_programs_can_be_copied_pickled_and_printed(program: Program) -> None:
     assert pickle.loads(pickle.dumps(program)) == program == copy.deepcopy(program)
     assert hash(program) == hash(copy.deepcopy(program))
-    assert str(program).count("\n") == (program.nfe + 1 if program.rows else 0) + program.name.count("\n")
+    assert format_table(program).count("\n") == (program.nfe + 1 if program.rows else 0) + program.name.count("\n")
 
 
 def test_json_has_exactly_the_members_of_the_contract(small: dict[str, Any]) -> None:
@@ -146,5 +146,6 @@ def test_program_without_rows(small: dict[str, Any]) -> None:
     program = Program.from_json(value)
     assert (program.nfe, program.sample_evaluations) == (0, 0)
     assert (
-        str(program) == "gan: 0 evaluations (0 guided at scale 1.5), 1 slot, s0 = 2 latents; no rows: the decoder makes the image"
+        format_table(program)
+        == "gan: 0 evaluations (0 guided at scale 1.5), 1 slot, s0 = 2 latents; no rows: the decoder makes the image"
     )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from aigc_edge.diffusion import Program, build
-from aigc_edge.diffusion.importing import Imported, import_scheduler
-from aigc_edge.diffusion.recheck import draw_of, toy
+from aigc_edge.diffusion.importer import ImportedScheduler, import_scheduler
+from aigc_edge.diffusion.importer.draws import noise_function
+from aigc_edge.diffusion.importer.residual import nonlinear_network
 from aigc_edge.diffusion.reference import run
 
 torch = pytest.importorskip("torch", reason="diffusers' schedulers need torch")
@@ -71,15 +72,15 @@ def own(solver: str, given: dict[str, Any], schedule: dict[str, Any], init_scale
     return build(whole, solver, len(schedule["sigmas"]) - 1, **given)
 
 
-def difference(ours: Program, found: Imported, rng: np.random.Generator) -> float:
+def difference(ours: Program, found: ImportedScheduler, rng: np.random.Generator) -> float:
     """Of the results of the same network and noise, relative to the largest number."""
     assert ours.nfe == found.program.nfe
-    x, network = rng.normal(size=(2, 3, 4, 5)), toy(rng, 3)
+    x, network = rng.normal(size=(2, 3, 4, 5)), nonlinear_network(rng, 3)
     noise = [rng.normal(size=x.shape) for _ in found.trace.drawn]
 
     def result(program: Program) -> np.ndarray:
         rows = iter(range(program.nfe))
-        return run(program, lambda given, time, classes: network(next(rows), given), x, draw=draw_of(found.draws, noise))
+        return run(program, lambda given, time, classes: network(next(rows), given), x, draw=noise_function(found.draws, noise))
 
     a, b = result(ours), result(found.program)
     return float(np.abs(a - b).max() / np.abs(b).max())

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.component import Component, Weights
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.bundle.storage import Files
 from aigc_edge.engines.base import EngineSource
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 CHANNELS, SIZE, CLASSES = 3, 8, 5
 SHAPE = (BATCH, CHANNELS, SIZE, SIZE)
@@ -37,11 +39,9 @@ class Network:
     folder: Path
 
     def source(self, format: str = "fp32") -> EngineSource:
-        component = SPEC.to_json() | {
-            "formats": {"fp32": {"file": "net.onnx"}, "broken": {"file": "broken.onnx"}, "gone": {"file": "gone.onnx"}},
-            "weights": {"file": "net.safetensors", "model": {}},
-        }
-        return EngineSource(self.folder, component, SPEC, format, FAMILY)
+        files = {"fp32": {"file": "net.onnx"}, "broken": {"file": "broken.onnx"}, "gone": {"file": "gone.onnx"}}
+        component = Component(SPEC, files, weights=Weights("net.safetensors", {}))
+        return EngineSource(Files(self.folder), component, format, FAMILY)
 
     def inputs(self, batch: int, seed: int) -> dict[str, np.ndarray]:
         random = np.random.default_rng(seed)
@@ -112,7 +112,8 @@ def save_onnx(path: Path, nodes: list[Any], spec: ComponentSpec, constants: list
 def _write_torch(network: Network) -> None:
     torch = pytest.importorskip("torch")
     save_file = pytest.importorskip("safetensors.numpy").save_file
-    from aigc_edge.models.base import FAMILIES, Component
+    from aigc_edge.models.base import FAMILIES
+    from aigc_edge.models.base import Component as Part
 
     class Module(torch.nn.Module):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -129,8 +130,8 @@ def _write_torch(network: Network) -> None:
             assert json.dumps(model) == "{}"
             return cls()
 
-        def components(self) -> list[Component]:
-            return [Component(SPEC, Module(), lambda batch, generator: ())]
+        def components(self) -> list[Part]:
+            return [Part(SPEC, Module(), lambda batch, generator: ())]
 
     if FAMILY not in FAMILIES:
         FAMILIES.register(FAMILY)(TestFamily)  # type: ignore[arg-type]

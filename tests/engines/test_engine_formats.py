@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.storage import Files
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.formats.base import FORMATS, convert
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.proving.mixture import Mixed
-from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, EngineSource
+from aigc_edge.engines.formats import engines_of
 from aigc_edge.errors import BundleError
-from aigc_edge.spec import ComponentSpec
 
 WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], Mixed)]
 
@@ -29,19 +30,17 @@ def test_engine_computes_what_is_written(tiny_bundle: Path, name: str, engine: s
     reason = ENGINES[engine].unavailable()
     if reason is not None:
         pytest.skip(reason)
-    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
-    entry = manifest["components"]["denoiser"]
-    spec = ComponentSpec.from_json("denoiser", entry)
-    source = tiny_bundle / entry["formats"]["fp32"]["file"]
-    program = Program.from_json(manifest["programs"][manifest["default_program"]])
+    manifest = Bundle.open(tiny_bundle).manifest
+    spec, source = manifest.main.onnx, tiny_bundle / manifest.main.file("fp32")
+    program = manifest.programs[manifest.default_program]
     calibration = Calibration.draw(spec, program, 4, num_classes=10, seed=3)
     convert(format(psnr=0.0), source, tmp_path / "net.onnx", calibration)
     records: list[Record] = []
     original = graph.Network(source)
     calibration.run(original, records)
     inputs = records[3].inputs
-    place = EngineSource(tmp_path, {"formats": {name: {"file": "net.onnx"}}}, spec, name, "diffusion")
-    if engine not in format.engines:
+    place = EngineSource(Files(tmp_path), Component(spec, {name: {"file": "net.onnx"}}), name)
+    if engine not in engines_of(format):
         with pytest.raises(BundleError, match=f"no kernels on a CPU for the format {name} of .*: choose the engine openvino"):
             ENGINES[engine].load(place, threads=1)
         return

@@ -10,11 +10,15 @@ import zipfile
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.bundle.storage import Files
+from aigc_edge.bundle.write import write_bundle
 from aigc_edge.engines.base import EngineSource, physical_cores
 from aigc_edge.engines.onnxruntime import OnnxRuntimeEngine
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import write_bundle
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 
 def test_a_packed_bundle_gives_the_same_bits(network, tmp_path):
@@ -22,18 +26,18 @@ def test_a_packed_bundle_gives_the_same_bits(network, tmp_path):
     with zipfile.ZipFile(file, "w") as archive:
         archive.write(network.folder / "net.onnx", "net.onnx")
     source = network.source()
-    packed = OnnxRuntimeEngine.load(dataclasses.replace(source, bundle=file), threads=1)
+    packed = OnnxRuntimeEngine.load(dataclasses.replace(source, files=Files(file)), threads=1)
     folder = OnnxRuntimeEngine.load(source, threads=1)
     inputs = network.inputs(3, seed=0)
     np.testing.assert_array_equal(packed.evaluate(inputs)["output"], folder.evaluate(inputs)["output"])
-    with pytest.raises(BundleError, match=r"cannot read gone\.onnx"):
-        OnnxRuntimeEngine.load(dataclasses.replace(network.source("gone"), bundle=file), threads=1)
+    with pytest.raises(BundleError, match=r"lacks gone\.onnx"):
+        OnnxRuntimeEngine.load(dataclasses.replace(network.source("gone"), files=Files(file)), threads=1)
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_what_an_engine_reads_is_checked_against_the_manifest(network, tmp_path, packed):
     bundle = tmp_path / "checked.aigc"
-    write_bundle(bundle, {"name": "x"}, {"net.onnx": network.folder / "net.onnx", "extra": b"1"})
+    written = write_bundle(bundle, Manifest(name="x"), {"net.onnx": network.folder / "net.onnx", "extra": b"1"})
     (bundle / "net.onnx").write_bytes((network.folder / "net.onnx").read_bytes() + b" ")
     (bundle / "unlisted").write_bytes(b"1")
     if packed:
@@ -42,11 +46,11 @@ def test_what_an_engine_reads_is_checked_against_the_manifest(network, tmp_path,
             for path in bundle.iterdir():
                 archive.write(path, path.name)
         bundle = file
-    source = dataclasses.replace(network.source(), bundle=bundle)
-    assert source.read("extra") == b"1"
-    for name in ("net.onnx", "unlisted"):
-        with pytest.raises(BundleError, match="does not match its hash"):
-            source.read(name)
+    files = Bundle(bundle, written)
+    assert files.read("extra") == b"1"
+    for name, words in (("net.onnx", "does not match its hash"), ("unlisted", "is not listed in the manifest")):
+        with pytest.raises(BundleError, match=words):
+            files.read(name)
 
 
 @pytest.mark.parametrize("change", ["name", "dtype", "rank", "fewer"])
@@ -61,7 +65,7 @@ def test_a_manifest_of_another_network_is_refused(network, change):
     }[change]
     spec = ComponentSpec("denoiser", wrong, source.spec.outputs)
     with pytest.raises(BundleError, match="inconsistent"):
-        OnnxRuntimeEngine.load(dataclasses.replace(source, spec=spec), threads=1)
+        OnnxRuntimeEngine.load(dataclasses.replace(source, component=dataclasses.replace(source.component, spec=spec)), threads=1)
 
 
 def test_threads_must_be_a_whole_number_from_one(network):
@@ -149,7 +153,7 @@ def _unet_like(path, random, channels, width, size):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
     onnx.save(model, path)
-    return EngineSource(path.parent, {"formats": {"fp32": {"file": path.name}}}, spec, "fp32", "any")
+    return EngineSource(Files(path.parent), Component(spec, {"fp32": {"file": path.name}}), "fp32")
 
 
 @pytest.mark.parametrize(("channels", "width", "size"), [(1, 16, 16), (3, 20, 10)])

@@ -14,6 +14,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.component import PlanEntry
+from aigc_edge.bundle.storage import Files
 from aigc_edge.engines import cuda_driver, tensorrt
 from aigc_edge.engines.tensorrt import TensorRTEngine
 from aigc_edge.engines.tensorrt_plan import Plan
@@ -148,8 +150,8 @@ def _with_plans(network, *plans):
     entries = []
     for index, (sm, format, module) in enumerate(plans):
         (network.folder / f"{index}.plan").write_bytes(f"plan {index}".encode())
-        entries.append({"sm": sm, "format": format, "file": f"{index}.plan", "built_with": f"{module} 1.7", "engine": "tensorrt"})
-    return dataclasses.replace(source, component={**source.component, "engines": entries})
+        entries.append(PlanEntry("tensorrt", format, "rtx-30", f"{index}.plan", sm, f"{module} 1.7"))
+    return dataclasses.replace(source, component=dataclasses.replace(source.component, engines=tuple(entries)))
 
 
 @pytest.mark.parametrize("batch", [1, 3, LARGEST, LARGEST + 1, 2 * LARGEST + 1])
@@ -202,7 +204,9 @@ def test_it_is_built_from_the_graph_that_was_made_for_tensorrt(network, machine)
     source = network.source()
     formats = {"fp32": {"file": "net.onnx", "tensorrt": "net.tensorrt.onnx"}}
     with pytest.warns(UserWarning, match="built now"):
-        TensorRTEngine.load(dataclasses.replace(source, component={**source.component, "formats": formats}), threads=1)
+        TensorRTEngine.load(
+            dataclasses.replace(source, component=dataclasses.replace(source.component, formats=formats)), threads=1
+        )
     assert machine.built[0].onnx == network.folder / "net.tensorrt.onnx"
     assert source.model_file("onnxruntime") == "net.onnx"
 
@@ -221,8 +225,9 @@ def test_a_plan_of_another_version_or_network_is_refused(network, machine, refus
 
 def _entries(source, *changes):
     """The source with its only plan's entry changed, once for each of `changes`."""
-    (entry,) = source.component["engines"]
-    return dataclasses.replace(source, component={**source.component, "engines": [entry | change for change in changes]})
+    (entry,) = source.component.engines
+    engines = tuple(dataclasses.replace(entry, **change) for change in changes)
+    return dataclasses.replace(source, component=dataclasses.replace(source.component, engines=engines))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +268,7 @@ def test_plans_with_code_of_their_own_are_loaded_only_where_the_user_says_so(net
 def test_a_packed_bundle_is_finished_by_a_command(network, machine, refusal, tmp_path):
     file = tmp_path / "packed.aigc"
     file.write_bytes(b"x")
-    source = dataclasses.replace(network.source(), bundle=file)
+    source = dataclasses.replace(network.source(), files=Files(file))
     with pytest.raises(EngineUnavailable) as error:
         TensorRTEngine.load(source, threads=1)
     assert f"put it in with aigc-edge build {file}" in refusal(error.value)

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 import aigc_edge
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.compile import compile_source
 from aigc_edge.engines import laid_out
 from aigc_edge.engines.cache import VARIABLE
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import pack
-from aigc_edge.pipeline import Verify
+from aigc_edge.runtime.pipeline import Verify
 from aigc_edge.sources.generator import Generator
 
 FORMATS = ("fp32", "int8", "int4")
@@ -77,7 +77,7 @@ def test_the_same_pixels_from_what_is_kept(bundle: Path, kept: Path, format: str
     for found in (first, again, threaded):
         np.testing.assert_array_equal(found, plain)
     one = tmp_path / "one.aigc"
-    pack(bundle, one)
+    Bundle.open(bundle, verify=True).pack(one)
     np.testing.assert_array_equal(_sample(one, format), plain)
     assert list(kept.iterdir()) == [place], "a packed bundle of the same files has the same network"
 

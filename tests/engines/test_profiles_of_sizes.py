@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 from aigc_edge.engines import tensorrt_plan
 from aigc_edge.engines.tensorrt_module import installed
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, shapes_of
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.spec import ComponentSpec, TensorSpec
 
 SIZES = [(64, 96), (32, 128)]
 BATCHES = (1, 2, 8)

@@ -11,13 +11,14 @@ import pytest
 
 from aigc_edge import targets
 from aigc_edge.engines.cache import VARIABLE, cache_limit
+from aigc_edge.engines.formats import formats_of
 from aigc_edge.engines.tensorrt_cache import evict, find, typical_seconds
 from aigc_edge.engines.tensorrt_graph import Asked
 from aigc_edge.engines.tensorrt_limits import compared, expected, prove, sentences, with_outputs
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
+from aigc_edge.engines.tensorrt_support import Limit
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
-from aigc_edge.targets.limit import Limit
 
 CONV = Asked("conv", "Conv", "int8", "int8", "fp16")
 UP = Asked("up", "ConvTranspose", "int8", "int8", "fp16")
@@ -48,7 +49,7 @@ def test_what_cannot_run_is_refused_with_the_layer_and_the_reason(target, layer,
     with pytest.raises(AigcEdgeError, match=r"net\.onnx cannot be built for") as error:
         expected(targets.get(target), [layer], "net.onnx")
     assert words in str(error.value)
-    assert ", ".join(targets.get(target).precisions) in str(error.value)
+    assert ", ".join(formats_of(targets.get(target))) in str(error.value)
 
 
 def test_what_runs_in_another_type_is_told_before():

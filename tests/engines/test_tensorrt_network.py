@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import build, prepare, sample
 from aigc_edge.engines.tensorrt import TensorRTEngine
 from aigc_edge.engines.tensorrt_network import TensorRTNetwork
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
@@ -130,10 +130,10 @@ def test_a_program_runs_around_the_engine_on_tensors(network: Any, plan: Plan, m
         return torch.from_numpy(network.answer(inputs, np.float32))
 
     options = {"conditions": {"class_labels": labels}, "negative": {"class_labels": other}}
-    loop = program.prepare(engine, latents, **options)
-    torch.testing.assert_close(loop(latents), program.sample(exact, latents, **options))
+    loop = prepare(program, engine, latents, **options)
+    torch.testing.assert_close(loop(latents), sample(program, exact, latents, **options))
     assert set(plan.batches) == {4}  # both halves
-    big = program.prepare(engine, latents.repeat(2, 1, 1, 1), conditions={"class_labels": labels.repeat(2)},
+    big = prepare(program, engine, latents.repeat(2, 1, 1, 1), conditions={"class_labels": labels.repeat(2)},
                           negative={"class_labels": other.repeat(2)})  # fmt: skip
     assert big.reason is not None
 

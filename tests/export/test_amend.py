@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from aigc_edge.bundle import bundle as module
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import Program, build
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export import amend
-from aigc_edge.export.amend import add_programs, files_below, unpacked
-from aigc_edge.export.bundle import pack, read_manifest
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.698}
 
@@ -19,20 +18,20 @@ SCHEDULE = {"prediction": "edm", "sigma_data": 0.698}
 def bundle(request: pytest.FixtureRequest, own_bundle: Path, tmp_path: Path) -> Path:
     if request.param == "folder":
         return own_bundle
-    pack(own_bundle, tmp_path / "packed.aigc")
+    Bundle.open(own_bundle, verify=True).pack(tmp_path / "packed.aigc")
     return tmp_path / "packed.aigc"
 
 
-def program(name: str) -> Program:
+def program(name: str, psnr: float = 31.5) -> Program:
     made = build(SCHEDULE, "ddim", 3, guidance_scale=2.0)
-    return Program(name, made.slots, made.init_scale, made.rows, 2.0, {"solver": "tuned", "steps": 3, "psnr": 31.5})
+    return Program(name, made.slots, made.init_scale, made.rows, 2.0, {"solver": "tuned", "steps": 3, "psnr": psnr})
 
 
 def test_the_rest_stays_as_it_is(bundle: Path) -> None:
-    before, kind = read_manifest(bundle), bundle.is_dir()
+    before, kind = Bundle.open(bundle).manifest.to_json(), bundle.is_dir()
     beside = set(bundle.parent.iterdir())
-    add_programs(bundle, {"tuned-3": program("tuned-3")})
-    after = read_manifest(bundle, verify=True)
+    Bundle.open(bundle, verify=True).add_programs({"tuned-3": program("tuned-3")})
+    after = Bundle.open(bundle, verify=True).manifest.to_json()
     assert bundle.is_dir() == kind
     assert set(bundle.parent.iterdir()) == beside  # nothing temporary is left
     assert after["programs"].pop("tuned-3") == program("tuned-3").to_json()
@@ -40,23 +39,23 @@ def test_the_rest_stays_as_it_is(bundle: Path) -> None:
 
 
 def test_a_default_and_a_replacement(bundle: Path) -> None:
-    add_programs(bundle, {"tuned-3": program("old")}, default="tuned-3")
-    add_programs(bundle, {"tuned-3": program("new")})
-    after = read_manifest(bundle, verify=True)
+    Bundle.open(bundle, verify=True).add_programs({"tuned-3": program("tuned-3", 20.0)}, default="tuned-3")
+    Bundle.open(bundle, verify=True).add_programs({"tuned-3": program("tuned-3", 25.0)})
+    after = Bundle.open(bundle, verify=True).manifest.to_json()
     assert after["default_program"] == "tuned-3"
-    assert after["programs"]["tuned-3"]["name"] == "new"
+    assert after["programs"]["tuned-3"]["meta"]["psnr"] == 25.0
 
 
 def test_a_failure_leaves_it_as_it_was(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, beside = read_manifest(bundle), set(bundle.parent.iterdir())
+    before, beside = Bundle.open(bundle).manifest.to_json(), set(bundle.parent.iterdir())
 
     def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(amend, "write_bundle", broken)
+    monkeypatch.setattr(module, "write_bundle", broken)
     with pytest.raises(KeyboardInterrupt):
-        add_programs(bundle, {"tuned-3": program("tuned-3")})
-    assert read_manifest(bundle, verify=True) == before
+        Bundle.open(bundle, verify=True).add_programs({"tuned-3": program("tuned-3")})
+    assert Bundle.open(bundle, verify=True).manifest.to_json() == before
     assert set(bundle.parent.iterdir()) == beside
 
 
@@ -64,18 +63,18 @@ def test_a_damaged_bundle_is_not_blessed(own_bundle: Path) -> None:
     file = own_bundle / "preview.png"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(BundleError, match="does not match its hash"):
-        add_programs(own_bundle, {"tuned-3": program("tuned-3")})
+        Bundle.open(own_bundle, verify=True).add_programs({"tuned-3": program("tuned-3")})
 
 
 def test_another_version_is_refused(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amend, "VERSION", 2)
+    monkeypatch.setattr(module, "VERSION", 2)
     with pytest.raises(AigcEdgeError, match="version 1, 2 is written"):
-        add_programs(own_bundle, {})
+        Bundle.open(own_bundle, verify=True).add_programs({})
 
 
 def test_files_can_be_had_from_both(bundle: Path) -> None:
-    names = files_below(read_manifest(bundle), "judge")
+    names = Bundle.open(bundle).below("judge")
     assert sorted(names) == ["judge/classifier.onnx", "judge/features.npy", "judge/judge.json"]
-    with unpacked(bundle, names) as folder:
+    with Bundle.open(bundle).extract(names) as folder:
         assert all((folder / name).stat().st_size for name in names)
     assert folder.exists() == bundle.is_dir()

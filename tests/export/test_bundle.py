@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -10,11 +11,27 @@ from pathlib import Path
 
 import pytest
 
+from aigc_edge.bundle import write as bundle
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.manifest import FileEntry, Manifest
+from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
+from aigc_edge.bundle.write import write_bundle
+from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export import bundle
-from aigc_edge.export.bundle import pack, read_manifest, write_bundle
 
-MANIFEST = {"name": "small", "components": {}, "programs": {}, "note": "größe"}
+SAMPLE = TensorSpec("sample", "sample", "float32", ("N", 1, 2, 2))
+MANIFEST = Manifest(
+    name="small",
+    sample_shape=(1, 2, 2),
+    output_shape=(1, 2, 2),
+    components={"decoder": Component(ComponentSpec("decoder", (SAMPLE,), (SAMPLE,)), {"fp32": {"file": "net.onnx"}})},
+    programs={"one-shot": Program("one-shot", slots=1, init_scale=1.0, rows=())},
+    default_program="one-shot",
+    default_format="fp32",
+    extra={"note": "größe"},
+)
+NEW = dataclasses.replace(MANIFEST, name="new")
 
 
 @pytest.fixture
@@ -29,14 +46,15 @@ def _left(folder):
 
 def test_what_is_written_is_read_back(tmp_path, files):
     written = write_bundle(tmp_path / "a.aigc", MANIFEST, files)
-    assert read_manifest(tmp_path / "a.aigc", verify=True) == written
-    assert (written["format"], written["version"], written["note"]) == ("aigc-edge-bundle", 1, "größe")
-    assert set(written["files"]) == set(files)
+    assert Bundle.open(tmp_path / "a.aigc", verify=True).manifest == written
+    assert (written.version, written.extra) == (1, {"note": "größe"})
+    assert set(written.files) == set(files)
     for name, source in files.items():
         data = source if isinstance(source, bytes) else source.read_bytes()
         assert (tmp_path / "a.aigc" / name).read_bytes() == data
-        assert written["files"][name] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert written.files[name] == FileEntry(len(data), hashlib.sha256(data).hexdigest())
     text = (tmp_path / "a.aigc" / "manifest.json").read_bytes()
+    assert text == written.to_text()
     assert (tmp_path / "a.aigc" / "manifest.sha256").read_text().strip() == hashlib.sha256(text).hexdigest()
     assert _left(tmp_path) == ["a.aigc"]
 
@@ -44,10 +62,10 @@ def test_what_is_written_is_read_back(tmp_path, files):
 def test_an_existing_bundle_is_replaced_only_when_asked(tmp_path, files):
     write_bundle(tmp_path / "a.aigc", MANIFEST, files)
     with pytest.raises(AigcEdgeError, match="already exists"):
-        write_bundle(tmp_path / "a.aigc", MANIFEST | {"name": "new"}, {})
-    assert read_manifest(tmp_path / "a.aigc", verify=True)["name"] == "small"
-    write_bundle(tmp_path / "a.aigc", MANIFEST | {"name": "new"}, {"b": b"1"}, overwrite=True)
-    assert read_manifest(tmp_path / "a.aigc", verify=True)["files"].keys() == {"b"}
+        write_bundle(tmp_path / "a.aigc", NEW, {"net.onnx": b"1"})
+    assert Bundle.open(tmp_path / "a.aigc", verify=True).manifest.name == "small"
+    write_bundle(tmp_path / "a.aigc", NEW, {"net.onnx": b"1"}, overwrite=True)
+    assert Bundle.open(tmp_path / "a.aigc", verify=True).manifest.files.keys() == {"net.onnx"}
     assert _left(tmp_path) == ["a.aigc"]
 
 
@@ -74,38 +92,38 @@ def test_a_full_disk_or_an_interrupt_leaves_nothing(tmp_path, files, monkeypatch
     monkeypatch.setattr(bundle, "_store", failing)
     expected = AigcEdgeError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as error:
-        write_bundle(tmp_path / "a.aigc", MANIFEST | {"name": "new"}, files, overwrite=existing)
+        write_bundle(tmp_path / "a.aigc", NEW, files, overwrite=existing)
     if expected is AigcEdgeError:
         assert "no space left" in str(error.value)
     assert _left(tmp_path) == (["a.aigc"] if existing else [])
     if existing:
-        assert read_manifest(tmp_path / "a.aigc", verify=True)["name"] == "small"
+        assert Bundle.open(tmp_path / "a.aigc", verify=True).manifest.name == "small"
 
 
 def test_numbers_that_are_no_json_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_bundle(tmp_path / "a.aigc", MANIFEST | {"x": float("nan")}, {})
+        write_bundle(tmp_path / "a.aigc", dataclasses.replace(MANIFEST, extra={"x": float("nan")}), {})
     assert _left(tmp_path) == []
 
 
 def test_a_packed_bundle_is_the_same_and_packs_to_the_same_bytes(tmp_path, files):
     written = write_bundle(tmp_path / "a.aigc", MANIFEST, files)
-    pack(tmp_path / "a.aigc", tmp_path / "a.zip")
-    pack(tmp_path / "a.aigc", tmp_path / "b.zip")
+    Bundle.open(tmp_path / "a.aigc", verify=True).pack(tmp_path / "a.zip")
+    Bundle.open(tmp_path / "a.aigc", verify=True).pack(tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
-    assert read_manifest(tmp_path / "a.zip", verify=True) == written
+    assert Bundle.open(tmp_path / "a.zip", verify=True).manifest == written
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         names = archive.namelist()
         assert names == sorted([*files, "manifest.json", "manifest.sha256"])
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
         assert archive.read("net.onnx") == files["net.onnx"].read_bytes()
     with pytest.raises(AigcEdgeError, match="already exists"):
-        pack(tmp_path / "a.aigc", tmp_path / "a.zip")
+        Bundle.open(tmp_path / "a.aigc", verify=True).pack(tmp_path / "a.zip")
     with pytest.raises(AigcEdgeError, match="is a folder"):
-        pack(tmp_path / "a.aigc", tmp_path / "a.aigc", overwrite=True)
+        Bundle.open(tmp_path / "a.aigc", verify=True).pack(tmp_path / "a.aigc", overwrite=True)
     (tmp_path / "a.aigc" / "empty").write_bytes(b"!")
     with pytest.raises(BundleError, match="empty has 1 bytes"):
-        pack(tmp_path / "a.aigc", tmp_path / "c.zip")
+        Bundle.open(tmp_path / "a.aigc", verify=True).pack(tmp_path / "c.zip")
     assert _left(tmp_path) == ["a.aigc", "a.zip", "b.zip"]
 
 
@@ -125,9 +143,9 @@ DAMAGE = {
     "truncated file": (lambda b: (b / "net.onnx").write_bytes(b"x"), "has 1 bytes"),
     "tampered file": (lambda b: (b / "engines/a.plan").write_bytes(b"plaN"), "does not match its hash"),
     "truncated manifest": (lambda b: (b / "manifest.json").write_text('{"format"'), "does not match manifest.sha256"),
-    "newer": (lambda b: _rewrite(b, lambda m: m.update(version=2)), "install a newer one"),
-    "foreign": (lambda b: _rewrite(b, lambda m: m.update(format="zip")), "not an aigc-edge bundle"),
-    "no components": (lambda b: _rewrite(b, lambda m: m.pop("components")), "lacks components"),
+    "newer": (lambda b: _rewrite(b, lambda m: m.update(version=2)), "reads up to 1: install a newer"),
+    "foreign": (lambda b: _rewrite(b, lambda m: m.update(format="zip")), "manifest.format must be"),
+    "no components": (lambda b: _rewrite(b, lambda m: m.pop("components")), "manifest.components must be present"),
     "leading out": (lambda b: _rewrite(b, lambda m: m["files"].update({"../x": {}})), "leads out"),
 }
 
@@ -145,7 +163,7 @@ def test_damage_is_found_and_named(tmp_path, files, case, packed):
             for file in sorted(p for p in (tmp_path / "a.aigc").rglob("*") if p.is_file()):
                 archive.write(file, file.relative_to(tmp_path / "a.aigc"))
     with pytest.raises(BundleError) as error:
-        read_manifest(path, verify=True)
+        Bundle.open(path, verify=True)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -158,4 +176,4 @@ def test_no_bundle_at_all(tmp_path):
         (tmp_path, "lacks manifest.json"),
     ):
         with pytest.raises(BundleError, match=words):
-            read_manifest(path)
+            Bundle.open(path)

@@ -15,11 +15,11 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 import aigc_edge
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.onnx import check, export_component
 from aigc_edge.nn.unet import UNet
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 
 @dataclass
@@ -185,6 +185,7 @@ def test_float32_named_in_the_code_is_no_obstacle(tmp_path: Path) -> None:
             return self.linear(x.to(torch.float32)).float() + torch.arange(4, dtype=torch.float32)
 
     report = export_component(_part(Casts()), tmp_path / "a.onnx")
+    assert report["checks"]
     assert all(0 < entry["relative_l2"] <= entry["allowed"] < 2e-6 for entry in report["checks"])
 
 
@@ -192,6 +193,7 @@ def test_long_sums_may_round_as_onnxruntime_adds_them(tmp_path: Path) -> None:
     """A normalisation over a million values, as decoders of large images have: no operation is wrong there."""
     norm = nn.GroupNorm(1, 4)
     report = export_component(_part(norm, 4, 512, 512), tmp_path / "a.onnx")
+    assert report["checks"]
     assert all(entry["relative_l2"] < entry["allowed"] < 5e-5 for entry in report["checks"])
     wrong = nn.GroupNorm(1, 4, eps=1e-3)
     with pytest.raises(AigcEdgeError, match="is off by"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from aigc_edge import __version__
-from aigc_edge.export.provenance import created, of_run, tools
+from aigc_edge.bundle.provenance import created, of_run, tools
 
 
 def test_of_a_folder_only_its_name_is_told():

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.export.onnx import to_ir
 from aigc_edge.export.schedule import split_schedule
 from aigc_edge.models.base import Component
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 diffusers = pytest.importorskip("diffusers")
 SHAPE, CLASSES = (4, 8, 8), 5

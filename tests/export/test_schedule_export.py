@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.export import split as splitting
 from aigc_edge.export.onnx import export_component
 from aigc_edge.export.split import Split, export_split
 from aigc_edge.models.base import FAMILIES, Component
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 CLASSES, TOKENS, WIDTH = 5, 9, 32
 
@@ -206,4 +206,5 @@ def test_weights_of_a_huge_model_stay_in_a_file_of_their_own(tmp_path: Path, mon
     split = export_split(part, whole, tmp_path / "denoiser.onnx", tmp_path / "schedule.onnx")
     assert isinstance(split, Split), split
     assert {file.name for file in tmp_path.iterdir()} >= {"denoiser.onnx", "denoiser.onnx.data", "schedule.onnx"}
+    assert len(split.checks) == 2
     assert all(check["relative_l2"] <= check["allowed"] for check in split.checks)

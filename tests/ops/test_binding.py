@@ -67,6 +67,26 @@ def test_a_wrong_count_of_arguments_is_refused(arguments: tuple[Any, ...]) -> No
         ops.randn(*arguments)
 
 
+WRONG_KEYWORDS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+    ((SEEDS, 1), {}, "out is missing"),
+    ((SEEDS,), {"out": EXPECTED}, "draw is missing"),
+    (
+        (SEEDS, 1),
+        {"out": EXPECTED, "seed": 3},
+        "4 .* only 3 can be used: the parameters are seeds, draw, out",
+    ),
+    ((SEEDS, 1, EXPECTED), {"draw": 1}, "4 arguments were given and only 3"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "keywords", "sentence"), WRONG_KEYWORDS)
+def test_a_missing_unknown_or_repeated_argument_is_refused(
+    arguments: tuple[Any, ...], keywords: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(AigcEdgeError, match=f"randn: {sentence}"):
+        ops.randn(*arguments, **keywords)
+
+
 def test_an_unknown_op_is_refused() -> None:
     with pytest.raises(AigcEdgeError, match='there is no native op "nothing": there are latent_to_rgb8, randn, solver_step'):
         core.op("nothing")

@@ -18,11 +18,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def on_gpu(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments as the op takes them there: all arrays but those that its signature wants on the host."""
-    types = ops.OPS[name].types.values()
-    move = [isinstance(a, np.ndarray) and "host" not in kind for a, kind in zip(arguments, types, strict=True)]
-    return tuple(torch.from_numpy(a).cuda() if m else a for a, m in zip(copy.deepcopy(arguments), move, strict=True))
+def on_gpu(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the arguments with all arrays on the GPU but those that the op reads in host memory."""
+    types, own = ops.OPS[name].types, copy.deepcopy(arguments)
+    return {k: torch.from_numpy(a).cuda() if isinstance(a, np.ndarray) and "host" not in types[k] else a for k, a in own.items()}
 
 
 def differs(found: np.ndarray, wanted: np.ndarray) -> bool:
@@ -41,11 +40,11 @@ def differs(found: np.ndarray, wanted: np.ndarray) -> bool:
 def test_cpu_and_cuda_agree_to_a_millionth(name: str, fresh_seed: int) -> None:
     for case, arguments in enumerate(ops.MODULES[name].samples(np.random.default_rng(fresh_seed))):
         host, device = copy.deepcopy(arguments), on_gpu(name, arguments)
-        core.op(name)(*host)
-        core.op(name)(*device)
-        for place, (cpu, gpu) in enumerate(zip(host, device, strict=True)):
-            if isinstance(cpu, np.ndarray) and isinstance(gpu, torch.Tensor):
-                assert not differs(gpu.cpu().numpy(), cpu), f"case {case}, argument {place}"
+        core.op(name)(**host)
+        core.op(name)(**device)
+        for key, tensor in device.items():
+            if isinstance(tensor, torch.Tensor):
+                assert not differs(tensor.cpu().numpy(), host[key]), f"case {case}, argument {key}"
 
 
 def test_normals_do_not_depend_on_the_batch(fresh_seed: int) -> None:

@@ -14,28 +14,23 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.ops import solver_step
 
 core = pytest.importorskip("aigc_edge._core")
-NAMES = list(solver_step.types)
-
-
-def named(arguments: tuple[Any, ...]) -> dict[str, Any]:
-    return dict(zip(NAMES, arguments, strict=True))
 
 
 def only_sample(arguments: dict[str, Any], sample: int) -> dict[str, Any]:
     """The same call for one sample of the batch."""
     own = copy.deepcopy(arguments)
     for name in ("slots", "output", "net_input"):
-        if own[name] is not None:
+        if own.get(name) is not None:
             own[name] = np.ascontiguousarray(own[name][:, sample : sample + 1])
     for name in ("seeds", "nonfinite", "after_eps", "before_eps", "mask", "known", "known_eps"):
-        if own[name] is not None:
+        if own.get(name) is not None:
             own[name] = own[name][sample : sample + 1].copy()
     return own
 
 
 def test_a_sample_is_the_same_alone_and_in_a_batch(fresh_seed: int) -> None:
     for arguments in ops.MODULES["solver_step"].samples(np.random.default_rng(fresh_seed)):
-        batch = named(copy.deepcopy(arguments))
+        batch = copy.deepcopy(arguments)
         count = batch["slots"].shape[1]
         alone = [only_sample(batch, sample) for sample in range(count)]
         solver_step(**batch)
@@ -49,7 +44,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(fresh_seed: int) -> None:
 @pytest.mark.parametrize("noises", [0, 2])
 def test_threads_and_addresses_change_nothing(noises: int, fresh_seed: int) -> None:
     rng = np.random.default_rng(fresh_seed)
-    arguments = named(ops.MODULES["solver_step"]._arguments(rng, 2, 3, 150_001, 2, 2, noises, True, True))
+    arguments = ops.MODULES["solver_step"]._arguments(rng, 2, 3, 150_001, 2, 2, noises, True, True)
     expected = copy.deepcopy(arguments)
     solver_step(**expected)
     shifted = copy.deepcopy(arguments)
@@ -69,9 +64,7 @@ def test_threads_and_addresses_change_nothing(noises: int, fresh_seed: int) -> N
 @pytest.mark.parametrize(("inputs", "elements"), [(1, 400_003), (2, 200_016), (2, 200_003)])
 def test_what_is_written_past_the_caches_is_the_same(inputs: int, elements: int, fresh_seed: int) -> None:
     # Above 48 MB in all; each sample alone is below. One float beyond where the array would lie, so that the first are no vector.
-    arguments = named(
-        ops.MODULES["solver_step"]._arguments(np.random.default_rng(fresh_seed), 2, 8, elements, 2, inputs, 1, True, 1)
-    )
+    arguments = ops.MODULES["solver_step"]._arguments(np.random.default_rng(fresh_seed), 2, 8, elements, 2, inputs, 1, True, 1)
     room = np.full(arguments["net_input"].size + 1, np.nan, np.float32)
     arguments["net_input"] = room[1:].reshape(arguments["net_input"].shape)
     alone = [only_sample(arguments, sample) for sample in range(8)]

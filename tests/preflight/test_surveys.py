@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.preflight import onnx_survey, torch_survey
 from aigc_edge.sources.base import Part
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 
 class Network(nn.Module):

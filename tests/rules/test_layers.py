@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "aigc_edge"
-CSRC = ROOT / "csrc"
+from tests.rules.source import imports, layers, native_sources, parsed, python_sources
 
-# Lowest first. Names of one line are siblings and do not import each other.
-LAYERS = [
-    ["errors"],
-    ["_core", "text", "clock", "hardware"],
-    ["registry", "files", "config", "budget", "pages", "sizes", "external"],
-    ["spec", "images"],
-    ["ops"],
-    ["nn"],
-    ["models", "diffusion", "tokens", "data"],
-    ["train", "metrics", "compress", "tuning", "export", "targets"],
-    ["sources"],
-    ["engines", "inputs"],
-    ["device_loop", "choose", "programs", "text_conditions"],
-    ["pipeline"],
-    ["bench", "inspect", "prove", "verify"],
-    ["compile", "tune", "why"],
-    ["preflight"],
-    ["commands"],
-    ["cli"],
-]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-# Base helpers that may use each other.
-BASE = {"errors", "registry", "files", "config", "spec", "images", "text", "clock", "hardware"}
+RANK = layers()
 
 TORCH = [
     "nn/",
@@ -50,7 +23,7 @@ TORCH = [
     "engines/torch.py",
 ]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
-# engines/tensorrt_network.py, device_loop.py: on a GPU torch owns memory and streams, where it is installed.
+# engines/tensorrt_network.py, runtime/device_loop.py: on a GPU torch owns memory and streams, where it is installed.
 TORCH_IN_FUNCTIONS = [
     *TORCH,
     "bench/ways/",
@@ -60,7 +33,7 @@ TORCH_IN_FUNCTIONS = [
     "diffusion/",
     "verify/peers/",
     "engines/tensorrt_network.py",
-    "device_loop.py",
+    "runtime/device_loop.py",
 ]
 ONLY_IN = {
     "tensorrt": ["engines/tensorrt"],
@@ -70,60 +43,45 @@ ONLY_IN = {
     "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
     "transformers": ["sources/"],
     "sklearn": ["data/"],
-    "tokenizers": ["text_conditions/tokens.py", "sources/"],
+    "tokenizers": ["runtime/tokenizer.py", "sources/"],
     "tensorboard": ["train/"],
     "tqdm": ["train/", "commands/"],
 }
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def part_of(path: str) -> str:
+    """bench/cells.py → bench, cli.py → cli."""
+    return path.split("/")[0].removesuffix(".py")
 
 
-def short(path: Path) -> str:
-    return path.relative_to(PACKAGE).as_posix()
+def inner_part(module: str, rank: dict[str, int]) -> str | None:
+    """The longest dotted name of the list that `module` is or lies in."""
+    names = [name for name in rank if "." in name and f"{module}.".startswith(f"aigc_edge.{name}.")]
+    return max(names, key=len, default=None)
 
 
-def part_of(module: str) -> str:
-    """aigc_edge.bench.way → bench."""
-    return module.split(".")[1]
-
-
-def imports(tree: ast.AST, *, inside: bool = False) -> Iterator[tuple[str, int, bool]]:
-    """(module, line, within a function) of every import that runs; imports under TYPE_CHECKING do not."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for other in node.orelse:
-                yield from imports(other, inside=inside)
-            continue
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno, inside) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative imports hide the layer: write the full name"
-            if node.module == "aigc_edge":
-                yield from ((f"aigc_edge.{alias.name}", node.lineno, inside) for alias in node.names)
-            else:
-                yield str(node.module), node.lineno, inside
-        yield from imports(node, inside=inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
-
-
-def wrong_imports(path: str, source: str) -> list[str]:
+def wrong_imports(path: str, source: str, rank: dict[str, int] = RANK) -> list[str]:
     """What the file at `path` (relative to the package) imports against the rules."""
-    own = path.split("/")[0].removesuffix(".py")
+    own, own_module = part_of(path), "aigc_edge." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     found = []
-    for module, line, inside in imports(ast.parse(source)):
+    for item in imports(parsed(source)):
+        module = f"{item.module}.{item.name}" if item.module == "aigc_edge" and item.name else item.module
         top = module.split(".")[0]
-        where = f"aigc_edge/{path}:{line} imports {module}"
+        where = f"aigc_edge/{path}:{item.line} imports {module}"
         if top == "aigc_edge" and "." in module:
-            other = part_of(module)
-            if other in ("__version__", "open", "Pipeline", "AigcEdgeError") or own == other or path == "__init__.py":
+            other = module.split(".")[1]
+            if other in ("__version__", "open", "Pipeline", "AigcEdgeError") or path == "__init__.py":
                 continue
-            if other not in RANK:
-                found.append(f"{where}: {other} has no layer: add it to LAYERS")
-            elif RANK[other] >= RANK[own] and not {own, other} <= BASE:
+            if own == other:
+                ours, theirs = (inner_part(name, rank) for name in (own_module, f"{module}.{item.name}"))
+                if ours and theirs and ours != theirs and rank[theirs] >= rank[ours]:
+                    found.append(f"{where}: {ours} may import lower layers only, and {theirs} is none")
+            elif other not in rank:
+                found.append(f"{where}: {other} has no layer: add it to docs/design.md")
+            elif rank[other] >= rank[own]:
                 found.append(f"{where}: {own} may import lower layers only")
         elif top in ("torch", "torchvision"):
-            places = TORCH_IN_FUNCTIONS if inside else TORCH
+            places = TORCH_IN_FUNCTIONS if item.in_function else TORCH
             if not path.startswith(tuple(places)):
                 found.append(f"{where}: the runtime path does without torch")
         elif top in ONLY_IN and not path.startswith(tuple(ONLY_IN[top])):
@@ -131,14 +89,49 @@ def wrong_imports(path: str, source: str) -> list[str]:
     return found
 
 
-def test_every_part_has_a_layer() -> None:
-    parts = {short(path).split("/")[0].removesuffix(".py") for path in modules()} - {"__init__"}
-    assert parts <= set(RANK), "add the part to LAYERS and to DESIGN"
+def test_the_list_of_layers_is_complete_and_names_nothing_else() -> None:
+    files = set(python_sources()) | {"_core.py"}
+    parts = {part_of(path) for path in files} - {"__init__"}
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in files}
+    packages = {name.rpartition(".")[0] for name in modules}
+    assert {name for name in RANK if "." not in name} == parts, "the layers block of docs/design.md"
+    assert {name for name in RANK if "." in name} <= modules | packages, "the layers block of docs/design.md"
 
 
-@pytest.mark.parametrize("path", modules(), ids=short)
-def test_imports_point_one_way(path: Path) -> None:
-    assert wrong_imports(short(path), path.read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("text", ["", "```layers\n```\n", "```layers\na\n```\n```layers\nb\n```\n", "```layers\na b\na\n```\n"])
+def test_a_list_that_is_missing_twice_there_or_ambiguous_is_refused(text: str) -> None:
+    with pytest.raises(AssertionError, match=r"(layers block|blocks of layers)"):
+        layers(text)
+
+
+def test_the_lowest_layer_comes_first() -> None:
+    assert layers("text\n```layers\na\nb c\nc.d\n```\n") == {"a": 0, "b": 1, "c": 1, "c.d": 2}
+
+
+@pytest.mark.parametrize("path", python_sources())
+def test_imports_point_one_way(path: str) -> None:
+    assert wrong_imports(path, python_sources()[path]) == []
+
+
+INSIDE = {"bench": 0, "bench.cells": 1, "bench.peers": 2, "bench.peers.torch": 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "right"),
+    [
+        ("bench/cells.py", "from aigc_edge.bench.peers import x", False),
+        ("bench/cells.py", "def f():\n    from aigc_edge.bench.peers.numpy import x", False),
+        ("bench/cells.py", "from aigc_edge.bench import peers", False),
+        ("bench/peers/numpy.py", "from aigc_edge.bench.peers.torch import x", False),
+        ("bench/peers/__init__.py", "import aigc_edge.bench.peers.torch", False),
+        ("bench/peers/numpy.py", "from aigc_edge.bench.cells import x", True),
+        ("bench/peers/torch.py", "from aigc_edge.bench.peers import x", True),
+        ("bench/peers/numpy.py", "from aigc_edge.bench.peers.jax import x", True),
+        ("bench/page.py", "from aigc_edge.bench.peers import x", True),
+    ],
+)
+def test_the_order_inside_a_package_counts_where_it_is_declared(path: str, source: str, right: bool) -> None:
+    assert (wrong_imports(path, source, INSIDE) == []) is right
 
 
 @pytest.mark.parametrize(
@@ -146,14 +139,16 @@ def test_imports_point_one_way(path: Path) -> None:
     [
         ("ops/x.py", "from aigc_edge.nn import blocks"),
         ("ops/x.py", "def f():\n    import aigc_edge.engines.base"),
+        ("ops/x.py", "from aigc_edge.nowhere import x"),
         ("models/x.py", "from aigc_edge.data import load"),
         ("diffusion/x.py", "import torch"),
-        ("pipeline.py", "def f():\n    import torch"),
+        ("runtime/pipeline.py", "def f():\n    import torch"),
         ("bench/x.py", "import torch"),
         ("bench/ways/x.py", "import torch"),
         ("engines/onnxruntime.py", "import tensorrt_rtx"),
         ("commands/x.py", "from aigc_edge import cli"),
-        ("inspect.py", "from aigc_edge import bench"),
+        ("report/summary.py", "from aigc_edge import bench"),
+        ("errors.py", "def f():\n    from aigc_edge import files"),
     ],
 )
 def test_the_rule_finds_what_breaks_it(path: str, source: str) -> None:
@@ -165,7 +160,7 @@ def test_the_rule_finds_what_breaks_it(path: str, source: str) -> None:
     [
         ("nn/x.py", "import torch\nfrom aigc_edge.errors import AigcEdgeError"),
         ("bench/ways/x.py", "def f():\n    import torch"),
-        ("pipeline.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("runtime/pipeline.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("files.py", "from aigc_edge.errors import AigcEdgeError"),
     ],
 )
@@ -194,20 +189,35 @@ FOREIGN = {
 }
 
 
-def native_files() -> list[Path]:
-    return sorted(p for p in CSRC.rglob("*") if p.suffix in {".cpp", ".hpp", ".h", ".cu", ".cuh"})
-
-
-@pytest.mark.parametrize("path", native_files(), ids=lambda p: p.relative_to(CSRC).as_posix())
-def test_includes_point_one_way(path: Path) -> None:
-    own = path.relative_to(CSRC).parts[0]
-    wrong = []
-    for header in INCLUDE.findall(path.read_text(encoding="utf-8")):
+def wrong_includes(path: str, source: str) -> list[str]:
+    """What the file at `path` (relative to csrc) includes against the rules."""
+    own, found = path.split("/")[0], []
+    for header in INCLUDE.findall(source):
         first = header.split("/")[0]
         other = "include" if first == "aigc_edge" else first
         if "/" in header and other in NATIVE and other != own and other not in NATIVE[own]:
-            wrong.append(f"{own} may not include {header}")
-        wrong += [
+            found.append(f"{own} may not include {header}")
+        found += [
             f"{own} may not include {header}" for name, places in FOREIGN.items() if header.startswith(name) and own not in places
         ]
-    assert wrong == []
+    return found
+
+
+@pytest.mark.parametrize("path", native_sources())
+def test_includes_point_one_way(path: str) -> None:
+    assert wrong_includes(path, native_sources()[path]) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "right"),
+    [
+        ("core/x.cpp", '#include "ops/op.hpp"', False),
+        ("ops/x/cpu.cpp", "#include <aigc_edge/aigc_edge.h>", False),
+        ("runtime/x.hpp", "  # include <pybind11/pybind11.h>", False),
+        ("engine/x.cpp", "#include <torch/torch.h>", False),
+        ("runtime/x.cpp", '#include "ops/op.hpp"\n#include <vector>', True),
+        ("bindings/x.cpp", "#include <pybind11/pybind11.h>", True),
+    ],
+)
+def test_the_rule_finds_includes_that_break_it(path: str, source: str, right: bool) -> None:
+    assert (wrong_includes(path, source) == []) is right

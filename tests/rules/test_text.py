@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("aigc_edge", "csrc", "tests", "tools", "benchmarks", ".ci")
+from tests.rules.source import ROOT, parsed, python_sources
+
+PLACES = ("aigc_edge", "csrc", "tests", "tools", "benchmarks", "docs", "examples", ".ci")
 TOP = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "Makefile",
     "pyproject.toml",
+    "mkdocs.yml",
     "CMakeLists.txt",
     ".gitignore",
     ".clang-format",
@@ -41,11 +43,32 @@ def files() -> list[Path]:
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_file_holds(what: str) -> None:
+    places = {path.relative_to(ROOT).parts[0] for path in files()}
+    assert {"aigc_edge", "csrc", "tests", "tools", "benchmarks", ".ci", "README.md"} <= places
     found = []
     for path in files():
         text = path.read_text(encoding="utf-8", errors="replace")
         found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in FORBIDDEN[what].finditer(text)]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "right"),
+    [
+        ("a path of one machine", 'cache = "/home/somebody/cache"', False),
+        ("a path of one machine", "cp -r /work/main x", False),
+        ("a path of one machine", "build/work/x and {root}/home/x and $HOME/work/x", True),
+        ("a host of a package registry", "pip install --index-url https://pypi.org/simple", False),
+        ("a host of a package registry", "see https://pytorch.org/docs", True),
+        ("a conflict marker", "a\n<<<<<<< HEAD\nb", False),
+        ("a conflict marker", "a <<<<<<< b", True),
+        ("a leftover", "x = 1  # FIXME", False),
+        ("a leftover", "    breakpoint()", False),
+        ("a leftover", "breakpoints()", True),
+    ],
+)
+def test_what_is_forbidden_is_found(what: str, text: str, right: bool) -> None:
+    assert (FORBIDDEN[what].search(text) is None) is right
 
 
 def public(tree: ast.Module) -> list[ast.FunctionDef | ast.ClassDef]:
@@ -57,18 +80,28 @@ def public(tree: ast.Module) -> list[ast.FunctionDef | ast.ClassDef]:
 PROTOCOL = {"commands": {"configure", "run"}}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "aigc_edge").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_public_things_are_documented(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    known = PROTOCOL.get(path.relative_to(ROOT / "aigc_edge").parts[0], set())
+def undocumented(path: str, source: str) -> list[str]:
+    """Public names of the module at `path` without a docstring; the path too where the module has none."""
+    tree = parsed(source)
+    known = PROTOCOL.get(path.split("/")[0], set())
     lacking = [node.name for node in public(tree) if not ast.get_docstring(node) and node.name not in known]
-    assert lacking == [], f"{path.name}: a sentence each"
-    assert ast.get_docstring(tree), f"{path.name} says nothing of itself"
+    return lacking if ast.get_docstring(tree) else [path, *lacking]
+
+
+@pytest.mark.parametrize("path", python_sources())
+def test_public_things_are_documented(path: str) -> None:
+    assert undocumented(path, python_sources()[path]) == [], "a sentence each"
+
+
+def test_what_is_not_documented_is_found() -> None:
+    source = "def run(): ...\ndef other(): ...\ndef _own(): ...\nclass A:\n    def b(self): ...\nclass C:\n    'A sentence.'\n"
+    assert undocumented("bench/x.py", source) == ["bench/x.py", "run", "other", "A"]
+    assert undocumented("commands/x.py", f"'Says it.'\n{source}") == ["other", "A"]
 
 
 def test_top_level_is_what_was_agreed() -> None:
     allowed = {"csrc", "aigc_edge", "tools", "tests", "benchmarks", "CMakeLists.txt", "pyproject.toml"}
-    allowed |= {"README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile"}
+    allowed |= {"README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "docs", "examples", "mkdocs.yml"}
     made = {"build", "dist", "out", "runs"}  # ignored by git
     found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".") and p.suffix != ".aigc"}
     assert found - made <= allowed

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from aigc_edge import pipeline
+from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build
 from aigc_edge.engines.base import ENGINES, Engine
-from aigc_edge.export.bundle import write_bundle
+from aigc_edge.runtime import pipeline
 
 SHAPE = (2, 3, 5)  # odd, and not a multiple of any vector width
 CLASSES = 4
@@ -194,7 +194,7 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
         made, text = manifest(kind, classes), b"the analytic engine reads no file"
         files = {"schedule.onnx": text, "schedule.table": table(made)} if kind == "constants" else {}
         files |= {"text.onnx": text, "tokenizer/text.json": words()} if kind == "text" else {}
-        write_bundle(path, made | changes, {"net.onnx": text} | files)
+        write_members(path, made | changes, {"net.onnx": text} | files)
         return path
 
     return make

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from aigc_edge import pipeline
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.runtime import pipeline
 
 TEXT, DENOISER, ENTRY = ("components", "text_encoder"), ("components", "denoiser"), ("text", "encoders", "text_encoder")
 INPUT, FIRST, SECOND = (*TEXT, "inputs", 0), (*TEXT, "outputs", 0), (*TEXT, "outputs", 1)
@@ -116,4 +116,4 @@ def test_conditions_without_an_encoder_are_the_caller_s(engine, toy, make_bundle
     value = toy.manifest("text", 0)
     del value["classes"]
     del value["components"]["text_encoder"]
-    assert pipeline.open(make_bundle("text", 0, **value | {"text": None}), engine="analytic").manifest["text"] is None
+    assert pipeline.open(make_bundle("text", 0, **value | {"text": None}), engine="analytic").manifest.text is None

@@ -11,9 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from aigc_edge import pipeline
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import pack
+from aigc_edge.runtime import pipeline
 
 
 def open_toy_at(path, **options):
@@ -37,7 +37,7 @@ def bundle(engine, make_bundle):
 def test_a_packed_bundle_gives_the_same_samples(bundle, tmp_path):
     expected = open_toy_at(bundle).sample(3, seed=5)
     packed = tmp_path / "packed.aigc"
-    pack(bundle, packed)
+    Bundle.open(bundle, verify=True).pack(packed)
     np.testing.assert_array_equal(open_toy_at(packed, verify="all").sample(3, seed=5), expected)
 
 
@@ -61,10 +61,10 @@ def test_a_changed_file_is_refused_unless_trusted(bundle, verify):
 
 
 def test_weights_beside_the_network_are_hashed_with_it(engine, toy, tmp_path):
-    from aigc_edge.export.bundle import write_bundle
+    from aigc_edge.bundle.write import write_members
 
     path = tmp_path / "two.aigc"
-    write_bundle(path, toy.manifest(), {"net.onnx": b"x", "net.onnx.data": b"weights", "other.data": b"of something else"})
+    write_members(path, toy.manifest(), {"net.onnx": b"x", "net.onnx.data": b"weights", "other.data": b"of something else"})
     assert open_toy_at(path).sample(1).shape[0] == 1
     (path / "other.data").write_bytes(b"of something ELSE")
     assert open_toy_at(path).sample(1).shape[0] == 1
@@ -205,7 +205,7 @@ def test_truncated_and_mangled_archives_never_open_as_something_else(engine, toy
     rng = np.random.default_rng()
     if kind == "constants":
         engine.networks["denoiser"] = toy.split_denoiser
-    pack(make_bundle(kind), tmp_path / "whole.aigc")
+    Bundle.open(make_bundle(kind), verify=True).pack(tmp_path / "whole.aigc")
     whole = (tmp_path / "whole.aigc").read_bytes()
     expected = open_toy_at(tmp_path / "whole.aigc").sample(1, seed=2)
     damaged = tmp_path / "damaged.aigc"
@@ -278,12 +278,12 @@ def test_a_deep_manifest_does_not_exhaust_the_stack(bundle):
 
 def test_hashes_are_those_of_hashlib(engine, make_bundle, tmp_path):
     # Sizes around the block and padding limits of SHA-256; a wrong digest would refuse the intact bundle.
-    from aigc_edge.export.bundle import write_bundle
+    from aigc_edge.bundle.write import write_members
 
     rng = np.random.default_rng()
     source = json.loads((make_bundle() / "manifest.json").read_text())
     files = {f"{n}.bin": rng.bytes(n) for n in (0, 1, 55, 56, 63, 64, 65, 119, 120, 1000)} | {"net.onnx": b"x"}
     path = tmp_path / "sizes.aigc"
-    write_bundle(path, {k: v for k, v in source.items() if k not in ("format", "version", "files")}, files)
+    write_members(path, {k: v for k, v in source.items() if k not in ("format", "version", "files")}, files)
     open_toy_at(path, verify="all")
     shutil.rmtree(path)

@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from aigc_edge import pipeline
+from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import write_bundle
+from aigc_edge.runtime import pipeline
 
 STEPS = 9  # not among the steps of the bundle's own programs
 
@@ -44,6 +44,7 @@ def split(engine, toy, make_bundle):
 def test_programs_of_the_bundle_take_the_table(engine, whole, split):
     rng = np.random.default_rng()
     opened = split()
+    assert opened.programs
     for program in opened.programs:
         for n, guidance in ((1, None), (33, 2.5), (2, 1.0)):
             options = {"seed": int(rng.integers(2**60)), "program": program, "guidance_scale": guidance}
@@ -60,8 +61,8 @@ def test_other_timesteps_are_evaluated_once_each(engine, whole, split):
     first = opened.sample(3, seed=7, solver="heun", steps=STEPS, output="float32")
     np.testing.assert_array_equal(first, expected["heun"])
     schedule = [batch for name, batch in engine.calls if name == "schedule"]
-    program = build(opened.manifest["schedule"], "heun", STEPS).to_json()
-    known = {float(np.float32(t)) for t in opened.manifest["components"]["schedule"]["table"]["timesteps"]}
+    program = build(opened.manifest.schedule, "heun", STEPS).to_json()
+    known = {float(np.float32(t)) for t in opened.manifest.components["schedule"].table.timesteps}
     new = {float(np.float32(row["timestep"])) for row in program["rows"]} - known
     assert schedule == [1] * len(new)  # at batch 1, Heun's second evaluations included
     assert 0 < len(new) < len(program["rows"])
@@ -91,7 +92,7 @@ def test_each_half_and_sample_gets_its_row(engine, toy, split):
     opened = split()
     engine.networks["denoiser"] = network
     opened.sample(3, guidance_scale=2.0)
-    rows = opened.manifest["programs"][opened.manifest["default_program"]]["rows"]
+    rows = opened.manifest.programs[opened.manifest.default_program].to_json()["rows"]
     assert len(seen) == len(rows)
     for row, (constant_0, constant_1) in zip(rows, seen, strict=True):
         wanted = toy.schedule(np.full(6, row["timestep"], np.float32))
@@ -135,7 +136,7 @@ def test_more_constants_than_are_kept_are_evaluated_in_their_rows(engine, toy, t
     made["components"]["schedule"]["outputs"].append(wide)
     made["components"]["schedule"]["table"]["timesteps"] = []
     text = b"the analytic engine reads no file"
-    write_bundle(tmp_path / "wide.aigc", made, {"net.onnx": text, "schedule.onnx": text, "schedule.table": b""})
+    write_members(tmp_path / "wide.aigc", made, {"net.onnx": text, "schedule.onnx": text, "schedule.table": b""})
 
     def network(sample, class_labels, constant_0, constant_1, constant_2):
         np.testing.assert_array_equal(constant_2[:, [0, -1]], np.stack([constant_0] * 2, 1))
@@ -165,7 +166,7 @@ def test_an_engine_of_the_whole_network_gets_the_timestep(engine, toy, split, wh
 def test_inputs_that_the_component_lacks_are_refused(toy, split):
     components = toy.manifest("constants")["components"]
     components["denoiser"]["onnx_inputs"] = ["sample", "constant_7"]
-    with pytest.raises(BundleError, match=r"takes constant_7, which its inputs lack"):
+    with pytest.raises(BundleError, match=r"components\.denoiser\.onnx_inputs\[1\] is .constant_7., which is not among"):
         split(components=components)
 
 

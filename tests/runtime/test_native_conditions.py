@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from aigc_edge import ops
-from aigc_edge.diffusion import Program, build, reference
+from aigc_edge.diffusion import Program, build, reference, sample
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.runtime.request import SampleRequest
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_a_network_that_is_told_the_scale_in_python(text, engine, toy):
     engine.networks["denoiser"] = scaled(toy)
     latents, own = rng.normal(size=(2, *toy.SHAPE)).astype(np.float32), conditions(rng, 2)
     told = own | {"scale": np.array([3.5], np.float32)}
-    found = program.sample(pipeline.network, latents, conditions=told)
+    found = sample(program, pipeline.network, latents, conditions=told)
     native = pipeline.sample(2, latents=latents, conditions=own, solver="euler", steps=4, guidance_scale=3.5, output="float32")
     np.testing.assert_array_equal(found, native)
 
@@ -185,11 +186,9 @@ def test_conditions_and_constants_go_together(engine, toy, open_toy):
     same(native, run)
 
 
-def arguments(**changes: Any) -> dict[str, Any]:
-    """What the native call takes, for the sentences of the C API itself."""
-    names = "seeds classes negative_classes guidance_scale guidance_rescale latents noise mask known known_noise"
-    none = dict.fromkeys(names.split())
-    return none | {"count": 2, "seed": 0, "program": "", "elements": 30, "output": 1} | changes
+def request(**conditions: Any) -> SampleRequest:
+    """What the native call takes, for the messages of the C API itself."""
+    return SampleRequest(count=2, noise=None, output="float32", **conditions)
 
 
 @pytest.mark.parametrize(
@@ -217,21 +216,21 @@ def test_what_does_not_fit_is_said_by_the_native_call(text, own, other, message)
     handle = text()._handle
     given = [{name: np.zeros(shape, np.float32) for name, shape in shapes.items()} for shapes in (own, other)]
     with pytest.raises(AigcEdgeError, match=message):
-        handle.sample(**arguments(conditions=given[0], negative_conditions=given[1]))
+        handle.sample(request(conditions=given[0], negative_conditions=given[1]), 30)
 
 
 def test_what_takes_no_conditions_says_so(open_toy):
     handle = open_toy()._handle
     for name in ("conditions", "negative_conditions"):
         with pytest.raises(AigcEdgeError, match="condition text was given: this bundle takes none, leave it out"):
-            handle.sample(**arguments(**{name: {"text": np.zeros((2, 3), np.float32)}}))
+            handle.sample(request(**{name: {"text": np.zeros((2, 3), np.float32)}}), 30)
 
 
 def test_a_bundle_s_network_takes_conditions_in_python(text, toy):
     rng = np.random.default_rng()
     pipeline, program = text(), build(toy.SCHEDULE, "dpmpp_2m", 5, guidance_scale=2.0)
     latents, own, other = rng.normal(size=(2, *toy.SHAPE)).astype(np.float32), conditions(rng, 2), conditions(rng, 2)
-    found = program.sample(pipeline.network, latents, conditions=own, negative=other)
+    found = sample(program, pipeline.network, latents, conditions=own, negative=other)
     native = pipeline.sample(
         2, latents=latents, conditions=own, negative_conditions=other, solver="dpmpp_2m", steps=5, output="float32"
     )

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge import _core, pipeline
+from aigc_edge import _core
+from aigc_edge.bundle.write import write_members
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import write_bundle
-from aigc_edge.inspect import describe, render
+from aigc_edge.report.summary import render, verified
+from aigc_edge.runtime import pipeline
 
 SIZES = [(6, 10), (12, 8), (6, 4)]
 
@@ -33,7 +34,7 @@ def sized(engine, toy, tmp_path):
     def write(*shape, name="sized", **changes):
         path = tmp_path / f"{name}.aigc"
         manifest = following(toy.manifest(), *(shape or (2, "H", "W"))) | changes
-        write_bundle(path, manifest, {"net.onnx": b"the analytic engine reads no file"})
+        write_members(path, manifest, {"net.onnx": b"the analytic engine reads no file"})
         return path
 
     return write
@@ -49,7 +50,7 @@ def test_every_size_is_what_a_bundle_of_it_gives(sized, rng):
             pipeline.open(alone, engine="analytic") as own,
         ):
             assert one.size == own.size == (height, width)
-            assert one.manifest["components"]["denoiser"]["inputs"][0]["shape"] == ["N", 2, height, width]
+            assert one.manifest.main.spec.inputs[0].shape == ("N", 2, height, width)
             wanted = own.sample(3, seed=seed, output="float32")
             np.testing.assert_array_equal(one.sample(3, seed=seed, output="float32"), wanted)
     with pipeline.open(bundle, engine="analytic") as first:
@@ -97,6 +98,6 @@ def test_broken_sizes_are_said(sized, shape, sizes, words):
 
 
 def test_inspect_lists_the_sizes(sized):
-    shown = render(describe(sized(sizes=[list(size) for size in SIZES])))
+    shown = render(verified(sized(sizes=[list(size) for size in SIZES])).manifest)
     assert "sizes 6x10 (default), 12x8, 6x4" in shown
     assert "[N, 2, H, W]" in shown

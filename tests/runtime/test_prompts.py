@@ -8,10 +8,10 @@ import threading
 import numpy as np
 import pytest
 
-from aigc_edge import pipeline
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.export.bundle import pack
-from aigc_edge.text_conditions import encoders
+from aigc_edge.runtime import pipeline
+from aigc_edge.runtime import text_encoders as encoders
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_a_tokenizer_that_leaves_no_room_is_said(text):
 def test_a_packed_bundle_takes_prompts(engine, toy, make_bundle, tmp_path):
     engine.networks |= {"denoiser": toy.text_denoiser, "text_encoder": toy.text_encoder}
     bundle = make_bundle("text", 0)
-    pack(bundle, tmp_path / "packed.aigc")
+    Bundle.open(bundle, verify=True).pack(tmp_path / "packed.aigc")
     expected = pipeline.open(bundle, engine="analytic").sample(2, prompt="a cat")
     packed = pipeline.open(tmp_path / "packed.aigc", engine="analytic", verify="all")
     np.testing.assert_array_equal(packed.sample(2, prompt="a cat"), expected)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_edge.export.bundle import pack
+from aigc_edge.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +48,7 @@ def run(program, paths):
 @pytest.mark.parametrize("kind", ["diffusion", "constants", "text"])
 def test_damaged_archives(open_all, make_bundle, tmp_path, kind):
     rng = np.random.default_rng()
-    pack(make_bundle(kind), tmp_path / "whole.aigc")
+    Bundle.open(make_bundle(kind), verify=True).pack(tmp_path / "whole.aigc")
     whole = (tmp_path / "whole.aigc").read_bytes()
     paths = [tmp_path / "whole.aigc"]
     directory = whole.index(b"PK\x01\x02")  # most damage goes where the offsets and sizes stand

@@ -17,7 +17,7 @@ from aigc_edge import ops
 from aigc_edge.diffusion import Program, build, reference
 from aigc_edge.errors import AigcEdgeError
 
-FIXTURES = [HealthCheck.function_scoped_fixture]
+FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 COUNT = 3
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from aigc_edge.diffusion import Program
+from aigc_edge.diffusion import Program, sample
 from aigc_edge.export.onnx import session_of
 from aigc_edge.sources.base import Part, Source
 
@@ -94,7 +94,7 @@ class Exported:
             (output,) = self.run("denoiser", **inputs).values()
             return output
 
-        made = program.sample(network, latents, conditions=conditions, negative=negative, noise=noise)
+        made = sample(program, network, latents, conditions=conditions, negative=negative, noise=noise)
         return self.run("decoder", latents=made)["image"] if len(self.source.parts()) > 1 else np.asarray(made)
 
     @staticmethod
@@ -117,7 +117,7 @@ def compiled(tmp_path: Path) -> Callable[..., np.ndarray]:
         bundle = tmp_path / "compiled.aigc"
         compile_source(source, bundle, formats=["fp32", "int8w:psnr=15"], steps=steps, samples=2, threads=1)
         with aigc_edge.open(bundle, threads=1) as pipeline:
-            assert pipeline.manifest["quality"]["int8w"]["psnr"] > 15
+            assert pipeline.manifest.quality["int8w"]["psnr"] > 15
             return np.asarray(pipeline.sample(len(latents), prompt=prompts, latents=latents, output="float32", **options))
 
     return draw

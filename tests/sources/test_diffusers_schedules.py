@@ -10,8 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import Program, build
-from aigc_edge.diffusion.build import resolve
+from aigc_edge.diffusion import build, from_diffusers, resolve
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.schedules import clip_of, dynamic_shift, is_distilled, schedule_of, scheduler_of
@@ -53,7 +52,7 @@ def test_ddim_is_the_same_program(betas: str) -> None:
     scheduler = diffusers.DDIMScheduler(beta_schedule=betas, clip_sample=False, steps_offset=1)
     schedule = schedule_of(scheduler)
     assert schedule is not None
-    own, built = Program.from_diffusers(scheduler, 9), build(schedule, "ddim", 9)
+    own, built = from_diffusers(scheduler, 9), build(schedule, "ddim", 9)
     latents = np.random.default_rng(0).standard_normal((1, 4, 3, 3)).astype(np.float32)
 
     def network(sample: np.ndarray, timestep: np.ndarray) -> np.ndarray:

@@ -15,9 +15,9 @@ from torch import nn
 
 import aigc_edge
 from aigc_edge.compile import compile_source
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import build, sample
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.inspect import describe
+from aigc_edge.report.summary import describe
 from aigc_edge.sources.base import SourceOptions, open_source
 from aigc_edge.sources.generator import Generator
 
@@ -76,8 +76,8 @@ def test_a_denoiser_and_a_decoder_generate_what_torch_does(
         latents, labels = rng.standard_normal((2, 4, height // 4, width // 4), dtype=np.float32), rng.integers(0, 3, 2)
         with torch.no_grad():
             given, none = {"labels": torch.as_tensor(labels)}, {"labels": torch.full((2,), 3)}
-            sample = program.sample(denoiser, torch.as_tensor(latents), conditions=given, negative=none)
-            wanted = decoder(torch.as_tensor(sample)).numpy()
+            made = sample(program, denoiser, torch.as_tensor(latents), conditions=given, negative=none)
+            wanted = decoder(torch.as_tensor(made)).numpy()
         for engine in ("onnxruntime", "openvino"):
             with aigc_edge.open(tmp_path / "a.aigc", threads=1, size=(height, width), engine=engine) as pipeline:
                 found = pipeline.sample(2, latents=latents, classes=labels, output="float32")
@@ -175,7 +175,7 @@ def test_an_onnx_file_with_dynamic_sides(file: Any, tmp_path: Path, rng: np.rand
         latents = rng.standard_normal((2, 3, height // 2, width // 2), dtype=np.float32)
         with aigc_edge.open(tmp_path / "a.aigc", threads=1, size=(height, width)) as pipeline:
             found = pipeline.sample(2, latents=latents, output="float32")
-            quality = pipeline.manifest["quality"]["fp16"]
+            quality = pipeline.manifest.quality["fp16"]
         np.testing.assert_allclose(found, session.run(None, {"x": latents})[0], atol=1e-5)
     if len(sizes) > 1:
         assert quality["sizes"]["20x16"]["psnr"] > 40

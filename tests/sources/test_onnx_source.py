@@ -9,10 +9,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import aigc_edge
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.compile import compile_source
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import build, sample
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import read_manifest
 from aigc_edge.sources.base import SourceOptions, open_source
 
 BETAS = {"betas": "scaled_linear"}
@@ -45,7 +45,7 @@ def test_a_denoiser_generates_what_torch_does(exported, tmp_path, rng):
     network, file = exported
     options = SourceOptions(role="denoiser", prediction="v", schedule=BETAS)
     compile_source(str(file), tmp_path / "a.aigc", formats=["fp32"], samples=2, threads=1, options=options)
-    manifest = read_manifest(tmp_path / "a.aigc", verify=True)
+    manifest = Bundle.open(tmp_path / "a.aigc", verify=True).manifest.to_json()
     assert manifest["components"]["denoiser"]["schedule_constants"]["operators"] > 0  # taken out of a foreign file too
     latents = rng.standard_normal((3, 3, 8, 8), dtype=np.float32)
     with aigc_edge.open(tmp_path / "a.aigc", threads=1) as pipeline:
@@ -56,7 +56,7 @@ def test_a_denoiser_generates_what_torch_does(exported, tmp_path, rng):
         return network(x, t.trunc())
 
     with torch.no_grad():
-        wanted = program.sample(whole_numbers, torch.as_tensor(latents)).numpy()
+        wanted = sample(program, whole_numbers, torch.as_tensor(latents)).numpy()
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import aigc_edge
+from aigc_edge.bundle.sizes import sides
+from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 from aigc_edge.compile import compile_source
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sizes import sides
 from aigc_edge.sources.base import Part, SourceOptions, open_source
 from aigc_edge.sources.diffusers.pipelines.stable_diffusion_xl import XlUnet
 from aigc_edge.sources.diffusers.unets import examples
-from aigc_edge.spec import ComponentSpec, TensorSpec
 
 LENGTH, WIDTH = 12, 16
 PROMPTS = ["a red cat on a dog", "dogs"]

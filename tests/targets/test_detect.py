@@ -8,6 +8,8 @@ import pytest
 
 from aigc_edge import targets
 from aigc_edge.cli import main
+from aigc_edge.engines.formats import formats_of
+from aigc_edge.engines.tensorrt_support import limits_of
 
 
 @pytest.mark.parametrize(
@@ -43,8 +45,12 @@ def test_the_list_marks_this_machine(capsys: pytest.CaptureFixture[str]) -> None
     lines = printed[: printed.index("")]
     assert {line[2:].split()[0] for line in lines[1:]} == set(targets.all_targets())
     formats = " ".join(printed)
-    assert all(" ".join(target.precisions) in formats for target in targets.all_targets().values())
+    assert all(" ".join(formats_of(target)) in formats for target in targets.all_targets().values())
     assert main(["targets", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
+    for entry in listed:
+        target = targets.get(entry["name"])
+        assert entry["formats"] == list(formats_of(target))
+        assert [limit["why"] for limit in entry["limits"]] == [limit.why for limit in limits_of(target)]
     marked = {line[2:].split()[0] for line in lines if line.startswith("* ")}
     assert {entry["name"] for entry in listed if entry["here"]} == marked

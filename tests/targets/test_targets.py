@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from aigc_edge import targets
+from aigc_edge.engines.base import ENGINES
+from aigc_edge.engines.formats import formats_of
+from aigc_edge.engines.tensorrt_support import limit_of, limits_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
 
 FILES = sorted(Path(targets.__file__).parent.glob("*.json"))
-# Compute capability → precisions that arrive with it (and stay), from NVIDIA's documentation and from builds.
+# Compute capability → formats that arrive with it (and stay), from NVIDIA's documentation and from builds.
 FIRST = {"fp32": 80, "bf16": 80, "int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100, "fp16": 75}
 FIRST |= {"int8w": 75, "fp8w": 89, "svdquant": 80, "sparse24": 80, "pruned": 80}
 # Formats that a device before that capability cannot run at all.
@@ -33,15 +36,15 @@ def test_a_target_file_follows_the_schema(path):
         assert {"name", "title", "kind", "members"} == set(value)
         assert all(targets.get(name).kind != "group" for name in target.members)
         return
-    keys = "name title kind sm memory_gb bandwidth_gbs tops figures precisions limits tensorrt clocks"
+    keys = "name title kind engine sm memory_gb bandwidth_gbs tops figures tensorrt clocks"
     assert set(keys.split()) == set(value)
-    assert set(target.precisions) <= set(FIRST)
+    assert target.engine in ENGINES
     assert target.clocks.record
     assert target.clocks.fix
     if target.kind == "gpu":
         assert target.memory_gb > 0
         assert target.bandwidth_gbs > 0
-        assert set(target.precisions) == {p for p, sm in FIRST.items() if target.sm >= sm}
+        assert set(formats_of(target)) & set(FIRST) == {p for p, sm in FIRST.items() if target.sm >= sm}
         assert (target.flavour == "tensorrt_rtx") == (target.sm in RTX_BUILDS)
         assert set(value["tensorrt"]) == {"flavour", "least", "most", "without"}
         assert [int(part) for part in target.least.split(".")] <= [int(part) for part in target.most.split(".")]
@@ -63,20 +66,20 @@ def _check_tops(target):
 
 
 def _check_limits(target):
-    impossible = {(limit.format, limit.operator) for limit in target.limits if limit.runs is None}
+    impossible = {(limit.format, limit.operator) for limit in limits_of(target) if limit.runs is None}
     assert {format for format, operator in impossible if operator == "*"} == {f for f, sm in BEGIN.items() if target.sm < sm}
     assert ({("fp32", "MatMul"), ("fp32", "Gemm")} <= impossible) == (target.sm < 80)
     for operator, silent in (("ConvTranspose", True), ("Conv", target.sm < 80), ("MatMul", False)):
-        assert (target.limit("int8", operator) is not None) == silent
+        assert (limit_of(target, "int8", operator) is not None) == silent
     for operator in ("Conv", "ConvTranspose", "MatMul", "Gemm"):  # 4-bit products of Blackwell cards are those of matrices
-        limit = target.limit("w4a4", operator)
+        limit = limit_of(target, "w4a4", operator)
         if target.sm < 100:
             assert limit is not None
             assert limit.runs is None
         else:
             assert (limit is not None) == operator.startswith("Conv")
             assert limit is None or limit.runs == "float"
-    assert len({(limit.format, limit.operator) for limit in target.limits}) == len(target.limits)
+    assert len({(limit.format, limit.operator) for limit in limits_of(target)}) == len(limits_of(target))
 
 
 def test_the_devices_that_users_name_are_there():
@@ -119,16 +122,15 @@ def test_an_unknown_target_lists_what_there_is():
         ({"kind": "tpu"}, "kind"),
         ({"sm": None}, "sm"),
         ({"tensorrt": {"flavour": "other"}}, "flavour"),
-        ({"precisions": []}, "precisions"),
+        ({"engine": ""}, "names its engine"),
+        ({"engine": "onnxruntime"}, "only a target of the engine tensorrt"),
         ({"members": ["a100"]}, "members"),
         ({"speed": 3}, "speed"),
         ({"kind": "cpu"}, "only a gpu"),
+        ({"precisions": ["fp32"]}, "precisions"),
         ({"tops": {"fp16": -1}}, "tops are positive"),
         ({"tops": {"fp3": 1}}, "tops are positive"),
         ({"figures": ""}, "figures"),
-        ({"limits": [{"format": "int8", "operator": "Conv", "runs": "float", "why": ""}]}, "why"),
-        ({"limits": [{"format": "int3", "operator": "Conv", "runs": None, "why": "x"}]}, "int3"),
-        ({"limits": [{"format": "int8", "operator": "Conv"}]}, "a limit has"),
         ({"clocks": {"speed": []}}, "clocks have no speed"),
     ],
 )

@@ -88,6 +88,7 @@ def test_any_table_fits_half_as_many_slots(nfe: int, schedule: dict[str, Any], t
 def test_rows_are_told_what_they_are_computed_for(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
     path = NoisePath(edm, 64)
     program = roll(tools.table(rng, path, 4), path, "any", 1.0)
+    assert len(program.rows) == 4
     for row in program.rows:
         assert row.timestep == pytest.approx(np.log(row.sigma) / 4)
         assert row.c_in == pytest.approx(1 / np.hypot(row.sigma, 0.5))

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.write import write_members
 from aigc_edge.cli import main
-from aigc_edge.diffusion import Program
+from aigc_edge.diffusion import from_diffusers
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.export.bundle import read_manifest, write_bundle
 from aigc_edge.verify import verify
 
 pytest.importorskip("onnxruntime")
@@ -25,17 +26,17 @@ def with_program(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
     """with_program(program JSON) is a copy of the bundle whose default program it is."""
 
     def make(program: dict[str, Any]) -> Path:
-        manifest = read_manifest(BUNDLE)
+        manifest = Bundle.open(BUNDLE).manifest.to_json()
         files = {name: BUNDLE / name for name in manifest.pop("files")}
         changed = manifest | {"programs": {program["name"]: program}, "default_program": program["name"]}
-        write_bundle(tmp_path / "changed.aigc", {k: v for k, v in changed.items() if k not in ("format", "version")}, files)
+        write_members(tmp_path / "changed.aigc", {k: v for k, v in changed.items() if k not in ("format", "version")}, files)
         return tmp_path / "changed.aigc"
 
     return make
 
 
 def default() -> dict[str, Any]:
-    manifest = read_manifest(BUNDLE)
+    manifest = Bundle.open(BUNDLE).manifest.to_json()
     return copy.deepcopy(manifest["programs"][manifest["default_program"]])
 
 
@@ -79,7 +80,7 @@ def test_another_time_input_is_a_divergence(with_program: Callable[..., Path]) -
 def test_an_imported_program_equals_its_scheduler(kind: str, with_program: Callable[..., Path], tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     scheduler = getattr(diffusers, kind)(beta_schedule="scaled_linear", prediction_type="v_prediction")
-    program = Program.from_diffusers(scheduler, 6, guidance_scale=1.5, timestep_scale=1e-3)
+    program = from_diffusers(scheduler, 6, guidance_scale=1.5, timestep_scale=1e-3)
     bundle = with_program(program.to_json())
     assert verify(bundle, threads=1).first is None
     other = getattr(diffusers, kind)(beta_schedule="linear", prediction_type="v_prediction")

@@ -29,7 +29,7 @@ class DiffusersLoop(Way):
             return f"{' and '.join(missing)} not installed (pip install 'aigc-edge[diffusers]')"
         if recipe.solver not in SCHEDULERS:
             return f"written for the solvers {', '.join(SCHEDULERS)} only, not for {recipe.solver or 'a single evaluation'}"
-        if recipe.program["meta"].get("options"):
+        if recipe.program.meta.get("options"):
             return "the scheduler knows no clipping and no other options of this program"
         return not_plain(recipe)
 
@@ -40,7 +40,9 @@ class DiffusersLoop(Way):
         torch.set_num_threads(recipe.threads)
         self._recipe = recipe
         self._network = NumpyLoop(recipe, format)
-        schedule = recipe.manifest["schedule"]
+        schedule = recipe.manifest.schedule
+        assert schedule is not None  # of a program with a solver
+        self._largest = schedule["sigma_max"]
         settings: dict[str, Any] = {name: schedule[name] for name in ("sigma_min", "sigma_max", "sigma_data", "rho")}
         self._scheduler = getattr(diffusers, SCHEDULERS[str(recipe.solver)])(**settings, sigma_schedule="karras")
 
@@ -50,7 +52,7 @@ class DiffusersLoop(Way):
         import torch
 
         recipe, scheduler = self._recipe, self._scheduler
-        shape = (n, *recipe.manifest["sample_shape"])
+        shape = (n, *recipe.shape)
         labels = None if classes is None else np.asarray(classes, dtype=np.int64)
         if recipe.guided and labels is not None:
             labels = np.concatenate([labels, np.full_like(labels, recipe.classes)])
@@ -61,7 +63,7 @@ class DiffusersLoop(Way):
                 if latents is None
                 else torch.from_numpy(latents)
             )
-            x = drawn * recipe.manifest["schedule"]["sigma_max"]
+            x = drawn * self._largest
             for timestep in scheduler.timesteps:
                 network_input = scheduler.scale_model_input(torch.cat([x, x]) if recipe.guided else x, timestep)
                 output = torch.from_numpy(self._network.evaluate(network_input.numpy(), float(timestep), labels))

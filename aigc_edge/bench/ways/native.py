@@ -34,7 +34,7 @@ class Native(Way):
         self._recipe = recipe
         engine, device = self.engine_on(recipe.device), recipe.device
         self._pipeline = aigc_edge.open(recipe.bundle, format=format, threads=recipe.threads, engine=engine, device=device)
-        self._text: dict[str, Any] = {"prompt": PROMPT} if recipe.manifest.get("text") else {}
+        self._text: dict[str, Any] = {"prompt": PROMPT} if recipe.manifest.text else {}
         if self._text:  # encoded once, at opening: what is timed is sampling
             self._pipeline.encode([PROMPT, ""])
         if own := recipe.conditions:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ def not_plain(recipe: Recipe) -> str | None:
         return "written for networks that take a class at most, not conditions or a guidance scale"
     if recipe.solver is not None and recipe.solver not in plain.SOLVERS:
         return f"written for the solvers {', '.join(plain.SOLVERS)} only, not for {recipe.solver}"
-    own = set(recipe.program.get("meta", {}).get("options", {})) - {"clip"}
+    own = set(recipe.program.meta.get("options", {})) - {"clip"}
     if own:
         return f"written for programs without the options {', '.join(sorted(own))}"
     return None
@@ -48,8 +47,8 @@ class NumpyLoop(Way):
     def __init__(self, recipe: Recipe, format: str) -> None:
         self.recipe = recipe
         self.session = session_of(recipe, format)
-        self.constants = Constants.load(Path(recipe.bundle), recipe.manifest["components"])
-        schedule = recipe.manifest.get("schedule")
+        self.constants = Constants.of(recipe.opened)
+        schedule = recipe.manifest.schedule
         if schedule:
             levels = (schedule["sigma_min"], schedule["sigma_max"], schedule["rho"])
             self.sigmas = plain.karras(recipe.steps, *levels)
@@ -59,11 +58,11 @@ class NumpyLoop(Way):
         self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
         recipe = self.recipe
-        shape = (n, *recipe.manifest["sample_shape"])
+        shape = (n, *recipe.shape)
         x = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) if latents is None else latents
         labels = None if classes is None else np.asarray(classes, dtype=np.int64)
         if recipe.solver is None:
-            return to_uint8(self.evaluate(x * np.float32(recipe.program["init_scale"]), None, labels))
+            return to_uint8(self.evaluate(x * np.float32(recipe.program.init_scale), None, labels))
         if recipe.guided and labels is not None:
             labels = np.concatenate([labels, np.full_like(labels, recipe.classes)])
         return to_uint8(

@@ -24,7 +24,7 @@ class TorchLoop(Way):
 
     @classmethod
     def unavailable(cls, recipe: Recipe) -> str | None:
-        if "weights" not in recipe.manifest["components"][recipe.component]:
+        if recipe.network.weights is None:
             return "the bundle carries no torch weights"
         return ENGINES["torch"].unavailable() or not_plain(recipe)
 
@@ -37,7 +37,7 @@ class TorchLoop(Way):
         engine = ENGINES["torch"].load(recipe.source(format), threads=recipe.threads)
         self._network = engine.on_device(self._device)
         self._class = next((t.name for t in engine.spec.inputs if t.role == "class"), None)
-        schedule = recipe.manifest.get("schedule")
+        schedule = recipe.manifest.schedule
         if schedule:
             levels = (schedule["sigma_min"], schedule["sigma_max"], schedule["rho"])
             self._sigmas = plain.karras(recipe.steps, *levels)
@@ -50,7 +50,7 @@ class TorchLoop(Way):
 
         recipe, device = self._recipe, self._device
         with torch.inference_mode():
-            shape = (n, *recipe.manifest["sample_shape"])
+            shape = (n, *recipe.shape)
             generator = torch.Generator(device).manual_seed(seed)
             drawn = torch.randn(shape, generator=generator, device=device) if latents is None else torch.from_numpy(latents)
             drawn = drawn.to(device)
@@ -60,7 +60,7 @@ class TorchLoop(Way):
                 guided = [labels, torch.full_like(labels, recipe.classes)] if recipe.guided else [labels]
                 conditions[self._class] = torch.cat(guided)
             if recipe.solver is None:
-                images = self._network(drawn * recipe.program["init_scale"], None, **conditions)
+                images = self._network(drawn * recipe.program.init_scale, None, **conditions)
             else:
                 images = plain.SOLVERS[recipe.solver](
                     lambda x, sigma: self._denoise(x, sigma, conditions), drawn * self._sigmas[0], self._sigmas

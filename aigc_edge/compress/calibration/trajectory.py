@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.spec import ComponentSpec
 
 Inputs = dict[str, npt.NDArray[Any]]
 Evaluate = Callable[[Inputs], list[npt.NDArray[Any]]]

@@ -25,6 +25,8 @@ class Format:
     """Base of all formats; its fields are the options of the format."""
 
     name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ("fp32",)  # numeric formats of layers that an engine must run: see Engine.features
+    least_sm: ClassVar[int] = 0  # compute capability, times ten, that GPUs need beyond that
     # What text encoders and the decoders of latents are stored in beside it; None: the same. They are not calibrated.
     companion: ClassVar[str | None] = None
     expected_size: ClassVar[float] = 1.0  # share of the float32 weights' bytes that its weights take
@@ -39,7 +41,7 @@ class Format:
 
     @property
     def asked(self) -> str:
-        """What its layers ask of a target, by the name that targets know it by (targets/limit.py)."""
+        """What its layers ask of a target, by the name that engines know it by (Engine.features)."""
         return self.name
 
     def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
@@ -54,7 +56,7 @@ def channel_bytes(outputs: int, inputs: int) -> int:
     return outputs * (inputs + 4)
 
 
-FORMATS: Registry[type[Format]] = Registry("format", "aigc_edge.compress.formats", "aigc_edge.formats")
+FORMATS: Registry[type[Format]] = Registry("format", "aigc_edge.compress.formats", "aigc_edge.formats", Format)
 
 
 def parse(text: str) -> Format:

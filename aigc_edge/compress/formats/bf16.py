@@ -21,8 +21,7 @@ class Bf16(Mixed):
     """Weights and arithmetic in bfloat16; normalisation, softmax and angles in float32; inputs and outputs float32."""
 
     name: ClassVar[str] = "bf16"
-    least_sm: ClassVar[int] = 80
-    engines: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt")  # onnxruntime has no bfloat16 kernels on a CPU
+    requires: ClassVar[tuple[str, ...]] = ("bf16",)
     expected_psnr: ClassVar[float] = 30.0
     expected_size: ClassVar[float] = 0.5
     constant_bytes: ClassVar[int] = 2

@@ -20,6 +20,7 @@ class Fp16(Mixed):
     """Weights and arithmetic in half precision; normalisation, softmax and angles in float32; inputs and outputs float32."""
 
     name: ClassVar[str] = "fp16"
+    requires: ClassVar[tuple[str, ...]] = ("fp16",)
     expected_psnr: ClassVar[float] = 45.0
     expected_size: ClassVar[float] = 0.51
     constant_bytes: ClassVar[int] = 2

@@ -36,7 +36,7 @@ class Fp8(Stored):
 
     name: ClassVar[str] = "fp8"
     companion: ClassVar[str | None] = "fp8w"
-    least_sm: ClassVar[int] = 89
+    requires: ClassVar[tuple[str, ...]] = ("fp8",)
     expected_psnr: ClassVar[float] = 22.0
     expected_size: ClassVar[float] = 0.26
 

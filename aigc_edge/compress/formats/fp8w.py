@@ -25,7 +25,7 @@ class Fp8Weights(Stored):
     """Weights of convolutions, matrix products and embedding tables in E4M3, scale = largest / 448."""
 
     name: ClassVar[str] = "fp8w"
-    least_sm: ClassVar[int] = 89
+    requires: ClassVar[tuple[str, ...]] = ("fp8w",)
     expected_psnr: ClassVar[float] = 30.0
     expected_size: ClassVar[float] = 0.26
 

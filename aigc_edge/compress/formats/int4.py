@@ -36,7 +36,7 @@ class Int4(Stored):
 
     name: ClassVar[str] = "int4"
     companion: ClassVar[str | None] = "int8w"
-    least_sm: ClassVar[int] = 80
+    requires: ClassVar[tuple[str, ...]] = ("int4",)
     expected_psnr: ClassVar[float] = 25.0
     expected_size: ClassVar[float] = 0.16
 

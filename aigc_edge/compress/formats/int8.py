@@ -43,6 +43,7 @@ class Int8(Format):
     """
 
     name: ClassVar[str] = "int8"
+    requires: ClassVar[tuple[str, ...]] = ("int8",)
     companion: ClassVar[str | None] = "int8w"
     engine: str = option("onnxruntime", "the engine that the graph is for", choices=tuple(FORMS))
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)

@@ -21,6 +21,7 @@ class Int8Weights(Stored):
     """Weights of convolutions, matrix products and embedding tables in int8, symmetric, scale = largest / 127."""
 
     name: ClassVar[str] = "int8w"
+    requires: ClassVar[tuple[str, ...]] = ("int8w",)
     expected_psnr: ClassVar[float] = 35.0
     expected_size: ClassVar[float] = 0.26
 

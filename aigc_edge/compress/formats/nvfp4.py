@@ -51,8 +51,7 @@ class Nvfp4(Stored):
 
     name: ClassVar[str] = "nvfp4"
     companion: ClassVar[str | None] = "fp8w"
-    least_sm: ClassVar[int] = 100  # of cards; TensorRT-RTX, which serves no SM100 and SM110, builds it for SM120
-    engines: ClassVar[tuple[str, ...]] = ("openvino", "tensorrt")  # onnxruntime has no FP4
+    requires: ClassVar[tuple[str, ...]] = ("nvfp4", "fp8w")
     expected_psnr: ClassVar[float] = 22.0
     expected_size: ClassVar[float] = 0.16
 

@@ -35,8 +35,6 @@ class Pruned(Format):
 
     name: ClassVar[str] = "pruned"
     companion: ClassVar[str | None] = "fp32"
-    least_sm: ClassVar[int] = 80
-    engines: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "tensorrt")
     expected_psnr: ClassVar[float] = 15.0
 
     share: float = option(0.25, "multiply-adds to remove, as a share; less where the budget asks for it", above=0, high=0.9)

@@ -40,6 +40,7 @@ class Sparse24(Stored):
     dense, and so do embeddings; all are stored in the same type."""
 
     name: ClassVar[str] = "sparse24"
+    requires: ClassVar[tuple[str, ...]] = ("fp16",)
     least_sm: ClassVar[int] = 80
     expected_psnr: ClassVar[float] = 12.0
     expected_size: ClassVar[float] = 0.51

@@ -37,7 +37,7 @@ class SvdQuant(Stored):
     """int4 with a branch of low rank beside every layer that is large enough; see int4 for blocks and small layers."""
 
     name: ClassVar[str] = "svdquant"
-    least_sm: ClassVar[int] = 80
+    requires: ClassVar[tuple[str, ...]] = ("int4", "int8w")
     expected_psnr: ClassVar[float] = 25.0
     expected_size: ClassVar[float] = 0.24
 

@@ -16,12 +16,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from aigc_edge import external
+from aigc_edge.bundle import external
+from aigc_edge.bundle.external import read_weights
+from aigc_edge.bundle.sizes import METADATA, Size, number
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.external import read_weights
 from aigc_edge.files import atomic_file
 from aigc_edge.hardware import has_vnni, return_memory
-from aigc_edge.sizes import METADATA, Size, number
 
 MAPPED_ABOVE = 2**25  # weights that a session maps from a file, where it would hold several copies while it reads a message
 SMALL, ALIGNMENT = 1024, 4096  # bytes: what stays in the message, and where weights in a file begin

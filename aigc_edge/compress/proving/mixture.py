@@ -29,12 +29,9 @@ from aigc_edge.errors import AigcEdgeError, BudgetError
 class Mixed(Format, ABC):
     """Options of every format that may leave layers in float, and what it says of itself.
 
-    `least_sm` is the compute capability that TensorRT builds it from, `engines` those that run its file. `expected_psnr` is what
-    a network reaches that is not ill-conditioned.
+    `expected_psnr` is what a network reaches that is not ill-conditioned.
     """
 
-    least_sm: ClassVar[int] = 75
-    engines: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "tensorrt")
     expected_psnr: ClassVar[float] = 30.0
 
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)

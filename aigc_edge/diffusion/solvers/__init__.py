@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from aigc_edge.diffusion.solvers.base import SOLVERS, Solver, Step
+from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Solver, Step
 
-__all__ = ["SOLVERS", "Solver", "Step"]
+__all__ = ["SOLVERS", "Order", "Solver", "Step"]

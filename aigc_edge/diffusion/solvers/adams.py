@@ -12,9 +12,10 @@ from itertools import pairwise
 import numpy as np
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.schedule import Level
+from aigc_edge.diffusion.schedules import Level
 from aigc_edge.diffusion.solvers.base import (
     SOLVERS,
+    Order,
     Step,
     between,
     exponential_weights,
@@ -55,7 +56,7 @@ def _of_eps(levels: Sequence[Level], order: int, weights: Callable[[list[Level],
             yield step(start, end.alpha / start.alpha * x + end.alpha * moved, *older)
 
 
-@SOLVERS.register("lms")
+@SOLVERS.register("lms", order=[Order(2), Order(1, {"order": 1}), Order(2, {"order": 2})])
 def lms(levels: Sequence[Level], *, order: int = 4) -> Iterator[Step]:
     """Linear multistep: eps as a polynomial in sigma / alpha, order 1 … 4, one evaluation a step (k-diffusion's sample_lms)."""
     checks.integer(order, "order", 1, 4)
@@ -68,7 +69,7 @@ def lms(levels: Sequence[Level], *, order: int = 4) -> Iterator[Step]:
     return _of_eps(levels, order, weights)
 
 
-@SOLVERS.register("deis")
+@SOLVERS.register("deis", order=[Order(2), Order(2, {"order": 2})])
 def deis(levels: Sequence[Level], *, order: int = 3) -> Iterator[Step]:
     """DEIS (tAB): eps as a polynomial in ln(sigma / alpha), order 1 … 4 (Zhang and Chen 2023); Euler in a step to sigma 0."""
     checks.integer(order, "order", 1, 4)
@@ -83,7 +84,7 @@ def deis(levels: Sequence[Level], *, order: int = 3) -> Iterator[Step]:
     return _of_eps(levels, order, weights)
 
 
-@SOLVERS.register("ipndm")
+@SOLVERS.register("ipndm", order=[Order(2, equal_steps=True), Order(2, {"order": 2}, equal_steps=True)])
 def ipndm(levels: Sequence[Level], *, order: int = 4) -> Iterator[Step]:
     """Improved PNDM: Adams-Bashforth's coefficients for even steps on eps, order 1 … 4, warmed up by its own lower orders
     (Zhang and Chen 2023)."""
@@ -91,7 +92,7 @@ def ipndm(levels: Sequence[Level], *, order: int = 4) -> Iterator[Step]:
     return _of_eps(levels, order, lambda nodes, end: (_ratio(end) - _ratio(nodes[0])) * np.array(_FIXED[len(nodes) - 1]))
 
 
-@SOLVERS.register("pndm")
+@SOLVERS.register("pndm", order=[Order(4, equal_steps=True), Order(2, {"warm_up": "heun"}, equal_steps=True)])
 def pndm(levels: Sequence[Level], *, warm_up: str = "runge_kutta") -> Iterator[Step]:
     """PNDM: three Runge-Kutta steps of four evaluations, then Adams-Bashforth of order 4 for even steps (Liu et al. 2022).
 
@@ -135,7 +136,7 @@ def pndm(levels: Sequence[Level], *, warm_up: str = "runge_kutta") -> Iterator[S
         warm += 1
 
 
-@SOLVERS.register("res_multistep")
+@SOLVERS.register("res_multistep", order=[Order(2), Order(2, {"order": 3})])
 def res_multistep(levels: Sequence[Level], *, order: int = 2) -> Iterator[Step]:
     """Refined exponential solver, multistep: D as a polynomial in the half-log-SNR integrated exactly, order 1 … 3 (Zhang et al.
     2023, "Improved order analysis and design of exponential integrator for diffusion models sampling")."""

@@ -1,4 +1,4 @@
-"""What solvers are made of: the step, moves between noise levels, and integrals of polynomials.
+"""What solvers are made of: the step, the registry, moves between noise levels, and integrals of polynomials.
 
 A level is (alpha, sigma) with x = alpha · x0 + sigma · eps. With q = alpha / sigma the sampling ODE is d(x / sigma) = D dq, with
 s = sigma / alpha it is d(x / alpha) = eps ds, for every schedule; lambda = ln q is the half-log-SNR (Lu et al. 2022).
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.row import Matrix
-from aigc_edge.diffusion.schedule import Level
+from aigc_edge.diffusion.schedules import Level
+from aigc_edge.errors import ProgramError
 from aigc_edge.registry import Registry
 
 
 class Step(NamedTuple):
-    """A row before it knows its network: the level of the evaluation and what becomes of the slots (see `Row`)."""
+    """A row without the network's coefficients: the noise level of the evaluation and the update of the slots (see `Row`)."""
 
     level: Level
     after: Matrix
@@ -29,27 +32,71 @@ class Step(NamedTuple):
 
 
 Solver = Callable[..., Iterator[Step]]
-SOLVERS: Registry[Solver] = Registry("solver", "aigc_edge.diffusion.solvers")
+
+
+class Order(NamedTuple):
+    """Order of convergence p of a solver with `options`: twice the steps divide the error by 2^p; 0 for no convergence.
+
+    The error is that of the sample, from the probability-flow ODE, where the solver with these options adds no noise, and that of
+    the sample's mean and standard deviation (weak order) where it does. `equal_steps`: p holds for equal steps of sigma only.
+    """
+
+    order: int
+    options: Mapping[str, Any] = MappingProxyType({})
+    equal_steps: bool = False
+
+
+class SolverRegistry(Registry[Solver]):
+    """Solvers by name, with the order of convergence that each declares and is tested for."""
+
+    def __init__(self) -> None:
+        super().__init__("solver", "aigc_edge.diffusion.solvers", "aigc_edge.solvers")
+        self._orders: dict[str, tuple[Order, ...]] = {}
+
+    def register(self, name: str, *, order: int | Sequence[Order] | None = None) -> Callable[[Solver], Solver]:
+        """Return a decorator that stores a solver as `name`; `order` is that with default options, or one `Order` per options."""
+        store = super().register(name)
+
+        def declare(solver: Solver) -> Solver:
+            if order is not None:
+                self._orders[name] = (Order(order),) if isinstance(order, int) else tuple(order)
+            return store(solver)
+
+        return declare
+
+    def orders(self, name: str) -> tuple[Order, ...]:
+        """The declared orders of the solver `name`; raises ProgramError where it declares none."""
+        checks.look_up(self, name)  # loads the module or entry point that registers it
+        if name not in self._orders:
+            raise ProgramError(
+                f"solver {name!r} declares no order of convergence: add it where it is registered, as in "
+                f"@SOLVERS.register({name!r}, order=2); 0 is for samplers that do not converge, and a solver that adds noise may "
+                'list orders without it, as in order=[Order(2, {"eta": 0.0})]'
+            )
+        return self._orders[name]
+
+
+SOLVERS = SolverRegistry()
 
 
 def symbols(slots: int) -> np.ndarray:
-    """Unit vectors [slots + 2, slots + 2] that stand for the slots, D and fresh noise, to write updates as sums."""
+    """Unit vectors [slots + 2, slots + 2] for the slots, D and fresh noise, so that updates can be written as sums."""
     return np.eye(slots + 2)
 
 
 def step(level: Level, *slots: np.ndarray) -> Step:
-    """The step that leaves these sums of `symbols` in the slots."""
+    """The step whose updated slots are these sums of `symbols`."""
     table = np.array(slots)
     return Step(level, tuple(tuple(row) for row in table[:, :-1].tolist()), tuple(table[:, -1].tolist()))
 
 
 def straight(start: Level, end: Level, sigma_end: float) -> tuple[float, float]:
-    """(keep, pull) of x' = keep · x + pull · D: noise and image stay as predicted, the noise is scaled down to `sigma_end`."""
+    """(keep, pull) of x' = keep · x + pull · D, the step with constant x0 = D and eps, whose noise is scaled to `sigma_end`."""
     return sigma_end / start.sigma, (end.alpha * start.sigma - start.alpha * sigma_end) / start.sigma
 
 
 def ancestral(start: Level, end: Level, eta: float) -> tuple[Level, float]:
-    """The level to go to without noise and the fresh noise that leads from there to `end`; eta = 1 samples q(x' | x, x0 = D)."""
+    """The level to step to without noise, and the scale of the noise that leads to `end`; eta = 1 samples q(x' | x, x0 = D)."""
     ratio = end.sigma / start.sigma * (start.alpha / end.alpha)
     # Shares of the new variance, written so that nothing cancels at eta = 1.
     kept = max((1 - eta) * (1 + eta) + (eta * ratio) ** 2, 0.0)
@@ -64,7 +111,7 @@ def between(start: Level, end: Level, ratio: float) -> Level:
 
 
 def log_snr(level: Level) -> float:
-    """lambda = ln(alpha / sigma); −inf where there is no image, inf where there is no noise."""
+    """The half-log-SNR lambda = ln(alpha / sigma); −inf where alpha is 0, inf where sigma is 0."""
     if level.alpha == 0 or level.sigma == 0:
         return -math.inf if level.alpha == 0 else math.inf
     return math.log(level.alpha) - math.log(level.sigma)
@@ -72,7 +119,7 @@ def log_snr(level: Level) -> float:
 
 @functools.cache
 def quadrature(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places and weights of Gauss-Legendre quadrature over -1 … 1."""
+    """Nodes and weights of Gauss-Legendre quadrature over −1 … 1."""
     return np.polynomial.legendre.leggauss(points)
 
 

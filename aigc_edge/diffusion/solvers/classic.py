@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.schedule import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Step, ancestral, between, step, straight, symbols
+from aigc_edge.diffusion.schedules import Level
+from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, ancestral, between, step, straight, symbols
 from aigc_edge.errors import ProgramError
 
 
@@ -27,7 +27,7 @@ def _churn(start: Level, steps: int, s_churn: float, s_tmin: float, s_tmax: floa
     return Level(start.alpha, hat), s_noise * math.sqrt(hat**2 - start.sigma**2)
 
 
-@SOLVERS.register("euler")
+@SOLVERS.register("euler", order=1)
 def euler(
     levels: Sequence[Level], *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
 ) -> Iterator[Step]:
@@ -38,7 +38,7 @@ def euler(
         yield Step(hat, ((keep, pull),), before_noise=(noise,))
 
 
-@SOLVERS.register("heun")
+@SOLVERS.register("heun", order=2)
 def heun(
     levels: Sequence[Level], *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
 ) -> Iterator[Step]:
@@ -66,7 +66,7 @@ def _ancestral(start: Level, end: Level, eta: float) -> tuple[float, float, floa
     return *straight(start, end, down.sigma), fresh
 
 
-@SOLVERS.register("ddim")
+@SOLVERS.register("ddim", order=1)
 def ddim(levels: Sequence[Level], *, eta: float = 0.0) -> Iterator[Step]:
     """DDIM, order 1 (Song et al. 2021, equations 12 and 16); eta = 0 is deterministic and equals `euler`, eta = 1 is DDPM."""
     checks.number(eta, "eta", 0.0, 1.0)
@@ -75,7 +75,7 @@ def ddim(levels: Sequence[Level], *, eta: float = 0.0) -> Iterator[Step]:
         yield Step(start, ((keep, pull),), after_noise=(noise,))
 
 
-@SOLVERS.register("euler_ancestral")
+@SOLVERS.register("euler_ancestral", order=[Order(1, {"eta": 0.0})])
 def euler_ancestral(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0) -> Iterator[Step]:
     """Euler down to sigma_down, then fresh noise of sigma_up: k-diffusion's ancestral Euler, where eta may exceed 1.
 
@@ -88,7 +88,7 @@ def euler_ancestral(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float
         yield Step(start, ((keep, pull),), after_noise=(s_noise * noise,))
 
 
-@SOLVERS.register("ddpm")
+@SOLVERS.register("ddpm", order=1)
 def ddpm(levels: Sequence[Level], *, variance: str = "small") -> Iterator[Step]:
     """Ancestral sampling, order 1, of the posterior's `variance` (small) or the forward step's beta (large) (Ho et al. 2020)."""
     if variance not in ("small", "large"):
@@ -111,14 +111,14 @@ def _midpoint(start: Level, middle: Level, end: Level, fresh: float) -> Iterator
     yield step(middle, kept + h / middle.sigma * (x - b * d) + fresh * noise, 0 * x)
 
 
-@SOLVERS.register("midpoint")
+@SOLVERS.register("midpoint", order=2)
 def midpoint(levels: Sequence[Level]) -> Iterator[Step]:
     """The explicit midpoint method in sigma, order 2, two evaluations a step."""
     for start, end in pairwise(levels):
         yield from _midpoint(start, Level((start.alpha + end.alpha) / 2, (start.sigma + end.sigma) / 2), end, 0.0)
 
 
-@SOLVERS.register("dpm2")
+@SOLVERS.register("dpm2", order=2)
 def dpm2(
     levels: Sequence[Level], *, s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0
 ) -> Iterator[Step]:
@@ -142,7 +142,7 @@ def _dpm2(start: Level, down: Level, fresh: float) -> Iterator[Step]:
     yield from _midpoint(start, middle, down, fresh)
 
 
-@SOLVERS.register("dpm2_ancestral")
+@SOLVERS.register("dpm2_ancestral", order=[Order(2, {"eta": 0.0})])
 def dpm2_ancestral(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0) -> Iterator[Step]:
     """DPM2 down to sigma_down, then fresh noise of sigma_up (k-diffusion's sample_dpm_2_ancestral)."""
     checks.number(eta, "eta", 0.0)

@@ -12,8 +12,8 @@ from itertools import pairwise
 import numpy as np
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.schedule import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Step, exponential_weights, log_snr, step, symbols
+from aigc_edge.diffusion.schedules import Level
+from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, exponential_weights, log_snr, step, symbols
 from aigc_edge.errors import ProgramError
 
 # (half-log-SNR of the D at hand, the one to come first if there is one; of the start; of the end) → weight of each D
@@ -68,7 +68,7 @@ def _corrected(
         yield step(start, predicted, *([corrected] * (first - 1)), *history[: len(past)])
 
 
-@SOLVERS.register("unipc")
+@SOLVERS.register("unipc", order=[Order(3), Order(3, {"variant": "bh1"}), Order(2, {"order": 1}), Order(3, {"order": 3})])
 def unipc(levels: Sequence[Level], *, order: int = 2, variant: str = "bh2", lower_order_final: bool = False) -> Iterator[Step]:
     """UniPC on D, predictor and corrector of order 1 … 3, one evaluation a step; `variant` bh1 or bh2 (Zhao et al. 2023,
     algorithms 5 to 8). With `lower_order_final` no order is higher than the number of steps that are left."""
@@ -102,7 +102,15 @@ def unipc(levels: Sequence[Level], *, order: int = 2, variant: str = "bh2", lowe
     return _corrected(levels, (order, order), weights, 0.0, lower_order_final)
 
 
-@SOLVERS.register("sa_solver")
+@SOLVERS.register(
+    "sa_solver",
+    order=[
+        Order(3, {"tau": 0.0}),
+        Order(2, {"tau": 0.0, "corrector_order": 0}),
+        Order(2, {"tau": 0.0, "corrector_order": 1, "few_steps": True}),
+        Order(1, {"tau": 0.0, "predictor_order": 1, "corrector_order": 0}),
+    ],
+)
 def sa_solver(
     levels: Sequence[Level],
     *,

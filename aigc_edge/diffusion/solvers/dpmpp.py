@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.schedule import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Step, ancestral, between, log_snr, step, straight, symbols
+from aigc_edge.diffusion.schedules import Level
+from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, ancestral, between, log_snr, step, straight, symbols
 from aigc_edge.errors import ProgramError
 
 
-@SOLVERS.register("dpmpp_2m")
+@SOLVERS.register("dpmpp_2m", order=2)
 def dpmpp_2m(levels: Sequence[Level], *, lower_order_final: bool = False) -> Iterator[Step]:
     """DPM-Solver++(2M), order 2, one evaluation a step; slot 1 is the previous D (Lu et al. 2022, algorithm 2).
 
@@ -63,7 +63,7 @@ def _multistep(levels: Sequence[Level], order: int, eta: float, s_noise: float, 
         gains = [h, *gains]
 
 
-@SOLVERS.register("dpmpp_2m_sde")
+@SOLVERS.register("dpmpp_2m_sde", order=[Order(2, {"eta": 0.0}), Order(2, {"eta": 0.0, "solver_type": "heun"})])
 def dpmpp_2m_sde(
     levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0, solver_type: str = "midpoint"
 ) -> Iterator[Step]:
@@ -73,7 +73,7 @@ def dpmpp_2m_sde(
     return _multistep(levels, 2, eta, s_noise, solver_type == "heun")
 
 
-@SOLVERS.register("dpmpp_3m")
+@SOLVERS.register("dpmpp_3m", order=2)
 def dpmpp_3m(levels: Sequence[Level]) -> Iterator[Step]:
     """DPM-Solver++(3M), one evaluation a step; slots 1 and 2 are the previous D (Lu et al. 2022, appendix; k-diffusion).
 
@@ -82,13 +82,13 @@ def dpmpp_3m(levels: Sequence[Level]) -> Iterator[Step]:
     return _multistep(levels, 3, 0.0, 0.0, False)
 
 
-@SOLVERS.register("dpmpp_3m_sde")
+@SOLVERS.register("dpmpp_3m_sde", order=[Order(2, {"eta": 0.0})])
 def dpmpp_3m_sde(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0) -> Iterator[Step]:
     """SDE form of DPM-Solver++(3M), 3 slots (k-diffusion's sample_dpmpp_3m_sde)."""
     return _multistep(levels, 3, eta, s_noise, False)
 
 
-@SOLVERS.register("dpmpp_2s")
+@SOLVERS.register("dpmpp_2s", order=2)
 def dpmpp_2s(levels: Sequence[Level], *, eta: float = 0.0, s_noise: float = 1.0) -> Iterator[Step]:
     """DPM-Solver++(2S), order 2, two evaluations a step, the second half-way in half-log-SNR (Lu et al. 2022, algorithm 1).
 
@@ -109,7 +109,7 @@ def dpmpp_2s(levels: Sequence[Level], *, eta: float = 0.0, s_noise: float = 1.0)
         yield step(middle, kept + pull * d + s_noise * fresh * noise, 0 * x)
 
 
-@SOLVERS.register("dpmpp_sde")
+@SOLVERS.register("dpmpp_sde", order=[Order(2, {"eta": 0.0})])
 def dpmpp_sde(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Iterator[Step]:
     """DPM-Solver++ (SDE) with two evaluations a step and one Brownian path for both (k-diffusion's sample_dpmpp_sde).
 

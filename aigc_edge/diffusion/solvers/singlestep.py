@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.schedule import Level
+from aigc_edge.diffusion.schedules import Level
 from aigc_edge.diffusion.solvers.base import SOLVERS, Step, ancestral, between, step, straight, symbols
 from aigc_edge.errors import ProgramError
 
 
-@SOLVERS.register("dpm_fast")
+@SOLVERS.register("dpm_fast", order=3)
 def dpm_fast(
     levels: Sequence[Level], *, evaluations: int | None = None, eta: float = 0.0, s_noise: float = 1.0
 ) -> Iterator[Step]:

@@ -9,12 +9,12 @@ from itertools import pairwise
 import numpy as np
 
 from aigc_edge.diffusion import checks
-from aigc_edge.diffusion.schedule import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Step, quadrature, step, straight, symbols
+from aigc_edge.diffusion.schedules import Level
+from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, quadrature, step, straight, symbols
 from aigc_edge.errors import ProgramError
 
 
-@SOLVERS.register("consistency")
+@SOLVERS.register("consistency", order=0)
 def consistency(levels: Sequence[Level], *, sigma_min: float = 0.0, s_noise: float = 1.0) -> Iterator[Step]:
     """Multistep consistency sampling: each D is a finished sample, but for `sigma_min` (in sigma / alpha) of noise, and gets
     fresh noise up to the next level (Song et al. 2023, algorithm 1)."""
@@ -25,7 +25,7 @@ def consistency(levels: Sequence[Level], *, sigma_min: float = 0.0, s_noise: flo
         yield Step(start, ((0.0, end.alpha),), after_noise=(s_noise * noise,))
 
 
-@SOLVERS.register("lcm")
+@SOLVERS.register("lcm", order=0)
 def lcm(
     levels: Sequence[Level], timestep: Callable[[Level], float], *, s_noise: float = 1.0, timestep_scaling: float | None = None
 ) -> Iterator[Step]:
@@ -45,7 +45,7 @@ def lcm(
         yield Step(start, ((end.alpha * keep, end.alpha * pull),), after_noise=(s_noise * end.sigma,))
 
 
-@SOLVERS.register("tcd")
+@SOLVERS.register("tcd", order=[Order(1, {"gamma": 0.0})])
 def tcd(levels: Sequence[Level], *, gamma: float = 0.3) -> Iterator[Step]:
     """Trajectory consistency: without noise to (1 − gamma) of the next level's sigma / alpha, then noise up to it (Zheng et al.
     2024, strategic stochastic sampling, whose gamma counts in timesteps); 0 is DDIM, 1 is `consistency`."""
@@ -60,7 +60,9 @@ def _scale(ratio: np.ndarray, noise: str) -> np.ndarray:
     return ratio * (np.exp(ratio**0.3) + 10) if noise == "sde" else ratio
 
 
-@SOLVERS.register("er_sde")
+@SOLVERS.register(
+    "er_sde", order=[Order(2, {"noise": "ode"}), Order(2, {"noise": "ode", "order": 2}), Order(1, {"noise": "ode", "order": 1})]
+)
 def er_sde(levels: Sequence[Level], *, order: int = 3, noise: str = "sde", s_noise: float = 1.0) -> Iterator[Step]:
     """ER-SDE-Solver: extended reverse-time SDE, order 1 … 3, one evaluation a step (Cui et al. 2023, algorithms 1 to 3).
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aigc_edge.bundle.sizes import Size, named
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
-from aigc_edge.sizes import Size, named
 from aigc_edge.sources.base import Part, SourceOptions, Text
 from aigc_edge.sources.diffusers.folder import Folder
 
@@ -44,7 +44,7 @@ class Layout:
 
 # By the _class_name of a model_index.json.
 PIPELINES: Registry[Callable[[Folder, SourceOptions], Layout]] = Registry(
-    "pipeline class", "aigc_edge.sources.diffusers.pipelines"
+    "pipeline class", "aigc_edge.sources.diffusers.pipelines", "aigc_edge.pipelines"
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_edge.data.load import load as load_images
-from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.sources.base import SOLVERS, SOURCES, STEPS, Part, Source, SourceOptions
 from aigc_edge.sources.diffusers.folder import INDEX, Folder
@@ -100,7 +100,7 @@ class DiffusersSource(Source):
         layout = self._layout
         kind = type(layout.scheduler).__name__.removesuffix("Scheduler")
         taken = {} if layout.timestep_scale == 1.0 else {"timestep_scale": layout.timestep_scale}
-        return Program.from_diffusers(
+        return from_diffusers(
             layout.scheduler,
             steps,
             name=f"{kind}-{steps}",

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Part, SourceOptions, Text, Tokens
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.tokens import tokens_of
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 Hidden = Literal["last", "penultimate"]
 MASKED = -1e4  # added to the logits of attention; the softmax of what is so far below is 0

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.bundle.sizes import Size, sides
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sizes import Size, sides
 from aigc_edge.sources.base import Part
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import same
 from aigc_edge.sources.diffusers.loading import load
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 UNET = "UNet2DConditionModel"
 TIMESTEPS = 999.0  # of the examples, up to this

@@ -156,6 +156,8 @@ typedef struct ae_image {
 /* Draws samples. Sample i depends on its seed, its class and the program alone: it is the same whatever the count, the batch and
    the number of threads are. On failure `image` stays empty. */
 AE_API ae_status ae_sample(ae_handle* handle, const ae_sample_options* options, ae_image* image);
+/* Refuses options that ae_sample would refuse, without sampling. */
+AE_API ae_status ae_check(ae_handle* handle, const ae_sample_options* options);
 AE_API void ae_image_free(ae_image* image); /* null or empty is allowed */
 
 typedef struct ae_statistics {

@@ -14,7 +14,7 @@ struct LatentToRgb8Params {
   int64_t height = 0;             // H
   int64_t width = 0;              // W
   const float* images = nullptr;  // [N, C, H, W]
-  double scale = 127.5;           // the defaults bring [-1, 1] to [0, 255]
+  double scale = 127.5;           // the defaults map [-1, 1] to [0, 255]
   double bias = 127.5;
   uint8_t* out = nullptr;  // [N, H, W, C]
   Launch launch;

@@ -8,7 +8,7 @@ RandnParams bind(Arguments& arguments) {
   RandnParams p;
   Size n{"N", p.samples}, e{"E", p.elements};
   arguments.tensor("seeds", p.seeds, kIn, {n});
-  arguments.scalar("draw", p.draw);
+  arguments.scalar("draw", p.draw, /*required=*/true);
   arguments.tensor("out", p.out, kOut, {n, e});
   return p;
 }

@@ -19,9 +19,9 @@ enum ClipMode : int32_t { kClipNone = 0, kClipRange = 1, kClipDynamic = 2 };
 //   slots <- before slots + before_noise eps(before_draw)
 //   slots[0] <- mask slots[0] + (1 - mask) (known_scale known + known_noise known_eps)
 //   net_input = c_in slots[0], `input_halves` times
-// Before row 0 `output` and `after` are null and the first three lines fall away; after the last row `net_input` is null.
-// Coefficients are double, as in the bundle; each is rounded to float once. Slots stand outermost, so that slot 0 is a batch of
-// its own: latents, decoder input and image without a copy.
+// Before row 0 `output` and `after` are null and the first three lines do not apply; after the last row `net_input` is null.
+// Coefficients are double, as in the bundle; each is rounded to float once. Slots are the outermost dimension, so that slot 0 is
+// a batch of its own: latents, decoder input and image without a copy.
 struct SolverStepParams {
   int64_t samples = 0;     // N
   int64_t elements = 0;    // E, of one sample

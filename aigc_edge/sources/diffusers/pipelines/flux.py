@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Part, SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
@@ -17,7 +18,6 @@ from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import dynamic_shift, is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, t5, text_of
 from aigc_edge.sources.diffusers.unets import examples
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 TRANSFORMER = "FluxTransformer2DModel"
 T5_LENGTH = 512  # the pipeline's max_sequence_length

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aigc_edge.sizes import Size
+from aigc_edge.bundle.sizes import Size
 from aigc_edge.sources.base import SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder

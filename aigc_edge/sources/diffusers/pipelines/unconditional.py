@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.bundle.sizes import Size, sides
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sizes import Size, sides
 from aigc_edge.sources.base import Part, SourceOptions
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, image_sizes, latent_size
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import clip_of, schedule_of, scheduler_of
-from aigc_edge.spec import BATCH, ComponentSpec, TensorSpec
 
 UNET = "UNet2DModel"
 _STEPS = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "ConsistencyModelPipeline": 1}

@@ -1,0 +1,1 @@
+"""Bundles: the file format, what a bundle holds, and reading, writing and amending one."""

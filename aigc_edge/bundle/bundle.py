@@ -1,0 +1,116 @@
+"""A bundle on disk: its manifest, and its files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from aigc_edge.bundle.manifest import VERSION, Manifest
+from aigc_edge.bundle.sizes import Size
+from aigc_edge.bundle.storage import AGAIN, Files, Storage, explained
+from aigc_edge.bundle.write import DIGEST, MANIFEST, write_bundle, zip_folder
+from aigc_edge.diffusion import Program
+from aigc_edge.errors import AigcEdgeError, BundleError
+
+
+class Bundle(Files):
+    """A bundle, a folder or one packed file, with its parsed `manifest`; see `open`, which reads it."""
+
+    def __init__(self, path: Path, manifest: Manifest, *, verified: bool = False) -> None:
+        super().__init__(path, manifest.files, verified=verified)
+        self.manifest = manifest
+
+    @staticmethod
+    def open(path: str | os.PathLike[str], *, verify: bool = False) -> Bundle:
+        """The bundle at `path`, whose manifest is intact and whose files have their lengths and, with `verify`, their hashes.
+
+        Raises BundleError that says what is missing, cut off, changed, malformed or too new.
+        """
+        place = existing(path)
+        with explained(place), Storage(place) as storage:
+            text, digest = storage.read(MANIFEST), storage.read(DIGEST)
+        if digest[:64].decode("ascii", "replace") != hashlib.sha256(text).hexdigest():
+            raise BundleError(f"{place}: {MANIFEST} does not match {DIGEST}, it was cut off or changed: {AGAIN}")
+        bundle = Bundle.of(place, text)
+        bundle.check(hashes=verify)
+        return bundle
+
+    @staticmethod
+    def of(path: Path, text: bytes | str, *, validated: bool = False) -> Bundle:
+        """The bundle at `path` with this manifest, whose files nobody has checked; see `Manifest.parse`."""
+        try:
+            return Bundle(path, Manifest.parse(text, validated=validated))
+        except BundleError as error:
+            raise BundleError(
+                f"{path} cannot be used: {error}; it is damaged or of a newer version: compile it again, or install a newer "
+                "aigc-edge"
+            ) from None
+
+    def at(self, size: Size | None = None) -> Bundle:
+        """The bundle with its manifest at one of its sizes, see `Manifest.at`."""
+        return Bundle(self.path, self.manifest.at(size), verified=self.verified)
+
+    def below(self, folder: str) -> list[str]:
+        """The files in one of the bundle's folders."""
+        return [name for name in self.manifest.files if name.startswith(f"{folder}/")]
+
+    def add_programs(self, programs: Mapping[str, Program], *, default: str | None = None) -> Bundle:
+        """Put `programs` into the bundle under their names, in place of those of the same name; the rest stays as it is.
+
+        `default` names the new default program, None keeps it. Raises as `amend` does.
+        """
+        manifest = self.manifest
+        chosen = default or manifest.default_program
+        return self.amend(replace(manifest, programs={**manifest.programs, **programs}, default_program=chosen))
+
+    def pack(self, file: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Pack the bundle, a folder, into the one uncompressed zip `file`, atomically; the same bundle gives the same bytes.
+
+        Raises BundleError for files that do not match their hashes, AigcEdgeError when `file` exists, unless `overwrite`.
+        """
+        if not self.verified:
+            self.check(hashes=True)
+        zip_folder(self.path, self.manifest.files, Path(file), overwrite=overwrite)
+
+    def amend(
+        self,
+        manifest: Manifest,
+        *,
+        files: Mapping[str, Path | bytes] | None = None,
+        remove: Collection[str] = (),
+        out: Path | None = None,
+        overwrite: bool = True,
+        folder: Path | None = None,
+    ) -> Bundle:
+        """Write the bundle again, or to `out`, with another `manifest`, further `files`, and without those to `remove`.
+
+        A packed bundle stays packed; `folder` is where `extract` has put its files, if it has. The exchange is atomic. Raises
+        BundleError for files that do not match their hashes, and AigcEdgeError where the bundle cannot be written; then it is as
+        it was.
+        """
+        require_version(self.path, self.manifest)
+        kept = [name for name in self.manifest.files if name not in remove and name not in (files or {})]
+        if not self.packed and not self.verified:
+            self.check(hashes=True)
+        with self.extract(kept, beside=True) if folder is None else contextlib.nullcontext(folder) as source:
+            every = {name: source / name for name in kept} | dict(files or {})
+            written = write_bundle(out or self.path, manifest, every, overwrite=overwrite, packed=self.packed)
+        return Bundle(out or self.path, written)
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The path of a bundle; raises BundleError where there is nothing."""
+    place = Path(path)
+    if not place.exists():
+        raise BundleError(f"there is no bundle at {place}: give the folder or file that `aigc-edge compile` wrote")
+    return place
+
+
+def require_version(path: Path, manifest: Manifest) -> None:
+    """Raise AigcEdgeError for a bundle of an older version, which is read but not written."""
+    if manifest.version != VERSION:
+        raise AigcEdgeError(f"{path} has the bundle version {manifest.version}, {VERSION} is written here: compile it again")

@@ -1,0 +1,205 @@
+"""A component of a bundle: one network in several formats, its engine plans, its torch weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from aigc_edge.bundle.parsing import Value
+from aigc_edge.bundle.sizes import Size, follows, number
+from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
+from aigc_edge.errors import BundleError
+
+DENOISER, DECODER, SCHEDULE = "denoiser", "decoder", "schedule"
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+KINDS = (DENOISER, DECODER, SCHEDULE, *TEXT_ENCODERS)  # every name that a component may have
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """An engine plan of a component: its file, its target, and what its build log proves.
+
+    `sm` is the compute capability (86 for 8.6), `built_with` the module and its version, `batches` the smallest, best and largest
+    batch, `device` the GPU that the plan belongs to ("": every one of the capability).
+    """
+
+    engine: str
+    format: str
+    target: str
+    file: str
+    sm: int = 0
+    built_with: str = ""
+    batches: tuple[int, ...] = ()
+    device: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    precision: Mapping[str, Any] | str | None = None
+    expected: tuple[Mapping[str, Any], ...] = ()
+    surprises: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The module that built the plan, without its version."""
+        return self.built_with.partition(" ")[0]
+
+    @property
+    def report(self) -> str:
+        """The file of the build report beside the plan."""
+        return self.file.removesuffix("plan") + "json"
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as an item of a component's "engines"."""
+        value: dict[str, Any] = {name: getattr(self, name) for name in ("engine", "format", "target", "sm", "file", "built_with")}
+        value["batches"] = list(self.batches)
+        value |= {"device": self.device} if self.device else {}
+        value |= {"options": dict(self.options)} if self.options else {}
+        return value | {"precision": self.precision, "expected": list(self.expected), "surprises": list(self.surprises)}
+
+    @staticmethod
+    def parse(value: Value) -> PlanEntry:
+        """The plan of a manifest; raises BundleError naming the member that is wrong."""
+        text = {name: value[name].string() for name in ("engine", "format", "target", "file")}
+        text |= {name: item.string() for name in ("built_with", "device") if (item := value.get(name))}
+        batches, options, precision = value.get("batches"), value.get("options"), value.get("precision")
+        expected, surprises, sm = value.get("expected"), value.get("surprises"), value.get("sm")
+        return PlanEntry(
+            **text,
+            sm=sm.integer(0, 10000) if sm else 0,
+            batches=tuple(item.integer(1, 2**31 - 1) for item in batches.items()) if batches else (),
+            options=options.object() if options else {},
+            precision=None if precision is None else precision.raw if isinstance(precision.raw, str) else precision.object(),
+            expected=tuple(item.object() for item in expected.items()) if expected else (),
+            surprises=surprises.strings() if surprises else (),
+        )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A component's weights for torch: the file, the settings of its module, and the inputs of that (None: all)."""
+
+    file: str
+    model: Mapping[str, Any]
+    inputs: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ConstantTable:
+    """The schedule's outputs at the timesteps of a bundle's programs: float32 rows in a file, and the increasing timesteps."""
+
+    file: str
+    timesteps: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a bundle: the "denoiser" is evaluated once a row, the "decoder" once at the end, the "schedule" once a
+    timestep, text encoders once a prompt: tokens in, conditions out, which feed the denoiser's inputs of the same names.
+
+    `spec` lists everything that the executor feeds. One network may be stored in two forms that take different inputs: the ONNX
+    files and plans of a denoiser take constants in place of the timestep (`onnx_inputs`), the module that its weights belong to
+    still takes the timestep (`weights.inputs`); None: all. `formats` maps a format to its files: "file", and one of its own for
+    an engine that needs another graph. `schedule_constants` says what was split off into the schedule, or why nothing was. `dims`
+    are the numbers that symbolic dimensions have at the size that the bundle was opened at.
+    """
+
+    spec: ComponentSpec
+    formats: Mapping[str, Mapping[str, str]]
+    engines: tuple[PlanEntry, ...] = ()
+    weights: Weights | None = None
+    onnx_inputs: tuple[str, ...] | None = None
+    schedule_constants: Mapping[str, Any] | None = None
+    table: ConstantTable | None = None
+    dims: Mapping[str, int] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name in the manifest, which says what kind of network it is."""
+        return self.spec.name
+
+    @cached_property
+    def onnx(self) -> ComponentSpec:
+        """What the ONNX files and plans take and return."""
+        return self._taking(self.onnx_inputs)
+
+    @cached_property
+    def module(self) -> ComponentSpec:
+        """What the torch module of the weights takes and returns."""
+        return self._taking(self.weights.inputs if self.weights else None)
+
+    def file(self, format: str, engine: str = "") -> str:
+        """The ONNX file in a format, the one for `engine` where there is one; raises BundleError that lists the formats."""
+        if format not in self.formats:
+            known = ", ".join(sorted(self.formats)) or "none"
+            raise BundleError(f"no format {format!r} of {self.name!r}: it has {known}")
+        return self.formats[format].get(engine) or self.formats[format]["file"]
+
+    def at(self, size: Size) -> Component:
+        """The component at an image size: every shape is numbers."""
+        shapes = [dim for tensor in (*self.spec.inputs, *self.spec.outputs) for dim in tensor.shape if follows(dim)]
+        return (
+            replace(self, spec=self.spec.at(size), dims={str(dim): int(number(dim, size)) for dim in shapes}) if shapes else self
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The component as a member of a manifest's "components"; optional members only where they are set."""
+        value: dict[str, Any] = {
+            **self.spec.to_json(),
+            "formats": {name: dict(files) for name, files in self.formats.items()},
+            "engines": [plan.to_json() for plan in self.engines],
+        }
+        if self.weights:
+            inputs = {} if self.weights.inputs is None else {"inputs": list(self.weights.inputs)}
+            value["weights"] = {"file": self.weights.file, "model": dict(self.weights.model), **inputs}
+        if self.onnx_inputs is not None:
+            value["onnx_inputs"] = list(self.onnx_inputs)
+        if self.schedule_constants is not None:
+            value["schedule_constants"] = dict(self.schedule_constants)
+        if self.table:
+            value["table"] = {"file": self.table.file, "timesteps": list(self.table.timesteps)}
+        return value | dict(self.extra)
+
+    @staticmethod
+    def parse(name: str, value: Value) -> Component:
+        """The component of a manifest; raises BundleError naming the member that is wrong."""
+        inputs, outputs = (tuple(map(TensorSpec.parse, value[kind].items())) for kind in ("inputs", "outputs"))
+        names = {tensor.name for tensor in inputs}
+        formats = {
+            format: {"file": files["file"].string()} | {k: v for k, v in files.object().items() if isinstance(v, str)}
+            for format, files in value["formats"].members()
+        }
+        weights, engines, table = value.get("weights"), value.get("engines"), value.get("table")
+        split = value.get("schedule_constants")
+        known = ("inputs", "outputs", "formats", "engines", "weights", "onnx_inputs", "schedule_constants", "table")
+        return Component(
+            ComponentSpec(name, inputs, outputs),
+            formats,
+            tuple(map(PlanEntry.parse, engines.items())) if engines else (),
+            Weights(weights["file"].string(), weights["model"].object(), _names(weights, "inputs", names)) if weights else None,
+            _names(value, "onnx_inputs", names),
+            split.object() if split else None,
+            _table(value["table"]) if name == SCHEDULE and table else None,
+            extra={key: raw for key, raw in value.object().items() if key not in known},
+        )
+
+    def _taking(self, names: tuple[str, ...] | None) -> ComponentSpec:
+        if names is None:
+            return self.spec
+        by_name = {tensor.name: tensor for tensor in self.spec.inputs}
+        return replace(self.spec, inputs=tuple(by_name[name] for name in names))
+
+
+def _names(value: Value, member: str, allowed: set[str]) -> tuple[str, ...] | None:
+    """A list of inputs' names; None when the member is missing."""
+    items = value.get(member)
+    if items is None:
+        return None
+    for item in items.items():
+        if item.string() not in allowed:
+            raise item.error(f'is "{item.raw}", which is not among the inputs')
+    return items.strings()
+
+
+def _table(value: Value) -> ConstantTable:
+    return ConstantTable(value["file"].string(), tuple(item.number() for item in value["timesteps"].items()))

@@ -1,0 +1,40 @@
+"""Which formats an engine and a target run: what a format requires against what engines declare, at a compute capability."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aigc_edge.engines.base import ENGINES, Engine
+from aigc_edge.targets import Target
+
+if TYPE_CHECKING:
+    from aigc_edge.compress.formats.base import Format
+
+
+def least_capability(format: type[Format], engine: type[Engine]) -> int | None:
+    """The compute capability, times ten, from which the engine runs the format as such (0: any device); None: it does not."""
+    if not set(format.requires) <= set(engine.features):
+        return None
+    needed = max((engine.features[name] for name in format.requires), default=0)
+    return max(needed, format.least_sm) if "cuda" in engine.devices else needed
+
+
+def runs_on(format: type[Format], target: Target) -> bool:
+    """Whether the target's engine runs the format as such there; False where that engine is not known here."""
+    if target.engine not in ENGINES:
+        return False
+    least = least_capability(format, ENGINES[target.engine])
+    return least is not None and least <= (target.sm or 0)
+
+
+def formats_of(target: Target) -> tuple[str, ...]:
+    """Names of all formats that the target's engine runs as such there."""
+    from aigc_edge.compress.formats.base import FORMATS
+
+    return tuple(name for name in FORMATS if runs_on(FORMATS[name], target))
+
+
+def engines_of(format: type[Format]) -> tuple[str, ...]:
+    """Names of all engines that run the format on some device, onnxruntime first: it is what formats are measured with."""
+    names = [name for name in ENGINES if least_capability(format, ENGINES[name]) is not None]
+    return tuple(sorted(names, key=lambda name: (name != "onnxruntime", name)))

@@ -1,0 +1,82 @@
+"""What TensorRT runs by compute capability: numeric formats of layers, and operators that run in another type or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from aigc_edge.targets import Target
+
+ANY = "*"
+AROUND = "float"  # the float type that the network has around the layer
+# Numeric format of a layer → compute capability from which TensorRT has kernels for it: see Engine.features.
+FEATURES = {
+    "fp16": 75,
+    "int8w": 75,
+    "fp32": 80,
+    "bf16": 80,
+    "int8": 80,
+    "int4": 80,
+    "fp8": 89,
+    "fp8w": 89,
+    "nvfp4": 100,
+    "w4a4": 100,
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`operator` ("*": every one) in `format` runs as `runs` instead ("float": as the network around it), which the builder does
+    not report, or not at all (None); on GPUs of capability `least` to below `below`, with `module` only where one is named.
+
+    `seen` says that builds of TensorRT-RTX 1.7 showed it, instead of documentation.
+    """
+
+    format: str
+    operator: str
+    runs: str | None
+    why: str
+    least: int = 0
+    below: int = 1000
+    module: str | None = None
+    seen: bool = False
+
+    def covers(self, format: str, operator: str) -> bool:
+        """Whether this limit is about `operator` in `format`."""
+        return self.format == format and self.operator in (ANY, operator)
+
+
+_FP32, _FP8, _FP4 = (
+    "TensorRT has no matrix product in fp32 for Turing",
+    "8-bit floats begin with Ada and Hopper (SM89)",
+    "4-bit floats begin with Blackwell (SM100)",
+)
+LIMITS = (
+    Limit("fp32", "MatMul", None, _FP32, below=80),
+    Limit("fp32", "Gemm", None, _FP32, below=80),
+    Limit("bf16", ANY, None, "bfloat16 begins with Ampere (SM80)", below=80),
+    Limit("bf16", "ConvTranspose", None, "TensorRT-RTX 1.7 has no transposed convolution in bf16", 80, module="tensorrt_rtx"),
+    Limit("int4", ANY, None, "4-bit weights begin with Ampere (SM80)", below=80),
+    Limit("int8", "Conv", AROUND, "TensorRT has no int8 convolution for Turing", below=80, seen=True),
+    Limit("int8", "ConvTranspose", AROUND, "TensorRT has no transposed convolution in int8", seen=True),
+    Limit("fp8", ANY, None, _FP8, below=89),
+    Limit("fp8w", ANY, None, _FP8, below=89),
+    Limit("fp8", "ConvTranspose", AROUND, "TensorRT has no transposed convolution in fp8", 89, seen=True),
+    Limit("nvfp4", ANY, None, _FP4, below=100),
+    Limit("w4a4", ANY, None, _FP4, below=100),
+    Limit("w4a4", "Conv", AROUND, "TensorRT has no convolution in fp4", 100, seen=True),
+    Limit("w4a4", "ConvTranspose", AROUND, "TensorRT has no transposed convolution in fp4", 100, seen=True),
+)
+
+
+def limits_of(target: Target, module: str | None = None) -> list[Limit]:
+    """What limits builds for the target by `module` (None: the target's own); empty for a target that TensorRT does not serve."""
+    module = module or target.flavour
+    sm = target.sm or 0
+    found = [x for x in LIMITS if target.flavour and x.least <= sm < x.below and x.module in (None, module)]
+    decides = "" if target.flavour == "tensorrt_rtx" else "; the build log on the device decides"
+    return [replace(x, why=f"{x.why} (seen in builds of TensorRT-RTX 1.7{decides})") if x.seen else x for x in found]
+
+
+def limit_of(target: Target, format: str, operator: str, module: str | None = None) -> Limit | None:
+    """What limits `operator` in `format` on the target, built by `module` (None: the target's own); None when nothing does."""
+    return next((limit for limit in limits_of(target, module) if limit.covers(format, operator)), None)

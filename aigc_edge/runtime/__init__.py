@@ -1,0 +1,1 @@
+"""Opening a bundle and sampling from it; nothing here needs torch."""

@@ -1,0 +1,107 @@
+"""`engine="auto"`: which engine is fastest for a bundle on this machine, measured once and remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.engines.base import ENGINES, Engine, EngineSource, shape_of
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import cache_folder, write_json
+
+AUTO = "auto"
+ROUNDS, SECONDS = 15, 2.0  # at most so many evaluations, or so long an engine
+
+
+def fastest(bundle: Bundle, format: str, threads: int) -> str:
+    """The name of the engine whose evaluations of the bundle's largest network at batch 1 take the least time here.
+
+    Engines take turns, so that what else the machine does hits all alike. The answer is kept in the cache, by the network's hash,
+    the CPU, the number of threads and the engines' versions.
+    """
+    names = candidates(format)
+    if not names:
+        raise AigcEdgeError("no engine that 'auto' chooses from is installed: pip install onnxruntime")
+    if len(names) == 1:
+        return names[0]
+    file, key = cache_folder() / "engines.json", _key(bundle.manifest, format, threads, names)
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(known, dict) and known.get(key) in names:
+        return str(known[key])
+    seconds = _measure(bundle, format, threads, names)
+    chosen = min(seconds, key=lambda name: seconds[name])
+    with contextlib.suppress(AigcEdgeError, OSError):  # a cache that cannot be written is no cache
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, (known if isinstance(known, dict) else {}) | {key: chosen})
+    return chosen
+
+
+def candidates(format: str) -> list[str]:
+    """The engines that may run a format here, in order of their names: a GPU is asked for by name."""
+    engines = {name: ENGINES[name] for name in ENGINES}
+    usable = {name: engine for name, engine in engines.items() if engine.auto and "cpu" in engine.devices}
+    return [name for name, engine in usable.items() if engine.unavailable() is None and engine.deviates(format) is None]
+
+
+def _key(manifest: Manifest, format: str, threads: int, names: list[str]) -> str:
+    files = {name: entry.sha256 for name, entry in manifest.files.items() if name.endswith((".onnx", ".onnx.data"))}
+    versions = {name: _version(name) for name in names}
+    facts = [files, format, threads, versions, platform.machine(), platform.processor(), os.cpu_count()]
+    facts += [list(manifest.sample_shape)] if manifest.sizes else []
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for distribution in (name, ENGINES[name].__module__.partition(".")[0]):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(distribution)
+    return ""
+
+
+def _measure(bundle: Bundle, format: str, threads: int, names: list[str]) -> dict[str, float]:
+    source = EngineSource.of(bundle, bundle.manifest.main.name, format)
+    rng, spec = np.random.default_rng(0), source.spec
+    inputs = {t.name: _values(rng, shape_of(t, 1), t.dtype) for t in spec.inputs}
+    outputs = {t.name: np.empty(shape_of(t, 1), t.dtype) for t in spec.outputs}
+    engines: list[Engine] = []
+    for index, engine in enumerate(names):
+        try:
+            engines.append(ENGINES[engine].load(source, threads=threads))
+        except AigcEdgeError:  # a network that this engine lacks kernels for
+            if not engines and index == len(names) - 1:
+                raise
+    calls = {loaded.name: loaded.bind(inputs, outputs) for loaded in engines}
+    taken: dict[str, list[float]] = {engine: [] for engine in calls}
+    for call in calls.values():
+        call()  # first touch
+    end = time.perf_counter() + SECONDS * len(calls)
+    for _ in range(ROUNDS):
+        for engine, call in calls.items():
+            start = time.perf_counter()
+            call()
+            taken[engine].append(time.perf_counter() - start)
+        if time.perf_counter() > end:
+            break
+    for loaded in engines:
+        loaded.close()
+    return {engine: statistics.median(values) for engine, values in taken.items()}
+
+
+def _values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    if np.dtype(dtype).kind in "iu":
+        return np.zeros(shape, dtype)
+    return rng.normal(size=shape).astype(dtype)

@@ -1,0 +1,73 @@
+"""The sampling programs of an open bundle: its own, and those that are built for its networks when they are asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aigc_edge._core import Handle
+from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.diffusion import SOLVERS, Program, build, truncate
+from aigc_edge.errors import AigcEdgeError
+
+
+class Programs:
+    """Programs by name; the native handle knows every one of them under the same name."""
+
+    def __init__(self, path: Path, manifest: Manifest, handle: Handle) -> None:
+        self._path, self._manifest, self._handle = path, manifest, handle
+        self._known: dict[str, Program] = {}  # what was asked for so far
+
+    def __getitem__(self, name: str) -> Program:
+        return self._known[name]
+
+    @property
+    def own(self) -> list[str]:
+        """The names of the programs in the bundle; the first is the default."""
+        default = self._manifest.default_program
+        return [default, *sorted(set(self._manifest.programs) - {default})]
+
+    def add(self, name: str, program: Program) -> None:
+        """Take a program; one of that name is replaced. Raises AigcEdgeError for rows that do not suit the networks."""
+        self._handle.add_program(json.dumps(program.to_json() | {"name": name}))
+        self._known[name] = program
+
+    def find(self, name: str | None, solver: str | None, steps: int | None, strength: float) -> str:
+        """The name of the program that is asked for, built when it is new; raises AigcEdgeError for what is not there."""
+        if solver is None and steps is None:
+            found = name or self._manifest.default_program
+            if found not in self._known:
+                if found not in self._manifest.programs:
+                    raise AigcEdgeError(f"{self._path} has no program {found}: choose one of {', '.join(self.own)}")
+                self._known[found] = self._manifest.programs[found]
+        else:
+            found = self._build(name, solver, steps)
+        if strength >= 1:
+            return found
+        part = f"{found} strength {strength:g}"
+        if part not in self._known:
+            self.add(part, truncate(self._known[found], strength))
+        return part
+
+    def _build(self, program: str | None, solver: str | None, steps: int | None) -> str:
+        if program is not None:
+            raise AigcEdgeError(f"program {program!r} was given together with a solver or steps: give one or the other")
+        schedule = self._manifest.schedule
+        if schedule is None:
+            raise AigcEdgeError(f"{self._path} generates in one evaluation: it has no solver and no steps to choose")
+        default = self._manifest.programs[self._manifest.default_program]
+        solver = solver or named_solver(self._manifest)
+        steps = int(default.meta["steps"]) if steps is None else steps
+        name = f"custom {solver}-{steps}"  # a name that no bundle uses: a program of the bundle must not be replaced
+        if name not in self._known:
+            self.add(name, build(schedule, solver, steps, guidance_scale=default.guidance_scale))
+        return name
+
+
+def named_solver(manifest: Manifest) -> str:
+    """The solver of the default program, to be built with other steps; raises AigcEdgeError for a tuned or an imported one."""
+    name = manifest.default_program
+    solver = str(manifest.programs[name].meta.get("solver"))
+    if solver not in SOLVERS:
+        raise AigcEdgeError(f"the default program {name!r} is made for its own number of steps: give a solver with the steps")
+    return solver
