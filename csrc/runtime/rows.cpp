@@ -26,9 +26,8 @@ int Rows::max_halves() const {
   return most;
 }
 
-ops::SolverStepParams Rows::prepare(size_t r) const {
+void Rows::prepare(size_t r, ops::SolverStepParams& p) const {
   const RowBuffers& b = buffers_;
-  ops::SolverStepParams p;
   p.samples = b.samples;
   p.elements = b.elements;
   p.slot_count = program_.slots;
@@ -70,20 +69,19 @@ ops::SolverStepParams Rows::prepare(size_t r) const {
     p.known_scale = r < size() ? program_.rows[r].level[0] : 1.0;
     p.known_noise = r < size() ? program_.rows[r].level[1] : 0.0;
   }
-  return p;
 }
 
 void Rows::bind(const RowBuffers& buffers) {
-  for (const Row& row : program_.rows)
-    if (buffers.mask != nullptr && !row.has_level)
-      throw Error(kUnsupported, "program " + program_.name +
-                                    " does not say the noise levels of its rows, which a mask needs: take one that was built by "
-                                    "this version");
+  const bool has_levels = std::all_of(program_.rows.begin(), program_.rows.end(), [](const Row& row) { return row.has_level; });
+  if (buffers.mask != nullptr && !has_levels)
+    throw Error(kUnsupported, "program " + program_.name +
+                                  " does not say the noise levels of its rows, which a mask needs: take one that was built by "
+                                  "this version");
   buffers_ = buffers;
   steps_.clear();
-  steps_.reserve(size() + 1);
-  for (size_t r = 0; r <= size(); ++r) steps_.push_back(prepare(r));
-  set_noise(buffers.noise, buffers.noise_stride);
+  steps_.resize(size() + 1);
+  for (size_t r = 0; r <= size(); ++r) prepare(r, steps_[r]);
+  if (buffers.noise != nullptr) set_noise(buffers.noise, buffers.noise_stride);
 }
 
 void Rows::set_noise(const float* noise, int64_t stride) {

@@ -64,7 +64,7 @@ class Rows {
   void run(size_t r, const void* net_output, DType dtype, const ops::Launch& launch);
 
  private:
-  ops::SolverStepParams prepare(size_t r) const;
+  void prepare(size_t r, ops::SolverStepParams& step) const;
 
   const Program& program_;
   const RowOptions options_;

@@ -1,6 +1,7 @@
 // Runs the CUDA kernels on the CPU, under AddressSanitizer, and compares them with the CPU kernels.
 //
 //   cuda_emulation CASES      ops with arguments from a file (test_cuda_emulation.py writes it); one line an op on success
+//   cuda_emulation --rows     a whole program's rows (emulated_rows.cpp)
 //   cuda_emulation --self     the emulation's own barriers, shuffles and shared memory
 //   cuda_emulation --planted  writes one element too far, to prove that the sanitizer sees it
 #include <cstdio>
@@ -15,6 +16,7 @@
 #include "core/cuda.cuh"
 #include "core/error.hpp"
 #include "core/half.hpp"
+#include "emulated_rows.hpp"
 #include "ops/ops.hpp"
 
 namespace {
@@ -199,9 +201,11 @@ void planted() {
 
 int main(int count, char** arguments) {
   const std::string mode = count == 2 ? arguments[1] : "";
-  if (mode.empty()) fail("one argument is needed: a file of cases, --self or --planted");
+  if (mode.empty()) fail("one argument is needed: a file of cases, --rows, --self or --planted");
   try {
-    if (mode == "--self") {
+    if (mode == "--rows") {
+      if (const std::string problem = compare_rows(); !problem.empty()) fail(problem);
+    } else if (mode == "--self") {
       self_test();
     } else if (mode == "--planted") {
       planted();

@@ -26,6 +26,11 @@ def test_kernels_stay_in_bounds_and_equal_the_cpu_kernels(program: Path, op_case
     assert (result.returncode, result.stdout) == (0, expected), result.stderr
 
 
+def test_the_rows_of_a_program_are_one_kernel_each_and_equal_those_on_the_cpu(program: Path) -> None:
+    result = run_emulation(program, "--rows")
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+
+
 def test_a_planted_write_out_of_bounds_is_seen(program: Path) -> None:
     result = run_emulation(program, "--planted")
     assert result.returncode != 0
