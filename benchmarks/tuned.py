@@ -24,12 +24,12 @@ from aigc_edge.files import atomic_file, write_json
 from aigc_edge.metrics.frechet import FeatureStatistics, bootstrap_interval, frechet_distance
 from aigc_edge.metrics.judge import Judge
 from aigc_edge.pages.svg import Scale, element, label, tick_text
-from aigc_edge.tuning.roll import roll
-from aigc_edge.tuning.standard import standard
-from aigc_edge.tuning.starts import starts
+from aigc_edge.tuning.conversion import to_program
+from aigc_edge.tuning.initial_tables import initial_tables
+from aigc_edge.tuning.standard import standard_programs
 from aigc_edge.tuning.task import Task
-from aigc_edge.tuning.tune import Tuning
-from aigc_edge.tuning.tuner import Noise, Tuner, decibels
+from aigc_edge.tuning.tune import BundleTuner
+from aigc_edge.tuning.tuner import NoiseSamples, Tuner, decibels
 
 STREAM = 7  # of the noise; the fit takes 0 and 1
 REFERENCE = ("heun", 100)
@@ -41,10 +41,10 @@ class Bench:
     """A bundle's network, fresh noise, and the many-step samples from it."""
 
     def __init__(self, bundle: Path, samples: int, threads: int, seed: int) -> None:
-        self.work = Tuning(bundle, None, None, "onnxruntime", threads, seed)
+        self.work = BundleTuner(bundle, None, None, "onnxruntime", threads, seed)
         self.noise = self.work.noise(samples, STREAM)
         self.schedule = self.work.schedule
-        few = Noise(self.noise.latents[:8], None if self.noise.classes is None else self.noise.classes[:8])
+        few = NoiseSamples(self.noise.latents[:8], None if self.noise.classes is None else self.noise.classes[:8])
         scale, null = self.work.guidance, self.work.classes or None
         network = self.work.network
         self.tuner = Tuner(network, self.schedule, few, few, guidance_scale=scale, null_class=null, reference_steps=4)
@@ -60,7 +60,7 @@ class Bench:
         """Pictures of the first `count` noises."""
         latents, classes = self.noise.latents[:count], self.noise.classes
         task = Task(self.work.network, self.tuner.path, latents, latents, None if classes is None else classes[:count])
-        return np.clip(np.concatenate([self.tuner.sample(program, part) for part in task.parts()]), -1, 1)
+        return np.clip(np.concatenate([self.tuner.sample(program, batch) for batch in task.batches()]), -1, 1)
 
     def error(self, program: Program, count: int) -> float:
         """Mean squared error of the first `count` pictures."""
@@ -91,17 +91,18 @@ class Bench:
 
     def ranged(self, nfe: int, few: int) -> dict[str, Any]:
         """The best of the solvers on narrower noise ranges, which `tune` starts from: no spacing that a user could name."""
-        programs = [roll(table, self.tuner.path, "ranged", self.work.guidance) for table in starts(self.tuner.path, nfe)]
+        tables = initial_tables(self.tuner.path, nfe)
+        programs = [to_program(table, self.tuner.path, "ranged", self.work.guidance) for table in tables]
         best = min(programs, key=lambda program: self.error(program, few))
         ends = [round(row.sigma, 4) for row in (best.rows[0], best.rows[-1])]
         return self.figures(best)[0] | {"sigma_range": ends}
 
     def level(self, nfe: int, few: int, finalists: int) -> dict[str, Any]:
         """Everything that makes `nfe` evaluations."""
-        every = standard(self.schedule, nfe, self.work.guidance)
+        every = standard_programs(self.schedule, nfe, self.work.guidance)
         quick = sorted(((psnr(self.error(one.program, few)), place) for place, one in enumerate(every)), reverse=True)
         chosen = [every[place] for _, place in quick[:finalists]]
-        chosen += [one for one in every if one.choice == "" and one.solver in SHOWN and one not in chosen]
+        chosen += [one for one in every if one.spacing == "" and one.solver in SHOWN and one not in chosen]
         measured: dict[str, Any] = {}
         pictures: dict[str, Images] = {}
         for one in chosen:
@@ -111,7 +112,7 @@ class Bench:
         tuned, own = self.figures(program)
         low, high = gain_interval(self.errors(pictures[best]), self.errors(own))
         gain = {"gain": round(tuned["psnr"] - measured[best]["psnr"], 3), "gain_low": round(low, 3), "gain_high": round(high, 3)}
-        plain = {one.solver: one.name for one in every if one.choice == "" and one.solver in SHOWN}
+        plain = {one.solver: one.name for one in every if one.spacing == "" and one.solver in SHOWN}
         ranking = {every[place].name: round(value, 3) for value, place in quick}
         if self.judge is not None:
             gain |= distance_gap(own, pictures[best], self.judge)

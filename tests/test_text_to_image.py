@@ -163,7 +163,7 @@ def test_bench_measures_a_bundle_with_conditions(text_to_image: Any, tmp_path: P
 
 def test_what_cannot_take_conditions_yet_says_so(text_to_image: Any, tmp_path: Path) -> None:
     bundle = text_to_image().write(tmp_path / "toy.aigc")
-    with pytest.raises(AigcEdgeError, match="generates by conditions or is told the guidance scale: verify compares none"):
+    with pytest.raises(AigcEdgeError, match="has conditions or takes the guidance scale as an input: verify does not compare"):
         verify(str(bundle), against="reference")
     with pytest.raises(AigcEdgeError, match="no denoiser that takes sample, timestep, class alone"):
         tune_bundle(bundle, [4])

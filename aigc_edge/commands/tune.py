@@ -79,7 +79,8 @@ def configure(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
     from aigc_edge.commands.progress import Progress
-    from aigc_edge.tuning.tune import state_file, tune_bundle
+    from aigc_edge.tuning.checkpoint import checkpoint_file
+    from aigc_edge.tuning.tune import tune_bundle
 
     try:
         programs = tune_bundle(
@@ -98,9 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
             progress=Progress(),
         )
     except KeyboardInterrupt:
-        kept = state_file(Path(arguments.bundle))
-        if kept.exists():
-            print(f"\n{kept} keeps the best that was found: the same command goes on from it", file=sys.stderr)
+        checkpoint = checkpoint_file(Path(arguments.bundle))
+        if checkpoint.exists():
+            print(f"\n{checkpoint} holds the best tables so far: the same command resumes from them", file=sys.stderr)
         raise
     print(figures(programs))
     print(f"\nPSNR to {next(iter(programs.values())).meta['reference']} from the same {arguments.held_out} held-out noises")

@@ -1,4 +1,4 @@
-"""Fits a table: Gauss-Newton with damping over growing batches, from several starts, watched on noise it does not see."""
+"""Fits a table: damped Gauss-Newton steps over random batches, from several initial tables, with early stopping."""
 
 from __future__ import annotations
 
@@ -7,134 +7,130 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from aigc_edge.tuning.newton import Memory, best_result, evaluations, slope
-from aigc_edge.tuning.table import Table
+from aigc_edge.tuning.newton import NormalEquations, linearise, linearise_evaluations, solve_result
+from aigc_edge.tuning.table import CoefficientTable
 from aigc_edge.tuning.task import Task
 
-TRIALS = (0.1, 1.0, 10.0)  # of the damping, at each step
+TRIALS = (0.1, 1.0, 10.0)  # factors of the damping that each step tries
 DAMPING, LEAST, MOST = 1e-3, 1e-8, 10.0
 
 
-class _Enough(Exception):
+class _Stop(Exception):
     """Ends a fit, from within an evaluation, with the best table so far."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long and on how much is fitted: short tries of every start, then steps from the best until they stop to help."""
+class FitSettings:
+    """Batches and steps: a few steps from every initial table, then steps from the best until they do not help any more."""
 
-    try_batch: int = 32  # samples of a step
+    try_batch: int = 32  # samples per step
     try_steps: int = 3
     batch: int = 64
     steps: int = 24
-    patience: int = 6  # steps without a better watched error before it ends
-    better: float = 0.995  # what counts as better: about 0.02 dB
-    fade: tuple[float, float] = (0.5, 0.9)  # of the memory, at the first and at the last step
+    patience: int = 6  # steps without a better validation error before the fit ends
+    better: float = 0.995  # factor that counts as better: about 0.02 dB
+    decay: tuple[float, float] = (0.5, 0.9)  # of the normal equations, at the first and at the last step
 
 
 @dataclass
-class State:
-    """Where a path of steps stands."""
+class FitState:
+    """The state of a sequence of steps."""
 
-    table: Table
+    table: CoefficientTable
     damping: float = DAMPING
-    memory: Memory = field(default_factory=Memory)
-    before: Task | None = None  # the batch of the last step
-    error: float = np.inf  # watched
+    equations: NormalEquations = field(default_factory=NormalEquations)
+    previous: Task | None = None  # the batch of the last step
+    error: float = np.inf  # on the validation samples
 
 
 @dataclass
 class Fit:
-    """The state of a fit: the best `table` by the mean squared error on `watch`.
+    """A fit to the samples of `train`; `table` is the best so far by the mean squared error on `validation`.
 
-    `keep` is told whenever it improves; when `enough()` becomes true, the fit ends with it.
+    `on_improved(table, error)` is called with every better table; the fit ends early when `should_stop()` becomes true.
     """
 
     train: Task
-    watch: Task
+    validation: Task
     seed: int = 0
-    plan: Plan = field(default_factory=Plan)
-    keep: Callable[[Table, float], None] = lambda table, error: None
-    enough: Callable[[], bool] = lambda: False
-    table: Table | None = None
+    settings: FitSettings = field(default_factory=FitSettings)
+    on_improved: Callable[[CoefficientTable, float], None] = lambda table, error: None
+    should_stop: Callable[[], bool] = lambda: False
+    table: CoefficientTable | None = None
     error: float = np.inf
-    history: list[float] = field(default_factory=list)  # watched error after each step of the final path
+    history: list[float] = field(default_factory=list)  # validation error after each step
 
-    def run(self, starts: Sequence[Table]) -> Table:
-        """Fit from the best of `starts`; always returns a table at least as good as the best start on `watch`."""
+    def run(self, initial: Sequence[CoefficientTable]) -> CoefficientTable:
+        """Fit from the best of the `initial` tables; the result is at least as good as any of them on `validation`."""
         self._rng = np.random.default_rng(self.seed)
-        for start in starts:
-            self._look(start)
-        self.train, self.watch = self._ending(self.train), self._ending(self.watch)
+        for table in initial:
+            self._validate(table)
+        self.train, self.validation = self._stoppable(self.train), self._stoppable(self.validation)
         try:
-            tried = [self._walk(State(start), self.plan.try_steps, self.plan.try_batch) for start in starts]
-            self._walk(min(tried, key=lambda state: state.error), self.plan.steps, self.plan.batch)
-            self._settle()
-        except _Enough:
+            tried = [self._walk(FitState(table), self.settings.try_steps, self.settings.try_batch) for table in initial]
+            self._walk(min(tried, key=lambda state: state.error), self.settings.steps, self.settings.batch)
+            assert self.table is not None
+            self._validate(solve_result(self.train, self.table))
+        except _Stop:
             pass
-        assert self.table is not None, "a fit needs a start"
+        assert self.table is not None, "a fit needs an initial table"
         return self.table
 
-    def _ending(self, task: Task) -> Task:
-        before = task.spent
+    def _stoppable(self, task: Task) -> Task:
+        on_evaluated = task.on_evaluated
 
-        def spent(count: int) -> None:
-            before(count)
-            if self.enough():
-                raise _Enough
+        def stop_or_go_on(count: int) -> None:
+            on_evaluated(count)
+            if self.should_stop():
+                raise _Stop
 
-        return replace(task, spent=spent)
+        return replace(task, on_evaluated=stop_or_go_on)
 
-    def _look(self, table: Table) -> float:
-        error = self.watch.error(table)
+    def _validate(self, table: CoefficientTable) -> float:
+        error = self.validation.error(table)
         if error < self.error or self.table is None:
             self.table, self.error = table, error
-            self.keep(table, error)
+            self.on_improved(table, error)
         return error
 
-    def _walk(self, state: State, steps: int, batch: int) -> State:
-        """Steps over random batches, until the watched error stays."""
-        patience, best = self.plan.patience, self._look(state.table)
-        low, high = self.plan.fade
+    def _walk(self, state: FitState, steps: int, batch: int) -> FitState:
+        """Take up to `steps` steps over random batches, until the validation error does not improve any more."""
+        patience, best = self.settings.patience, self._validate(state.table)
+        low, high = self.settings.decay
         for index in range(steps):
             chosen = np.sort(self._rng.permutation(len(self.train))[:batch])
-            fade = low + (high - low) * index / max(steps - 1, 1)
-            self._step(state, self.train.take(chosen), fade)
-            state.error = self._look(state.table)
+            decay = low + (high - low) * index / max(steps - 1, 1)
+            self._step(state, self.train.take(chosen), decay)
+            state.error = self._validate(state.table)
             self.history.append(state.error)
-            patience = self.plan.patience if state.error < self.plan.better * best else patience - 1
+            patience = self.settings.patience if state.error < self.settings.better * best else patience - 1
             best = min(best, state.error)
             if not patience:
                 break
         return state
 
-    def _step(self, state: State, task: Task, fade: float) -> None:
-        """Take `task` into memory and go where the memory says, as far as that is better on this and the last batch."""
-        found = slope(task, state.table)
-        state.memory.add(found, fade)
+    def _step(self, state: FitState, task: Task, decay: float) -> None:
+        """Add the batch `task`, and take the step of the normal equations if it is better on this and the last batch."""
+        model = linearise(task, state.table)
+        state.equations.add(model, decay)
         low, high = task.path.low, task.path.high
-        trials = [(state.damping * factor, state.memory.step(found, state.damping * factor, low, high)) for factor in TRIALS]
-        tests = [task] if state.before is None else [task, state.before]
+        trials = [(state.damping * f, state.equations.step(model, state.damping * f, low, high)) for f in TRIALS]
+        tests = [task] if state.previous is None else [task, state.previous]
         errors = [sum(test.error(trial) for test in tests) for _, trial in trials]
-        now = found.error + sum(test.error(state.table) for test in tests[1:])
-        place = int(np.argmin(errors))
-        state.before = task
-        if errors[place] < now:
-            state.damping, state.table = float(np.clip(trials[place][0], LEAST, MOST)), trials[place][1]
+        current = model.error + sum(test.error(state.table) for test in tests[1:])
+        best = int(np.argmin(errors))
+        state.previous = task
+        if errors[best] < current:
+            state.damping, state.table = float(np.clip(trials[best][0], LEAST, MOST)), trials[best][1]
         else:
             state.damping = min(state.damping * 10, MOST)
 
-    def _settle(self) -> None:
-        """The last line of the best table by least squares over all samples: the result is linear in it."""
-        assert self.table is not None
-        self._look(best_result(self.train, self.table))
 
-
-def cost(nfe: int, train: int, watch: int, starts: int, plan: Plan | None = None) -> int:
-    """The most sample evaluations that a fit takes."""
-    plan = plan or Plan()
-    total = starts * watch * nfe + train * nfe
-    for size, steps in ((plan.try_batch, starts * plan.try_steps), (plan.batch, plan.steps)):
+def fit_evaluations(nfe: int, train: int, validation: int, initial: int, settings: FitSettings | None = None) -> int:
+    """The most sample evaluations that a fit takes: of `nfe`, from `initial` tables, for these numbers of samples."""
+    settings = settings or FitSettings()
+    total = initial * validation * nfe + train * nfe
+    for size, steps in ((settings.try_batch, initial * settings.try_steps), (settings.batch, settings.steps)):
         batch = min(train, size)
-        total += steps * (batch * (evaluations(nfe) + 2 * (len(TRIALS) + 1) * nfe) + watch * nfe)
+        total += steps * (batch * (linearise_evaluations(nfe) + 2 * (len(TRIALS) + 1) * nfe) + validation * nfe)
     return total

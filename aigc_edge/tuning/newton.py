@@ -1,4 +1,4 @@
-"""Gauss-Newton steps of a table towards its target, by forward evaluations alone."""
+"""Gauss-Newton steps for the coefficients and levels of a table, by forward evaluations alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aigc_edge.tuning.table import Array, Table
+from aigc_edge.tuning.table import Array, CoefficientTable
 from aigc_edge.tuning.task import Images, Task
 
 # Finite differences: small against the curvature of a network, large against its float32 rounding.
@@ -15,41 +15,41 @@ LEVEL_STEP = 2e-2  # of a log noise level
 _JITTER = 1e-9
 
 
-def numbers(table: Table) -> Array:
-    """All tuned numbers of a table [P]: lines of the weights one after the other, then the finite noise levels."""
+def to_vector(table: CoefficientTable) -> Array:
+    """The parameters of a table [P]: the rows of its weights, then its finite noise levels."""
     inside = np.tril_indices(table.nfe + 1)
     return np.concatenate([table.weights[inside], table.levels[np.isfinite(table.levels)]])
 
 
-def with_numbers(table: Table, values: Array, low: float = -np.inf, high: float = np.inf) -> Table:
-    """`table` with other `numbers`; levels are kept within `low` … `high`."""
+def from_vector(table: CoefficientTable, values: Array, low: float = -np.inf, high: float = np.inf) -> CoefficientTable:
+    """`table` with other parameters (see `to_vector`); levels are clipped to `low` … `high`."""
     inside = np.tril_indices(table.nfe + 1)
     weights, levels = np.zeros_like(table.weights), table.levels.copy()
     weights[inside] = values[: len(inside[0])]
     levels[np.isfinite(levels)] = np.clip(values[len(inside[0]) :], low, high)
-    return Table(levels, weights)
+    return CoefficientTable(levels, weights)
 
 
 @dataclass(frozen=True)
-class Slope:
-    """A table's squared error near `table`, from some samples: it grows by changeᵀ hessian change + 2 gradientᵀ change.
+class Linearisation:
+    """Quadratic model of the squared error near `table`, on some samples: error + 2 gradientᵀ change + changeᵀ hessian change.
 
-    `change` [P] is along the lines of `directions` [P, P], in units in which the input of an evaluation, or the result, moves by
-    one root mean square, or a log noise level by one. In such units every direction is as long as any other, which is what
-    damping needs; the coefficients of nearly parallel arrays are not.
+    `change` [P] is along the rows of `directions` [P, P], in units that move the input of an evaluation, or the result, by one
+    root mean square, or a log noise level by one. In these units one damping suits all directions, which coefficients of nearly
+    parallel arrays would not allow.
     """
 
-    table: Table
+    table: CoefficientTable
     directions: Array
     hessian: Array
     gradient: Array
     error: float
 
 
-class Memory:
-    """Normal equations of the samples seen so far, each linearised where the table was then; older ones fade.
+class NormalEquations:
+    """Normal equations over the batches so far, each linearised at the table of its time, with weights that decay.
 
-    As in an extended Kalman filter, a small batch a step then does what a large one would, and no single batch is fitted to.
+    As in an extended Kalman filter, small batches then suffice, without overfitting the last one.
     """
 
     def __init__(self) -> None:
@@ -57,84 +57,84 @@ class Memory:
         self._vector: Array | float = 0.0
         self._weight = 0.0
 
-    def add(self, slope: Slope, fade: float) -> None:
-        """Take in a slope; what is there counts `fade` (0 … 1) as much as before."""
-        back = np.linalg.inv(slope.directions)
-        matrix = back @ slope.hessian @ back.T
-        vector = matrix @ numbers(slope.table) - back @ slope.gradient
-        self._matrix, self._vector = fade * self._matrix + matrix, fade * self._vector + vector
-        self._weight = fade * self._weight + 1.0
+    def add(self, model: Linearisation, decay: float) -> None:
+        """Add a batch; earlier ones are multiplied by `decay` (0 … 1)."""
+        back = np.linalg.inv(model.directions)
+        matrix = back @ model.hessian @ back.T
+        vector = matrix @ to_vector(model.table) - back @ model.gradient
+        self._matrix, self._vector = decay * self._matrix + matrix, decay * self._vector + vector
+        self._weight = decay * self._weight + 1.0
 
-    def step(self, slope: Slope, damping: float, low: float, high: float) -> Table:
-        """The table of least error in memory, held back from that of `slope` by `damping`."""
-        start, lines = numbers(slope.table), slope.directions
+    def step(self, model: Linearisation, damping: float, low: float, high: float) -> CoefficientTable:
+        """The Gauss-Newton step from the table of `model` with Levenberg-Marquardt `damping`."""
+        start, lines = to_vector(model.table), model.directions
         hessian = lines @ self._matrix @ lines.T / self._weight
         gradient = lines @ (self._matrix @ start - self._vector) / self._weight
         change = -np.linalg.solve(hessian + damping * np.eye(len(start)), gradient)
-        return with_numbers(slope.table, start + change @ lines, low, high)
+        return from_vector(model.table, start + change @ lines, low, high)
 
 
-def slope(task: Task, table: Table) -> Slope:
-    """Measure the squared error of `task` around `table`: for every number, the evaluations behind it; in constant memory."""
+def linearise(task: Task, table: CoefficientTable) -> Linearisation:
+    """The model of the squared error of `task` around `table`, by finite differences of every parameter, in constant memory."""
     directions = _directions(table, _gram(task, table))
     total = len(directions)
     hessian, gradient, error, count = np.zeros((total, total)), np.zeros(total), 0.0, 0
-    for part in task.parts():
-        known, result = part.run(table)
-        off = part.residual(result).ravel()
-        alive = (part.clamped(result) == result).ravel()
-        lines = np.stack([_derivative(part, table, line, known, result).ravel() * alive for line in directions])
-        hessian += np.asarray(lines @ lines.T, np.float64)
-        gradient += np.asarray(lines @ off, np.float64)
-        error += float(np.square(off, dtype=np.float64).sum())
-        count += off.size
-    return Slope(table, directions, hessian / count, gradient / count, error / count)
+    for batch in task.batches():
+        known, result = batch.run(table)
+        residual = batch.residual(result).ravel()
+        unclamped = (batch.clamped(result) == result).ravel()
+        derivatives = np.stack([_derivative(batch, table, line, known, result).ravel() * unclamped for line in directions])
+        hessian += np.asarray(derivatives @ derivatives.T, np.float64)
+        gradient += np.asarray(derivatives @ residual, np.float64)
+        error += float(np.square(residual, dtype=np.float64).sum())
+        count += residual.size
+    return Linearisation(table, directions, hessian / count, gradient / count, error / count)
 
 
-def best_result(task: Task, table: Table) -> Table:
-    """`table` with the last line of its weights chosen for the least squared error before clamping, over all samples."""
+def solve_result(task: Task, table: CoefficientTable) -> CoefficientTable:
+    """`table` with the last row of its weights solved for the least squared error before clamping, over all samples."""
     matrix, vector = np.zeros((table.nfe + 1, table.nfe + 1)), np.zeros(table.nfe + 1)
-    for part in task.parts():
-        flat = part.run(table)[0].reshape(table.nfe + 1, -1).astype(np.float64)
+    for batch in task.batches():
+        flat = batch.run(table)[0].reshape(table.nfe + 1, -1).astype(np.float64)
         matrix += flat @ flat.T
-        vector += flat @ part.target.reshape(-1).astype(np.float64)
+        vector += flat @ batch.target.reshape(-1).astype(np.float64)
     weights = table.weights.copy()
     weights[-1] = np.linalg.lstsq(matrix, vector, rcond=1e-12)[0]
-    return Table(table.levels, weights)
+    return CoefficientTable(table.levels, weights)
 
 
-def evaluations(nfe: int) -> int:
-    """How many evaluations a sample costs in `slope`."""
+def linearise_evaluations(nfe: int) -> int:
+    """Network evaluations per sample of `linearise`."""
     return 2 * nfe + sum((index + 2) * (nfe - index) for index in range(nfe))
 
 
-def _gram(task: Task, table: Table) -> Array:
+def _gram(task: Task, table: CoefficientTable) -> Array:
     total, count = np.zeros((table.nfe + 1, table.nfe + 1)), 0
-    for part in task.parts():
-        flat = part.run(table)[0].reshape(table.nfe + 1, -1).astype(np.float64)
+    for batch in task.batches():
+        flat = batch.run(table)[0].reshape(table.nfe + 1, -1).astype(np.float64)
         total += flat @ flat.T
         count += flat.shape[1]
     return total / count
 
 
-def _directions(table: Table, gram: Array) -> Array:
-    """Orthonormal combinations of what each evaluation knows, then the levels: [P, P] over the `numbers`."""
-    total, place = len(numbers(table)), 0
-    found = np.eye(total)
+def _directions(table: CoefficientTable, gram: Array) -> Array:
+    """Orthonormal combinations of the arrays known to each evaluation, then the levels: [P, P] over the parameters."""
+    total, place = len(to_vector(table)), 0
+    directions = np.eye(total)
     for size in range(1, table.nfe + 2):
         own = gram[:size, :size]
         lower = np.linalg.cholesky(own + _JITTER * np.trace(own) * np.eye(size))
-        found[place : place + size, place : place + size] = np.linalg.inv(lower)
+        directions[place : place + size, place : place + size] = np.linalg.inv(lower)
         place += size
-    return found
+    return directions
 
 
-def _derivative(part: Task, table: Table, line: Array, known: Images, result: Images) -> Images:
-    moved = with_numbers(table, numbers(table) + line)
+def _derivative(batch: Task, table: CoefficientTable, line: Array, known: Images, result: Images) -> Images:
+    moved = from_vector(table, to_vector(table) + line)
     lines = np.flatnonzero((moved.weights != table.weights).any(axis=1))
     first = int(lines[0] if len(lines) else np.flatnonzero(moved.levels != table.levels)[0])
     if first == table.nfe:  # the result itself: exact, and free
         return np.tensordot((moved.weights[first] - table.weights[first]).astype(np.float32), known, 1)
     size = STEP if len(lines) else LEVEL_STEP
-    _, other = part.run(with_numbers(table, numbers(table) + size * line), known.copy(), first)
+    _, other = batch.run(from_vector(table, to_vector(table) + size * line), known.copy(), first)
     return (other - result) / np.float32(size)

@@ -1,4 +1,4 @@
-"""The noise levels of a schedule as one continuous number, so that a row may be told any of them."""
+"""The noise levels of a schedule as a continuous path, so that a row may be evaluated at any of them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _SHAPES: tuple[tuple[str, Callable[[float, float], float]], ...] = (
 
 
 class NoisePath:
-    """The levels x = alpha x0 + sigma eps of a bundle's schedule dict, by their log noise ln(sigma / alpha).
+    """The levels x = alpha · x0 + sigma · eps of a schedule dict (see `resolve`), by their log noise ln(sigma / alpha).
 
-    `low` and `high` are the log noise of the last noisy and of the first level of `steps` steps; `high` may be infinite (no image
-    left). Raises ProgramError for a schedule that gives no such steps, or whose levels lie on none of the usual paths.
+    `low` and `high` are the log noise of the last noisy and of the first level of `steps` steps; `high` is infinite for pure
+    noise. Raises ProgramError for a schedule without such steps, and for levels on none of the paths alpha = 1,
+    alpha + sigma = 1 and alpha² + sigma² = 1.
     """
 
     def __init__(self, schedule: Mapping[str, Any], steps: int) -> None:
@@ -38,15 +39,16 @@ class NoisePath:
 
     @staticmethod
     def log_noise(level: Level) -> float:
-        """ln(sigma / alpha), infinite where there is no image."""
+        """ln(sigma / alpha), infinite where alpha is 0."""
         return math.inf if level.alpha == 0 else math.log(level.sigma / level.alpha)
 
     def of_row(self, row: Row) -> float:
-        """The log noise that a row is told; raises ProgramError for one that is told a level off the path."""
+        """The log noise of a row; raises ProgramError for a row whose coefficients belong to no level of the path."""
         log_noise = self.of_sigma(row.sigma)
-        here, there = (row.timestep, row.c_in, row.c_skip, row.c_out), (self.timestep(log_noise), *self.coefficients(log_noise))
-        if any(abs(a - b) > 1e-6 * max(abs(a), 1.0) for a, b in zip(here, there, strict=True)):
-            raise ProgramError(f"a row at sigma {row.sigma:g} is told a noise level that the schedule does not pass")
+        actual = (row.timestep, row.c_in, row.c_skip, row.c_out)
+        expected = (self.timestep(log_noise), *self.coefficients(log_noise))
+        if any(abs(a - b) > 1e-6 * max(abs(a), 1.0) for a, b in zip(actual, expected, strict=True)):
+            raise ProgramError(f"a row at sigma {row.sigma:g} is evaluated at a noise level that the schedule does not pass")
         return log_noise
 
     def of_sigma(self, sigma: float) -> float:
@@ -70,7 +72,7 @@ class NoisePath:
         return self._times.initial_scale(first)
 
     def timestep(self, log_noise: float) -> float:
-        """The network's time input."""
+        """The network's timestep at a log noise."""
         return self._times.timestep(self.level(log_noise))
 
     def coefficients(self, log_noise: float) -> Coefficients:

@@ -1,4 +1,4 @@
-"""The standard solvers at a number of evaluations: where a tuned table starts, and what it has to beat."""
+"""The standard solvers at a number of evaluations: initial tables and baselines of a tuned one."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from aigc_edge.errors import ProgramError
 
 
 @dataclass(frozen=True)
-class Standard:
-    """A program that a user could build for a schedule: its solver, and how its levels are spaced."""
+class StandardProgram:
+    """A program that a user could build for a schedule, with its solver and the spacing of its levels ("" for the default)."""
 
     program: Program
     solver: str
-    choice: str
+    spacing: str
 
     @property
     def name(self) -> str:
         """Such as "deis-8, exponential"."""
-        return f"{self.program.name}{self.choice and ', '}{self.choice}"
+        return f"{self.program.name}{self.spacing and ', '}{self.spacing}"
 
 
-def standard(schedule: Mapping[str, Any], nfe: int, guidance_scale: float = 1.0) -> list[Standard]:
-    """Every deterministic solver on every spacing of the schedule, that makes exactly `nfe` evaluations."""
-    found, seen = [], set()
-    for choice, chosen in _choices(schedule):
+def standard_programs(schedule: Mapping[str, Any], nfe: int, guidance_scale: float = 1.0) -> list[StandardProgram]:
+    """Every deterministic solver on every spacing of the schedule that makes exactly `nfe` evaluations."""
+    programs, seen = [], set()
+    for spacing, spaced in _spacings(schedule):
         for solver in SOLVERS:
-            program = _of_evaluations(chosen, solver, nfe, guidance_scale)
+            program = _of_evaluations(spaced, solver, nfe, guidance_scale)
             if program is None or program.rows in seen:
                 continue
             seen.add(program.rows)
-            found.append(Standard(program, solver, choice))
-    return found
+            programs.append(StandardProgram(program, solver, spacing))
+    return programs
 
 
-def _choices(schedule: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _spacings(schedule: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     known = options.parameters(SCHEDULES[schedule_kind(schedule)])
     spacings = [*SIGMA_SPACINGS, *TIME_SPACINGS] if "spacing" in known else [None]
     ends = ["zero", "sigma_min"] if "final_sigma" in known else [None]
     yield "", dict(schedule)
     for spacing in spacings:
         for end in ends:
-            given = {"spacing": spacing, "final_sigma": end}
-            given = {key: value for key, value in given.items() if value is not None}
+            changes = {"spacing": spacing, "final_sigma": end}
+            changes = {key: value for key, value in changes.items() if value is not None}
             words = [str(spacing)] if spacing else []
-            yield ", ".join([*words, *(["to sigma_min"] if end == "sigma_min" else [])]), dict(schedule) | given
+            yield ", ".join([*words, *(["to sigma_min"] if end == "sigma_min" else [])]), dict(schedule) | changes
 
 
 def _of_evaluations(schedule: Mapping[str, Any], solver: str, nfe: int, guidance_scale: float) -> Program | None:

@@ -1,7 +1,7 @@
-"""Step by step, does a bundle compute what another implementation does with the same network? `aigc-edge verify`."""
+"""Compares a bundle, step by step, with another implementation around the same network (`aigc-edge verify`)."""
 
+from aigc_edge.verify.base import PEERS
 from aigc_edge.verify.run import verify
-from aigc_edge.verify.trace import PEERS
 from aigc_edge.verify.verification import Verification
 
 __all__ = ["PEERS", "Verification", "verify"]

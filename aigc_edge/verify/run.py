@@ -1,4 +1,4 @@
-"""Runs a bundle and a peer around the same network from the same noise, and compares every evaluation."""
+"""Runs a bundle and a peer around the same network from the same noise, and compares the input of every evaluation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from aigc_edge.diffusion import Program, noise
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.metrics.paired import relative_l2
 from aigc_edge.runtime.pipeline import Pipeline
-from aigc_edge.verify.trace import PEERS, Evaluation, Recipe, Trace
+from aigc_edge.verify.base import PEERS, NetworkInput, SamplerInputs, SamplerTrace
 from aigc_edge.verify.verification import Verification
 
-SOURCE = "torch-cpu"  # the noise of both sides: what a scheduler draws with generators of the same seeds
+SOURCE = "torch-cpu"  # the noise of both sides, which a scheduler draws with generators of the same seeds
 
 
 def verify(
@@ -41,9 +41,9 @@ def verify(
     """Run a program of `bundle` by the runtime and by a peer around the same network, and compare every evaluation's input.
 
     `against` is "diffusers" (its scheduler, around the same engine) or "reference" (the NumPy executor in float64). `scheduler`
-    is the scheduler_config.json that diffusers is to use, else the one that the program was imported from or corresponds to.
-    Both sides get latents and noise as torch's CPU generators draw them for the seeds `seed`, `seed` + 1 … Raises AigcEdgeError
-    for what cannot be compared, saying why.
+    is the path of the scheduler_config.json for diffusers; by default it is the scheduler that the program was imported from or
+    corresponds to. Both sides use latents and noise of torch's CPU generators of the seeds `seed`, `seed` + 1 … Raises
+    AigcEdgeError, with the reason, for programs that cannot be compared.
     """
     if against not in PEERS:
         raise AigcEdgeError(f"{against!r} cannot be compared with: choose one of {', '.join(PEERS)}")
@@ -54,15 +54,17 @@ def verify(
         if not plan.rows:
             raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no steps to compare")
         if _input(pipeline, "condition") or _input(pipeline, "guidance"):
-            raise AigcEdgeError(f"{bundle} generates by conditions or is told the guidance scale: verify compares none such yet")
+            raise AigcEdgeError(
+                f"{bundle} has conditions or takes the guidance scale as an input: verify does not compare such bundles yet"
+            )
         chosen = plan if guidance_scale is None else plan.with_guidance(guidance_scale)
         count = pipeline.manifest.num_classes
         if not count:
             chosen = chosen.with_guidance(1.0)
         labels = np.arange(samples) % count if classes is None and count else classes
-        recipe = _recipe(pipeline, chosen, samples, seed, labels, count or None, scheduler)
-        ours = _run(pipeline, recipe, program, solver, steps)
-        theirs = PEERS[against](recipe)
+        inputs = _inputs(pipeline, chosen, samples, seed, labels, count or None, scheduler)
+        ours = _run(pipeline, inputs, program, solver, steps)
+        theirs = PEERS[against](inputs)
     if len(ours.evaluations) != len(theirs.evaluations):
         raise AigcEdgeError(
             f"{chosen.name} evaluates the network {len(ours.evaluations)} times, {against} {len(theirs.evaluations)} times: they "
@@ -81,7 +83,7 @@ def verify(
     return Verification(chosen.name, against, tolerance, rows, relative_l2(ours.result, theirs.result))
 
 
-def _recipe(
+def _inputs(
     pipeline: Pipeline,
     program: Program,
     samples: int,
@@ -89,7 +91,7 @@ def _recipe(
     labels: Sequence[int] | NDArray[np.int64] | None,
     null_class: int | None,
     scheduler: str | None,
-) -> Recipe:
+) -> SamplerInputs:
     shape = tuple(int(size) for size in pipeline.manifest.sample_shape)
     drawn = noise.draw(SOURCE, [seed + i for i in range(samples)], shape, 1 + len(program.draws))
     classes = None if labels is None else np.asarray(labels, np.int64)
@@ -98,38 +100,40 @@ def _recipe(
     condition = _input(pipeline, "class")
 
     def network(sample: NDArray[Any], timestep: float, labels: NDArray[np.int64] | None) -> NDArray[np.float32]:
-        given = {} if labels is None or condition is None else {condition: labels}
-        return np.asarray(pipeline.network(sample, timestep, **given), np.float32)
+        keywords = {} if labels is None or condition is None else {condition: labels}
+        return np.asarray(pipeline.network(sample, timestep, **keywords), np.float32)
 
-    return Recipe(program, drawn[0], drawn[1:], classes, null_class, seed, network, scheduler)
+    return SamplerInputs(program, drawn[0], drawn[1:], classes, null_class, seed, network, scheduler)
 
 
 def _input(pipeline: Pipeline, role: Role) -> str | None:
-    """The name of the denoiser's input of that role."""
+    """The name of the denoiser's input of a role."""
     denoiser = pipeline.manifest.denoiser
     return next((tensor.name for tensor in denoiser.onnx.of_role(role)), None) if denoiser else None
 
 
-def _run(pipeline: Pipeline, recipe: Recipe, program: str | None, solver: str | None, steps: int | None) -> Trace:
-    """Our own runtime's run; the first half of a guided batch is recorded, the other is the same."""
-    seen: list[Evaluation] = []
+def _run(pipeline: Pipeline, inputs: SamplerInputs, program: str | None, solver: str | None, steps: int | None) -> SamplerTrace:
+    """The run of the runtime itself; of a guided batch the first half is recorded, the second is the same."""
+    evaluations: list[NetworkInput] = []
     name = _input(pipeline, "sample")
-    count = len(recipe.latents)
+    count = len(inputs.latents)
 
-    def watch(component: str, row: int, inputs: Any, outputs: Any) -> None:
+    def watch(component: str, row: int, tensors: Any, outputs: Any) -> None:
         if component == "denoiser":
-            seen.append(Evaluation(inputs[name][:count].astype(np.float64), float(np.float32(recipe.program.rows[row].timestep))))
+            evaluations.append(
+                NetworkInput(tensors[name][:count].astype(np.float64), float(np.float32(inputs.program.rows[row].timestep)))
+            )
 
     result = pipeline.sample(
         count,
-        classes=recipe.classes,
-        latents=recipe.latents,
-        noise=recipe.draws,
+        classes=inputs.classes,
+        latents=inputs.latents,
+        noise=inputs.draws,
         program=program,
         solver=solver,
         steps=steps,
-        guidance_scale=recipe.program.guidance_scale,
+        guidance_scale=inputs.program.guidance_scale,
         output="float32",
         watch=watch,
     )
-    return Trace(seen, result.astype(np.float64))
+    return SamplerTrace(evaluations, result.astype(np.float64))

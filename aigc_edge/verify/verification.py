@@ -1,4 +1,4 @@
-"""The outcome of a comparison: a table of all steps, and the first one that diverges."""
+"""The result of a comparison: a table of all steps, and the first one that diverges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aigc_edge.text import table
 
 @dataclass(frozen=True)
 class Verification:
-    """`rows` hold row, sigma, timestep (of both) and relative_l2 of the network's input; `result` is that of the samples."""
+    """`rows` hold row, sigma, timestep, other_timestep and relative_l2 of the network's input; `result` that of the samples."""
 
     program: str
     against: str
@@ -19,7 +19,7 @@ class Verification:
 
     @property
     def first(self) -> int | None:
-        """The first row that diverges (the number of rows: only the result does), None when none does."""
+        """Index of the first row that diverges, the number of rows where only the result does; None where nothing does."""
         for row in self.rows:
             same_time = abs(row["timestep"] - row["other_timestep"]) <= 1e-5 * max(1.0, abs(row["timestep"]))
             if not row["relative_l2"] <= self.tolerance or not same_time:

@@ -65,7 +65,7 @@ def test_ctrl_c_keeps_what_was_found(cli: Any, own_bundle: Path) -> None:
     finally:
         running.kill()
     assert running.returncode == 130
-    assert "tuning.json keeps the best that was found" in said
+    assert "tuning.json holds the best tables so far" in said
     assert "Traceback" not in said
     assert Bundle.open(own_bundle, verify=True).manifest.to_json() == before
     done = cli.run("tune", own_bundle, *arguments, "--time-limit", "0.01")

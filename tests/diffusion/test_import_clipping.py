@@ -154,5 +154,5 @@ class Mixed(Twice):
 def test_what_no_row_clips_is_refused() -> None:
     with pytest.raises(ProgramError, match="clips more than once in a step"):
         from_diffusers(Twice(), 4)
-    with pytest.raises(ProgramError, match="clips something else than the denoised sample"):
+    with pytest.raises(ProgramError, match="clips something other than the denoised sample"):
         from_diffusers(Mixed(), 4)

@@ -24,7 +24,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "DiscreteDDIMScheduler": ({}, "discrete tokens"),
     "EntropyBoundScheduler": ({}, "discrete tokens"),
     "VQDiffusionScheduler": ({"num_vec_classes": 4}, "discrete tokens"),
-    "ScoreSdeVeScheduler": ({}, "depends on what the network says"),
+    "ScoreSdeVeScheduler": ({}, "depends on the network's output"),
     "FlowMapEulerDiscreteScheduler": ({}, "two times"),
     "HeliosScheduler": ({}, "size of the sample"),
     "HeliosDMDScheduler": ({}, "size of the sample"),

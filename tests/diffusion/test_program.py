@@ -129,12 +129,12 @@ def test_with_guidance_changes_nothing_else(small: dict[str, Any]) -> None:
 
 
 def test_table(small: dict[str, Any]) -> None:
-    lines = str(Program.from_json(small)).splitlines()
+    lines = format_table(Program.from_json(small)).splitlines()
     assert lines[0] == "small: 2 evaluations (2 guided at scale 1.5), 2 slots, s0 = 2 latents"
     assert lines[1].split()[:7] == ["row", "sigma", "timestep", "c_in", "c_skip", "c_out", "w"]
     assert lines[2].split()[:7] == ["0", "2", "0.25", "0.5", "0.1", "0.9", "1.5"]
     assert lines[2].endswith("-1 … 1     before: s0 = s0 + 0.5 eps; s0 = 0.5 s0 + 0.5 D + 0.1 eps, s1 = D")
-    long = str(build({"prediction": "edm"}, "euler", 1000)).splitlines()
+    long = format_table(build({"prediction": "edm"}, "euler", 1000)).splitlines()
     assert len(long) == 43
     assert "960 more rows" in long[22]
     assert long[-1].split()[0] == "999"

@@ -10,7 +10,7 @@ import pytest
 
 from aigc_edge.diffusion import build
 from aigc_edge.tuning.path import NoisePath
-from aigc_edge.tuning.table import Table
+from aigc_edge.tuning.table import CoefficientTable
 from aigc_edge.tuning.task import Task
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -55,13 +55,13 @@ def make_task(toy: Toy, latents: np.ndarray, target: np.ndarray, **options: Any)
     return Task(toy, toy.path, latents.astype(np.float32), target.astype(np.float32), **options)
 
 
-def random_table(rng: np.random.Generator, path: NoisePath, nfe: int, size: float = 0.2) -> Table:
+def random_table(rng: np.random.Generator, path: NoisePath, nfe: int, size: float = 0.2) -> CoefficientTable:
     """A table in no way special, with levels of the path."""
     high = min(path.high, 4.0)
     levels = np.sort(rng.uniform(max(path.low, -1.0), high, nfe))[::-1]
     weights = np.tril(rng.standard_normal((nfe + 1, nfe + 1))) * size
     weights[:, 0] += 1.0
-    return Table(levels.copy(), weights)
+    return CoefficientTable(levels.copy(), weights)
 
 
 @pytest.fixture(params=list(SCHEDULES))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from aigc_edge.diffusion import build, reference
-from aigc_edge.tuning.fit import Fit, Plan, cost
-from aigc_edge.tuning.starts import MOST, starts
-from aigc_edge.tuning.table import Table, unroll
+from aigc_edge.tuning.conversion import from_program
+from aigc_edge.tuning.fit import Fit, FitSettings, fit_evaluations
+from aigc_edge.tuning.initial_tables import MAX_TABLES, initial_tables
+from aigc_edge.tuning.table import CoefficientTable
 
 
 def halves(task: Any) -> tuple[Any, Any]:
@@ -24,7 +25,7 @@ def test_modes_of_a_linear_network_are_all_met(schedule: dict[str, Any], tools: 
     latents = rng.standard_normal((48, 12))
     target = latents * np.sqrt(variances)  # the exact solution from pure noise
     task = tools.task(toy, latents, target)
-    begin = next(starts(toy.path, 2))
+    begin = next(initial_tables(toy.path, 2))
     table = Fit(*halves(task)).run([begin])
     assert task.error(begin) > 1e-4
     assert task.error(table) < 1e-7
@@ -37,9 +38,9 @@ def test_it_beats_every_start_on_noise_it_never_saw(edm: dict[str, Any], tools: 
     target = reference.run(many, toy, latents)
     task = tools.task(toy, latents[:128], target[:128])
     unseen = tools.task(toy, latents[128:], target[128:])
-    begin = [unroll(build(edm, solver, 4), toy.path) for solver in ("deis", "dpmpp_2m")]
+    begin = [from_program(build(edm, solver, 4), toy.path) for solver in ("deis", "dpmpp_2m")]
     told: list[float] = []
-    fit = Fit(*halves(task), keep=lambda table, error: told.append(error))
+    fit = Fit(*halves(task), on_improved=lambda table, error: told.append(error))
     table = fit.run(begin)
     assert unseen.error(table) < 0.25 * min(unseen.error(start) for start in begin)  # 6 dB
     assert told == sorted(told, reverse=True)
@@ -52,8 +53,8 @@ def test_a_perfect_start_stays(edm: dict[str, Any], tools: Any, rng: np.random.G
     variances = np.full(6, 0.25)
     toy = tools.Toy(edm, tools.gaussian(variances))
     latents = rng.standard_normal((32, 6)).astype(np.float32)
-    begin = unroll(build(edm, "dpmpp_2m", 3), toy.path)
-    task = tools.task(toy, latents, np.concatenate([p.run(begin)[1] for p in tools.task(toy, latents, latents).parts()]))
+    begin = from_program(build(edm, "dpmpp_2m", 3), toy.path)
+    task = tools.task(toy, latents, np.concatenate([p.run(begin)[1] for p in tools.task(toy, latents, latents).batches()]))
     assert task.error(begin) == 0
     assert Fit(*halves(task)).run([begin]) is begin
 
@@ -62,12 +63,12 @@ def test_enough_ends_it_with_the_best_so_far(edm: dict[str, Any], tools: Any, rn
     toy = tools.Toy(edm, tools.two_points)
     latents = rng.standard_normal((32, 6))
     spent: list[int] = []
-    task = tools.task(toy, latents, np.sign(latents) * 0.7, spent=spent.append)
-    begin = [unroll(build(edm, solver, 3), toy.path) for solver in ("ddim", "deis")]
-    at_once = Fit(*halves(task), enough=lambda: True).run(begin)
+    task = tools.task(toy, latents, np.sign(latents) * 0.7, on_evaluated=spent.append)
+    begin = [from_program(build(edm, solver, 3), toy.path) for solver in ("ddim", "deis")]
+    at_once = Fit(*halves(task), should_stop=lambda: True).run(begin)
     assert at_once is min(begin, key=halves(task)[1].error)
     spent.clear()
-    Fit(*halves(task), enough=lambda: sum(spent) > 1000).run(begin)
+    Fit(*halves(task), should_stop=lambda: sum(spent) > 1000).run(begin)
     assert 1000 < sum(spent) < 1000 + 32
 
 
@@ -76,11 +77,11 @@ def test_it_costs_no_more_than_it_says(nfe: int, samples: int, edm: dict[str, An
     toy = tools.Toy(edm, tools.two_points)
     latents = rng.standard_normal((samples, 4))
     spent: list[int] = []
-    task = tools.task(toy, latents, np.sign(latents) * 0.7, spent=spent.append)
-    begin = [unroll(build(edm, solver, nfe), toy.path) for solver in ("ddim", "deis")]
-    plan = Plan(steps=4, try_steps=1)
-    Fit(*halves(task), plan=plan).run(begin)
-    assert 0 < sum(spent) <= cost(nfe, samples // 2, samples // 2, 2, plan)
+    task = tools.task(toy, latents, np.sign(latents) * 0.7, on_evaluated=spent.append)
+    begin = [from_program(build(edm, solver, nfe), toy.path) for solver in ("ddim", "deis")]
+    settings = FitSettings(steps=4, try_steps=1)
+    Fit(*halves(task), settings=settings).run(begin)
+    assert 0 < sum(spent) <= fit_evaluations(nfe, samples // 2, samples // 2, 2, settings)
 
 
 def test_networks_that_break_lose(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
@@ -95,8 +96,8 @@ def test_networks_that_break_lose(edm: dict[str, Any], tools: Any, rng: np.rando
     from aigc_edge.tuning.task import Task
 
     task = Task(fragile, toy.path, latents, np.sign(latents) * np.float32(0.7))
-    good = unroll(build(edm, "ddim", 3), toy.path)
-    bad = Table(good.levels, good.weights * 1e4)
+    good = from_program(build(edm, "ddim", 3), toy.path)
+    bad = CoefficientTable(good.levels, good.weights * 1e4)
     assert task.error(bad) == np.inf
     table = Fit(*halves(task)).run([bad, good])
     assert np.isfinite(task.error(table))
@@ -104,8 +105,8 @@ def test_networks_that_break_lose(edm: dict[str, Any], tools: Any, rng: np.rando
 
 def test_starts_lie_on_the_path(schedule: dict[str, Any], tools: Any) -> None:
     toy = tools.Toy(schedule, tools.two_points)
-    found = list(starts(toy.path, 5))
-    assert 20 < len(found) <= MOST
+    found = list(initial_tables(toy.path, 5))
+    assert 20 < len(found) <= MAX_TABLES
     for table in found:
         assert np.all(np.diff(table.levels) < 0)
         assert toy.path.low - 1e-9 <= table.levels[-1]

@@ -9,12 +9,12 @@ import pytest
 
 from aigc_edge.diffusion import SOLVERS, Program, build, reference
 from aigc_edge.errors import ProgramError
+from aigc_edge.tuning.conversion import MAX_NFE, from_program, to_program
 from aigc_edge.tuning.path import NoisePath
-from aigc_edge.tuning.roll import MAX_NFE, roll
-from aigc_edge.tuning.table import Table, unroll
+from aigc_edge.tuning.table import CoefficientTable
 
 
-def by_hand(table: Table, path: NoisePath, network: Any, latents: np.ndarray) -> np.ndarray:
+def by_hand(table: CoefficientTable, path: NoisePath, network: Any, latents: np.ndarray) -> np.ndarray:
     """The definition of a table, in float64."""
     known = [latents]
     for line, level in zip(table.weights, table.levels, strict=False):
@@ -42,7 +42,7 @@ def test_every_solver_unrolls_to_what_it_computes(schedule: dict[str, Any], tool
     compared = 0
     for program in programs:
         try:
-            table = unroll(program, toy.path)
+            table = from_program(program, toy.path)
         except ProgramError:  # middle levels off the sphere
             assert schedule.get("zero_terminal_snr"), program.name
             continue
@@ -55,27 +55,27 @@ def test_every_solver_unrolls_to_what_it_computes(schedule: dict[str, Any], tool
 def test_levels_off_the_path_are_refused(tools: Any) -> None:
     schedule = tools.schedules["zero_snr"]
     with pytest.raises(ProgramError, match="does not pass"):
-        unroll(build(schedule, "midpoint", 3), NoisePath(schedule, 64))
+        from_program(build(schedule, "midpoint", 3), NoisePath(schedule, 64))
 
 
 def test_rolling_gives_the_same_table_in_no_more_slots(schedule: dict[str, Any], tools: Any) -> None:
     path = NoisePath(schedule, 64)
     for program in deterministic(schedule, 6):
         try:
-            table = unroll(program, path)
+            table = from_program(program, path)
         except ProgramError:
             assert schedule.get("zero_terminal_snr"), program.name
             continue
-        again = roll(table, path, "again", 1.0)
+        again = to_program(table, path, "again", 1.0)
         assert again.slots <= program.slots, program.name
-        assert np.allclose(unroll(again, path).weights, table.weights, rtol=1e-9, atol=1e-9 * np.abs(table.weights).max())
+        assert np.allclose(from_program(again, path).weights, table.weights, rtol=1e-9, atol=1e-9 * np.abs(table.weights).max())
 
 
 @pytest.mark.parametrize("nfe", [1, 2, 7, 8, MAX_NFE])
 def test_any_table_fits_half_as_many_slots(nfe: int, schedule: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
     toy = tools.Toy(schedule, tools.two_points)
     table = tools.table(rng, toy.path, nfe, 0.1)
-    program = roll(table, toy.path, "any", 3.0, {"solver": "tuned"})
+    program = to_program(table, toy.path, "any", 3.0, {"solver": "tuned"})
     assert program.slots == nfe // 2 + 1
     assert (program.nfe, program.guidance_scale, program.meta) == (nfe, 3.0, {"solver": "tuned"})
     latents = rng.standard_normal((4, 7))
@@ -87,7 +87,7 @@ def test_any_table_fits_half_as_many_slots(nfe: int, schedule: dict[str, Any], t
 
 def test_rows_are_told_what_they_are_computed_for(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
     path = NoisePath(edm, 64)
-    program = roll(tools.table(rng, path, 4), path, "any", 1.0)
+    program = to_program(tools.table(rng, path, 4), path, "any", 1.0)
     assert len(program.rows) == 4
     for row in program.rows:
         assert row.timestep == pytest.approx(np.log(row.sigma) / 4)
@@ -98,7 +98,7 @@ def test_rows_are_told_what_they_are_computed_for(edm: dict[str, Any], tools: An
 def test_too_many_evaluations_are_refused(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
     path = NoisePath(edm, 64)
     with pytest.raises(ProgramError, match="16 evaluations needs 9 slots"):
-        roll(tools.table(rng, path, MAX_NFE + 1), path, "any", 1.0)
+        to_program(tools.table(rng, path, MAX_NFE + 1), path, "any", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_too_many_evaluations_are_refused(edm: dict[str, Any], tools: Any, rng: 
 )
 def test_what_is_no_table_is_refused(edm: dict[str, Any], solver: str, options: dict[str, Any]) -> None:
     with pytest.raises(ProgramError, match="adds noise or clips"):
-        unroll(build(edm, solver, 4, **options), NoisePath(edm, 64))
+        from_program(build(edm, solver, 4, **options), NoisePath(edm, 64))
 
 
 def test_weights_that_look_ahead_are_refused() -> None:
     with pytest.raises(ProgramError, match="lower triangular"):
-        Table(np.zeros(2), np.ones((3, 3)))
+        CoefficientTable(np.zeros(2), np.ones((3, 3)))
 
 
 def test_levels_of_a_path_come_back(schedule: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from aigc_edge.diffusion import Program, build, format_table, reference
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.report.summary import render, verified
 from aigc_edge.tuning import tune
-from aigc_edge.tuning.tune import Tuning, tune_bundle
+from aigc_edge.tuning.tune import BundleTuner, tune_bundle
 
 FEW: dict[str, Any] = {"samples": 16, "held_out": 16, "threads": 1, "time_limit": 1.0}
 
@@ -50,7 +50,7 @@ def test_a_tuned_program_is_sampled_like_any_other(bundle: Path, rng: np.random.
 
     latents = rng.standard_normal((3, 1, 16, 16)).astype(np.float32)
     classes = np.array([1, 5, 9])
-    network = Tuning(bundle, None, None, "onnxruntime", 1, 0).network
+    network = BundleTuner(bundle, None, None, "onnxruntime", 1, 0).network
     wanted = reference.run(program, network, latents, classes=classes, null_class=10, dtype=np.float32)
     with aigc_edge.open(bundle, threads=1, format="fp32") as pipe:
         assert "tuned-3" in pipe.programs
@@ -60,7 +60,7 @@ def test_a_tuned_program_is_sampled_like_any_other(bundle: Path, rng: np.random.
 
 def test_figures_are_those_of_the_rows(own_bundle: Path) -> None:
     made = tune_bundle(own_bundle, [2], **FEW)["tuned-2"]
-    work = Tuning(own_bundle, None, None, "onnxruntime", 1, 0)
+    work = BundleTuner(own_bundle, None, None, "onnxruntime", 1, 0)
     held = work.noise(16, 1)
     many = build(work.schedule, "unipc", 64, guidance_scale=2.0)
     images = []
@@ -105,14 +105,14 @@ def test_an_interrupted_call_is_gone_on_with(own_bundle: Path) -> None:
         tune_bundle(own_bundle, [2], **FEW, progress=stop)
     assert Bundle.open(own_bundle, verify=True).manifest.to_json() == before
     kept = np.array(json.loads(state.read_text())["tables"]["2"]["weights"])
-    work = Tuning(own_bundle, None, None, "onnxruntime", 1, 0)
-    assert np.array_equal(work.resumed()[2].weights, kept)
-    assert Tuning(own_bundle, 3.0, None, "onnxruntime", 1, 0).resumed() == {}  # that was another guidance scale
+    work = BundleTuner(own_bundle, None, None, "onnxruntime", 1, 0)
+    assert np.array_equal(work.checkpoint.load()[2].weights, kept)
+    assert BundleTuner(own_bundle, 3.0, None, "onnxruntime", 1, 0).checkpoint.load() == {}  # that was another guidance scale
     made = tune_bundle(own_bundle, [2], **FEW | {"time_limit": 1e-3})
     assert made["tuned-2"].meta["psnr"] > 10
     assert not state.exists()
     state.write_text('{"key": [], "tables": 7}')
-    assert work.resumed() == {}  # nothing of use
+    assert work.checkpoint.load() == {}  # nothing of use
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(own_bundle: Path) -> 
 
 
 def test_noise_is_shared_by_nothing(own_bundle: Path) -> None:
-    work = Tuning(own_bundle, None, None, "onnxruntime", 1, 0)
+    work = BundleTuner(own_bundle, None, None, "onnxruntime", 1, 0)
     one, other, again = work.noise(64, 0), work.noise(64, 1), work.noise(16, 0)
     assert np.array_equal(one.latents[:16], again.latents)
     assert abs(float(np.mean(one.latents * other.latents))) < 0.03

@@ -9,15 +9,15 @@ import pytest
 
 from aigc_edge.diffusion import reference
 from aigc_edge.errors import AigcEdgeError, ProgramError
-from aigc_edge.tuning.fit import Plan
-from aigc_edge.tuning.tuner import Noise, Tuner, decibels, tune_network
+from aigc_edge.tuning.fit import FitSettings
+from aigc_edge.tuning.tuner import NoiseSamples, Tuner, decibels, tune_network
 
 CLASSES = 3
 
 
-def noise(rng: np.random.Generator, count: int, classes: bool = False) -> Noise:
+def noise(rng: np.random.Generator, count: int, classes: bool = False) -> NoiseSamples:
     labels = rng.integers(0, CLASSES, count) if classes else None
-    return Noise(rng.standard_normal((count, 6)).astype(np.float32), labels)
+    return NoiseSamples(rng.standard_normal((count, 6)).astype(np.float32), labels)
 
 
 def test_any_network_on_any_schedule(schedule: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
@@ -25,8 +25,8 @@ def test_any_network_on_any_schedule(schedule: dict[str, Any], tools: Any, rng: 
     toy = tools.Toy(schedule, tools.two_points, 32)
     training, held = noise(rng, 48), noise(rng, 32)
     tuner = Tuner(toy, schedule, training, held, reference_steps=32)
-    tuned = tuner.tune(3, plan=Plan(steps=6))
-    many = np.clip(reference.run(tuner.many, toy, held.latents), -1, 1)
+    tuned = tuner.tune(3, settings=FitSettings(steps=6))
+    many = np.clip(reference.run(tuner.reference, toy, held.latents), -1, 1)
     made = np.clip(reference.run(tuned.program, toy, held.latents), -1, 1)
     psnr = 10 * np.log10(4 / np.mean((made - many) ** 2))
     meta = tuned.program.meta
@@ -43,27 +43,27 @@ def test_guided_evaluations_are_what_the_executor_makes(edm: dict[str, Any], too
     options = {"guidance_scale": 2.5, "null_class": CLASSES, "reference_steps": 16}
     tuner = Tuner(toy, edm, noise(rng, 16, True), noise(rng, 8, True), **options)
     table = tools.table(rng, toy.path, 3)
-    from aigc_edge.tuning.roll import roll
+    from aigc_edge.tuning.conversion import to_program
 
-    program = roll(table, toy.path, "any", 2.5)
-    part = next(tuner.train.parts())
+    program = to_program(table, toy.path, "any", 2.5)
+    part = next(tuner.train.batches())
     assert np.allclose(part.run(table)[1], tuner.sample(program, part), rtol=1e-3, atol=1e-3)
 
 
 def test_a_table_is_gone_on_with(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
     toy = tools.Toy(edm, tools.two_points, 16)
     tuner = Tuner(toy, edm, noise(rng, 32), noise(rng, 16), reference_steps=16)
-    first = tuner.tune(2, plan=Plan(steps=2))
+    first = tuner.tune(2, settings=FitSettings(steps=2))
     kept: list[float] = []
-    second = tuner.tune(2, before=first.table, keep=lambda table, psnr: kept.append(psnr), enough=lambda: True)
+    second = tuner.tune(2, resume_from=first.table, on_improved=lambda table, psnr: kept.append(psnr), should_stop=lambda: True)
     assert np.array_equal(second.table.weights, first.table.weights)
-    assert kept == [pytest.approx(decibels(tuner.watch.error(first.table), (-1, 1)))]
+    assert kept == [pytest.approx(decibels(tuner.validation.error(first.table), (-1, 1)))]
 
 
 def test_one_call_is_enough(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
     toy = tools.Toy(edm, tools.gaussian(np.array([0.04, 0.3])), 16)
     latents = [rng.standard_normal((24, 2)).astype(np.float32) for _ in range(2)]
-    program = tune_network(toy, edm, 1, Noise(latents[0]), Noise(latents[1]), reference_steps=16)
+    program = tune_network(toy, edm, 1, NoiseSamples(latents[0]), NoiseSamples(latents[1]), reference_steps=16)
     assert (program.nfe, program.slots, program.name) == (1, 1, "tuned-1")
     assert program.meta["psnr"] > 45
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.verify.trace import PEERS, Evaluation, Recipe, Trace
+from aigc_edge.verify.base import PEERS, NetworkInput, SamplerInputs, SamplerTrace
 
-# Our solvers that diffusers has too for networks with EDM's preconditioning: class and what tells it which.
+# Our solvers that diffusers also has for networks with EDM's preconditioning: class and config.
 _EDM: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EDMEulerScheduler", {}),
     "dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {"solver_order": 2}),
@@ -23,44 +23,44 @@ _EDM: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @PEERS.register("diffusers")
-def run(recipe: Recipe) -> Trace:
-    """The scheduler that the recipe names, that the program was imported from, or that corresponds to its solver."""
+def run(inputs: SamplerInputs) -> SamplerTrace:
+    """The scheduler that the inputs name, that the program was imported from, or that corresponds to its solver."""
     try:
         import diffusers
         import torch
     except ImportError as error:
         raise AigcEdgeError(f"comparing with diffusers needs it ({error}): pip install 'aigc-edge[diffusers]'") from None
-    kind, config, options = _scheduler(recipe)
-    found = getattr(diffusers, kind, None)
-    if found is None or not hasattr(found, "from_config"):
+    kind, config, options = _scheduler(inputs)
+    class_ = getattr(diffusers, kind, None)
+    if class_ is None or not hasattr(class_, "from_config"):
         raise AigcEdgeError(f"diffusers {diffusers.__version__} has no scheduler {kind!r}: give one that it has")
-    scheduler = found.from_config(config)
+    scheduler = class_.from_config(config)
     time_scale = options.pop("timestep_scale", 1.0)
-    set_by, stepped_by = (_named(f, options) for f in (scheduler.set_timesteps, scheduler.step))
-    generators = [torch.Generator().manual_seed(recipe.seed + i) for i in range(len(recipe.latents))]
-    for generator in generators:  # the latents were the first that they gave
-        torch.randn(recipe.latents.shape[1:], generator=generator)
+    setter_options, step_options = (_named(f, options) for f in (scheduler.set_timesteps, scheduler.step))
+    generators = [torch.Generator().manual_seed(inputs.seed + i) for i in range(len(inputs.latents))]
+    for generator in generators:  # the latents were their first draw
+        torch.randn(inputs.latents.shape[1:], generator=generator)
     if "generator" in inspect.signature(scheduler.step).parameters:
-        stepped_by["generator"] = generators
-    steps = recipe.program.meta.get("steps")
-    seen: list[Evaluation] = []
+        step_options["generator"] = generators
+    steps = inputs.program.meta.get("steps")
+    evaluations: list[NetworkInput] = []
     with torch.inference_mode():
-        scheduler.set_timesteps(**({} if steps is None else {"num_inference_steps": steps}), **set_by)
-        x = torch.from_numpy(recipe.latents) * float(getattr(scheduler, "init_noise_sigma", 1.0))
+        scheduler.set_timesteps(**({} if steps is None else {"num_inference_steps": steps}), **setter_options)
+        x = torch.from_numpy(inputs.latents) * float(getattr(scheduler, "init_noise_sigma", 1.0))
         for index, t in enumerate(scheduler.timesteps):
-            given = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-            seen.append(Evaluation(given.numpy().astype(np.float64), float(t) * time_scale))
-            weight = recipe.program.weights[min(index, recipe.program.nfe - 1)]
-            output = _evaluate(recipe, given.numpy(), float(t) * time_scale, weight)
-            x = scheduler.step(torch.from_numpy(output), t, x, return_dict=False, **stepped_by)[0]
-    return Trace(seen, x.numpy().astype(np.float64))
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            evaluations.append(NetworkInput(scaled.numpy().astype(np.float64), float(t) * time_scale))
+            weight = inputs.program.weights[min(index, inputs.program.nfe - 1)]
+            output = _evaluate(inputs, scaled.numpy(), float(t) * time_scale, weight)
+            x = scheduler.step(torch.from_numpy(output), t, x, return_dict=False, **step_options)[0]
+    return SamplerTrace(evaluations, x.numpy().astype(np.float64))
 
 
-def _evaluate(recipe: Recipe, sample: Any, timestep: float, weight: float) -> Any:
-    if weight == 1.0 or recipe.classes is None:
-        return recipe.network(sample, timestep, recipe.classes)
-    null = np.full_like(recipe.classes, recipe.null_class)
-    both = recipe.network(np.concatenate([sample, sample]), timestep, np.concatenate([recipe.classes, null]))
+def _evaluate(inputs: SamplerInputs, sample: Any, timestep: float, weight: float) -> Any:
+    if weight == 1.0 or inputs.classes is None:
+        return inputs.network(sample, timestep, inputs.classes)
+    null = np.full_like(inputs.classes, inputs.null_class)
+    both = inputs.network(np.concatenate([sample, sample]), timestep, np.concatenate([inputs.classes, null]))
     conditional, unconditional = np.split(both, 2)
     return unconditional + np.float32(weight) * (conditional - unconditional)
 
@@ -70,23 +70,23 @@ def _named(function: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-def _scheduler(recipe: Recipe) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _scheduler(inputs: SamplerInputs) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Class, config, and options of its calls."""
-    meta = recipe.program.meta
+    meta = inputs.program.meta
     options = dict(meta.get("options", {}))
-    if recipe.scheduler is not None:
-        return *_read(Path(recipe.scheduler)), (options if meta.get("source") == "diffusers" else {})
+    if inputs.scheduler is not None:
+        return *_read(Path(inputs.scheduler)), (options if meta.get("source") == "diffusers" else {})
     if meta.get("source") == "diffusers":
         if meta.get("left_out"):
             lost = ", ".join(map(str, meta["left_out"]))
             raise AigcEdgeError(
-                f"program {recipe.program.name} does not hold its scheduler's {lost}: give its config with --scheduler"
+                f"program {inputs.program.name} does not hold its scheduler's {lost}: give its config with --scheduler"
             )
         return str(meta["solver"]), dict(meta["config"]), options
     schedule = dict(meta.get("schedule", {}))
     if schedule.get("prediction") != "edm" or meta.get("solver") not in _EDM or options:
         raise AigcEdgeError(
-            f"no scheduler of diffusers is known for program {recipe.program.name}: one is for {', '.join(_EDM)} of networks "
+            f"no scheduler of diffusers is known for program {inputs.program.name}: one is for {', '.join(_EDM)} of networks "
             "with EDM's preconditioning and without options, and for imported programs; give --scheduler FILE (a "
             "scheduler_config.json), or compare with 'reference'"
         )

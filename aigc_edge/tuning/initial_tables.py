@@ -1,4 +1,4 @@
-"""Where a fit may begin: multistep solvers on noise ranges narrower than the schedule's, with no evaluation at its ends."""
+"""Initial tables of a fit: multistep solvers on noise ranges narrower than that of the schedule."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import numpy as np
 
 from aigc_edge.diffusion import PREDICTIONS, build, options
 from aigc_edge.errors import ProgramError
+from aigc_edge.tuning.conversion import from_program
 from aigc_edge.tuning.path import NoisePath
-from aigc_edge.tuning.table import Table, unroll
+from aigc_edge.tuning.table import CoefficientTable
 
 SOLVERS = ("deis", "dpmpp_2m")
-HIGHEST = math.log(100.0)  # of a path that begins without an image
-BELOW_HIGH = (0.0, 1.0, 2.0)  # the first level, in log noise
-LOWEST = (0.02, 0.06, 0.15, 0.3)  # the last level, as sigma / alpha; data have about unit variance
-RHOS = (7.0, 100.0)  # how levels lie between: Karras et al. 2022, and nearly equal steps of log noise
+HIGHEST = math.log(100.0)  # first log noise of a path that begins at pure noise
+BELOW_HIGH = (0.0, 1.0, 2.0)  # distance of the first level from the highest, in log noise
+LOWEST = (0.02, 0.06, 0.15, 0.3)  # sigma / alpha of the last level, for data of about unit variance
+RHOS = (7.0, 100.0)  # spacing of the levels: Karras et al. 2022, and nearly equal steps of log noise
 
-MOST = len(SOLVERS) * len(BELOW_HIGH) * (len(LOWEST) + 1) * len(RHOS)
+MAX_TABLES = len(SOLVERS) * len(BELOW_HIGH) * (len(LOWEST) + 1) * len(RHOS)
 
 
-def starts(path: NoisePath, nfe: int) -> Iterator[Table]:
-    """Tables of `nfe` evaluations of solvers on other noise ranges of `path`."""
+def initial_tables(path: NoisePath, nfe: int) -> Iterator[CoefficientTable]:
+    """Tables of `nfe` evaluations, at most MAX_TABLES, of multistep solvers on parts of the noise range of `path`."""
     top = min(path.high, HIGHEST)
     lows = [path.low, *(low for low in map(math.log, LOWEST) if low > path.low)]
     for high in (top - below for below in BELOW_HIGH):
@@ -30,12 +31,12 @@ def starts(path: NoisePath, nfe: int) -> Iterator[Table]:
             for rho in RHOS:
                 for solver in SOLVERS:
                     try:
-                        yield _start(path, nfe, solver, high, low, rho)
-                    except ProgramError:  # such as a prediction that says nothing at this level
+                        yield _table(path, nfe, solver, high, low, rho)
+                    except ProgramError:  # such as a prediction of epsilon at pure noise
                         continue
 
 
-def _start(path: NoisePath, nfe: int, solver: str, high: float, low: float, rho: float) -> Table:
+def _table(path: NoisePath, nfe: int, solver: str, high: float, low: float, rho: float) -> CoefficientTable:
     ratios = np.linspace(math.exp(high / rho), math.exp(low / rho), nfe) ** rho
     levels = [path.level(math.log(ratio)) for ratio in ratios]
     name = path.schedule["prediction"]
@@ -48,4 +49,4 @@ def _start(path: NoisePath, nfe: int, solver: str, high: float, low: float, rho:
         "timesteps": [path.timestep(path.log_noise(level)) for level in levels],
         "init_scale": path.initial_scale(levels[0]),
     }
-    return unroll(build(schedule | own, solver, nfe), path)
+    return from_program(build(schedule | own, solver, nfe), path)
