@@ -31,7 +31,7 @@ CLOSING = re.compile(rf"(\d+) ({'|'.join(ORDER[:6])}|errors?|warnings?)\b(?=.* i
 NOTHING = 5  # pytest's exit code where no test was chosen
 WORKERS = 2
 # These take longest, in this order, and begin first: so no process works alone for long in the end.
-LONGEST_FIRST = ("compress", "engines", "rules", "compile", "runtime", "cpp", "diffusion", "sources", "tests")
+LONGEST_FIRST = ("compress", "cpp", "rules", "compile", "runtime", "diffusion", "sources", "engines", "tests")
 GRACE = 10.0  # seconds that tests have to end after Ctrl-C
 
 
