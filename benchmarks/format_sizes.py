@@ -25,7 +25,7 @@ from diffusers_networks import CLASSES, SHAPES, network
 from aigc_edge.bench.machine import fingerprint
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, convert, parse
+from aigc_edge.compress.format import FORMATS, convert, parse
 from aigc_edge.config import names
 from aigc_edge.diffusion import build
 from aigc_edge.files import write_json

@@ -30,7 +30,7 @@ from aigc_edge.bench.measure import rotation
 from aigc_edge.bench.statistics import compare, summary
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, psnr
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.diffusion import Program, build
 from aigc_edge.export.onnx import export_component
 from aigc_edge.files import write_json

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from aigc_edge import targets
-from aigc_edge.compress.formats.base import FORMATS, parse
+from aigc_edge.compress.format import FORMATS, parse
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- formats:begin", "<!-- formats:end -->"

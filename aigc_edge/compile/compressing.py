@@ -19,7 +19,7 @@ from aigc_edge.hardware import return_memory
 
 if TYPE_CHECKING:
     from aigc_edge.compress.calibration.trajectory import Calibration
-    from aigc_edge.compress.formats.base import Format
+    from aigc_edge.compress.format import Format
 
 # Samples whose trajectories calibrate a format, and that prove it: as many as these multiply-adds allow, within the bounds.
 CALIBRATION, LEAST, MACS, PROOF_MACS = 64, 4, 2.5e12, 1e13
@@ -73,7 +73,7 @@ def store_schedule(work: Work) -> None:
 
 
 def _convert(work: Work, part: str, format: Format, calibration: Calibration | None, file: str, tell: Any) -> dict[str, Any]:
-    from aigc_edge.compress.formats.base import convert
+    from aigc_edge.compress.format import convert
 
     source = work.file(part, REFERENCE)
     seen = None if calibration is None else calibration.fingerprint()
@@ -110,7 +110,7 @@ def _for_engine(format: Format, engine: str) -> Format | None:
 
 
 def _companion(format: Format) -> Format:
-    from aigc_edge.compress.formats.base import parse
+    from aigc_edge.compress.format import parse
 
     return format if format.companion is None else parse(format.companion)
 

@@ -25,7 +25,7 @@ Given = Callable[[NDArray[np.int64]], dict[str, Any]]  # numbers of samples → 
 
 def engine_of(format: str) -> str:
     """The engine that proves a format: onnxruntime, or the first that has kernels for it on a CPU."""
-    from aigc_edge.compress.formats.base import FORMATS
+    from aigc_edge.compress.format import FORMATS
 
     engines: tuple[str, ...] = getattr(FORMATS[format], "engines", ("onnxruntime",)) if format in FORMATS else ("onnxruntime",)
     return "onnxruntime" if "onnxruntime" in engines else engines[0]

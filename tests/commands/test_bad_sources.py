@@ -136,7 +136,7 @@ aigc_edge.compile.prove = prove
     assert "the same command goes on" in said
     assert cli.left() == {"net.onnx"}
     again = """
-import aigc_edge.compress.formats.base as formats
+import aigc_edge.compress.format as formats
 formats.FORMATS.names()  # registers them all
 def convert(*_, **__):
     raise RuntimeError("it was made twice")

@@ -11,7 +11,7 @@ import pytest
 
 from aigc_edge.compile import proving
 from aigc_edge.compress.budget import Budget
-from aigc_edge.compress.formats.base import parse
+from aigc_edge.compress.format import parse
 from aigc_edge.errors import BudgetError
 
 LAYERS = {"stem": {"error": 0.1}, "head": {"error": 0.4}}

@@ -72,7 +72,7 @@ def test_what_cannot_be_done_is_said(bundle, formats, options, words):
 
 def test_an_interrupted_call_goes_on(bundle, monkeypatch):
     from aigc_edge.compile import quantise
-    from aigc_edge.compress.formats import base as formats
+    from aigc_edge.compress import format as formats
 
     def interrupted(*_):
         raise KeyboardInterrupt

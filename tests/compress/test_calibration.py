@@ -8,8 +8,8 @@ import pytest
 
 from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, psnr, row_errors
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.forms import FORMS
-from aigc_edge.compress.proving.trials import Trials
+from aigc_edge.compress.graphs.qdq_scheme import SCHEMES
+from aigc_edge.compress.recipes.int8 import Trials
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -36,7 +36,7 @@ def test_records_cover_the_trajectory(rng: np.random.Generator, make: dict) -> N
 def test_observed_ranges_are_those_of_the_network(rng: np.random.Generator, make: dict, tmp_path) -> None:
     """Every tensor's range in every row, against a direct look at that tensor."""
     net = make["unet"](rng)
-    trials = Trials(FORMS["onnxruntime"], net.model, net.calibration(4), 1)
+    trials = Trials(SCHEMES["onnxruntime"], net.model, net.calibration(4), 1)
     trials.observe()
     names = sorted(trials.observers)
     assert {"sample", *(layer.output for layer in trials.layers)} <= set(names)

@@ -15,12 +15,12 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.formats.base import FORMATS, convert, parse
+from aigc_edge.compress.format import FORMATS, convert, parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.emulation import in_float32
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.weights import weights_of
-from aigc_edge.compress.proving.mixture import Mixed
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.config import names
 
 Family = tuple[Path, Any, Any, int]
@@ -94,7 +94,7 @@ def test_format_on_family(families: dict[str, Family], text: str, family: str, t
 
     # As small as it says: the weights that it holds, and the file.
     assert expected_size == 1 or report["bytes"] < 0.9 * report["source_bytes"]
-    if issubclass(format, Mixed):
+    if issubclass(format, MixedPrecision):
         weights = {layer.name: layer.bytes for layer in weights_of(original)}
         assert set(report["nodes"]) == set(weights)
         stored = sum(node["bytes"] for node in report["nodes"].values())

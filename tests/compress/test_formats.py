@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from aigc_edge.bundle import external
 from aigc_edge.compress.calibration.observers import ESTIMATORS
 from aigc_edge.compress.calibration.trajectory import Record
-from aigc_edge.compress.formats.base import FORMATS, Format, convert, parse
+from aigc_edge.compress.format import FORMATS, Format, convert, parse
 from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs import graph
 from aigc_edge.config import names

@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, convert, parse
-from aigc_edge.compress.proving.mixture import Mixed
+from aigc_edge.compress.format import FORMATS, convert, parse
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.config import names
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
@@ -35,7 +35,7 @@ def _written(families: dict[str, Any], name: str, family: str, folder: Path) -> 
     return out
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if issubclass(FORMATS[name], Mixed)])
+@pytest.mark.parametrize("name", [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision)])
 def test_plan_of_every_format(families: dict[str, Any], name: str, tmp_path: Path) -> None:
     out = _written(families, name, FAMILY.get(name, "gan"), tmp_path)
     sm = next(sm for sm in SERVED if sm >= FORMATS[name].least_sm)  # type: ignore[attr-defined]

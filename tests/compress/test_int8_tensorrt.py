@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.compress.formats.pruned import Pruned
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.weights import weights_of

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto
 
 from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.compress.formats.int4 import Int4
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
-from aigc_edge.compress.trainable.qat import latents_of
+from aigc_edge.compress.recipes.qat import latents_of
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.calibration.patches import collected
+from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.calibration.trajectory import Record
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.rewrite import rewritten
@@ -45,7 +45,7 @@ def test_rows_times_weight_is_the_output(rng: np.random.Generator, make: dict, k
     rows = to_rows(layer, weight)
     np.testing.assert_array_equal(from_rows(layer, rows, weight.shape), weight)
     x = rng.standard_normal((1, *size)).astype(np.float32)
-    ((_, found),) = collected(net.model, [layer], [Record(0, {"x": x})], 10_000, 1)
+    ((_, found),) = layer_inputs(net.model, [layer], [Record(0, {"x": x})], 10_000, 1)
     output = graph.Network(net.model)({"x": x})[0]
     if kind == "transposed":  # kernel as large as the stride: each output comes from one input
         output = output.reshape(1, 5, 9, 2, 8, 2).transpose(0, 2, 4, 1, 3, 5).reshape(72, 20)

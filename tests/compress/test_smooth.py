@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.formats.base import convert
+from aigc_edge.compress.format import convert
 from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.scaling.smooth import largest, smoothed

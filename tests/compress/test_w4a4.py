@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.compress.formats.nvfp4 import Nvfp4
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.dynamic_fp4 import as_arithmetic, dynamic_input, tensor_scale

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.engines.tensorrt_graph import check_model
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError

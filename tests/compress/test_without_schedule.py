@@ -13,7 +13,7 @@ import pytest
 
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.compress.graphs.graph import Network
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.schedule import split_schedule

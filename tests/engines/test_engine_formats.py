@@ -10,22 +10,22 @@ import pytest
 
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.formats.base import FORMATS, convert
+from aigc_edge.compress.format import FORMATS, convert
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
-from aigc_edge.compress.proving.mixture import Mixed
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, EngineSource
 from aigc_edge.errors import BundleError
 
-WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], Mixed)]
+WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision)]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("name", WRITTEN)
 def test_engine_computes_what_is_written(tiny_bundle: Path, name: str, engine: str, tmp_path: Path) -> None:
     format = FORMATS[name]
-    assert issubclass(format, Mixed)
+    assert issubclass(format, MixedPrecision)
     reason = ENGINES[engine].unavailable()
     if reason is not None:
         pytest.skip(reason)

@@ -11,13 +11,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from aigc_edge.compress.channels.labels import Site
-from aigc_edge.compress.channels.tracing import Trace, kept
+from aigc_edge.compress.channels.tracing import ChannelTrace, kept
 from aigc_edge.compress.graphs.rewrite import shell_of
 
 Values = Mapping[tuple[int, int], npt.NDArray[Any]]  # node, place among its inputs → the whole constant that is cut there
 
 
-def cut(state: Trace, removed: Collection[int], values: Values | None = None) -> onnx.ModelProto:
+def cut(state: ChannelTrace, removed: Collection[int], values: Values | None = None) -> onnx.ModelProto:
     """A copy of the traced model without the channels whose roots are `removed`; `values` replaces constants before the cut.
 
     Constants that are cut differently for several nodes become several, and those that nothing reads are left out.

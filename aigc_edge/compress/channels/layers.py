@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from aigc_edge.compress.channels.tracing import Axis, Trace, rule
+from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, rule
 from aigc_edge.compress.graphs.graph import attribute
 
 
 @rule("Conv", "ConvTranspose", "Gemm", "MatMul")
-def _layer(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _layer(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     weight = state.constants.get(node.input[1])
     convolution = node.op_type.startswith("Conv")
     flat = weight is None or weight.ndim != 2
@@ -47,7 +47,7 @@ def _layer(state: Trace, index: int, node: onnx.NodeProto) -> None:
             state.freeze(node.input[2], node.output[0])
 
 
-def _depthwise(state: Trace, index: int, node: onnx.NodeProto, groups: int, shape: tuple[int, ...]) -> None:
+def _depthwise(state: ChannelTrace, index: int, node: onnx.NodeProto, groups: int, shape: tuple[int, ...]) -> None:
     found = state.axes.get(node.input[0])
     if found is None or found.axis != 1 or node.op_type != "Conv" or not groups == len(found.labels) == shape[0]:
         state.freeze(node.input[0])
@@ -61,7 +61,7 @@ def _depthwise(state: Trace, index: int, node: onnx.NodeProto, groups: int, shap
 
 
 @rule("InstanceNormalization", "BatchNormalization")
-def _norm(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _norm(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     """Each index of axis 1 is normalised alone: whole ones can go, and the statistics of the others stay as they are."""
     found = state.axes.get(node.input[0])
     if found is None:
@@ -75,7 +75,7 @@ def _norm(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Softmax", "LogSoftmax")
-def _softmax(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _softmax(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is not None:
         axis = attribute(node, "axis", -1) % len(state.shape(node.input[0]))

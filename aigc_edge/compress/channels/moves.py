@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 
 from aigc_edge.compress.channels.labels import Ints
-from aigc_edge.compress.channels.tracing import Axis, Trace, rule
+from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, rule
 from aigc_edge.compress.graphs.graph import attribute
 
 
 @rule("Reshape", "Flatten")
-def _reshape(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _reshape(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     """Channels pass where their axis begins at the same place: alone, in groups, or together with axes behind them."""
     found = state.axes.get(node.input[0])
     if found is None:
@@ -43,7 +43,7 @@ def _reshape(state: Trace, index: int, node: onnx.NodeProto) -> None:
     state.axes[node.output[0]] = Axis(axis, labels)
 
 
-def _regrouped(state: Trace, labels: Ints, size: int) -> Ints:
+def _regrouped(state: ChannelTrace, labels: Ints, size: int) -> Ints:
     """Labels of an axis of `size` that holds those of `labels` in groups, or each of them several times."""
     if size >= len(labels):
         return labels.repeat(size // len(labels))
@@ -54,7 +54,7 @@ def _regrouped(state: Trace, labels: Ints, size: int) -> Ints:
 
 
 @rule("Shape")
-def _shape(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _shape(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -72,7 +72,7 @@ def _shape(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Transpose")
-def _transpose(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _transpose(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is not None:
         order = list(attribute(node, "perm", range(len(state.shape(node.input[0])))[::-1]))
@@ -80,7 +80,7 @@ def _transpose(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Unsqueeze", "Squeeze")
-def _squeeze(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _squeeze(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -99,7 +99,7 @@ def _squeeze(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Concat")
-def _concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _concat(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     tracked = [name for name in node.input if name in state.axes]
     if not tracked:
         return
@@ -124,7 +124,7 @@ def _concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Split")
-def _split(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _split(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -148,7 +148,7 @@ def _split(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Slice")
-def _slice_(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _slice_(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -172,7 +172,7 @@ def _slice_(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Upsample")
-def _resample(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _resample(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return
@@ -187,7 +187,7 @@ def _resample(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("ReduceMean", "ReduceSum", "ReduceMax")
-def _reduce(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _reduce(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     found = state.axes.get(node.input[0])
     if found is None:
         return

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aigc_edge.compress.calibration.patches import collected
+from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.calibration.trajectory import Record
-from aigc_edge.compress.channels.tracing import Trace, kept
+from aigc_edge.compress.channels.tracing import ChannelTrace, kept
 from aigc_edge.compress.channels.units import Costs, Group, measured
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.weights import from_rows, to_rows
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.rounding import Floats
 
 ROWS = 2048  # calibration inputs a layer
 EVALUATIONS = 64  # that these come from
@@ -28,14 +28,14 @@ RIDGE = 1e-2  # of the mean diagonal: pulls towards the weights that there were
 class Inputs:
     """Samples of what every layer reads whose inputs may be cut, seen once and kept as second moments."""
 
-    def __init__(self, state: Trace, records: Sequence[Record], threads: int) -> None:
+    def __init__(self, state: ChannelTrace, records: Sequence[Record], threads: int) -> None:
         self.state = state
         self.layers = {layer.node: layer for layer in measured(state)}
         self.indices = {node.output[0]: index for index, node in enumerate(state.model.graph.node) if node.output}
         self.means: dict[str, Floats] = {}
         self.energies: dict[str, Floats] = {}
         self._moments: dict[str, Floats] = {}
-        for group, rows in collected(state.model, list(self.layers.values()), records, ROWS, threads, EVALUATIONS):
+        for group, rows in layer_inputs(state.model, list(self.layers.values()), records, ROWS, threads, EVALUATIONS):
             for layer in group:
                 values = rows[layer.node]
                 self.means[layer.node] = values.mean(0)

@@ -28,7 +28,7 @@ class Axis:
     labels: Ints
 
 
-class Trace:
+class ChannelTrace:
     """The state while a graph is followed: what is known of every tensor. `shapes` has 0 for sizes that are not known."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -59,7 +59,7 @@ class Trace:
         return name in self.types and self.types[name][0] == TensorProto.FLOAT
 
 
-Rule = Callable[[Trace, int, onnx.NodeProto], None]
+Rule = Callable[[ChannelTrace, int, onnx.NodeProto], None]
 RULES: dict[str, Rule] = {}
 
 
@@ -73,11 +73,11 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
     return store
 
 
-def trace(model: onnx.ModelProto) -> Trace:
+def trace(model: onnx.ModelProto) -> ChannelTrace:
     """Follow all channels of `model`."""
     from aigc_edge.compress.channels import layers, moves, pointwise  # noqa: F401  they hold the rules
 
-    state = Trace(model)
+    state = ChannelTrace(model)
     for index, node in enumerate(model.graph.node):
         known = RULES.get(node.op_type)
         if known is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aigc_edge.compress.channels.labels import Ints
-from aigc_edge.compress.channels.tracing import Trace
+from aigc_edge.compress.channels.tracing import ChannelTrace
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.weights import weights_of
@@ -49,7 +49,7 @@ class Group:
 class Costs:
     """Multiply-adds of a traced network without some channels."""
 
-    def __init__(self, state: Trace) -> None:
+    def __init__(self, state: ChannelTrace) -> None:
         indices = {node.output[0]: index for index, node in enumerate(state.model.graph.node) if node.output}
         self.layers: dict[int, Layer] = {indices[layer.node]: layer for layer in weights_of(state.model)}
         labels = state.labels
@@ -70,7 +70,7 @@ class Costs:
         return total
 
 
-def groups_of(state: Trace, costs: Costs) -> list[Group]:
+def groups_of(state: ChannelTrace, costs: Costs) -> list[Group]:
     """All groups of at least two units whose channels layers make and layers read, in order of execution."""
     frozen = state.labels.frozen()
     makers: dict[int, list[int]] = {}
@@ -90,7 +90,7 @@ def groups_of(state: Trace, costs: Costs) -> list[Group]:
     return [group for key, group in sorted(found.items()) if len(group.units) > 1]
 
 
-def measured(state: Trace) -> list[Layer]:
+def measured(state: ChannelTrace) -> list[Layer]:
     """The layers that read channels: those whose inputs are looked at."""
     consumers = {state.model.graph.node[index].output[0] for index in state.labels.consumers}
     known = {layer.node: layer for layer in [*graph.layers(state.model), *weights_of(state.model)]}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Format, Progress, convert
+from aigc_edge.compress.format import FORMATS, Format, Progress, convert
 from aigc_edge.compress.graphs import graph
 
 

@@ -15,23 +15,23 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.calibration.watching import Range, watch
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
+from aigc_edge.compress.calibration.ranges import TensorRange, watch
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.formats.fp8w import fp8_channels
-from aigc_edge.compress.formats.stored import Stored, WeightsOnly
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.qdq import source_of
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.rounding import E4M3_LARGEST, SMALLEST_SCALE
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
+from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE
 from aigc_edge.config import option
 
 
 @FORMATS.register("fp8")
 @dataclass(frozen=True)
-class Fp8(Stored):
+class Fp8(WeightOnly):
     """Convolutions and matrix products in E4M3; embedding tables and transposed convolutions with weights in E4M3 only."""
 
     name: ClassVar[str] = "fp8"
@@ -52,19 +52,19 @@ class Fp8(Stored):
     def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
         return "fp8"
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
         return _Fp8Recipe(self, model, proof)
 
 
-class _Fp8Recipe(WeightsOnly):
+class _Fp8Recipe(WeightOnlyRecipe):
     """The weights as fp8w has them, and Q/DQ nodes at the inputs of those layers that have kernels for both in E4M3."""
 
-    def __init__(self, format: Fp8, model: onnx.ModelProto, proof: Proof | None) -> None:
+    def __init__(self, format: Fp8, model: onnx.ModelProto, proof: HeldOutReference | None) -> None:
         super().__init__(format, model, fp8_channels, opset=19, estimator="minmax")
         assert proof is not None
         self._moved = source_of(self.model)
         wanted = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
-        self.ranges = {name: Range() for name in sorted(wanted)}
+        self.ranges = {name: TensorRange() for name in sorted(wanted)}
         watch(self.model, self.ranges, proof.seen, self._see, proof.threads)
 
     def _source(self, layer: Layer) -> str:
@@ -78,7 +78,7 @@ class _Fp8Recipe(WeightsOnly):
         model = rewritten(self.model, changes)
         return to_half(model) if self.floats == "fp16" else model
 
-    def findings(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
 
     def _with_input(self, layer: Layer, change: Change) -> Change:

@@ -9,19 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
-from aigc_edge.compress.formats.stored import Stored, WeightsOnly
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import per_channel
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.rounding import E4M3_LARGEST, SMALLEST_SCALE, to_e4m3
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
+from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE, to_e4m3
 
 
 @FORMATS.register("fp8w")
 @dataclass(frozen=True)
-class Fp8Weights(Stored):
+class Fp8Weights(WeightOnly):
     """Weights of convolutions, matrix products and embedding tables in E4M3, scale = largest / 448."""
 
     name: ClassVar[str] = "fp8w"
@@ -32,8 +32,8 @@ class Fp8Weights(Stored):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
-        return WeightsOnly(self, model, fp8_channels, opset=19, estimator="largest")
+    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
+        return WeightOnlyRecipe(self, model, fp8_channels, opset=19, estimator="largest")
 
 
 def fp8_channels(layer: Layer, weight: npt.NDArray[np.float32]) -> Change:

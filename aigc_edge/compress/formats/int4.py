@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, channel_bytes, convert
-from aigc_edge.compress.formats.stored import Stored
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, Progress, channel_bytes, convert
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import blocked, int8_channels
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import Recipe, compress
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.blocks import Blocks
-from aigc_edge.compress.scaling.rounding import Floats, best_scales, block_of, quantised, spread, to_int
-from aigc_edge.compress.trainable.qat import converted
+from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe, compress
+from aigc_edge.compress.recipes.qat import converted
+from aigc_edge.compress.recipes.weight_only import WeightOnly
+from aigc_edge.compress.rounding import Floats, best_scales, block_of, quantised, spread, to_int
 from aigc_edge.config import option
 
 SHRINK = (1.0, 0.92, 0.84, 0.76, 0.68)
@@ -27,7 +27,7 @@ _ROUND = to_int(4)
 
 @FORMATS.register("int4")
 @dataclass(frozen=True)
-class Int4(Stored):
+class Int4(WeightOnly):
     """Weights as integers −7 … 7 with one scale a block; a row that no block divides takes a smaller one, of at least 16.
 
     What not even that divides, embedding tables, and the first and the last layer (few bytes, much of the error) are stored in 8
@@ -53,9 +53,9 @@ class Int4(Stored):
         block = 0 if edge else block_of(inputs, self.block)
         return outputs * inputs // 2 + 4 * outputs * inputs // block if block else channel_bytes(outputs, inputs)
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
         four = Int4Blocks(self.block)
-        return Blocks(self, model, proof, pack=four.pack, other=(int8_channels, "int8w"), rounded=four.rounded, opset=21)
+        return BlockwiseRecipe(self, model, proof, pack=four.pack, other=(int8_channels, "int8w"), rounded=four.rounded, opset=21)
 
 
 class Int4Blocks:

@@ -16,15 +16,15 @@ import numpy as np
 
 from aigc_edge.compress.calibration.observers import ESTIMATORS
 from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr
-from aigc_edge.compress.formats.base import FORMATS, Format, Progress, channel_bytes, convert
+from aigc_edge.compress.evaluation import fallback
+from aigc_edge.compress.format import FORMATS, Format, Progress, channel_bytes, convert
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.forms import FORMS, suited
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.proving import search
-from aigc_edge.compress.proving.report import finite, stamped
-from aigc_edge.compress.proving.trials import Trials
+from aigc_edge.compress.graphs.qdq_scheme import SCHEMES, adapt_for_engine
+from aigc_edge.compress.recipes.int8 import Trials
+from aigc_edge.compress.recipes.qat import converted
+from aigc_edge.compress.report import finite, stamped
 from aigc_edge.compress.scaling.smooth import largest, smoothed
-from aigc_edge.compress.trainable.qat import converted
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
@@ -44,7 +44,7 @@ class Int8(Format):
 
     name: ClassVar[str] = "int8"
     companion: ClassVar[str | None] = "int8w"
-    engine: str = option("onnxruntime", "the engine that the graph is for", choices=tuple(FORMS))
+    engine: str = option("onnxruntime", "the engine that the graph is for", choices=tuple(SCHEMES))
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     aim: float = option(
         36.0, "PSNR (dB) that is worth up to a seventh of the multiply-adds in float; 0 = the least will do", low=0
@@ -85,11 +85,11 @@ def _(
         return converted(format, source, out, calibration, progress, threads)
     tell = progress or (lambda stage, done, total: None)
     tell("calibrate", 0, 1)
-    original = suited(graph.load(source), format.engine)
+    original = adapt_for_engine(graph.load(source), format.engine)
     if format.smooth:
-        layers = FORMS[format.engine].layers(original)
+        layers = SCHEMES[format.engine].layers(original)
         original = smoothed(original, layers, largest(original, layers, calibration, threads), format.smooth)
-    trials = Trials(FORMS[format.engine], original, calibration, threads, half=format.floats == "fp16", effort=format.effort)
+    trials = Trials(SCHEMES[format.engine], original, calibration, threads, half=format.floats == "fp16", effort=format.effort)
     layers = trials.layers
     if not layers:
         raise AigcEdgeError(f"{source} has no convolution or matrix product with constant weights: there is nothing to quantise")
@@ -102,7 +102,7 @@ def _(
     if format.rank or psnr(estimators[best], limits) < max(format.psnr, format.aim):
         ranking = _rank(format, layers, trials, estimators[best], tell)
     else:
-        ranking = search.Ranking(estimators[best])
+        ranking = fallback.Ranking(estimators[best])
     kept, error = _choose(format, layers, ranking, trials, limits)
     model = stamped(trials.build(kept), "int8")
     rows = trials.rows(model)
@@ -145,13 +145,13 @@ def _(
     }
 
 
-def _rank(format: Int8, layers: Sequence[Layer], trials: Trials, everything: float, tell: Progress) -> search.Ranking:
+def _rank(format: Int8, layers: Sequence[Layer], trials: Trials, everything: float, tell: Progress) -> fallback.Ranking:
     """Each layer's part in the final error: measured alone over whole trajectories, of large networks on single evaluations."""
     count = min(format.trials, len(layers))
     if trials.effort.ranks_whole(count, len(trials.held.latents)):
-        return search.rank(layers, trials.measure, everything, count, lambda *done: tell("rank layers", *done))
+        return fallback.rank(layers, trials.measure, everything, count, lambda *done: tell("rank layers", *done))
     count = trials.effort.trials(count, trials.evaluations)
-    ranking = search.rank(layers, trials.measure_once, everything, count, lambda *done: tell("rank layers", *done))
+    ranking = fallback.rank(layers, trials.measure_once, everything, count, lambda *done: tell("rank layers", *done))
     total = sum(ranking.alone.values())
     if 0 < total < math.inf and math.isfinite(everything):  # shares of the final error
         ranking.alone = {name: error * everything / total for name, error in ranking.alone.items()}
@@ -159,13 +159,13 @@ def _rank(format: Int8, layers: Sequence[Layer], trials: Trials, everything: flo
 
 
 def _choose(
-    format: Int8, layers: Sequence[Layer], ranking: search.Ranking, trials: Trials, limits: tuple[float, float]
+    format: Int8, layers: Sequence[Layer], ranking: fallback.Ranking, trials: Trials, limits: tuple[float, float]
 ) -> tuple[list[Layer], float]:
     """The layers in int8 and their error: what is aimed for where that is cheap, else what the budget asks for."""
 
     def choose(least: float, share: float) -> tuple[list[Layer], float]:
         target = (limits[1] - limits[0]) ** 2 / 10 ** (least / 10)
-        return search.choose(layers, ranking, trials.measure, target, share, limits)
+        return fallback.choose(layers, ranking, trials.measure, target, share, limits)
 
     if format.aim > format.psnr:
         with contextlib.suppress(BudgetError):

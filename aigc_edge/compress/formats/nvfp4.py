@@ -13,16 +13,17 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.formats.fp8w import fp8_channels
-from aigc_edge.compress.formats.stored import Stored
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import blocked
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.blocks import Blocks
-from aigc_edge.compress.scaling.rounding import (
+from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.w4a4 import PRODUCTS, W4A4, W4A4Recipe
+from aigc_edge.compress.recipes.weight_only import WeightOnly
+from aigc_edge.compress.rounding import (
     E2M1_LARGEST,
     E4M3_LARGEST,
     E4M3_SMALLEST,
@@ -34,7 +35,6 @@ from aigc_edge.compress.scaling.rounding import (
     to_e2m1,
     to_e4m3,
 )
-from aigc_edge.compress.scaling.w4a4 import PRODUCTS, W4A4, BothFactors
 from aigc_edge.config import option
 
 BLOCK = 16
@@ -43,7 +43,7 @@ SHRINK = (1.0, 0.9, 0.8, 0.7)
 
 @FORMATS.register("nvfp4")
 @dataclass(frozen=True)
-class Nvfp4(Stored):
+class Nvfp4(WeightOnly):
     """Weights of 4 bits, arithmetic in float; what 16 does not divide, embedding tables, first and last layer are E4M3.
 
     With activations in fp4 matrix products are W4A4; weights of convolutions stay weights only.
@@ -79,12 +79,12 @@ class Nvfp4(Stored):
         able = operator in PRODUCTS and inputs > 0 and inputs % BLOCK == 0 and rows > 1 and not edge
         return "fp4" if able and self.activations == "fp4" else None
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
         how: dict[str, Any] = {"pack": _pack, "other": (fp8_channels, "fp8w"), "rounded": _rounded, "opset": 23}
         if self.activations == "float":
-            return Blocks(self, model, proof, **how)
+            return BlockwiseRecipe(self, model, proof, **how)
         assert proof is not None
-        return BothFactors(self, model, proof, scaled=self.scaled, **how)
+        return W4A4Recipe(self, model, proof, scaled=self.scaled, **how)
 
 
 def _scales(rows: Floats, importance: Floats | None) -> tuple[Floats, np.float32] | None:

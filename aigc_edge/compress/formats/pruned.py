@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration, psnr
-from aigc_edge.compress.channels.plan import Plan
-from aigc_edge.compress.formats.base import FORMATS, Format, Progress, convert
+from aigc_edge.compress.channels.pruner import ChannelPruner
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, Format, Progress, convert
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.weights import weights_of
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.proving.report import finite, stamped
-from aigc_edge.compress.trainable.finetune import Lessons, Tuned, Tuning, finetune, lessons
+from aigc_edge.compress.report import finite, stamped
+from aigc_edge.compress.trainable.finetune import DistillationSet, FineTuned, FineTuneSettings, distillation_set, finetune
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
@@ -63,7 +63,7 @@ class _Attempt:
     model: onnx.ModelProto
     before: float  # PSNR in dB, re-fitted but not fine-tuned
     after: float
-    tuned: Tuned | None
+    tuned: FineTuned | None
 
 
 @convert.register
@@ -84,12 +84,12 @@ def _(
     tell = progress or (lambda stage, done, total: None)
     tell("reference", 0, 1)
     original = graph.load(source)
-    proof = Proof(original, calibration, calibrates=True, threads=threads)
+    proof = HeldOutReference(original, calibration, calibrates=True, threads=threads)
     tell("reference", 1, 1)
-    plan = Plan(original, proof, lambda *done: tell("rank channels", *done))
+    plan = ChannelPruner(original, proof, lambda *done: tell("rank channels", *done))
     plan.choose(format.share, format.multiple)  # a share that cannot be reached is known before the work begins
     tell("learn from fp32", 0, 1)
-    given = lessons(original, calibration, threads=threads) if format.steps else None
+    given = distillation_set(original, calibration, threads=threads) if format.steps else None
     tell("learn from fp32", 1, 1)
     best = _search(format, plan, proof, given, tell)
     model = stamped(best.model, format.name)
@@ -118,7 +118,9 @@ def _(
     return report | {"bytes": graph.size_of(out)}
 
 
-def _search(format: Pruned, plan: Plan, proof: Proof, given: Lessons | None, tell: Progress) -> _Attempt:
+def _search(
+    format: Pruned, plan: ChannelPruner, proof: HeldOutReference, given: DistillationSet | None, tell: Progress
+) -> _Attempt:
     """The largest share that holds the budget, by halving; raises BudgetError when none of those tried does."""
     first = attempt = _attempt(format, format.share, plan, proof, given, tell)
     best, low, high = (attempt if attempt.after >= format.psnr else None), 0.0, format.share
@@ -135,18 +137,20 @@ def _search(format: Pruned, plan: Plan, proof: Proof, given: Lessons | None, tel
         raise BudgetError(
             f"pruned reaches {first.after:.1f} dB (PSNR against fp32 from the same noise) with {first.share:.2f} of the "
             f"multiply-adds removed and {attempt.after:.1f} dB with {attempt.share:.2f}, {format.psnr:.1f} dB was asked for: to "
-            f"blame are {plan.blame(first.removed)}; ask for less, or fine-tune longer than {format.steps} steps"
+            f"blame are {plan.most_sensitive_layers(first.removed)}; ask for less, or fine-tune longer than {format.steps} steps"
         )
     return best
 
 
-def _attempt(format: Pruned, share: float, plan: Plan, proof: Proof, given: Lessons | None, tell: Progress) -> _Attempt:
+def _attempt(
+    format: Pruned, share: float, plan: ChannelPruner, proof: HeldOutReference, given: DistillationSet | None, tell: Progress
+) -> _Attempt:
     removed = plan.choose(share, format.multiple)
     model, limits = plan.build(removed), proof.calibration.limits
     before = after = _measured(format, model, proof, limits)
-    tuned: Tuned | None = None
+    tuned: FineTuned | None = None
     if given is not None:
-        tuning = Tuning(steps=format.steps, seconds=format.seconds, rate=format.rate)
+        tuning = FineTuneSettings(steps=format.steps, seconds=format.seconds, rate=format.rate)
         tuned = finetune(model, given, tuning, tell=lambda *done: tell("fine-tune", *done), threads=proof.threads)
         after = _measured(format, tuned.model, proof, limits)
         model = tuned.model if after > before else model
@@ -154,12 +158,12 @@ def _attempt(format: Pruned, share: float, plan: Plan, proof: Proof, given: Less
     return _Attempt(share, removed, model, before, max(before, after), tuned)
 
 
-def _measured(format: Pruned, model: onnx.ModelProto, proof: Proof, limits: tuple[float, float]) -> float:
+def _measured(format: Pruned, model: onnx.ModelProto, proof: HeldOutReference, limits: tuple[float, float]) -> float:
     shown = to_half(model) if format.floats == "fp16" else model
     return psnr(proof.error(graph.Network(shown, threads=proof.threads)), limits)
 
 
-def _nodes(format: Pruned, plan: Plan, removed: set[int]) -> dict[str, Any]:
+def _nodes(format: Pruned, plan: ChannelPruner, removed: set[int]) -> dict[str, Any]:
     """What became of every layer: bytes, multiply-adds, those before, and the error that losing half of its channels causes."""
     now = {layer.node: layer for layer in weights_of(plan.build(removed, refit=False))}
     errors = {group.name: group.error(0.5) for group in plan.groups}

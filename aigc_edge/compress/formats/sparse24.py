@@ -14,18 +14,18 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from aigc_edge.compress.calibration.patches import collected
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
-from aigc_edge.compress.formats.stored import LEAST_SAVED, Stored
+from aigc_edge.compress.calibration.layer_inputs import layer_inputs
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.packing import halved, int8_channels
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
 from aigc_edge.compress.graphs.weights import from_rows, place_of, shared, to_rows, weights_of
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.pruning import inverse_root, mask_of, sparsegpt
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import LEAST_SAVED, WeightOnly
+from aigc_edge.compress.rounding import Floats
+from aigc_edge.compress.scaling.sparsity import inverse_root, mask_of, sparsegpt
 from aigc_edge.config import option
 
 ROWS = 1024  # calibration inputs a layer
@@ -35,7 +35,7 @@ LEAST = 16  # input channels: narrower layers stay dense
 
 @FORMATS.register("sparse24")
 @dataclass(frozen=True)
-class Sparse24(Stored):
+class Sparse24(WeightOnly):
     """Convolutions and matrix products with two zeros in every four input channels; the first and the last layer stay
     dense, and so do embeddings; all are stored in the same type."""
 
@@ -60,12 +60,12 @@ class Sparse24(Stored):
             return channel_bytes(outputs, inputs)
         return outputs * inputs * (2 if self.weights == "fp16" else 4)
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
         return _SparseRecipe(self, model, proof)
 
 
-class _SparseRecipe(Recipe):
-    def __init__(self, format: Sparse24, model: onnx.ModelProto, proof: Proof | None) -> None:
+class _SparseRecipe(ConversionRecipe):
+    def __init__(self, format: Sparse24, model: onnx.ModelProto, proof: HeldOutReference | None) -> None:
         self.name, self.floats, self.estimator = format.name, format.arithmetic, format.method
         self.model, self.stored = model, format.weights
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -81,7 +81,7 @@ class _SparseRecipe(Recipe):
         ]
         self._pruned: dict[str, Floats] = {}
         if proof is not None and proof.seen:
-            for group, inputs in collected(model, sparse, proof.seen, ROWS, proof.threads):
+            for group, inputs in layer_inputs(model, sparse, proof.seen, ROWS, proof.threads):
                 self._prune(group, inputs)
                 proof.tell(len(self._pruned), len(sparse))
         for layer in sparse:

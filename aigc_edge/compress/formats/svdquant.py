@@ -14,17 +14,17 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.formats.int4 import Int4, Int4Blocks
-from aigc_edge.compress.formats.stored import Stored
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import int8_channels, per_channel
 from aigc_edge.compress.graphs.qdq import quantise_weight
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.blocks import Blocks
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import WeightOnly
+from aigc_edge.compress.rounding import Floats
 from aigc_edge.config import option
 
 GAIN = 0.9  # of the squared error in 4 bits: a branch must bring it below this share
@@ -33,7 +33,7 @@ WORTH = 3  # times the rank is the least number of inputs and of outputs that a 
 
 @FORMATS.register("svdquant")
 @dataclass(frozen=True)
-class SvdQuant(Stored):
+class SvdQuant(WeightOnly):
     """int4 with a branch of low rank beside every layer that is large enough; see int4 for blocks and small layers."""
 
     name: ClassVar[str] = "svdquant"
@@ -55,9 +55,11 @@ class SvdQuant(Stored):
             return rest
         return rest + channel_bytes(self.low_rank, inputs) + channel_bytes(outputs, self.low_rank)
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
         split = _Split(self, model)
-        recipe = Blocks(self, model, proof, pack=split.pack, other=(int8_channels, "int8w"), rounded=split.rounded, opset=21)
+        recipe = BlockwiseRecipe(
+            self, model, proof, pack=split.pack, other=(int8_channels, "int8w"), rounded=split.rounded, opset=21
+        )
         recipe.estimator = "awq, svd"
         return recipe
 

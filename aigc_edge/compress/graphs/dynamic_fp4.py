@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from aigc_edge.compress.graphs.edit import Part, replaced
 from aigc_edge.compress.graphs.graph import attribute
+from aigc_edge.compress.graphs.replacement import Replacement, replaced
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.scaling.rounding import E2M1_LARGEST, E4M3_LARGEST, E4M3_SMALLEST, SMALLEST_SCALE
+from aigc_edge.compress.rounding import E2M1_LARGEST, E4M3_LARGEST, E4M3_SMALLEST, SMALLEST_SCALE
 
 BLOCK = 16
 
@@ -37,7 +37,7 @@ def dynamic_input(tensor: str, scale: np.float32, rank: int, size: int) -> Chang
 
     What quantises is never divided by zero: a block whose scale rounds to zero is zero because that scale multiplies it.
     """
-    part = Part(f"{tensor}_fp4")
+    part = Replacement(f"{tensor}_fp4")
     whole, zero = part.constant("scale", scale), part.constant("zero", 0, ml_dtypes.float8_e4m3fn)
     blocks = part.add("Reshape", [tensor, part.constant("split", [0] * (rank - 1) + [size // BLOCK, BLOCK], np.int64)], "blocks")
     sizes = part.add("Abs", [blocks], "sizes")
@@ -58,7 +58,7 @@ def as_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
     Scales in E4M3 are rounded so as well: what OpenVINO has for that rounds twice, to half precision first.
     """
     made = {node.output[0]: node for node in model.graph.node}
-    parts: dict[str, Part] = {}
+    parts: dict[str, Replacement] = {}
     dropped: list[str] = []
     for node in model.graph.node:
         source = made.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
@@ -72,9 +72,9 @@ def as_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
     return replaced(model, parts, dropped) if parts else model
 
 
-def _values(name: str, tensor: str, divisors: str, scales: str) -> Part:
+def _values(name: str, tensor: str, divisors: str, scales: str) -> Replacement:
     """round(`tensor` / divisors) · scales, block by block."""
-    part = Part(name)
+    part = Replacement(name)
     column = part.constant("column", [-1, 1], np.int64)
     blocks = part.add("Reshape", [tensor, part.constant("rows", [-1, BLOCK], np.int64)], "rowwise")
     ratios = part.add("Div", [blocks, part.add("Reshape", [divisors, column], "divisor_column")], "ratios")
@@ -83,7 +83,7 @@ def _values(name: str, tensor: str, divisors: str, scales: str) -> Part:
     return part
 
 
-def _to_e2m1(part: Part, value: str) -> str:
+def _to_e2m1(part: Replacement, value: str) -> str:
     """The nearest of 0, ±0.5, ±1, ±1.5, ±2, ±3, ±4, ±6: steps of 0.5 up to 2, of 1 up to 4, of 2 beyond; ties to even."""
     two, four = part.constant("two", 2), part.constant("four", 4)
     size = part.add("Abs", [value], "ratio_sizes")
@@ -94,12 +94,12 @@ def _to_e2m1(part: Part, value: str) -> str:
     return part.add("Mul", [count, step], "rounded")
 
 
-def _scales(name: str, largest: str, sixfold: str, whole: str) -> Part:
+def _scales(name: str, largest: str, sixfold: str, whole: str) -> Replacement:
     """E4M3 of `largest` / sixfold, times whole: three bits behind the first, of which the lowest is 2⁻⁹ at least; 448 at most.
 
     A logarithm that is not exact does no harm: next to a power of two either step rounds to that.
     """
-    part = Part(name)
+    part = Replacement(name)
     ratio = part.add("Min", [part.add("Div", [largest, sixfold], "ratios"), part.constant("top", E4M3_LARGEST)], "held")
     logarithm = part.add("Mul", [part.add("Log", [ratio], "logarithms"), part.constant("per_binary", 1 / np.log(2))], "exponents")
     exponent = part.add("Max", [part.add("Floor", [logarithm], "floors"), part.constant("lowest", -6)], "whole_exponents")

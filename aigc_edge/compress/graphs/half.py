@@ -32,7 +32,7 @@ _FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that ONNX wants i
 
 
 @dataclass(frozen=True)
-class Kind:
+class HalfType:
     """A 16-bit float: its type in NumPy and ONNX, what it overflows above and below what it loses digits."""
 
     name: str
@@ -42,16 +42,16 @@ class Kind:
     smallest: float
 
 
-HALF = Kind("half", np.float16, TensorProto.FLOAT16, 65504.0, 2.0**-14)
-BFLOAT16 = Kind("bf16", ml_dtypes.bfloat16, TensorProto.BFLOAT16, math.inf, 0.0)  # the range of float32
+HALF = HalfType("half", np.float16, TensorProto.FLOAT16, 65504.0, 2.0**-14)
+BFLOAT16 = HalfType("bf16", ml_dtypes.bfloat16, TensorProto.BFLOAT16, math.inf, 0.0)  # the range of float32
 
 
-def _beyond(kind: Kind, sizes: npt.NDArray[Any], typical: Callable[[npt.NDArray[Any]], Any]) -> bool:
+def _beyond(kind: HalfType, sizes: npt.NDArray[Any], typical: Callable[[npt.NDArray[Any]], Any]) -> bool:
     """Whether the type overflows on a constant, or has lost its digits: for weights the largest counts, for scales all."""
     return bool(sizes.size and (sizes.max() > kind.largest or 0 < typical(sizes) < kind.smallest))
 
 
-def _takes(node: onnx.NodeProto, kind: Kind, opset: int) -> bool:
+def _takes(node: onnx.NodeProto, kind: HalfType, opset: int) -> bool:
     """Whether the operator is defined for the type."""
     if kind is HALF or not node.input or node.op_type == "Cast":
         return True
@@ -60,7 +60,7 @@ def _takes(node: onnx.NodeProto, kind: Kind, opset: int) -> bool:
     return all("tensor(bfloat16)" in allowed.get(value.type_str, ()) for value in schema.outputs)
 
 
-def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: Kind, keep: frozenset[str]) -> set[int]:
+def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: HalfType, keep: frozenset[str]) -> set[int]:
     """Indices of the nodes that stay in float32."""
     nodes = model.graph.node
     producer = {name: index for index, node in enumerate(nodes) for name in node.output}
@@ -84,7 +84,7 @@ def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: 
     return kept
 
 
-def to_half(model: onnx.ModelProto, kind: Kind = HALF, keep: Collection[str] = ()) -> onnx.ModelProto:
+def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str] = ()) -> onnx.ModelProto:
     """A copy of `model` whose float32 weights and arithmetic are float16 (or bfloat16); inputs and outputs stay float32.
 
     Normalisations, softmax, reductions and the angles of timestep embeddings stay in float32, and so does any node with a
@@ -140,7 +140,7 @@ def to_half(model: onnx.ModelProto, kind: Kind = HALF, keep: Collection[str] = (
     return _assembled(model, nodes, used)
 
 
-def _recast(node: onnx.NodeProto, kind: Kind) -> None:
+def _recast(node: onnx.NodeProto, kind: HalfType) -> None:
     for item in node.attribute:
         if item.name == "to" and item.i == TensorProto.FLOAT:
             item.i = kind.onnx

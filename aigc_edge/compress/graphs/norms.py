@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from aigc_edge.compress.graphs.edit import Part, readers, replaced
 from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
+from aigc_edge.compress.graphs.replacement import Replacement, readers, replaced
 
 MEANS = "means of groups"  # ends the names of their weights, which are not to be quantised
 
@@ -22,7 +22,7 @@ def without_reshape(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     constants, known, reading = initialisers(model), types_and_shapes(model), readers(model)
     makers = {name: node for node in model.graph.node for name in node.output}
-    parts: dict[str, Part] = {}
+    parts: dict[str, Replacement] = {}
     dropped: list[str] = []
     for node in model.graph.node:
         if node.op_type != "InstanceNormalization" or not {*node.input[1:]} <= constants.keys():
@@ -51,15 +51,15 @@ def _is_shape_of(node: onnx.NodeProto | None, source: str) -> bool:
     return attribute(node, "start", 0) == 0 and attribute(node, "end", None) is None
 
 
-def _pixel(part: Part, source: str) -> str:
+def _pixel(part: Replacement, source: str) -> str:
     """One over the number of pixels of a map whose size is known when the network runs."""
     sides = part.add("Shape", [source], "sides", start=2)
     count = part.add("Cast", [part.add("ReduceProd", [sides], "count", keepdims=0)], "pixels", to=onnx.TensorProto.FLOAT)
     return part.add("Reciprocal", [count], "pixel")
 
 
-def _part(name: str, source: str, shape: list[int], groups: int, epsilon: float) -> Part:
-    part = Part(name)
+def _part(name: str, source: str, shape: list[int], groups: int, epsilon: float) -> Replacement:
+    part = Replacement(name)
     channels, size = shape[1], shape[1] // groups
     axes = part.constant("axes", [2, 3], np.int64)
     spread = part.constant(MEANS, np.full((channels, size, 1, 1), 1 / size))

@@ -18,7 +18,7 @@ from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.qdq import quantise_weight
 from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.graphs.weights import place_of
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.rounding import Floats
 
 Array = npt.NDArray[Any]
 _TYPES: dict[str, Any] = {

@@ -15,9 +15,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from aigc_edge.compress.calibration.observers import Scale
-from aigc_edge.compress.graphs.edit import readers
+from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
 from aigc_edge.compress.graphs.graph import Layer, attribute
-from aigc_edge.compress.graphs.products import PRODUCT
+from aigc_edge.compress.graphs.replacement import readers
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
 _MOVES = (
@@ -68,7 +68,7 @@ def _moves(node: onnx.NodeProto) -> bool:
 
 def _inputs(layer: Layer) -> tuple[str, ...]:
     """The activations that a layer reads."""
-    return (layer.input, layer.weight) if layer.op == PRODUCT else (layer.input,)
+    return (layer.input, layer.weight) if layer.op == ACTIVATION_MATMUL else (layer.input,)
 
 
 def integers_only(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
@@ -88,17 +88,17 @@ def observed(model: onnx.ModelProto, layers: Collection[Layer], results: bool = 
     """The tensors whose range must be known to quantise the inputs of `layers`, and their `results` too."""
     moved = source_of(model)
     names = {name for layer in layers for name in _inputs(layer)}
-    names |= {layer.output for layer in layers if results and layer.op != PRODUCT}
+    names |= {layer.output for layer in layers if results and layer.op != ACTIVATION_MATMUL}
     return {moved.get(name, name) for name in names}
 
 
 def factors(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
     """The tensors (in front of what merely moves them) that products of two activations among `layers` read."""
     moved = source_of(model)
-    return {moved.get(name, name) for layer in layers if layer.op == PRODUCT for name in _inputs(layer)}
+    return {moved.get(name, name) for layer in layers if layer.op == ACTIVATION_MATMUL for name in _inputs(layer)}
 
 
-class Writer:
+class QdqWriter:
     """Builds quantised versions of one model; weights are quantised once and shared by all versions.
 
     `symmetric` activations are int8 with zero point 0 (all that TensorRT takes); the others uint8 with a zero point (twice the
@@ -201,7 +201,9 @@ class Writer:
                 copy.output[0] = f"{node.output[0]}_float"
                 quantise(node.output[0], copy.output[0], node.output[0])
         read = {name for node in nodes for name in node.input}
-        replaced = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != PRODUCT}
+        replaced = {
+            name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != ACTIVATION_MATMUL
+        }
         model = self._shell(replaced - read)
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())

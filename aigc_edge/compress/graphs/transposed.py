@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.graphs.edit import Part, readers, replaced
 from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
+from aigc_edge.compress.graphs.replacement import Replacement, readers, replaced
 
 _POINTWISE = ("Relu", "LeakyRelu", "Tanh", "Sigmoid")  # without other inputs: they may change places with DepthToSpace
 
@@ -23,7 +23,7 @@ def as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     Left alone are those with groups, dilation, unequal strides, weights that are not constant or padding larger than the kernel.
     """
     constants, known, reading = initialisers(model), types_and_shapes(model), readers(model)
-    parts: dict[str, Part] = {}
+    parts: dict[str, Replacement] = {}
     dropped: list[str] = []
     for node in model.graph.node:
         if node.op_type != "ConvTranspose" or node.input[1] not in constants:
@@ -48,7 +48,7 @@ def _part(
     weight: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32],
     sizes: list[int],
-) -> Part | None:
+) -> Replacement | None:
     """What replaces `node` [C, K, h, w] and the pointwise node `last` behind it; None where it cannot be replaced."""
     strides, pads = attribute(node, "strides", [1, 1]), attribute(node, "pads", [0, 0, 0, 0])
     plain = attribute(node, "auto_pad", b"NOTSET") == b"NOTSET" and not attribute(node, "output_shape", [])
@@ -66,7 +66,7 @@ def _part(
     if min(*ends, *pads[:2]) < 0:
         return None
     name = (last or node).output[0]
-    part = Part(name)
+    part = Replacement(name)
     inputs = [
         node.input[0],
         _named(part, node.input[1], _phases(weight, stride, taps, spare)),
@@ -99,7 +99,7 @@ def _part(
     return part
 
 
-def _named(part: Part, weight: str, value: npt.NDArray[np.float32]) -> str:
+def _named(part: Replacement, weight: str, value: npt.NDArray[np.float32]) -> str:
     name = f"{weight.removesuffix('.weight')}.phases.{part.name}.weight"  # layers are called by their weights
     part.constants[name] = value
     return name

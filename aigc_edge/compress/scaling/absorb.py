@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 
 from aigc_edge.compress.graphs.graph import attribute
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.rounding import Floats
 
 Array = npt.NDArray[Any]
 _PASSING = ("Relu", "LeakyRelu", "Identity")  # f(x / s) = f(x) / s for s above zero

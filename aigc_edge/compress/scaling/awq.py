@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from aigc_edge.compress.calibration.patches import collected
+from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.calibration.trajectory import Record
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.weights import shared, to_rows
+from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.scaling.absorb import Absorber
-from aigc_edge.compress.scaling.rounding import Floats
 
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 ROWS = 256  # calibration inputs a layer
@@ -58,7 +58,7 @@ def find_scaling(
     several = shared(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     done = 0
-    for group, inputs in collected(model, layers, records, ROWS, threads):
+    for group, inputs in layer_inputs(model, layers, records, ROWS, threads):
         done += len(group)
         tell(done, len(layers))
         energy = {node: np.square(rows).mean(axis=0) for node, rows in inputs.items()}

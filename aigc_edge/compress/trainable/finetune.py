@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.calibration.effort import dry_run, gains
+from aigc_edge.compress.calibration.compute_budget import dry_run, gains
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.graphs import graph
 
@@ -24,7 +24,7 @@ Tell = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FineTuneSettings:
     """How long and how fast: at most `steps` steps of Adam and `seconds`, at most `batch` evaluations a step.
 
     `rate` is the first step's size relative to each tensor's root mean square; it falls to zero along a cosine.
@@ -38,7 +38,7 @@ class Tuning:
 
 
 @dataclass
-class Tuned:
+class FineTuned:
     """The network after fine-tuning, the steps that were taken and the mean loss of the first and of the last tenth of them."""
 
     model: onnx.ModelProto
@@ -48,22 +48,24 @@ class Tuned:
 
 
 @dataclass
-class Lessons:
+class DistillationSet:
     """Inputs of single evaluations along the trajectory, the float32 network's answers, and what each counts.
 
     Every array has the evaluations of all samples and rows along its first axis.
     """
 
     inputs: dict[str, npt.NDArray[Any]]
-    answers: npt.NDArray[np.float32]
+    teacher_outputs: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.size = len(self.answers)
+        self.size = len(self.teacher_outputs)
 
 
-def lessons(original: onnx.ModelProto, calibration: Calibration, *, samples: int = 0, seed: int = 0, threads: int = 1) -> Lessons:
+def distillation_set(
+    original: onnx.ModelProto, calibration: Calibration, *, samples: int = 0, seed: int = 0, threads: int = 1
+) -> DistillationSet:
     """Trajectories of the float32 network from noise that `calibration` does not hold, as many as TEACH and MEMORY allow.
 
     Conditions are those of the calibration, in turn. An evaluation counts by what an error in it makes of the final sample, half,
@@ -77,24 +79,24 @@ def lessons(original: onnx.ModelProto, calibration: Calibration, *, samples: int
     number = max(2, min(most, int(TEACH / work), int(MEMORY / one)))
     network = graph.Network(original, threads=threads)
     records: list[Record] = []
-    answers: list[npt.NDArray[Any]] = []
+    teacher_outputs: list[npt.NDArray[Any]] = []
     for first in range(0, number, 16):
 
         def watched(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
             made = network(inputs)
-            answers.append(made[0])
+            teacher_outputs.append(made[0])
             return made
 
-        redrawn(calibration, min(16, number - first), seed + 1 + first).run(watched, records)
-    value = _values(calibration, records, answers)
-    return Lessons(
+        with_new_noise(calibration, min(16, number - first), seed + 1 + first).run(watched, records)
+    value = _values(calibration, records, teacher_outputs)
+    return DistillationSet(
         {name: np.concatenate([record.inputs[name] for record in records]) for name in records[0].inputs},
-        np.concatenate(answers).astype(np.float32),
-        np.concatenate([np.full(len(made), worth, np.float32) for made, worth in zip(answers, value, strict=True)]),
+        np.concatenate(teacher_outputs).astype(np.float32),
+        np.concatenate([np.full(len(made), worth, np.float32) for made, worth in zip(teacher_outputs, value, strict=True)]),
     )
 
 
-def redrawn(calibration: Calibration, n: int, seed: int) -> Calibration:
+def with_new_noise(calibration: Calibration, n: int, seed: int) -> Calibration:
     """`n` samples of the same program with other noise; classes and conditions are taken in turn from a random first one."""
     rng = np.random.default_rng([seed, 0x7EAC4])
     latents = rng.standard_normal((n, *calibration.latents.shape[1:]), dtype=np.float32)
@@ -112,12 +114,14 @@ def redrawn(calibration: Calibration, n: int, seed: int) -> Calibration:
     return replace(calibration, latents=latents, classes=classes, seeds=seeds, conditions=own, negative=other)
 
 
-def _values(calibration: Calibration, records: list[Record], answers: list[npt.NDArray[Any]]) -> list[float]:
+def _values(calibration: Calibration, records: list[Record], teacher_outputs: list[npt.NDArray[Any]]) -> list[float]:
     """What an evaluation counts, by record: a factor of its mean squared error."""
     rows = sorted({record.row for record in records})
     sizes = {
         row: float(
-            np.mean([np.mean(np.square(a, dtype=np.float64)) for r, a in zip(records, answers, strict=True) if r.row == row])
+            np.mean(
+                [np.mean(np.square(a, dtype=np.float64)) for r, a in zip(records, teacher_outputs, strict=True) if r.row == row]
+            )
         )
         for row in rows
     }
@@ -132,13 +136,13 @@ def _values(calibration: Calibration, records: list[Record], answers: list[npt.N
 
 def finetune(
     model: onnx.ModelProto,
-    given: Lessons,
-    tuning: Tuning,
+    given: DistillationSet,
+    tuning: FineTuneSettings,
     *,
     latents: dict[str, npt.NDArray[np.float32]] | None = None,
     tell: Tell | None = None,
     threads: int = 1,
-) -> Tuned:
+) -> FineTuned:
     """`model` with its float constants, and its weights stored in few bits, moved towards the answers of `given`.
 
     `latents`: see trainable.network.Trainable. Nothing is written; an interruption loses what was learned. Raises AigcEdgeError
@@ -146,6 +150,6 @@ def finetune(
     """
     macs = max(1, sum(layer.macs for layer in graph.layers(model)))
     tuning = replace(tuning, batch=max(2, min(tuning.batch, int(STEP / macs))))
-    from aigc_edge.compress.trainable.distil import distil  # torch: seconds to import, and needed for nothing else here
+    from aigc_edge.compress.trainable.training import distil  # torch: seconds to import, and needed for nothing else here
 
     return distil(model, given, tuning, latents, tell or (lambda done, total: None), threads)

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.channels.cut import cut
-from aigc_edge.compress.channels.tracing import Trace, trace
+from aigc_edge.compress.channels.tracing import ChannelTrace, trace
 from aigc_edge.compress.channels.units import Costs, Group, groups_of
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.weights import weights_of
@@ -26,7 +26,7 @@ def feeds(model: onnx.ModelProto, rng: np.random.Generator, batch: int = 3) -> d
     return found
 
 
-def zeroed(state: Trace, removed: set[int]) -> onnx.ModelProto:
+def zeroed(state: ChannelTrace, removed: set[int]) -> onnx.ModelProto:
     """The whole network with zeros where layers multiply the removed channels."""
     model = onnx.ModelProto()
     model.CopyFrom(state.model)

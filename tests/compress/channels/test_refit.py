@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from aigc_edge.compress.channels.plan import Plan
+from aigc_edge.compress.channels.pruner import ChannelPruner
 from aigc_edge.compress.channels.refit import EVALUATIONS, RIDGE, Inputs
 from aigc_edge.compress.channels.tracing import trace
 from aigc_edge.compress.channels.units import Costs, groups_of
+from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.proving.proof import Proof
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -29,7 +29,7 @@ def activations(model: onnx.ModelProto, tensor: str, records: list[Any]) -> np.n
 def seen(make: dict, rng: np.random.Generator) -> Any:
     """Gemm, ReLU, Gemm: a network whose every row of activations fits into the sample."""
     net = make["products"](rng)
-    return net, Proof(net.model, net.calibration(2 * EVALUATIONS), calibrates=True, threads=1)
+    return net, HeldOutReference(net.model, net.calibration(2 * EVALUATIONS), calibrates=True, threads=1)
 
 
 def test_energy_is_activation_times_weight(seen: Any) -> None:
@@ -71,7 +71,7 @@ def test_refit_is_the_least_squares_answer(seen: Any) -> None:
 
 def test_plan_spares_what_carries_most_and_says_what_cannot_go(seen: Any) -> None:
     net, proof = seen
-    plan = Plan(net.model, proof, lambda done, total: None)
+    plan = ChannelPruner(net.model, proof, lambda done, total: None)
     removed = plan.choose(0.3, 8)
     assert 0.3 <= 1 - plan.costs.macs(removed) / plan.total < 0.5
     for group in plan.groups:
@@ -79,7 +79,7 @@ def test_plan_spares_what_carries_most_and_says_what_cannot_go(seen: Any) -> Non
         left = [unit.energy for unit in group.units if unit.root not in removed]
         assert left
         assert max(gone, default=0.0) <= min(left)
-    assert plan.blame(removed)
+    assert plan.most_sensitive_layers(removed)
     with pytest.raises(AigcEdgeError, match=r"share=0\.9 of the multiply-adds cannot be pruned: inner channels hold 0\.\d\d"):
         plan.choose(0.9, 8)
 
@@ -87,4 +87,6 @@ def test_plan_spares_what_carries_most_and_says_what_cannot_go(seen: Any) -> Non
 def test_nothing_inside(make: dict, rng: np.random.Generator) -> None:
     net = make["conv"](rng)
     with pytest.raises(AigcEdgeError, match="no inner channels"):
-        Plan(net.model, Proof(net.model, net.calibration(2), calibrates=True, threads=1), lambda done, total: None)
+        ChannelPruner(
+            net.model, HeldOutReference(net.model, net.calibration(2), calibrates=True, threads=1), lambda done, total: None
+        )

@@ -10,23 +10,23 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.formats.stored import LEAST_SAVED, Stored
+from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.opset import raise_opset
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
 from aigc_edge.compress.graphs.weights import from_rows, shared, to_rows, weights_of
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import LEAST_SAVED, WeightOnly
+from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.scaling.absorb import Absorber
 from aigc_edge.compress.scaling.awq import Given, Rounded, Scaling, find_scaling
-from aigc_edge.compress.scaling.rounding import Floats
 
 PackRows = Callable[[Layer, Floats, Floats | None, tuple[int, ...]], Change | None]  # rows, importance of columns, shape
 PackOther = Callable[[Layer, Any], Change]
 
 
-class Blocks(Recipe):
+class BlockwiseRecipe(ConversionRecipe):
     """Weights stored by `pack`; embedding tables, the first and the last layer and what does not divide into blocks by `other`.
 
     `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, and `as_given` what the format keeps of a
@@ -35,9 +35,9 @@ class Blocks(Recipe):
 
     def __init__(
         self,
-        format: Stored,
+        format: WeightOnly,
         model: onnx.ModelProto,
-        proof: Proof | None,
+        proof: HeldOutReference | None,
         *,
         pack: PackRows,
         other: tuple[PackOther, str],

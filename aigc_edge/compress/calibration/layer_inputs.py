@@ -12,7 +12,7 @@ import onnx
 from aigc_edge.compress.calibration.trajectory import Record
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer, attribute
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.rounding import Floats
 from aigc_edge.errors import AigcEdgeError
 
 LEAST, MOST = 8, 64  # evaluations, spread over the rows of the program and the samples of the batch
@@ -20,7 +20,7 @@ WORK = 1e11  # multiply-adds that more than the least may take
 LIMIT = 1 << 28  # bytes of rows that are held at a time: what is beyond takes another pass
 
 
-def collected(
+def layer_inputs(
     model: onnx.ModelProto,
     layers: Sequence[Layer],
     records: Sequence[Record],

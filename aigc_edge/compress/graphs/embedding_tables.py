@@ -6,22 +6,22 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from aigc_edge.compress.graphs.edit import Part, replaced
 from aigc_edge.compress.graphs.graph import attribute, initialisers
 from aigc_edge.compress.graphs.qdq import quantise_weight
+from aigc_edge.compress.graphs.replacement import Replacement, replaced
 
 LEAST = 4096  # numbers in a table: smaller ones are not worth two more operators
 
 
-def with_small_tables(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_int8_tables(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` whose large constant float32 tables [rows, width] are stored in int8; `model` itself without such."""
     constants = {name: value for name, value in initialisers(model).items() if value.dtype == np.float32 and value.ndim == 2}
-    parts: dict[str, Part] = {}
+    parts: dict[str, Replacement] = {}
     for node in model.graph.node:
         table = constants.get(node.input[0]) if node.op_type == "Gather" and attribute(node, "axis", 0) == 0 else None
         if table is None or table.size < LEAST:
             continue
-        part = Part(node.output[0])
+        part = Replacement(node.output[0])
         integers, scale = quantise_weight(table, 0)
         rows = part.add("Gather", [part.constant("int8", integers, np.int8), node.input[1]], "rows")
         scales = part.add("Gather", [part.constant("scales", scale[:, None]), node.input[1]], "scale")

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from aigc_edge.compress.graphs.embedding_tables import with_int8_tables
 from aigc_edge.compress.graphs.graph import Network
-from aigc_edge.compress.graphs.tables import with_small_tables
 
 
 def _model(table: np.ndarray) -> onnx.ModelProto:
@@ -23,7 +23,7 @@ def _model(table: np.ndarray) -> onnx.ModelProto:
 def test_rows_have_scales_of_their_own(rng: np.random.Generator) -> None:
     table = (rng.standard_normal((90, 64)) * np.exp(rng.normal(0, 2, (90, 1)))).astype(np.float32)
     model = _model(table)
-    made = with_small_tables(model)
+    made = with_int8_tables(model)
     onnx.checker.check_model(made, full_check=True)
     assert made.ByteSize() < 0.3 * model.ByteSize() + 1000
     label = rng.integers(0, 90, 20)
@@ -34,4 +34,4 @@ def test_rows_have_scales_of_their_own(rng: np.random.Generator) -> None:
 
 def test_small_tables_stay(rng: np.random.Generator) -> None:
     model = _model(rng.standard_normal((11, 32)).astype(np.float32))
-    assert with_small_tables(model) is model
+    assert with_int8_tables(model) is model

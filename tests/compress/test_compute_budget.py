@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aigc_edge.compress.calibration.effort import MEASURE, OBSERVE, Effort, dry_run, gains, spots
+from aigc_edge.compress.calibration.compute_budget import MEASURE, OBSERVE, ComputeBudget, dry_run, gains, spots
 from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.diffusion import build, reference
 
 
 def test_small_networks_take_all_samples_and_large_ones_few() -> None:
-    small, large, huge = (Effort(macs) for macs in (1e8, OBSERVE / 5, 1e15))
+    small, large, huge = (ComputeBudget(macs) for macs in (1e8, OBSERVE / 5, 1e15))
     assert (small.seen(32), small.held(32), small.ranks_whole(64, 32)) == (32, 32, True)
     assert (large.seen(32), large.held(32)) == (5, int(5 * MEASURE / OBSERVE))
     assert (huge.seen(32), huge.held(32), huge.ranks_whole(64, 1)) == (1, 1, False)
-    assert Effort(OBSERVE / 5, scale=2).seen(32) == 10
+    assert ComputeBudget(OBSERVE / 5, scale=2).seen(32) == 10
     assert huge.trials(64, 10) == 12
     assert small.trials(64, 10) == 64
 

@@ -91,7 +91,7 @@ def choose(
     return [layer for layer in layers if layer not in restored], error
 
 
-def blame(alone: dict[str, float], count: int = 3) -> str:
+def most_sensitive_layers(alone: dict[str, float], count: int = 3) -> str:
     """The layers that err most when quantised alone, with their share of the error, as part of a sentence."""
     total = sum(alone.values())
     if not 0 < total < math.inf:  # a layer that overflows alone says enough
@@ -108,6 +108,6 @@ def _missed(ranking: Ranking, target: float, limits: tuple[float, float], share:
     reached, asked = psnr(ranking.everything, limits), psnr(target, limits)
     return BudgetError(
         f"{name} reaches {reached:.1f} dB (PSNR against fp32 from the same noise), {asked:.1f} dB was asked for and cannot be "
-        f"held with {share}: to blame are {blame(ranking.alone)}; ask for less, or take "
+        f"held with {share}: to blame are {most_sensitive_layers(ranking.alone)}; ask for less, or take "
         f"{'fp16' if name == 'int8' else 'another format'}"
     )

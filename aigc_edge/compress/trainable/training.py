@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-from aigc_edge.compress.trainable.finetune import Lessons, Tell, Tuned, Tuning
+from aigc_edge.compress.trainable.finetune import DistillationSet, FineTuned, FineTuneSettings, Tell
 from aigc_edge.compress.trainable.network import Trainable
 from aigc_edge.errors import AigcEdgeError
 
@@ -21,12 +21,12 @@ BAD = 20  # steps without a finite loss, one after the other, that end the train
 
 def distil(
     model: onnx.ModelProto,
-    given: Lessons,
-    tuning: Tuning,
+    given: DistillationSet,
+    tuning: FineTuneSettings,
     latents: dict[str, npt.NDArray[np.float32]] | None,
     tell: Tell,
     threads: int,
-) -> Tuned:
+) -> FineTuned:
     """See finetune.finetune."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -37,8 +37,12 @@ def distil(
 
 
 def _distil(
-    model: onnx.ModelProto, given: Lessons, tuning: Tuning, latents: dict[str, npt.NDArray[np.float32]] | None, tell: Tell
-) -> Tuned:
+    model: onnx.ModelProto,
+    given: DistillationSet,
+    tuning: FineTuneSettings,
+    latents: dict[str, npt.NDArray[np.float32]] | None,
+    tell: Tell,
+) -> FineTuned:
     network = Trainable(model, latents)
     optimiser = torch.optim.Adam(_groups(network), betas=(0.9, 0.99))
     rates = [group["lr"] * tuning.rate for group in optimiser.param_groups]
@@ -65,12 +69,12 @@ def _distil(
         tell(step, tuning.steps)
     tenth = max(1, len(losses) // 10)
     mean = lambda values: float(np.mean(values)) if values else math.nan  # noqa: E731
-    return Tuned(network.trained(), step, mean(losses[:tenth]), mean(losses[-tenth:]))
+    return FineTuned(network.trained(), step, mean(losses[:tenth]), mean(losses[-tenth:]))
 
 
-def _loss(network: Trainable, given: Lessons, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
+def _loss(network: Trainable, given: DistillationSet, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
     made = network({name: torch.from_numpy(value[chosen]) for name, value in given.inputs.items()})[0]
-    wanted = torch.from_numpy(given.answers[chosen])
+    wanted = torch.from_numpy(given.teacher_outputs[chosen])
     errors = (made - wanted).square().flatten(1).mean(1)
     return (errors * torch.from_numpy(given.weights[chosen])).mean()
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 
-from aigc_edge.compress.calibration.effort import dry_run
+from aigc_edge.compress.calibration.compute_budget import dry_run
 from aigc_edge.compress.calibration.trajectory import Evaluate, mean_square
 from aigc_edge.compress.channels.cut import cut
 from aigc_edge.compress.channels.refit import Inputs
 from aigc_edge.compress.channels.tracing import trace
 from aigc_edge.compress.channels.units import Costs, Group, Unit, groups_of
+from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.trainable.finetune import redrawn
+from aigc_edge.compress.trainable.finetune import with_new_noise
 from aigc_edge.errors import AigcEdgeError
 
 KEEP = 1 / 8  # of a group's channels stay in any case
@@ -26,10 +26,10 @@ SAMPLES = 4  # whose trajectories are compared
 TRIALS = 64  # measurements; when they do not suffice, groups with few multiply-adds are assumed to err like the median
 
 
-class Plan:
+class ChannelPruner:
     """The groups of a network's channels, each with what its units carry along the trajectory and the error that it causes."""
 
-    def __init__(self, model: onnx.ModelProto, proof: Proof, tell: Callable[[int, int], None]) -> None:
+    def __init__(self, model: onnx.ModelProto, proof: HeldOutReference, tell: Callable[[int, int], None]) -> None:
         self.state = trace(model)
         self.costs = Costs(self.state)
         self.groups = groups_of(self.state, self.costs)
@@ -57,9 +57,9 @@ class Plan:
         for group in by_cost[TRIALS:]:
             group.curve = [(0.5, float(np.median([other.error(0.5) for other in by_cost[:TRIALS]])))]
 
-    def _measure(self, proof: Proof, count: int) -> Callable[[Evaluate], float]:
+    def _measure(self, proof: HeldOutReference, count: int) -> Callable[[Evaluate], float]:
         """What an error is measured by: final samples, or single evaluations where `count` of the former would take too long."""
-        some = redrawn(proof.calibration, SAMPLES, 0)
+        some = with_new_noise(proof.calibration, SAMPLES, 0)
         evaluations = sum(len(next(iter(record.inputs.values()))) for record in dry_run(some))
         if count * SAMPLES * evaluations * self.total > RANK:
             return proof.quick
@@ -99,7 +99,7 @@ class Plan:
             )
         return removed
 
-    def blame(self, removed: set[int], count: int = 3) -> str:
+    def most_sensitive_layers(self, removed: set[int], count: int = 3) -> str:
         """The groups whose loss is predicted to err most, as part of a sentence."""
         errors = {
             group.name: group.error(sum(unit.root in removed for unit in group.units) / len(group.units)) for group in self.groups

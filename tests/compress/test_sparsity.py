@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import convert, parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
-from aigc_edge.compress.scaling.pruning import DAMPING, inverse_root, mask_of, sparsegpt
+from aigc_edge.compress.scaling.sparsity import DAMPING, inverse_root, mask_of, sparsegpt
 
 
 def _correlated(rng: np.random.Generator, samples: int, inputs: int) -> np.ndarray:

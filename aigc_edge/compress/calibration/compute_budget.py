@@ -14,7 +14,7 @@ SPOTS = 4  # rows of the program that stand for all when whole trajectories woul
 
 
 @dataclass(frozen=True)
-class Effort:
+class ComputeBudget:
     """What one sample costs (`macs`, the whole trajectory), and how much may be spent in all, 1 for the usual."""
 
     macs: float

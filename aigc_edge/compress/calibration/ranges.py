@@ -18,7 +18,7 @@ See = Callable[[str, npt.NDArray[Any], int], None]  # tensor, its values, row of
 
 
 @dataclass
-class Range:
+class TensorRange:
     """The range of one tensor, over all rows of the program and in each; zero always belongs to it."""
 
     low: float = 0.0

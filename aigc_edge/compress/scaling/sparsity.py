@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.rounding import Floats
 
 DAMPING = 0.01  # of the mean diagonal: a Hessian of few samples is not invertible
 _BLOCK = 128  # columns that are updated together; what is right of them waits

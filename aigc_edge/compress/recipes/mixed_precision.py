@@ -13,20 +13,20 @@ from typing import Any, ClassVar
 import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration, psnr
-from aigc_edge.compress.formats.base import Format, Progress, convert
+from aigc_edge.compress.evaluation import fallback
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import Format, Progress, convert
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.emulation import in_float32
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.proving import search
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.proving.report import finite, stamped
+from aigc_edge.compress.report import finite, stamped
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
 
 @dataclass(frozen=True)
-class Mixed(Format, ABC):
+class MixedPrecision(Format, ABC):
     """Options of every format that may leave layers in float, and what it says of itself.
 
     `least_sm` is the compute capability that TensorRT builds it from, `engines` those that run its file. `expected_psnr` is what
@@ -50,11 +50,11 @@ class Mixed(Format, ABC):
         return False
 
     @abstractmethod
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
         """How `model` becomes one of this format; `proof` has the calibration, where there is any."""
 
 
-class Recipe(ABC):
+class ConversionRecipe(ABC):
     """One network in one format: which layers it can store so, and the model with any choice of them."""
 
     name: str
@@ -75,7 +75,7 @@ class Recipe(ABC):
         """The name of what the layer is stored in: some fit a neighbouring format better."""
         return self.name
 
-    def findings(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """What the report says beside what all formats say."""
         return {}
 
@@ -86,7 +86,7 @@ class Recipe(ABC):
 
 @convert.register
 def compress(
-    format: Mixed,
+    format: MixedPrecision,
     source: Path,
     out: Path,
     calibration: Calibration | None = None,
@@ -102,7 +102,9 @@ def compress(
     tell("reference", 0, 1)
     proof = None
     if calibration is not None:
-        proof = Proof(original, calibration, calibrates=format.calibrates, threads=threads, tell=partial(tell, "calibrate"))
+        proof = HeldOutReference(
+            original, calibration, calibrates=format.calibrates, threads=threads, tell=partial(tell, "calibrate")
+        )
     tell("reference", 1, 1)
     recipe = format.recipe(original, proof)
     del original
@@ -118,10 +120,10 @@ def compress(
     tell(name, 1, 1)
     graph.write(model, out)
     report |= {"bytes": graph.size_of(out), "estimator": recipe.estimator, "nodes": _nodes(recipe, kept, alone)}
-    return report | recipe.findings()
+    return report | recipe.details()
 
 
-def _check(format: Mixed, calibration: Calibration | None) -> None:
+def _check(format: MixedPrecision, calibration: Calibration | None) -> None:
     if not format.calibrates:
         return
     if calibration is None:
@@ -135,7 +137,9 @@ def _check(format: Mixed, calibration: Calibration | None) -> None:
         )
 
 
-def _chosen(format: Mixed, recipe: Recipe, proof: Proof, tell: Progress) -> tuple[list[Layer], dict[str, float], dict[str, Any]]:
+def _chosen(
+    format: MixedPrecision, recipe: ConversionRecipe, proof: HeldOutReference, tell: Progress
+) -> tuple[list[Layer], dict[str, float], dict[str, Any]]:
     """The layers that stay in the format, the error of each alone where that was measured, and the figures for the report."""
     limits, measured = proof.calibration.limits, 0
 
@@ -160,11 +164,11 @@ def _chosen(format: Mixed, recipe: Recipe, proof: Proof, tell: Progress) -> tupl
             "dB was asked for: ask for less, or for floats=fp32"
         )
     if recipe.layers and (missed or format.rank):
-        found = search.rank(recipe.layers, quick, everything, format.trials, lambda *done: tell("rank layers", *done))
+        found = fallback.rank(recipe.layers, quick, everything, format.trials, lambda *done: tell("rank layers", *done))
         alone = found.alone
         if missed:
             target = (limits[1] - limits[0]) ** 2 / 10 ** (format.psnr / 10)
-            kept, error = search.choose(
+            kept, error = fallback.choose(
                 recipe.layers, found, measure, target, format.min_share, limits, name=format.name, cost=_bytes
             )
     total = sum(layer.bytes for layer in [*recipe.layers, *recipe.small]) or 1
@@ -185,7 +189,7 @@ def _bytes(layer: Layer) -> int:
     return layer.bytes
 
 
-def _nodes(recipe: Recipe, kept: Sequence[Layer], alone: dict[str, float]) -> dict[str, Any]:
+def _nodes(recipe: ConversionRecipe, kept: Sequence[Layer], alone: dict[str, float]) -> dict[str, Any]:
     """What became of every layer: its format, the relative L2 error of the network's output that it causes, bytes, macs."""
     names = {layer.name for layer in kept}
     each = 2 if recipe.floats in ("fp16", "bf16") else 1

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.formats.base import convert
+from aigc_edge.compress.evaluation.fallback import Ranking, choose, most_sensitive_layers, rank
+from aigc_edge.compress.format import convert
 from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs.graph import Layer, initialisers, load
-from aigc_edge.compress.proving.search import Ranking, blame, choose, rank
 from aigc_edge.errors import BudgetError
 
 LIMITS = (-1.0, 1.0)
@@ -90,8 +90,8 @@ def test_what_overflows_together_may_not_alone() -> None:
 
 
 def test_overflow_is_blamed() -> None:
-    assert blame({"a": 1.0, "b": np.inf}) == "b"
-    assert blame({"a": 1.0, "b": 3.0}) == "b (75 % of the error), a (25 % of the error)"
+    assert most_sensitive_layers({"a": 1.0, "b": np.inf}) == "b"
+    assert most_sensitive_layers({"a": 1.0, "b": 3.0}) == "b (75 % of the error), a (25 % of the error)"
 
 
 def test_better_than_asked_where_that_is_cheap(make: dict, tmp_path: Path) -> None:

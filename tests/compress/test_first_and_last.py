@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.ends import without_ends
+from aigc_edge.compress.graphs.first_and_last import without_first_and_last
 
 
 def _network(blocks: int, first: int = 8) -> onnx.ModelProto:
@@ -36,7 +36,7 @@ def _network(blocks: int, first: int = 8) -> onnx.ModelProto:
 
 def _left_out(model: onnx.ModelProto) -> set[str]:
     layers = graph.layers(model)
-    kept = {layer.weight for layer in without_ends(model, layers)}
+    kept = {layer.weight for layer in without_first_and_last(model, layers)}
     return {layer.weight for layer in layers} - kept
 
 

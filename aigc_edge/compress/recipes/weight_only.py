@@ -14,7 +14,7 @@ from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.opset import raise_opset
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
 from aigc_edge.compress.graphs.weights import place_of, weights_of
-from aigc_edge.compress.proving.mixture import Mixed, Recipe
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe, MixedPrecision
 from aigc_edge.config import option
 
 Pack = Callable[[Layer, npt.NDArray[Any]], Change | None]  # None: the weight does not fit the format
@@ -22,7 +22,7 @@ LEAST_SAVED = 512  # bytes: the nodes and names that a compressed weight needs t
 
 
 @dataclass(frozen=True)
-class Stored(Mixed):
+class WeightOnly(MixedPrecision):
     """Options of formats whose layers compute in float, or whose rest does."""
 
     engine: str = option("onnxruntime", "the engine that the graph is for", choices=("onnxruntime", "tensorrt"))
@@ -37,11 +37,11 @@ class Stored(Mixed):
         return automatic if self.floats == "auto" else self.floats
 
 
-class WeightsOnly(Recipe):
+class WeightOnlyRecipe(ConversionRecipe):
     """Every weight as `pack` stores it, where that saves space; all weights are packed once and shared by all mixtures."""
 
     def __init__(
-        self, format: Stored, model: onnx.ModelProto, pack: Pack, *, opset: int = 0, estimator: str | None = None
+        self, format: WeightOnly, model: onnx.ModelProto, pack: Pack, *, opset: int = 0, estimator: str | None = None
     ) -> None:
         self.name, self.floats, self.estimator = format.name, format.arithmetic, estimator
         self.model = raise_opset(model, opset)

@@ -7,10 +7,10 @@ import onnx
 
 from aigc_edge.compress.graphs.graph import Layer, at_default_size
 
-PRODUCT = "Product"  # the op of such a layer: its `weight` is a tensor, its `bytes` are 0
+ACTIVATION_MATMUL = "Product"  # the op of such a layer: its `weight` is a tensor, its `bytes` are 0
 
 
-def products(model: onnx.ModelProto) -> list[Layer]:
+def activation_matmuls(model: onnx.ModelProto) -> list[Layer]:
     """The matrix products of two computed tensors, in order of execution."""
     known = at_default_size(model)
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -23,5 +23,5 @@ def products(model: onnx.ModelProto) -> list[Layer]:
             continue
         inner = known[node.input[0]][1][-1:] or [1]
         macs = int(np.prod([size or 1 for size in (*known[out][1], *inner)]))
-        found.append(Layer(f"{out} (product)", PRODUCT, out, node.input[0], node.input[1], None, 0, out, macs, 0))
+        found.append(Layer(f"{out} (product)", ACTIVATION_MATMUL, out, node.input[0], node.input[1], None, 0, out, macs, 0))
     return found

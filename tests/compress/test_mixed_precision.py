@@ -11,14 +11,14 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, convert, parse
+from aigc_edge.compress.format import FORMATS, convert, parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.emulation import in_float32
 from aigc_edge.compress.graphs.folding import folded
-from aigc_edge.compress.proving.mixture import Mixed
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
-WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], Mixed)]
+WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision)]
 
 
 def _outlier(rng: np.random.Generator, make: dict) -> Any:
@@ -132,7 +132,7 @@ def test_a_large_network_is_measured_on_fewer_samples(
     net = _outlier(rng, make)
     work = 3 * 64 * 64
     for allowed, n in ((100, 16), (5, 5), (0, 2)):
-        monkeypatch.setattr("aigc_edge.compress.proving.proof.WORK", allowed * work)
+        monkeypatch.setattr("aigc_edge.compress.evaluation.reference.WORK", allowed * work)
         report = convert(parse("int8w:psnr=0"), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(16))
         assert report["n"] == n
         report = convert(parse("int4:psnr=0"), tmp_path / "outlier.onnx", tmp_path / "out.onnx", net.calibration(16))

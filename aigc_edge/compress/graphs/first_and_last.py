@@ -17,7 +17,7 @@ SHARE = 1 / 250  # of the multiply-adds: what a layer at the end may cost to be 
 READERS = 2  # layers that may read an input that they are the beginning of: keys and values of every block read a text
 
 
-def without_ends(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[Layer]:
+def without_first_and_last(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[Layer]:
     """`layers` without those next to the inputs and outputs of the graph that cost little.
 
     Next to means: in between are only operators with one computed input, such as reshapes, activations and biases.

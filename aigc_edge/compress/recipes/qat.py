@@ -16,12 +16,12 @@ import numpy.typing as npt
 import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration, psnr
-from aigc_edge.compress.formats.base import Format, Progress, convert
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import Format, Progress, convert
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.proving.report import finite
-from aigc_edge.compress.trainable.finetune import Lessons, Tuning, finetune, lessons
+from aigc_edge.compress.report import finite
+from aigc_edge.compress.trainable.finetune import DistillationSet, FineTuneSettings, distillation_set, finetune
 from aigc_edge.config import names
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
@@ -49,11 +49,11 @@ def converted(
         )
     tell = progress or (lambda stage, done, total: None)
     original = graph.load(source)
-    proof = Proof(original, calibration, calibrates=True, threads=threads)
+    proof = HeldOutReference(original, calibration, calibrates=True, threads=threads)
     tell("learn from fp32", 0, 1)
-    given = lessons(original, calibration, threads=threads)
+    given = distillation_set(original, calibration, threads=threads)
     tell("learn from fp32", 1, 1)
-    tuning = Tuning(steps=format.qat, seconds=LONGEST)
+    tuning = FineTuneSettings(steps=format.qat, seconds=LONGEST)
     plain = replace(format, qat=0)
     least = format.psnr
     gain = 0.0
@@ -86,7 +86,12 @@ def converted(
 
 
 def trained(
-    model: onnx.ModelProto, original: onnx.ModelProto, given: Lessons, proof: Proof, tuning: Tuning, tell: Progress
+    model: onnx.ModelProto,
+    original: onnx.ModelProto,
+    given: DistillationSet,
+    proof: HeldOutReference,
+    tuning: FineTuneSettings,
+    tell: Progress,
 ) -> tuple[onnx.ModelProto, float, float, int]:
     """`model` trained, or as it was where that is better; its PSNR before and after; the steps taken."""
     limits = proof.calibration.limits

@@ -10,20 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.calibration.watching import Range, watch
-from aigc_edge.compress.formats.stored import Stored
+from aigc_edge.compress.calibration.ranges import TensorRange, watch
+from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs.dynamic_fp4 import BLOCK, as_arithmetic, dynamic_input, tensor_scale
 from aigc_edge.compress.graphs.graph import Layer, inferred, types_and_shapes
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.blocks import Blocks
-from aigc_edge.compress.scaling.rounding import E2M1_LARGEST, Floats, quantised, spread, to_e2m1, to_e4m3
+from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
+from aigc_edge.compress.recipes.weight_only import WeightOnly
+from aigc_edge.compress.rounding import E2M1_LARGEST, Floats, quantised, spread, to_e2m1, to_e4m3
 
 W4A4 = "w4a4"  # what reports and targets call such a layer
 PRODUCTS = ("MatMul", "Gemm")
 
 
-class BothFactors(Blocks):
+class W4A4Recipe(BlockwiseRecipe):
     """Blocks whose matrix products read their inputs in 4 bits as well.
 
     Convolutions read floats, for no engine has such kernels; so do products of one vector a sample (of the timestep's embedding),
@@ -33,7 +33,7 @@ class BothFactors(Blocks):
     proof, arithmetic on floats that computes the same.
     """
 
-    def __init__(self, format: Stored, model: onnx.ModelProto, proof: Proof, *, scaled: bool, **how: Any) -> None:
+    def __init__(self, format: WeightOnly, model: onnx.ModelProto, proof: HeldOutReference, *, scaled: bool, **how: Any) -> None:
         vectors = _vectors(model)
 
         def as_given(layer: Layer, rows: Floats) -> Floats:
@@ -51,7 +51,7 @@ class BothFactors(Blocks):
             if layer.op in PRODUCTS and layer.node not in self._plain and fits:
                 self._inputs[layer.node] = self._changes[layer.node].inputs.get(0, layer.input)
                 readers.setdefault(layer.input, []).append(layer)
-        self.ranges = {name: Range() for name in sorted(set(self._inputs.values()))}
+        self.ranges = {name: TensorRange() for name in sorted(set(self._inputs.values()))}
 
         def see(tensor: str, values: npt.NDArray[Any], row: int) -> None:
             for layer in readers[tensor]:
@@ -79,7 +79,7 @@ class BothFactors(Blocks):
     def proven(self, model: onnx.ModelProto) -> onnx.ModelProto:
         return super().proven(as_arithmetic(model))
 
-    def findings(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
 
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import onnx
 
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.half import Kind, to_half
+from aigc_edge.compress.graphs.half import HalfType, to_half
 from aigc_edge.compress.graphs.weights import weights_of
-from aigc_edge.compress.proving.mixture import Recipe
+from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
 
 
-class Sixteen(Recipe):
+class HalfPrecisionRecipe(ConversionRecipe):
     """Weights and arithmetic of all layers, or of those chosen, in a 16-bit float."""
 
-    def __init__(self, name: str, model: onnx.ModelProto, kind: Kind) -> None:
+    def __init__(self, name: str, model: onnx.ModelProto, kind: HalfType) -> None:
         self.name, self.model, self.small, self._kind = name, model, [], kind
         self.layers = weights_of(model)
 

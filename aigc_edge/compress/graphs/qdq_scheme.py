@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import onnx
 
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.ends import without_ends
+from aigc_edge.compress.graphs.activation_matmuls import activation_matmuls
+from aigc_edge.compress.graphs.first_and_last import without_first_and_last
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.norms import MEANS, without_reshape
-from aigc_edge.compress.graphs.products import products
 from aigc_edge.compress.graphs.transposed import as_convolutions
 
 
 @dataclass(frozen=True)
-class Form:
+class QdqScheme:
     """`symmetric` activations are int8 with zero point 0, the others uint8 with a zero point; `fused` results are quantised too.
 
     `products` of two activations are quantised in engines that have attention in int8. `exact`: the engine computes what the Q/DQ
@@ -26,28 +26,28 @@ class Form:
 
     symmetric: bool = False
     fused: bool = False
-    products: bool = False
+    activation_matmuls: bool = False
     exact: bool = True
     early: bool = False
     vectors: bool = True
 
     def layers(self, model: onnx.ModelProto) -> list[Layer]:
         """All that is to be quantised in `model`, in order of execution."""
-        found = without_ends(model, [layer for layer in graph.layers(model) if not layer.weight.endswith(MEANS)])
-        if not self.products:
+        found = without_first_and_last(model, [layer for layer in graph.layers(model) if not layer.weight.endswith(MEANS)])
+        if not self.activation_matmuls:
             return found
         order = {node.output[0]: index for index, node in enumerate(model.graph.node)}
-        return sorted([*found, *products(model)], key=lambda layer: order[layer.node])
+        return sorted([*found, *activation_matmuls(model)], key=lambda layer: order[layer.node])
 
 
-FORMS = {
-    "onnxruntime": Form(fused=True, exact=False),
-    "tensorrt": Form(symmetric=True),
-    "openvino": Form(products=True, early=True, vectors=False),
+SCHEMES = {
+    "onnxruntime": QdqScheme(fused=True, exact=False),
+    "tensorrt": QdqScheme(symmetric=True),
+    "openvino": QdqScheme(activation_matmuls=True, early=True, vectors=False),
 }
 
 
-def suited(model: onnx.ModelProto, engine: str) -> onnx.ModelProto:
+def adapt_for_engine(model: onnx.ModelProto, engine: str) -> onnx.ModelProto:
     """`model` rewritten for the int8 kernels that `engine` has; it computes the same up to rounding."""
     constants = {tensor.name for tensor in model.graph.initializer}
     if any(node.op_type in ("Mul", "Pow") and {*node.input} <= constants for node in model.graph.node):

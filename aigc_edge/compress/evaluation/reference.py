@@ -19,7 +19,7 @@ SEEN = 4  # evaluations that a quick comparison looks at
 ROW_SAMPLES = 2  # samples of each row's batch that the errors of single rows are measured on
 
 
-class Proof:
+class HeldOutReference:
     """The float32 network along its program: samples to compare with, and the inputs that calibration may look at.
 
     Formats that calibrate see the first samples (`seen`) and are measured on others; the rest are measured on all. Large networks
@@ -47,21 +47,21 @@ class Proof:
         if calibrates:
             first.run(network, self.seen)
         records: list[Record] = []
-        answers: list[npt.NDArray[Any]] = []
+        teacher_outputs: list[npt.NDArray[Any]] = []
 
         def watched(inputs: Inputs) -> list[npt.NDArray[Any]]:
             result = network(inputs)
-            answers.append(result[0])
+            teacher_outputs.append(result[0])
             return result
 
         self.wanted = self.held.run(watched, records)
         guided = self.calibration.classes is not None
-        part = [_positions(len(answer), guided) for answer in answers]
+        part = [_positions(len(answer), guided) for answer in teacher_outputs]
         self.records = [
             replace(record, inputs={name: value[rows] for name, value in record.inputs.items()})
             for record, rows in zip(records, part, strict=True)
         ]
-        self.answers = [answer[rows] for answer, rows in zip(answers, part, strict=True)]
+        self.teacher_outputs = [answer[rows] for answer, rows in zip(teacher_outputs, part, strict=True)]
 
     @property
     def n(self) -> int:
@@ -77,13 +77,13 @@ class Proof:
         chosen = np.unique(np.linspace(0, len(self.records) - 1, SEEN).astype(int))
         errors = 0.0
         for index in chosen:
-            size = mean_square(self.answers[index], np.zeros(1)) or 1.0
-            errors += mean_square(evaluate(self.records[index].inputs)[0], self.answers[index]) / size
+            size = mean_square(self.teacher_outputs[index], np.zeros(1)) or 1.0
+            errors += mean_square(evaluate(self.records[index].inputs)[0], self.teacher_outputs[index]) / size
         return errors / len(chosen) if math.isfinite(errors) else math.inf
 
     def rows(self, evaluate: Evaluate) -> list[dict[str, Any]]:
         """Relative L2 error of the network's output in every row, both networks given the same input."""
-        known = iter(self.answers)
+        known = iter(self.teacher_outputs)
         return row_errors(evaluate, lambda inputs: [next(known)], self.records, self.calibration.program)
 
 

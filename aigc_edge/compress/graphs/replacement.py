@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 
-class Part:
+class Replacement:
     """Nodes that take another node's place, with the constants that they read; names begin with that of its output."""
 
     def __init__(self, name: str) -> None:
@@ -31,7 +31,7 @@ class Part:
         return output
 
 
-def replaced(model: onnx.ModelProto, parts: Mapping[str, Part], dropped: Sequence[str] = ()) -> onnx.ModelProto:
+def replaced(model: onnx.ModelProto, parts: Mapping[str, Replacement], dropped: Sequence[str] = ()) -> onnx.ModelProto:
     """A copy of `model` with each node whose output is a key of `parts` replaced, those with an output in `dropped` left out.
 
     Constants that nothing reads any more are left out too.

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.calibration.effort import Effort, dry_run, gains, spots
+from aigc_edge.compress.calibration.compute_budget import ComputeBudget, dry_run, gains, spots
 from aigc_edge.compress.calibration.observers import ESTIMATORS, Observer, Scale, scale_of
 from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, row_errors
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.forms import Form
+from aigc_edge.compress.graphs.embedding_tables import with_int8_tables
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
-from aigc_edge.compress.graphs.qdq import Writer, factors, observed
-from aigc_edge.compress.graphs.tables import with_small_tables
+from aigc_edge.compress.graphs.qdq import QdqWriter, factors, observed
+from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
 from aigc_edge.errors import AigcEdgeError
 
 WATCHED = 1e9  # multiply-adds of one evaluation whose inner tensors are all watched, at least one sample: they take memory
@@ -32,7 +32,7 @@ class Trials:
 
     def __init__(
         self,
-        form: Form,
+        form: QdqScheme,
         original: onnx.ModelProto,
         calibration: Calibration,
         threads: int,
@@ -53,17 +53,17 @@ class Trials:
         dry = dry_run(calibration)
         self.evaluations = sum(len(next(iter(record.inputs.values()))) for record in dry)  # that one sample takes
         self.calls = len(dry)
-        self.effort = Effort(float(sum(layer.macs for layer in self.layers)) * self.evaluations, effort)
+        self.effort = ComputeBudget(float(sum(layer.macs for layer in self.layers)) * self.evaluations, effort)
         seen, held = calibration.split(count // 2)
         self.seen, _ = seen.split(self.effort.seen(len(seen.latents)))
         self.held, _ = held.split(self.effort.held(len(held.latents)))
         self.records: list[Record] = []
-        self.answers: list[npt.NDArray[Any]] = []  # of the float32 network, which is not kept: it takes twice its weights
+        self.teacher_outputs: list[npt.NDArray[Any]] = []  # of the float32 network, which is not kept: it takes twice its weights
         reference = graph.Network(original, threads=threads)
 
         def watched(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
             result = reference(inputs)
-            self.answers.append(result[0])
+            self.teacher_outputs.append(result[0])
             return result
 
         self.wanted = self.held.run(watched, self.records)
@@ -106,7 +106,7 @@ class Trials:
             for name, observer in self.observers.items()
         }
         self.scales = {name: scale_of(low, high, centred) for name, (low, high, centred) in ranges.items()}
-        self.writer = Writer(
+        self.writer = QdqWriter(
             self.original,
             self.scales,
             symmetric=symmetric,
@@ -121,7 +121,7 @@ class Trials:
         model = self.writer.write(layers)
         if self.half:
             return to_half(model)
-        return model if self.form.symmetric else with_small_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only
+        return model if self.form.symmetric else with_int8_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only
 
     def network(self, model: onnx.ModelProto) -> graph.Network:
         return graph.Network(model, threads=self.threads, exact=self.form.exact)
@@ -133,7 +133,7 @@ class Trials:
 
     def rows(self, model: onnx.ModelProto) -> list[dict[str, Any]]:
         """Relative L2 error of the output of `model` in every row, both networks given the same input."""
-        known = iter(self.answers)
+        known = iter(self.teacher_outputs)
         return row_errors(self.network(model), lambda inputs: [next(known)], self.records, self.held.program)
 
     def measure_once(self, layers: Sequence[Layer]) -> float:
@@ -149,7 +149,7 @@ class Trials:
                 weights = [1.0] * len(chosen)
             for call, weight in zip(chosen, weights, strict=True):
                 inputs = {name: value[:1] for name, value in self.records[call].inputs.items()}
-                self._spots.append((weight, inputs, self.answers[call][:1]))
+                self._spots.append((weight, inputs, self.teacher_outputs[call][:1]))
         network = self.network(self.build(layers))
         return sum(weight * mean_square(network(inputs)[0], wanted) for weight, inputs, wanted in self._spots)
 

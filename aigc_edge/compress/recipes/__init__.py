@@ -1,0 +1,1 @@
+"""How a network becomes one of a format: recipes that formats share."""
