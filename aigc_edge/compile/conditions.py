@@ -1,4 +1,4 @@
-"""What the samples of a compilation are asked for: classes, prompts, or examples of conditions, in turn."""
+"""The conditions of the samples of a compilation: classes, prompts, or examples of condition tensors, in turn."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 import aigc_edge
-from aigc_edge.compile.evaluate import Given
+from aigc_edge.compile.evaluator import ConditionsOf
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.work import Work
 
 Arrays = dict[str, npt.NDArray[Any]]
-KINDS = ("conditions", "negative_conditions")  # as Pipeline.sample calls them
+KINDS = ("conditions", "negative_conditions")  # keyword arguments of Pipeline.sample
 
 
 def store(work: Work, conditions: Mapping[str, Any], negative: Mapping[str, Any]) -> None:
-    """Put examples [k, ...] of conditions into the bundle: what further formats will be calibrated with."""
+    """Store examples [k, ...] of conditions in the bundle, for calibrating further formats."""
     examples: dict[str, dict[str, str]] = {}
     for kind, arrays in zip(KINDS, (conditions, negative), strict=True):
         for name, array in arrays.items():
@@ -33,8 +33,8 @@ def store(work: Work, conditions: Mapping[str, Any], negative: Mapping[str, Any]
         work.manifest["examples"] = examples
 
 
-def given(work: Work) -> Given:
-    """What `Pipeline.sample` is given for the samples of these numbers."""
+def conditions_of(work: Work) -> ConditionsOf:
+    """A function from sample indices to the keyword arguments of `Pipeline.sample` for them."""
     stored = {kind: _load(work, kind) for kind in KINDS}
     classes, prompts = work.num_classes, work.prompts
 

@@ -1,56 +1,77 @@
-"""Formats as values: a frozen dataclass says how a network is stored and computed, a handler found by its type makes it so.
+"""Formats as values: a frozen dataclass holds the options of a format, and its method `convert` applies it to an ONNX file.
 
-A new format is one file in this package: a dataclass with `@FORMATS.register(name)`. One with a quality budget (`Mixed`) says by
-its recipe what becomes of a network; another brings a handler with `@convert.register`.
+To add a format, add one file to `aigc_edge/compress/formats/` with a dataclass decorated by `@FORMATS.register(name)`; other
+distributions use the entry point `aigc_edge.formats`. A format with a quality budget derives from
+`recipes.mixed_precision.MixedPrecision` and implements `recipe`; any other derives from `Format` and implements `convert`.
 """
 
 from __future__ import annotations
 
-import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aigc_edge import config
-from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
 
-Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
+if TYPE_CHECKING:
+    from aigc_edge.compress.calibration.trajectory import Calibration
+    from aigc_edge.compress.report import CompressionReport
+
+Progress = Callable[[str, int, int], None]  # stage, units done, units in all
 
 
 @dataclass(frozen=True)
-class Format:
-    """Base of all formats; its fields are the options of the format."""
+class Format(ABC):
+    """Base of all formats; the fields are the options of the format."""
 
     name: ClassVar[str]
-    # What text encoders and the decoders of latents are stored in beside it; None: the same. They are not calibrated.
+    # The format of text encoders and latent decoders, which are not calibrated; None: the same format.
     companion: ClassVar[str | None] = None
-    expected_size: ClassVar[float] = 1.0  # share of the float32 weights' bytes that its weights take
-    constant_bytes: ClassVar[int] = 4  # of an element of what is no weight: biases, tables of positions
+    expected_size: ClassVar[float] = 1.0  # bytes of its weights relative to float32
+    constant_bytes: ClassVar[int] = 4  # per element of constants other than weights: biases, position tables
+
+    @abstractmethod
+    def convert(
+        self,
+        source: Path,
+        out: Path,
+        calibration: Calibration | None = None,
+        *,
+        progress: Progress | None = None,
+        threads: int = 1,
+    ) -> CompressionReport:
+        """Convert the float32 ONNX file `source` to this format and write it to `out`, atomically or not at all.
+
+        Raises BudgetError when the format has a quality budget that cannot be met, and AigcEdgeError for a file or calibration
+        data that cannot be used.
+        """
 
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
-        """What a weight [outputs, inputs] takes with its scales, before any layer goes back to float.
+        """Bytes of a weight [outputs, inputs] with its scales, when no layer falls back to float.
 
-        `edge` says that it is the first or the last of its network, or a table, which some formats store in a finer one.
+        `edge`: it belongs to the first or last layer, or is an embedding table, which some formats store in more bits.
         """
         return round(4 * outputs * inputs * self.expected_size)
 
     @property
     def asked(self) -> str:
-        """What its layers ask of a target, by the name that targets know it by (targets/limit.py)."""
+        """What its layers require of a target, as named in targets/limit.py."""
         return self.name
 
     def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
-        """The type that a weight of so many inputs is multiplied in with so many rows a sample, as targets name rates; None: in
-        floats. Products of two activations have no inputs.
+        """The data type, as targets name their rates, in which a weight with `inputs` inputs is multiplied; None: float.
+
+        `rows` is the number of rows per sample. Matrix products of two activations have no inputs.
         """
         return None
 
 
 def channel_bytes(outputs: int, inputs: int) -> int:
-    """A weight in 8 bits with one float32 scale a channel."""
+    """Bytes of an 8-bit weight with one float32 scale per output channel."""
     return outputs * (inputs + 4)
 
 
@@ -58,7 +79,7 @@ FORMATS: Registry[type[Format]] = Registry("format", "aigc_edge.compress.formats
 
 
 def parse(text: str) -> Format:
-    """The format that `text` names, with options behind a colon: "int8" or "int8:engine=tensorrt,psnr=35".
+    """Parse a format name with optional options: "int8" or "int8:engine=tensorrt,psnr=35".
 
     Raises AigcEdgeError for an unknown format or option, or a value that the option does not allow.
     """
@@ -82,22 +103,3 @@ def _value(text: str) -> bool | float | int | str:
         except ValueError:
             continue
     return text
-
-
-@functools.singledispatch
-def convert(
-    format: Format,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Convert the float32 ONNX file `source` to `format`, write it to `out` and return what was done and measured.
-
-    Every report holds "format", "bytes" and "source_bytes"; with a calibration also "psnr" in dB against float32 from the same
-    noise (None when equal) and "rows", the relative L2 error in each row. `out` is written atomically or not at all. Raises
-    BudgetError when the format has a quality budget that cannot be met.
-    """
-    raise AigcEdgeError(f"{type(format).__name__} has no handler: register one with convert.register")

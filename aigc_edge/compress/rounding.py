@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Scale = tuple[np.float32, int]  # scale and zero point: real = scale · (integer − zero point)
 Project = Callable[[Floats], Floats]  # weight / scale → the nearest value of the type
 
 E4M3_LARGEST = 448.0
@@ -93,3 +94,11 @@ def quantised(rows: Floats, scales: Floats, project: Project) -> Floats:
 def spread(scales: Floats, inputs: int) -> Floats:
     """The scale of every weight [outputs, inputs] from those of the blocks."""
     return scales.repeat(inputs // scales.shape[1], axis=1)
+
+
+def scale_of(low: float, high: float, symmetric: bool) -> Scale:
+    """Scale and zero point that represent [low, high]: int8 with zero point 0 when symmetric, else uint8."""
+    if symmetric:
+        return np.float32(max(-low, high) / 127 or 1.0), 0
+    scale = np.float32((high - low) / 255 or 1.0)
+    return scale, int(np.clip(np.rint(-low / scale), 0, 255))

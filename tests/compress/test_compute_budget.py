@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aigc_edge.compress.calibration.compute_budget import MEASURE, OBSERVE, ComputeBudget, dry_run, gains, spots
+from aigc_edge.compress.calibration.compute_budget import MEASURE, OBSERVE, ComputeBudget, dry_run, evenly_spaced, output_gains
 from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.diffusion import build, reference
 
 
 def test_small_networks_take_all_samples_and_large_ones_few() -> None:
     small, large, huge = (ComputeBudget(macs) for macs in (1e8, OBSERVE / 5, 1e15))
-    assert (small.seen(32), small.held(32), small.ranks_whole(64, 32)) == (32, 32, True)
-    assert (large.seen(32), large.held(32)) == (5, int(5 * MEASURE / OBSERVE))
-    assert (huge.seen(32), huge.held(32), huge.ranks_whole(64, 1)) == (1, 1, False)
-    assert ComputeBudget(OBSERVE / 5, scale=2).seen(32) == 10
+    assert (small.observed(32), small.measured(32), small.ranks_whole(64, 32)) == (32, 32, True)
+    assert (large.observed(32), large.measured(32)) == (5, int(5 * MEASURE / OBSERVE))
+    assert (huge.observed(32), huge.measured(32), huge.ranks_whole(64, 1)) == (1, 1, False)
+    assert ComputeBudget(OBSERVE / 5, scale=2).observed(32) == 10
     assert huge.trials(64, 10) == 12
     assert small.trials(64, 10) == 64
 
@@ -29,9 +29,9 @@ def test_a_dry_run_counts_evaluations(rng: np.random.Generator, make: dict) -> N
 
 
 def test_spots_are_spread() -> None:
-    assert spots(1) == [0]
-    assert spots(3) == [0, 1, 2]
-    assert spots(10) == [0, 3, 6, 9]
+    assert evenly_spaced(1) == [0]
+    assert evenly_spaced(3) == [0, 1, 2]
+    assert evenly_spaced(10) == [0, 3, 6, 9]
 
 
 def test_gains_are_those_of_the_program(rng: np.random.Generator, make: dict) -> None:
@@ -53,5 +53,5 @@ def test_gains_are_those_of_the_program(rng: np.random.Generator, make: dict) ->
         )
 
     wanted = [np.mean((final(call) - final(-1)) ** 2) for call in calls]
-    assert gains(calibration, calls) == pytest.approx(wanted, rel=1e-2)
+    assert output_gains(calibration, calls) == pytest.approx(wanted, rel=1e-2)
     assert len({round(value, 9) for value in wanted}) > 1

@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.trainable.finetune import DistillationSet, FineTuneSettings, distillation_set, finetune, with_new_noise
+from aigc_edge.compress.trainable.distillation import DistillationSet, distillation_set, with_new_noise
+from aigc_edge.compress.trainable.finetune import FineTuneSettings, finetune
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -59,7 +60,7 @@ def test_a_disturbed_network_learns(families: dict[str, Any], family: str, rng: 
 
     told: list[tuple[int, int]] = []
     given = distillation_set(original, calibration, samples=0 if family == "gan" else 24)
-    made = finetune(student, given, FineTuneSettings(steps=80, rate=3e-3), tell=lambda *done: told.append(done))
+    made = finetune(student, given, FineTuneSettings(steps=80, rate=3e-3), progress=lambda *done: told.append(done))
     # The middle one of many samples: where a sample lands on another digit, its error alone is more than that of all others.
     assert np.median(errors(made.model) / errors(student)) < 1  # 0.05 to 0.45 over 60 draws
     assert made.last_loss < 0.6 * made.first_loss
@@ -79,7 +80,7 @@ def test_time_is_a_bound_and_an_interruption_ends_it(families: dict[str, Any]) -
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(original, given, FineTuneSettings(steps=3), tell=stop)
+        finetune(original, given, FineTuneSettings(steps=3), progress=stop)
 
 
 def test_a_loss_that_is_not_finite_is_said(families: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.format import FORMATS, convert, parse
+from aigc_edge.compress.format import FORMATS, parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.emulation import in_float32
 from aigc_edge.compress.graphs.folding import folded
@@ -62,7 +62,7 @@ def test_format_on_family(families: dict[str, Family], text: str, family: str, t
     calibration = Calibration.draw(spec, program, 8, num_classes=classes, seed=1)
     free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("rank", False), ("steps", 60)) if key in names(format)}
     out = tmp_path / f"{name}.onnx"
-    report = convert(replace(parse(text), **free), source, out, calibration)
+    report = replace(parse(text), **free).convert(source, out, calibration).to_json()
 
     # The file is standard ONNX of the same signature, and the report speaks of it.
     onnx.checker.check_model(out, full_check=True)
@@ -119,6 +119,6 @@ def test_large_layers_are_as_small_as_stated(rng: np.random.Generator, make: dic
     name = text.partition(":")[0]
     format = FORMATS[name]
     free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("steps", 20)) if key in names(format)}
-    report = convert(replace(parse(text), **free), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4))
+    report = replace(parse(text), **free).convert(net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4)).to_json()
     expected = getattr(format, "expected_size", None) or EXPECTED[name][1]
     assert report["bytes"] <= expected * report["source_bytes"] + 8000

@@ -14,13 +14,13 @@ from onnx import helper
 
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.format import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL, activation_matmuls
 from aigc_edge.compress.graphs.qdq import QdqWriter, factors, integers_only, observed
-from aigc_edge.compress.graphs.qdq_scheme import SCHEMES, adapt_for_engine
-from aigc_edge.compress.recipes.int8 import Trials
+from aigc_edge.compress.graphs.qdq_scheme import SCHEMES
+from aigc_edge.compress.recipes.recipe import LayerEvaluator
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import EngineSource, require
 
@@ -113,7 +113,7 @@ def test_openvino_computes_what_was_measured(rng: np.random.Generator, tiny_bund
     """The graph in OpenVINO against the graph as it is written; also: the engine takes the file made for it."""
     source, calibration = _trained(tiny_bundle, 8, 1)
     out = tmp_path / "int8.onnx"
-    convert(parse("int8:engine=openvino,psnr=0,aim=0,rank=false"), source, out, calibration)
+    parse("int8:engine=openvino,psnr=0,aim=0,rank=false").convert(source, out, calibration)
     original, written, engine = graph.Network(source), graph.Network(out, exact=True), _engine(out, calibration.spec)
     records: list[Record] = []
     _trained(tiny_bundle, 4, int(rng.integers(2**31)))[1].run(original, records)
@@ -133,7 +133,7 @@ def test_openvino_runs_it_in_int8(rng: np.random.Generator, make: dict, tmp_path
 
     net = make["unet"](rng)
     out = tmp_path / "int8.onnx"
-    convert(parse("int8:engine=openvino,psnr=0,aim=0,rank=false"), net.write(tmp_path), out, net.calibration(4))
+    parse("int8:engine=openvino,psnr=0,aim=0,rank=false").convert(net.write(tmp_path), out, net.calibration(4))
     compiled = openvino.Core().compile_model(str(out), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kinds = ("Convolution", "FullyConnected")
     precisions = []
@@ -151,7 +151,7 @@ def test_a_trained_network(tiny_bundle: Path, engine: str, tmp_path: Path) -> No
     """PSNR of final samples from fresh noise, in the graph that is written, of the small trained network of the repository."""
     source, given = _trained(tiny_bundle, 16, 1)
     out = tmp_path / "int8.onnx"
-    report = convert(parse(f"int8:engine={engine},psnr=27,aim=0,rank=false"), source, out, given)
+    report = parse(f"int8:engine={engine},psnr=27,aim=0,rank=false").convert(source, out, given).to_json()
     _, fresh = _trained(tiny_bundle, 12, 1 << 32)
     exact = SCHEMES[engine].exact
     made, wanted = (fresh.run(graph.Network(path, exact=exact)) for path in (out, source))
@@ -163,11 +163,11 @@ def test_a_trained_network(tiny_bundle: Path, engine: str, tmp_path: Path) -> No
 def test_single_evaluations_rank_as_trajectories_do(rng: np.random.Generator, make: dict) -> None:
     """The layers that err most alone, by either measure."""
     net = make["unet"](rng)
-    trials = Trials(SCHEMES["openvino"], adapt_for_engine(net.model, "openvino"), net.calibration(8), 1)
-    trials.observe()
-    trials.calibrate("mse")
-    whole = np.array([trials.measure([layer]) for layer in trials.layers])
-    once = np.array([trials.measure_once([layer]) for layer in trials.layers])
+    recipe = make["int8_recipe"](net, "openvino", 8)
+    recipe.calibrate("mse")
+    evaluator = LayerEvaluator(recipe, recipe.reference)
+    whole = np.array([evaluator.sample_error([layer]) for layer in recipe.layers])
+    once = np.array([recipe.single_error(evaluator.network([layer])) for layer in recipe.layers])
     order = np.argsort(np.argsort(whole)), np.argsort(np.argsort(once))
     assert np.corrcoef(*order)[0, 1] > 0.5
 
@@ -184,7 +184,7 @@ def test_what_is_computed_from_weights_alone_is_a_constant(rng: np.random.Genera
     constants = {"w": rng.standard_normal((64, 64)).astype(np.float32), "axes": np.array([0])}
     net = make["decoder"]("demodulated", nodes, constants, [64], [64])
     whole = Int8(psnr=0, aim=0, rank=False, estimator="minmax")  # the others judge by samples, which are clamped
-    report = convert(whole, net.write(tmp_path), tmp_path / "int8.onnx", net.calibration(64))
+    report = whole.convert(net.write(tmp_path), tmp_path / "int8.onnx", net.calibration(64)).to_json()
     assert report["bytes"] < 0.4 * report["source_bytes"]
     x = rng.uniform(-2, 2, (8, 64)).astype(np.float32)  # within the range that was seen
     made, wanted = (graph.Network(tmp_path / f"{name}.onnx")({"x": x})[0] for name in ("int8", "demodulated"))

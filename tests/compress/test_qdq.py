@@ -8,10 +8,10 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.calibration.observers import Scale, scale_of
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Network
 from aigc_edge.compress.graphs.qdq import QdqWriter, observed, quantise_weight
+from aigc_edge.compress.rounding import Scale, scale_of
 
 
 def _fake(values: np.ndarray, scale: Scale, symmetric: bool) -> np.ndarray:

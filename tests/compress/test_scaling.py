@@ -11,7 +11,7 @@ from onnx import helper
 
 from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.calibration.trajectory import Record
-from aigc_edge.compress.format import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.rewrite import rewritten
@@ -126,7 +126,7 @@ def test_outliers_are_scaled_away(rng: np.random.Generator, make: dict, name: st
     x, figures = rng.standard_normal((512, 64)).astype(np.float32), {}
     wanted = graph.Network(net.model)({"x": x})[0]
     for scaled in (True, False):
-        convert(parse(f"{name}:psnr=0,scaled={scaled}"), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(128))
+        parse(f"{name}:psnr=0,scaled={scaled}").convert(net.write(tmp_path), tmp_path / "out.onnx", net.calibration(128))
         model = onnx.load(tmp_path / "out.onnx")
         figures[scaled] = np.linalg.norm(graph.Network(folded(model))({"x": x})[0] - wanted)
         written = [n.op_type for n in model.graph.node]

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.format import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.scaling.sparsity import DAMPING, inverse_root, mask_of, sparsegpt
@@ -81,7 +81,7 @@ def test_zeros_lie_along_the_input_channels(
     constants = {key: rng.standard_normal(shape).astype(np.float32) / 8 for key, shape in shapes.items()}
     net = make["decoder"]("sparse", nodes, constants, [4, 4, 4], [8])
     text = f"sparse24:psnr=0,method={method},weights={weights}"
-    report = convert(parse(text), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4))
+    report = parse(text).convert(net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4)).to_json()
     model = folded(onnx.load(tmp_path / "out.onnx"))
     found = graph.initialisers(model)
     named = {layer.node: found[layer.weight] for layer in graph.layers(model)}

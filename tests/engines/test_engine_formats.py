@@ -10,7 +10,7 @@ import pytest
 
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.format import FORMATS, convert
+from aigc_edge.compress.format import FORMATS
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
@@ -35,7 +35,7 @@ def test_engine_computes_what_is_written(tiny_bundle: Path, name: str, engine: s
     source = tiny_bundle / entry["formats"]["fp32"]["file"]
     program = Program.from_json(manifest["programs"][manifest["default_program"]])
     calibration = Calibration.draw(spec, program, 4, num_classes=10, seed=3)
-    convert(format(psnr=0.0), source, tmp_path / "net.onnx", calibration)
+    format(psnr=0.0).convert(source, tmp_path / "net.onnx", calibration)
     records: list[Record] = []
     original = graph.Network(source)
     calibration.run(original, records)

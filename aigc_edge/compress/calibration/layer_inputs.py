@@ -65,14 +65,8 @@ def _pass(
     threads: int,
     evaluations: int | None,
 ) -> Iterator[tuple[list[Layer], dict[str, Floats]]]:
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    present = {value.name for value in [*watched.graph.input, *watched.graph.output]}
-    wanted = [group[0].input for group in groups]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in present)
-    network = graph.Network(watched, threads=threads)
+    network = graph.Network(graph.with_outputs(model, [group[0].input for group in groups]), threads=threads)
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    del watched
     work = sum(layer.macs for group in groups for layer in group)
     there = sum(len(next(iter(record.inputs.values()))) for record in records)
     count = evaluations or min(there, max(LEAST, min(MOST, int(WORK / max(work, 1)))))

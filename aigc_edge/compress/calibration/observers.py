@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from aigc_edge.compress.rounding import scale_of
 from aigc_edge.errors import AigcEdgeError
 
 BINS = 4096  # on either side of zero: 16 and more bins a step of the quantiser, also after the range has doubled
@@ -54,17 +55,6 @@ class Observer:
     def centres(self) -> npt.NDArray[np.float64]:
         """The value that each bin stands for."""
         return (np.arange(2 * BINS, dtype=np.float64) + 0.5 - BINS) * float(self.limit / BINS)
-
-
-Scale = tuple[np.float32, int]  # real = scale · (integer − zero point)
-
-
-def scale_of(low: float, high: float, symmetric: bool) -> Scale:
-    """Scale and zero point that represent [low, high]: int8 with zero point 0 when symmetric, else uint8."""
-    if symmetric:
-        return np.float32(max(-low, high) / 127 or 1.0), 0
-    scale = np.float32((high - low) / 255 or 1.0)
-    return scale, int(np.clip(np.rint(-low / scale), 0, 255))
 
 
 def minmax(observer: Observer) -> tuple[float, float]:

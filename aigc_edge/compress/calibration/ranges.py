@@ -42,12 +42,7 @@ class TensorRange:
 
 def watch(model: onnx.ModelProto, tensors: Collection[str], records: Sequence[Record], see: See, threads: int) -> None:
     """Call `see` for all `tensors`; one sample at a time, because all activations of a batch would not fit into memory."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    present = {value.name for value in [*watched.graph.input, *watched.graph.output]}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(set(tensors) - present))
-    network = graph.Network(watched, threads=threads)
-    del watched
+    network = graph.Network(graph.with_outputs(model, tensors), threads=threads)
     for record in records:
         for index in range(len(next(iter(record.inputs.values())))):
             inputs = {name: value[index : index + 1] for name, value in record.inputs.items()}

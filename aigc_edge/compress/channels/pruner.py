@@ -16,7 +16,7 @@ from aigc_edge.compress.channels.tracing import trace
 from aigc_edge.compress.channels.units import Costs, Group, Unit, groups_of
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.trainable.finetune import with_new_noise
+from aigc_edge.compress.trainable.distillation import with_new_noise
 from aigc_edge.errors import AigcEdgeError
 
 KEEP = 1 / 8  # of a group's channels stay in any case
@@ -27,9 +27,9 @@ TRIALS = 64  # measurements; when they do not suffice, groups with few multiply-
 
 
 class ChannelPruner:
-    """The groups of a network's channels, each with what its units carry along the trajectory and the error that it causes."""
+    """The channel groups of a network, with the energy of their units along the trajectory and the error of losing them."""
 
-    def __init__(self, model: onnx.ModelProto, proof: HeldOutReference, tell: Callable[[int, int], None]) -> None:
+    def __init__(self, model: onnx.ModelProto, reference: HeldOutReference, progress: Callable[[int, int], None]) -> None:
         self.state = trace(model)
         self.costs = Costs(self.state)
         self.groups = groups_of(self.state, self.costs)
@@ -37,33 +37,33 @@ class ChannelPruner:
             raise AigcEdgeError(
                 "the network has no inner channels that could be pruned (all are needed by sums or outputs): take another format"
             )
-        self.inputs = Inputs(self.state, proof.seen, proof.threads)
+        self.inputs = Inputs(self.state, reference.calibration_records, reference.threads)
         self.inputs.weigh(self.groups, self.costs)
         for group in self.groups:
             group.units.sort(key=lambda unit: unit.energy)
         self.total = self.costs.macs()
         by_cost = sorted(self.groups, key=lambda group: self.costs.macs({unit.root for unit in group.units}))
         levels = LEVELS if len(LEVELS) * len(by_cost) <= TRIALS else (0.5,)
-        measure = self._measure(proof, len(levels) * len(by_cost[:TRIALS]))
+        measure = self._measure(reference, len(levels) * len(by_cost[:TRIALS]))
         trials = [(group, level) for group in by_cost[:TRIALS] for level in levels]
         for done, (group, level) in enumerate(trials):
             count = max(1, int(len(group.units) * level))
             part = count / len(group.units)
             if not group.curve or part > group.curve[-1][0]:
                 removed = {unit.root for unit in group.units[:count]}
-                error = measure(graph.Network(self.build(removed), threads=proof.threads))
+                error = measure(graph.Network(self.build(removed), threads=reference.threads))
                 group.curve.append((part, max(error, group.curve[-1][1] if group.curve else 0.0)))
-            tell(done + 1, len(trials))
+            progress(done + 1, len(trials))
         for group in by_cost[TRIALS:]:
             group.curve = [(0.5, float(np.median([other.error(0.5) for other in by_cost[:TRIALS]])))]
 
-    def _measure(self, proof: HeldOutReference, count: int) -> Callable[[Evaluate], float]:
+    def _measure(self, reference: HeldOutReference, count: int) -> Callable[[Evaluate], float]:
         """What an error is measured by: final samples, or single evaluations where `count` of the former would take too long."""
-        some = with_new_noise(proof.calibration, SAMPLES, 0)
+        some = with_new_noise(reference.calibration, SAMPLES, 0)
         evaluations = sum(len(next(iter(record.inputs.values()))) for record in dry_run(some))
         if count * SAMPLES * evaluations * self.total > RANK:
-            return proof.quick
-        wanted = some.run(graph.Network(self.state.model, threads=proof.threads))
+            return reference.output_error
+        wanted = some.run(graph.Network(self.state.model, threads=reference.threads))
         return lambda network: mean_square(some.run(network), wanted)
 
     def build(self, removed: set[int], *, refit: bool = True) -> onnx.ModelProto:
@@ -99,14 +99,11 @@ class ChannelPruner:
             )
         return removed
 
-    def most_sensitive_layers(self, removed: set[int], count: int = 3) -> str:
-        """The groups whose loss is predicted to err most, as part of a sentence."""
-        errors = {
+    def predicted_errors(self, removed: set[int]) -> dict[str, float]:
+        """By group: the relative squared error that losing its units among `removed` causes alone."""
+        return {
             group.name: group.error(sum(unit.root in removed for unit in group.units) / len(group.units)) for group in self.groups
         }
-        total = sum(errors.values()) or 1.0
-        worst = sorted(errors, key=lambda name: -errors[name])[:count]
-        return ", ".join(f"{name} ({100 * errors[name] / total:.0f} % of the error)" for name in worst if errors[name] > 0)
 
 
 def _parts(group: Group, multiple: int) -> list[Sequence[Unit]]:

@@ -1,1 +1,1 @@
-"""What a compressed network is measured against, and the search for the layers that stay in float."""
+"""Evaluating compressed networks against float32, and the search for one that holds a quality budget."""

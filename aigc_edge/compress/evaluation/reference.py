@@ -1,4 +1,4 @@
-"""What a compressed network is measured against: the float32 network's samples from the same noise, and its evaluations."""
+"""The held-out reference: samples and evaluations of the float32 network that compressed networks are compared with."""
 
 from __future__ import annotations
 
@@ -14,86 +14,90 @@ import onnx
 from aigc_edge.compress.calibration.trajectory import Calibration, Evaluate, Inputs, Record, mean_square, row_errors
 from aigc_edge.compress.graphs import graph
 
-WORK = 4e11  # multiply-adds that one pass over the program may take: 15 s of one core or so
-SEEN = 4  # evaluations that a quick comparison looks at
-ROW_SAMPLES = 2  # samples of each row's batch that the errors of single rows are measured on
+PASS_MACS = 4e11  # multiply-adds of one pass over the program: about 15 s on one core
+QUICK_EVALUATIONS = 4  # that `output_error` compares
+ROW_SAMPLES = 2  # of each row's batch that `row_errors` compares
 
 
 class HeldOutReference:
-    """The float32 network along its program: samples to compare with, and the inputs that calibration may look at.
+    """The float32 network along its program: samples to compare with, and the inputs that formats may be calibrated on.
 
-    Formats that calibrate see the first samples (`seen`) and are measured on others; the rest are measured on all. Large networks
-    take part of the samples, as many as WORK allows, at least one of either kind. Of the float32 network only results are kept.
-    Recipes report to `tell` how many layers they have calibrated, of how many.
+    Formats that calibrate see the first samples (`calibration_records`) and are evaluated on others; other formats are evaluated
+    on all. Of large networks part of the samples is used, as PASS_MACS allows, but at least one of either kind; `split` gives
+    both parts instead. Only results of the float32 network are kept, of each batch a few samples, or all with `whole_batches`.
+    Recipes report to `progress` how many layers they have calibrated, and of how many.
     """
 
     def __init__(
         self,
-        original: onnx.ModelProto,
+        model: onnx.ModelProto,
         calibration: Calibration,
         *,
         calibrates: bool,
         threads: int,
-        tell: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        split: tuple[Calibration, Calibration] | None = None,
+        whole_batches: bool = False,
     ) -> None:
-        self.threads, self.tell = threads, tell
+        self.threads, self.progress = threads, progress
         self.calibration = calibration
-        number = _affordable(original, calibration)
-        seen = max(1, number // 2) if calibrates else 0
-        first, rest = calibration.split(seen)
-        self.held = rest.split(max(1, number - seen))[0]
-        network = graph.Network(original, threads=threads)
-        self.seen: list[Record] = []
+        self.calibrating, self.held_out = split or _split(model, calibration, calibrates)
+        network = graph.Network(model, threads=threads)
+        self.calibration_records: list[Record] = []
         if calibrates:
-            first.run(network, self.seen)
+            self.calibrating.run(network, self.calibration_records)
         records: list[Record] = []
-        teacher_outputs: list[npt.NDArray[Any]] = []
+        outputs: list[npt.NDArray[Any]] = []
 
-        def watched(inputs: Inputs) -> list[npt.NDArray[Any]]:
+        def recorded(inputs: Inputs) -> list[npt.NDArray[Any]]:
             result = network(inputs)
-            teacher_outputs.append(result[0])
+            outputs.append(result[0])
             return result
 
-        self.wanted = self.held.run(watched, records)
+        self.samples = self.held_out.run(recorded, records)
         guided = self.calibration.classes is not None
-        part = [_positions(len(answer), guided) for answer in teacher_outputs]
+        positions: list[Any] = [slice(None) if whole_batches else _positions(len(output), guided) for output in outputs]
         self.records = [
             replace(record, inputs={name: value[rows] for name, value in record.inputs.items()})
-            for record, rows in zip(records, part, strict=True)
+            for record, rows in zip(records, positions, strict=True)
         ]
-        self.teacher_outputs = [answer[rows] for answer, rows in zip(teacher_outputs, part, strict=True)]
+        self.outputs = [output[rows] for output, rows in zip(outputs, positions, strict=True)]
 
     @property
     def n(self) -> int:
-        """How many samples are compared."""
-        return len(self.held.latents)
+        """The number of samples that are compared."""
+        return len(self.held_out.latents)
 
-    def error(self, evaluate: Evaluate) -> float:
-        """Mean squared error of the final samples of `evaluate`."""
-        return mean_square(self.held.run(evaluate), self.wanted)
+    def sample_error(self, evaluate: Evaluate) -> float:
+        """Mean squared error of the final samples of the network `evaluate`."""
+        return mean_square(self.held_out.run(evaluate), self.samples)
 
-    def quick(self, evaluate: Evaluate) -> float:
-        """Relative squared error of the network's output in a few rows: enough to rank layers by."""
-        chosen = np.unique(np.linspace(0, len(self.records) - 1, SEEN).astype(int))
+    def output_error(self, evaluate: Evaluate) -> float:
+        """Relative squared error of the network's output in a few rows: precise enough to rank layers by."""
+        chosen = np.unique(np.linspace(0, len(self.records) - 1, QUICK_EVALUATIONS).astype(int))
         errors = 0.0
         for index in chosen:
-            size = mean_square(self.teacher_outputs[index], np.zeros(1)) or 1.0
-            errors += mean_square(evaluate(self.records[index].inputs)[0], self.teacher_outputs[index]) / size
+            size = mean_square(self.outputs[index], np.zeros(1)) or 1.0
+            errors += mean_square(evaluate(self.records[index].inputs)[0], self.outputs[index]) / size
         return errors / len(chosen) if math.isfinite(errors) else math.inf
 
-    def rows(self, evaluate: Evaluate) -> list[dict[str, Any]]:
+    def row_errors(self, evaluate: Evaluate) -> list[dict[str, Any]]:
         """Relative L2 error of the network's output in every row, both networks given the same input."""
-        known = iter(self.teacher_outputs)
-        return row_errors(evaluate, lambda inputs: [next(known)], self.records, self.calibration.program)
+        outputs = iter(self.outputs)
+        return row_errors(evaluate, lambda inputs: [next(outputs)], self.records, self.calibration.program)
 
 
 def _positions(batch: int, guided: bool) -> Sequence[int]:
-    """A few samples of a batch; of a guided one, which has both halves in it, from either."""
+    """A few samples of a batch; of a guided batch, which holds both halves, from either."""
     few = min(batch, ROW_SAMPLES)
     return [*range(few - few // 2), *range(batch - few // 2, batch)] if guided else list(range(few))
 
 
-def _affordable(model: onnx.ModelProto, calibration: Calibration) -> int:
-    n, rows = len(calibration.latents), max(1, len(calibration.program.rows))
-    one = sum(layer.macs for layer in graph.layers(model)) * rows * (2 if calibration.classes is not None else 1)
-    return min(n, max(2, int(WORK / max(one, 1))))
+def _split(model: onnx.ModelProto, calibration: Calibration, calibrates: bool) -> tuple[Calibration, Calibration]:
+    """The samples to calibrate on (none unless `calibrates`) and those to evaluate on, as many as PASS_MACS allows."""
+    samples, rows = len(calibration.latents), max(1, len(calibration.program.rows))
+    each = sum(layer.macs for layer in graph.layers(model)) * rows * (2 if calibration.classes is not None else 1)
+    count = min(samples, max(2, int(PASS_MACS / max(each, 1))))
+    seen = max(1, count // 2) if calibrates else 0
+    first, rest = calibration.split(seen)
+    return first, rest.split(max(1, count - seen))[0]

@@ -12,7 +12,8 @@ from aigc_edge.compress.format import FORMATS
 from aigc_edge.compress.graphs.half import BFLOAT16
 from aigc_edge.compress.graphs.opset import raise_opset
 from aigc_edge.compress.recipes.half_precision import HalfPrecisionRecipe
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe, MixedPrecision
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 
 
 @FORMATS.register("bf16")
@@ -30,5 +31,5 @@ class Bf16(MixedPrecision):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return 2 * outputs * inputs
 
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
         return HalfPrecisionRecipe("bf16", raise_opset(model, 22), BFLOAT16)  # convolutions in bfloat16 came with opset 22

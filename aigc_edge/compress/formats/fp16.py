@@ -11,7 +11,8 @@ from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.format import FORMATS
 from aigc_edge.compress.graphs.half import HALF
 from aigc_edge.compress.recipes.half_precision import HalfPrecisionRecipe
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe, MixedPrecision
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 
 
 @FORMATS.register("fp16")
@@ -27,5 +28,5 @@ class Fp16(MixedPrecision):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return 2 * outputs * inputs
 
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
         return HalfPrecisionRecipe("fp16", model, HALF)

@@ -23,8 +23,9 @@ from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.qdq import source_of
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
+from aigc_edge.compress.report import CompressionReport
 from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE
 from aigc_edge.config import option
 
@@ -52,20 +53,20 @@ class Fp8(WeightOnly):
     def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
         return "fp8"
 
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
-        return _Fp8Recipe(self, model, proof)
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
+        return _Fp8Recipe(self, model, reference)
 
 
 class _Fp8Recipe(WeightOnlyRecipe):
     """The weights as fp8w has them, and Q/DQ nodes at the inputs of those layers that have kernels for both in E4M3."""
 
-    def __init__(self, format: Fp8, model: onnx.ModelProto, proof: HeldOutReference | None) -> None:
+    def __init__(self, format: Fp8, model: onnx.ModelProto, reference: HeldOutReference | None) -> None:
         super().__init__(format, model, fp8_channels, opset=19, estimator="minmax")
-        assert proof is not None
+        assert reference is not None
         self._moved = source_of(self.model)
         wanted = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
         self.ranges = {name: TensorRange() for name in sorted(wanted)}
-        watch(self.model, self.ranges, proof.seen, self._see, proof.threads)
+        watch(self.model, self.ranges, reference.calibration_records, self._see, reference.threads)
 
     def _source(self, layer: Layer) -> str:
         return self._moved.get(layer.input, layer.input)
@@ -78,8 +79,8 @@ class _Fp8Recipe(WeightOnlyRecipe):
         model = rewritten(self.model, changes)
         return to_half(model) if self.floats == "fp16" else model
 
-    def details(self) -> dict[str, Any]:
-        return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
+    def complete(self, report: CompressionReport) -> None:
+        report.ranges = {name: asdict(seen) for name, seen in self.ranges.items()}
 
     def _with_input(self, layer: Layer, change: Change) -> Change:
         seen = self.ranges.get(self._source(layer))

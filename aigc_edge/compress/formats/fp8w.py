@@ -14,7 +14,7 @@ from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import per_channel
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
 from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE, to_e4m3
 
@@ -32,7 +32,7 @@ class Fp8Weights(WeightOnly):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
         return WeightOnlyRecipe(self, model, fp8_channels, opset=19, estimator="largest")
 
 

@@ -10,7 +10,7 @@ import onnx
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.packing import int8_channels
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
 from aigc_edge.config import option
 
@@ -29,5 +29,5 @@ class Int8Weights(WeightOnly):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
         return WeightOnlyRecipe(self, model, int8_channels, opset=13, estimator="largest")

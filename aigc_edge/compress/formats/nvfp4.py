@@ -20,7 +20,7 @@ from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import blocked
 from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 from aigc_edge.compress.recipes.w4a4 import PRODUCTS, W4A4, W4A4Recipe
 from aigc_edge.compress.recipes.weight_only import WeightOnly
 from aigc_edge.compress.rounding import (
@@ -79,12 +79,12 @@ class Nvfp4(WeightOnly):
         able = operator in PRODUCTS and inputs > 0 and inputs % BLOCK == 0 and rows > 1 and not edge
         return "fp4" if able and self.activations == "fp4" else None
 
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
         how: dict[str, Any] = {"pack": _pack, "other": (fp8_channels, "fp8w"), "rounded": _rounded, "opset": 23}
         if self.activations == "float":
-            return BlockwiseRecipe(self, model, proof, **how)
-        assert proof is not None
-        return W4A4Recipe(self, model, proof, scaled=self.scaled, **how)
+            return BlockwiseRecipe(self, model, reference, **how)
+        assert reference is not None
+        return W4A4Recipe(self, model, reference, scaled=self.scaled, **how)
 
 
 def _scales(rows: Floats, importance: Floats | None) -> tuple[Floats, np.float32] | None:

@@ -21,8 +21,8 @@ from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.packing import halved, int8_channels
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
-from aigc_edge.compress.graphs.weights import from_rows, place_of, shared, to_rows, weights_of
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.graphs.weights import first_and_last, from_rows, shared, to_rows, weight_input, weights_of
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 from aigc_edge.compress.recipes.weight_only import LEAST_SAVED, WeightOnly
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.scaling.sparsity import inverse_root, mask_of, sparsegpt
@@ -60,12 +60,12 @@ class Sparse24(WeightOnly):
             return channel_bytes(outputs, inputs)
         return outputs * inputs * (2 if self.weights == "fp16" else 4)
 
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
-        return _SparseRecipe(self, model, proof)
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
+        return _SparseRecipe(self, model, reference)
 
 
 class _SparseRecipe(ConversionRecipe):
-    def __init__(self, format: Sparse24, model: onnx.ModelProto, proof: HeldOutReference | None) -> None:
+    def __init__(self, format: Sparse24, model: onnx.ModelProto, reference: HeldOutReference | None) -> None:
         self.name, self.floats, self.estimator = format.name, format.arithmetic, format.method
         self.model, self.stored = model, format.weights
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -73,26 +73,26 @@ class _SparseRecipe(ConversionRecipe):
         groups = {node.output[0] for node in model.graph.node for item in node.attribute if item.name == "group" and item.i > 1}
         several = shared(model)
         products = [layer for layer in every if layer.op in ("Conv", "Gemm", "MatMul")]
-        ends = [layer.node for layer in (products[:1] + products[-1:])] if len(products) > 2 else []
+        outer = first_and_last(products)
         sparse = [
             layer
             for layer in products
-            if layer.node not in {*ends, *groups} and layer.weight not in several and self._shape(layer)[0] >= LEAST
+            if layer.node not in outer | groups and layer.weight not in several and self._shape(layer)[0] >= LEAST
         ]
         self._pruned: dict[str, Floats] = {}
-        if proof is not None and proof.seen:
-            for group, inputs in layer_inputs(model, sparse, proof.seen, ROWS, proof.threads):
+        if reference is not None and reference.calibration_records:
+            for group, inputs in layer_inputs(model, sparse, reference.calibration_records, ROWS, reference.threads):
                 self._prune(group, inputs)
-                proof.tell(len(self._pruned), len(sparse))
+                reference.progress(len(self._pruned), len(sparse))
         for layer in sparse:
             if layer.node not in self._pruned:
                 self._pruned[layer.node] = self._split(layer, lambda rows, _: rows * mask_of(rows), None)
-        self.layers, self.small = [], []
+        self.layers, self.float_layers = [], []
         self._changes: dict[str, Change] = {}
         for layer in every:
             change = self._stored(layer)
             if layer.node not in self._pruned and layer.bytes - change.bytes < LEAST_SAVED:
-                self.small.append(layer)
+                self.float_layers.append(layer)
             else:
                 self.layers.append(layer)
                 self._changes[layer.node] = change
@@ -145,9 +145,9 @@ class _SparseRecipe(ConversionRecipe):
         if self.stored == "fp16" and self.floats != "fp16":
             return halved(layer, weight)
         name = f"{layer.weight}_sparse"  # in half precision it is made so with the rest of the network
-        return Change((numpy_helper.from_array(weight, name),), (), {place_of(layer): name})
+        return Change((numpy_helper.from_array(weight, name),), (), {weight_input(layer): name})
 
-    def kind_of(self, layer: Layer) -> str:
+    def format_of(self, layer: Layer) -> str:
         return self.name if layer.node in self._pruned else self.stored
 
     def bytes_of(self, layer: Layer) -> int:

@@ -22,7 +22,7 @@ from aigc_edge.compress.graphs.packing import int8_channels, per_channel
 from aigc_edge.compress.graphs.qdq import quantise_weight
 from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 from aigc_edge.compress.recipes.weight_only import WeightOnly
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.config import option
@@ -55,10 +55,10 @@ class SvdQuant(WeightOnly):
             return rest
         return rest + channel_bytes(self.low_rank, inputs) + channel_bytes(outputs, self.low_rank)
 
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
         split = _Split(self, model)
         recipe = BlockwiseRecipe(
-            self, model, proof, pack=split.pack, other=(int8_channels, "int8w"), rounded=split.rounded, opset=21
+            self, model, reference, pack=split.pack, other=(int8_channels, "int8w"), rounded=split.rounded, opset=21
         )
         recipe.estimator = "awq, svd"
         return recipe
@@ -96,11 +96,11 @@ class _Split:
         return codes.astype(np.float32), scales, rest.astype(np.float32), sizes
 
     def rounded(self, layer: Layer, rows: Floats, importance: Floats) -> Floats | None:
-        """What is left of the rows; see awq.Rounded."""
+        """What is left of the rows; see awq.RoundRows."""
         return self.four.rounded(layer, rows, importance)
 
     def pack(self, layer: Layer, rows: Floats, importance: Floats | None, shape: tuple[int, ...]) -> Change | None:
-        """The layer stored so; see blocks.PackRows."""
+        """The layer stored so; see blockwise.PackRows."""
         plain, parts = self.four.pack(layer, rows, importance, shape), self.parts(layer, rows)
         if plain is None or parts is None:
             return plain

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,15 @@ def _at(model: onnx.ModelProto, batch: int, size: Size) -> dict[str, tuple[int, 
     return types_and_shapes(copy)
 
 
+def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """A copy of `model` with `tensors` as further outputs, in the order of their names."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {value.name for value in [*copy.graph.input, *copy.graph.output]}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted({*tensors} - present))
+    return copy
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """The value of an attribute of `node`, or `default`."""
     return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
@@ -247,8 +256,8 @@ class Network:
             self._open(place, threads, exact)
 
     @classmethod
-    def made(cls, make: Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False) -> Network:
-        """The network that `make` gives, which is gone before a session lays out its weights, if nothing else holds it."""
+    def build(cls, make: Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False) -> Network:
+        """The network that `make` returns, which is freed before the session prepacks the weights, if nothing else holds it."""
         network = cls.__new__(cls)
         with _openable(make) as place:
             network._open(place, threads, exact)

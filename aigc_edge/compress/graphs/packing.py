@@ -14,10 +14,10 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.qdq import quantise_weight
+from aigc_edge.compress.graphs.graph import Layer, attribute
+from aigc_edge.compress.graphs.qdq import along_axis, quantise_weight
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.graphs.weights import place_of
+from aigc_edge.compress.graphs.weights import weight_input
 from aigc_edge.compress.rounding import Floats
 
 Array = npt.NDArray[Any]
@@ -40,7 +40,7 @@ def per_channel(layer: Layer, codes: Floats, scales: Floats, kind: str) -> Chang
     codes_name, scales_name, result = (f"{layer.weight}_{part}{layer.axis}" for part in (f"{kind}_", "scale_", "dq_"))
     tensors = (_tensor(codes_name, codes.astype(_TYPES[kind])), _tensor(scales_name, scales.astype(np.float32)))
     node = helper.make_node("DequantizeLinear", [codes_name, scales_name], [result], name=result, axis=layer.axis)
-    return Change(tensors, (node,), {place_of(layer): result})
+    return Change(tensors, (node,), {weight_input(layer): result})
 
 
 def blocked(
@@ -73,17 +73,34 @@ def blocked(
     if not flat:
         tensors.append(_tensor(names["shape"], np.array(shape, np.int64)))
         before.append(helper.make_node("Reshape", [made, names["shape"]], [names["dq"]], name=names["dq"]))
-    return Change(tuple(tensors), tuple(before), {place_of(layer): names["dq"]})
+    return Change(tuple(tensors), tuple(before), {weight_input(layer): names["dq"]})
 
 
 def halved(layer: Layer, weight: Array) -> Change:
     """The weight in half precision, cast to float32 in front of its node."""
     stored, result = f"{layer.weight}_half", f"{layer.weight}_dq"
     node = helper.make_node("Cast", [stored], [result], name=result, to=onnx.TensorProto.FLOAT)
-    return Change((_tensor(stored, weight.astype(np.float16)),), (node,), {place_of(layer): result})
+    return Change((_tensor(stored, weight.astype(np.float16)),), (node,), {weight_input(layer): result})
 
 
 def int8_channels(layer: Layer, weight: Array) -> Change:
     """int8 with one scale a channel: what is small next to 4-bit weights, and embedding tables, are stored in."""
     integers, scales = quantise_weight(weight, layer.axis)
     return per_channel(layer, integers.astype(np.float32), scales, "int8")
+
+
+def master_weights(change: Change, weight: Array) -> dict[str, Floats]:
+    """What the integer codes in `change` were rounded from, by their tensor: `weight` in units of their scale.
+
+    Values that were clamped are replaced by their codes.
+    """
+    tensors = {tensor.name: tensor for tensor in change.tensors}
+    masters: dict[str, Floats] = {}
+    for node in change.before:
+        if node.op_type != "DequantizeLinear" or not {*node.input[:2]} <= tensors.keys():
+            continue
+        codes, scale = (numpy_helper.to_array(tensors[name]).astype(np.float32) for name in node.input[:2])
+        axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+        exact = weight.reshape(codes.shape) / (scale.repeat(block, axis=axis) if block else along_axis(scale, axis, codes.ndim))
+        masters[node.input[0]] = np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
+    return masters

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.calibration.observers import Scale
 from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
 from aigc_edge.compress.graphs.graph import Layer, attribute
 from aigc_edge.compress.graphs.replacement import readers
+from aigc_edge.compress.rounding import Scale
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
 _MOVES = (
@@ -46,10 +46,15 @@ def quantise_weight(
     scale = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
     scale = np.where(scale > 0, scale, scale.max() or np.float32(1))
     scale = np.maximum(scale, np.asarray(least, np.float32)).astype(np.float32)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    integers = np.clip(np.rint(weight / along_axis(scale, axis, weight.ndim)), -127, 127).astype(np.int8)
     return integers, scale
+
+
+def along_axis(values: npt.NDArray[np.float32], axis: int, rank: int) -> npt.NDArray[np.float32]:
+    """`values` [n] in a shape that broadcasts along `axis` of an array of that rank."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return values.reshape(shape)
 
 
 def source_of(model: onnx.ModelProto) -> dict[str, str]:
@@ -129,7 +134,7 @@ class QdqWriter:
         self.vectors = vectors
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._moved = source_of(model)
-        self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
+        self._weights: dict[str, tuple[Layer, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]]] = {}
 
     def _scale(self, tensor: str) -> Scale:
         return self.scales[self._moved.get(tensor, tensor)]
@@ -149,8 +154,16 @@ class QdqWriter:
             # A bias must fit int32 in units of (weight scale · input scale).
             bias = np.abs(self._constant(layer.bias)).ravel() if layer.bias is not None else np.zeros(1, np.float32)
             least = bias / (float(self._scale(layer.input)[0]) * 2.0**30)
-            self._weights[layer.name] = quantise_weight(self._constant(layer.weight), layer.axis, least)
-        return self._weights[layer.name]
+            self._weights[layer.name] = layer, quantise_weight(self._constant(layer.weight), layer.axis, least)
+        return self._weights[layer.name][1]
+
+    def master_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """What the codes of all weights written so far were rounded from, by their tensor, in units of their scale."""
+        masters: dict[str, npt.NDArray[np.float32]] = {}
+        for layer, (codes, scale) in self._weights.values():
+            exact = self._constant(layer.weight) / along_axis(scale, layer.axis, codes.ndim)
+            masters[f"{layer.weight}_int8"] = np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
+        return masters
 
     def write(self, layers: Collection[Layer]) -> onnx.ModelProto:
         """The model with exactly `layers` in 8 bits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -52,9 +53,15 @@ def weights_of(model: onnx.ModelProto) -> list[Layer]:
     return [found[node.output[0]] for node in model.graph.node if node.output and node.output[0] in found]
 
 
-def place_of(layer: Layer) -> int:
+def weight_input(layer: Layer) -> int:
     """Which of the node's inputs the weight is."""
     return 0 if layer.op == "Gather" else 1
+
+
+def first_and_last(layers: Sequence[Layer]) -> set[str]:
+    """The nodes of the first and the last of `layers` that multiply; none of fewer than three."""
+    multiplying = [layer for layer in layers if layer.op != "Gather"]
+    return {layer.node for layer in (multiplying[0], multiplying[-1])} if len(multiplying) > 2 else set()
 
 
 def shared(model: onnx.ModelProto) -> set[str]:

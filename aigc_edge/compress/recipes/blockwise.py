@@ -14,13 +14,14 @@ from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.opset import raise_opset
+from aigc_edge.compress.graphs.packing import master_weights
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
-from aigc_edge.compress.graphs.weights import from_rows, shared, to_rows, weights_of
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe
+from aigc_edge.compress.graphs.weights import first_and_last, from_rows, shared, to_rows, weights_of
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 from aigc_edge.compress.recipes.weight_only import LEAST_SAVED, WeightOnly
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.scaling.absorb import Absorber
-from aigc_edge.compress.scaling.awq import Given, Rounded, Scaling, find_scaling
+from aigc_edge.compress.scaling.awq import RoundInputs, RoundRows, Scaling, find_scaling
 
 PackRows = Callable[[Layer, Floats, Floats | None, tuple[int, ...]], Change | None]  # rows, importance of columns, shape
 PackOther = Callable[[Layer, Any], Change]
@@ -29,39 +30,46 @@ PackOther = Callable[[Layer, Any], Change]
 class BlockwiseRecipe(ConversionRecipe):
     """Weights stored by `pack`; embedding tables, the first and the last layer and what does not divide into blocks by `other`.
 
-    `other` comes with the name of its format. `rounded` is what `pack` keeps of rows, and `as_given` what the format keeps of a
-    layer's input (None: all), for the search of the scaling; formats that do not calibrate have none.
+    `other` comes with the name of its format. `rounded` gives the values that `pack` stores for rows, and `round_inputs` those
+    that the format computes with for a layer's input (None: unchanged); the search of the scaling needs both.
     """
 
     def __init__(
         self,
         format: WeightOnly,
         model: onnx.ModelProto,
-        proof: HeldOutReference | None,
+        reference: HeldOutReference | None,
         *,
         pack: PackRows,
         other: tuple[PackOther, str],
-        rounded: Rounded,
+        rounded: RoundRows,
         opset: int,
-        as_given: Given | None = None,
+        round_inputs: RoundInputs | None = None,
     ) -> None:
         self.name, self.floats = format.name, format.arithmetic
         self._other, self._other_name = other
-        self.estimator = "mse" if proof is None or not proof.seen else "awq"
+        self.estimator = "mse" if reference is None or not reference.calibration_records else "awq"
         self.model = raise_opset(model, opset)
-        self.layers, self.small = [], []
+        self.layers, self.float_layers = [], []
         self._changes: dict[str, Change] = {}
         self._plain: set[str] = set()  # nodes that are stored by `other`
         self._kept: dict[str, set[str]] = {}  # node of a layer → outputs of nodes that stay in float32 for its sake
         self._absorber = Absorber(self.model)
         self._scaling = Scaling()
         every = weights_of(model)
-        products = [layer for layer in every if layer.op != "Gather"]
-        ends = {layer.node for layer in (products[:1] + products[-1:])} if len(products) > 2 else set()
-        inner = [layer for layer in products if layer.node not in ends]
-        if proof is not None and proof.seen:
-            seen, threads = proof.seen, proof.threads
-            self._scaling = find_scaling(self.model, inner, seen, rounded, self._absorber, threads, proof.tell, as_given)
+        outer = first_and_last(every)
+        inner = [layer for layer in every if layer.op != "Gather" and layer.node not in outer]
+        if reference is not None and reference.calibration_records:
+            self._scaling = find_scaling(
+                self.model,
+                inner,
+                reference.calibration_records,
+                rounded,
+                self._absorber,
+                reference.threads,
+                reference.progress,
+                round_inputs,
+            )
         able = {layer.node for layer in inner if layer.weight not in shared(self.model)}
         for layer in every:
             change = self._packed(layer, pack) if layer.node in able else None
@@ -69,7 +77,7 @@ class BlockwiseRecipe(ConversionRecipe):
                 change = self._in_front(layer, self._other(layer, self._scaled(layer)))
                 self._plain.add(layer.node)
             if layer.bytes - change.bytes < LEAST_SAVED:
-                self.small.append(layer)
+                self.float_layers.append(layer)
             else:
                 self.layers.append(layer)
                 self._changes[layer.node] = change
@@ -107,13 +115,20 @@ class BlockwiseRecipe(ConversionRecipe):
     def bytes_of(self, layer: Layer) -> int:
         return self._changes[layer.node].bytes
 
-    def kind_of(self, layer: Layer) -> str:
+    def format_of(self, layer: Layer) -> str:
         return self._other_name if layer.node in self._plain else self.name
+
+    def master_weights(self) -> dict[str, Floats]:
+        return {
+            name: values
+            for layer in self.layers
+            for name, values in master_weights(self._changes[layer.node], self._scaled(layer)).items()
+        }
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         nodes = {layer.node for layer in layers}
         constants = dict(self._absorber.changed)
-        for layer in [*self.layers, *self.small]:  # a float layer behind what took the division has to make up for it
+        for layer in [*self.layers, *self.float_layers]:  # a float layer behind what took the division has to make up for it
             if layer.node not in nodes and layer.node in self._scaling.scales and layer.node not in self._scaling.multiplied:
                 constants[layer.weight] = self._scaled(layer)
         model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers}, constants)

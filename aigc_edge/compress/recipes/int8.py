@@ -1,159 +1,175 @@
-"""One network's quantised versions, built from ranges along its trajectory and measured on held-out noise."""
+"""Recipe of int8: activations and weights in 8 bits by Q/DQ nodes, with ranges from the trajectory, as an engine needs them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.calibration.compute_budget import ComputeBudget, dry_run, gains, spots
-from aigc_edge.compress.calibration.observers import ESTIMATORS, Observer, Scale, scale_of
-from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, row_errors
+from aigc_edge.compress.calibration.compute_budget import ComputeBudget, evenly_spaced, output_gains
+from aigc_edge.compress.calibration.observers import ESTIMATORS, Observer
+from aigc_edge.compress.calibration.trajectory import Inputs, mean_square, psnr
+from aigc_edge.compress.evaluation.fallback import Progress, Ranking, rank_layers
+from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.embedding_tables import with_int8_tables
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.qdq import QdqWriter, factors, observed
 from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
+from aigc_edge.compress.recipes.recipe import ConversionRecipe, LayerEvaluator
+from aigc_edge.compress.report import CompressionReport
+from aigc_edge.compress.rounding import scale_of
 from aigc_edge.errors import AigcEdgeError
 
-WATCHED = 1e9  # multiply-adds of one evaluation whose inner tensors are all watched, at least one sample: they take memory
+OBSERVED = 1e9  # multiply-adds of evaluations whose inner tensors are observed at a time: they take memory
 
 
-class Trials:
-    """Ranges come from the first part of the calibration's samples, errors from the others; of both as many as can be afforded.
+class Int8Recipe(ConversionRecipe):
+    """Ranges come from the calibration samples of `reference`, errors from its held-out samples, both bounded by `compute`.
 
-    `half` has what is not int8 in float16.
+    `estimators` are tried in turn, and the one with the least error is used.
     """
+
+    cost_name = "arithmetic"
 
     def __init__(
         self,
-        form: QdqScheme,
-        original: onnx.ModelProto,
-        calibration: Calibration,
-        threads: int,
+        scheme: QdqScheme,
+        model: onnx.ModelProto,
+        reference: HeldOutReference,
+        compute: ComputeBudget,
         *,
-        half: bool = False,
-        effort: float = 1.0,
+        floats: str = "fp32",
+        estimators: Sequence[str] = tuple(ESTIMATORS),
     ) -> None:
-        self.form = form
-        self.half = half
-        self.original = original
-        self.threads = threads
-        self.layers = form.layers(original)
-        count = len(calibration.latents)
-        if count < 2:
+        self.name, self.floats = "int8", floats
+        self.scheme, self.model, self.reference, self.compute = scheme, model, reference, compute
+        self.layers, self.float_layers = scheme.layers(model), []
+        if not self.layers:
             raise AigcEdgeError(
-                f"{count} calibration samples given: int8 needs at least 2, one part to calibrate and one to measure on"
+                "the network has no convolution or matrix product with constant weights: there is nothing to quantise"
             )
-        dry = dry_run(calibration)
-        self.evaluations = sum(len(next(iter(record.inputs.values()))) for record in dry)  # that one sample takes
-        self.calls = len(dry)
-        self.effort = ComputeBudget(float(sum(layer.macs for layer in self.layers)) * self.evaluations, effort)
-        seen, held = calibration.split(count // 2)
-        self.seen, _ = seen.split(self.effort.seen(len(seen.latents)))
-        self.held, _ = held.split(self.effort.held(len(held.latents)))
-        self.records: list[Record] = []
-        self.teacher_outputs: list[npt.NDArray[Any]] = []  # of the float32 network, which is not kept: it takes twice its weights
-        reference = graph.Network(original, threads=threads)
+        self.errors = dict.fromkeys(estimators, math.inf)  # mean squared error with all layers in int8
+        self._single: list[tuple[float, Inputs, npt.NDArray[Any]]] = []
+        self.observers = {name: Observer() for name in sorted(observed(model, self.layers, scheme.fused))}
+        self._observe()
+        reference.progress(1, 1)
 
-        def watched(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-            result = reference(inputs)
-            self.teacher_outputs.append(result[0])
-            return result
-
-        self.wanted = self.held.run(watched, self.records)
-        self.observers: dict[str, Observer] = {}
-        self.scales: dict[str, Scale] = {}
-        self.measured = 0
-        self._spots: list[tuple[float, dict[str, npt.NDArray[Any]], npt.NDArray[Any]]] = []
-
-    def observe(self) -> None:
+    def _observe(self) -> None:
         """Collect the ranges of every tensor that may be quantised, along the trajectory of the calibration samples."""
-        tensors = observed(self.original, self.layers, self.form.fused)
-        self.observers = {name: Observer() for name in sorted(tensors)}
-        watched = onnx.ModelProto()
-        watched.CopyFrom(self.original)
-        inputs = {value.name for value in watched.graph.input}
-        present = {value.name for value in watched.graph.output}
-        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(tensors - inputs - present))
-        network = graph.Network(watched, threads=self.threads)
-        del watched
-        most = max(1, int(WATCHED * self.evaluations / max(self.effort.macs, 1.0)))
+        inputs = {value.name for value in self.model.graph.input}
+        network = graph.Network(graph.with_outputs(self.model, self.observers.keys() - inputs), threads=self.reference.threads)
+        most = max(1, int(OBSERVED * self.compute.evaluations / max(self.compute.macs, 1.0)))
         rows = itertools.count()
 
-        def watch(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-            row, made = next(rows), []
+        def observe(inputs: Inputs) -> list[npt.NDArray[Any]]:
+            row, outputs = next(rows), []
             for part in _chunks(inputs, most):
                 values = dict(zip(network.outputs, network(part), strict=True)) | part
                 for name, observer in self.observers.items():
                     observer.see(values[name], row)
-                made.append(values[network.outputs[0]])
-            return [np.concatenate(made)]
+                outputs.append(values[network.outputs[0]])
+            return [np.concatenate(outputs)]
 
-        self.seen.run(watch)
+        self.reference.calibrating.run(observe)
 
     def calibrate(self, estimator: str) -> None:
         """Set the scales by one of the estimators."""
-        symmetric = self.form.symmetric
-        signed = {name for name in factors(self.original, self.layers) if self.observers[name].low < 0}
-        ranges = {
-            name: (*ESTIMATORS[estimator](observer, symmetric or name in signed), symmetric or name in signed)
-            for name, observer in self.observers.items()
-        }
-        self.scales = {name: scale_of(low, high, centred) for name, (low, high, centred) in ranges.items()}
+        self.estimator, symmetric = estimator, self.scheme.symmetric
+        signed = {name for name in factors(self.model, self.layers) if self.observers[name].low < 0}
+        scales = {}
+        for name, observer in self.observers.items():
+            centred = symmetric or name in signed
+            scales[name] = scale_of(*ESTIMATORS[estimator](observer, centred), centred)
         self.writer = QdqWriter(
-            self.original,
-            self.scales,
+            self.model,
+            scales,
             symmetric=symmetric,
-            fused=self.form.fused,
+            fused=self.scheme.fused,
             signed=signed,
-            early=self.form.early,
-            vectors=self.form.vectors,
+            early=self.scheme.early,
+            vectors=self.scheme.vectors,
         )
 
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        """The model with `layers` in int8."""
-        model = self.writer.write(layers)
-        if self.half:
-            return to_half(model)
-        return model if self.form.symmetric else with_int8_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only
+    def fit(self, evaluator: LayerEvaluator, progress: Callable[[str, int, int], None]) -> float:
+        for index, name in enumerate(self.errors):
+            self.calibrate(name)
+            self.errors[name] = evaluator.sample_error(self.layers)
+            progress("choose ranges", index + 1, len(self.errors))
+        best = min(self.errors, key=lambda name: self.errors[name])
+        self.calibrate(best)
+        return self.errors[best]
 
-    def network(self, model: onnx.ModelProto) -> graph.Network:
-        return graph.Network(model, threads=self.threads, exact=self.form.exact)
+    def rank(self, evaluator: LayerEvaluator, everything: float, trials: int, progress: Progress) -> Ranking:
+        """Rank by the final error over whole trajectories, for large networks by single evaluations."""
+        count = min(trials, len(self.layers))
+        if self.compute.ranks_whole(count, self.reference.n):
+            ranking = rank_layers(self.layers, evaluator.sample_error, everything, count, progress)
+        else:
+            count = self.compute.trials(count, self.compute.evaluations)
+            ranking = rank_layers(
+                self.layers, lambda layers: self.single_error(evaluator.network(layers)), everything, count, progress
+            )
+            total = sum(ranking.alone.values())
+            if 0 < total < math.inf and math.isfinite(everything):  # shares of the final error
+                ranking.alone = {name: error * everything / total for name, error in ranking.alone.items()}
+        ranking.scale = mean_square(self.reference.samples, np.zeros(1)) or 1.0
+        return ranking
 
-    def measure(self, layers: Sequence[Layer]) -> float:
-        """Mean squared error of the final samples with `layers` in int8."""
-        self.measured += 1
-        return mean_square(self.held.run(self.network(self.build(layers))), self.wanted)
+    def single_error(self, network: graph.Network) -> float:
+        """Mean squared error of single evaluations spread over the trajectory, weighted by their effect on the final sample.
 
-    def rows(self, model: onnx.ModelProto) -> list[dict[str, Any]]:
-        """Relative L2 error of the output of `model` in every row, both networks given the same input."""
-        known = iter(self.teacher_outputs)
-        return row_errors(self.network(model), lambda inputs: [next(known)], self.records, self.held.program)
-
-    def measure_once(self, layers: Sequence[Layer]) -> float:
-        """Mean squared error of single evaluations spread over the trajectory, weighted by what each does to the final sample.
-
-        For ranking layers of networks whose trajectories take too long; only ratios of it mean something.
+        To rank layers of networks whose trajectories take too long; only ratios of it are meaningful.
         """
-        self.measured += 1
-        if not self._spots:
-            chosen = spots(self.calls)
-            weights = gains(self.held, chosen)
+        if not self._single:
+            reference = self.reference
+            chosen = evenly_spaced(len(reference.records))
+            weights = output_gains(reference.held_out, chosen)
             if not any(weights):
                 weights = [1.0] * len(chosen)
             for call, weight in zip(chosen, weights, strict=True):
-                inputs = {name: value[:1] for name, value in self.records[call].inputs.items()}
-                self._spots.append((weight, inputs, self.teacher_outputs[call][:1]))
-        network = self.network(self.build(layers))
-        return sum(weight * mean_square(network(inputs)[0], wanted) for weight, inputs, wanted in self._spots)
+                inputs = {name: value[:1] for name, value in reference.records[call].inputs.items()}
+                self._single.append((weight, inputs, reference.outputs[call][:1]))
+        return sum(weight * mean_square(network(inputs)[0], output) for weight, inputs, output in self._single)
+
+    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
+        model = self.writer.write(layers)
+        if self.floats == "fp16":
+            return to_half(model)
+        return model if self.scheme.symmetric else with_int8_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only
+
+    def network(self, make: Callable[[], onnx.ModelProto], threads: int) -> graph.Network:
+        return graph.Network.build(make, threads=threads, exact=self.scheme.exact)
+
+    def bytes_of(self, layer: Layer) -> int:
+        return layer.bytes // 4
+
+    def cost(self, layer: Layer) -> int:
+        return layer.macs
+
+    def master_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        return self.writer.master_weights()
+
+    def complete(self, report: CompressionReport) -> None:
+        limits = self.reference.calibration.limits
+        report.estimators = {name: psnr(error, limits) for name, error in self.errors.items()}
+        report.all_int8_psnr, report.int8_macs = report.all_psnr, report.macs_share
+        report.ranges = {
+            name: {
+                "low": observer.low,
+                "high": observer.high,
+                "rows": {str(row): list(bounds) for row, bounds in observer.rows.items()},
+            }
+            for name, observer in self.observers.items()
+        }
 
 
-def _chunks(inputs: dict[str, npt.NDArray[Any]], most: int) -> list[dict[str, npt.NDArray[Any]]]:
+def _chunks(inputs: Inputs, most: int) -> list[Inputs]:
     size = len(next(iter(inputs.values())))
     return [{name: value[at : at + most] for name, value in inputs.items()} for at in range(0, size, most)]

@@ -1,41 +1,42 @@
-"""What formats with a quality budget share: measure, rank the layers, put back the fewest that hold the budget, report."""
+"""Formats with a quality budget: measure, rank the layers, let the fewest fall back to float that hold the budget, report."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration, psnr
-from aigc_edge.compress.evaluation import fallback
+from aigc_edge.compress.evaluation.fallback import FallbackBudget, Ranking, choose_layers
 from aigc_edge.compress.evaluation.reference import HeldOutReference
-from aigc_edge.compress.format import Format, Progress, convert
+from aigc_edge.compress.format import Format, Progress
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.emulation import in_float32
-from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.report import finite, stamped
+from aigc_edge.compress.recipes.recipe import ConversionRecipe, LayerEvaluator
+from aigc_edge.compress.report import CompressionReport, LayerReport, stamped
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
 
 @dataclass(frozen=True)
-class MixedPrecision(Format, ABC):
-    """Options of every format that may leave layers in float, and what it says of itself.
+class MixedPrecision(Format):
+    """Options of every format whose layers may fall back to float.
 
-    `least_sm` is the compute capability that TensorRT builds it from, `engines` those that run its file. `expected_psnr` is what
-    a network reaches that is not ill-conditioned.
+    `least_sm` is the lowest compute capability that TensorRT builds it for, `engines` those that run its file, `expected_psnr`
+    the PSNR that a well-conditioned network reaches, `alternative` what an error message recommends.
     """
 
     least_sm: ClassVar[int] = 75
     engines: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "tensorrt")
     expected_psnr: ClassVar[float] = 30.0
+    alternative: ClassVar[str] = "another format"
 
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     min_share: float = option(
@@ -46,81 +47,80 @@ class MixedPrecision(Format, ABC):
 
     @property
     def calibrates(self) -> bool:
-        """Whether the format looks at calibration data to convert a network, and not only to measure what that did."""
+        """Whether the format needs calibration data to convert a network, and not only to evaluate it."""
         return False
 
-    @abstractmethod
-    def recipe(self, model: onnx.ModelProto, proof: HeldOutReference | None) -> ConversionRecipe:
-        """How `model` becomes one of this format; `proof` has the calibration, where there is any."""
-
-
-class ConversionRecipe(ABC):
-    """One network in one format: which layers it can store so, and the model with any choice of them."""
-
-    name: str
-    layers: list[Layer]
-    small: list[Layer]  # stay in float: the format would save nothing there, or cannot hold them
-    floats: str = "fp32"  # what the other layers stay in
-    estimator: str | None = None  # how the scales were found
+    @property
+    def targets(self) -> list[tuple[float, float]]:
+        """PSNR to hold and share that has to stay in the format: of several, the first that can be held."""
+        return [(self.psnr, self.min_share)]
 
     @abstractmethod
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        """The model with exactly `layers` in the format, as it is written."""
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
+        """How `model` is converted; `reference` is None without calibration data."""
 
-    @abstractmethod
-    def bytes_of(self, layer: Layer) -> int:
-        """What the layer's weight takes in the format."""
+    def prepare(self, model: onnx.ModelProto, calibration: Calibration | None, threads: int) -> onnx.ModelProto:
+        """The float32 model that is converted and compared with."""
+        return model
 
-    def kind_of(self, layer: Layer) -> str:
-        """The name of what the layer is stored in: some fit a neighbouring format better."""
-        return self.name
+    def reference(
+        self, model: onnx.ModelProto, calibration: Calibration, threads: int, progress: Callable[[int, int], None]
+    ) -> HeldOutReference:
+        """What the converted network is compared with."""
+        return HeldOutReference(model, calibration, calibrates=self.calibrates, threads=threads, progress=progress)
 
-    def details(self) -> dict[str, Any]:
-        """What the report says beside what all formats say."""
-        return {}
+    def convert(
+        self,
+        source: Path,
+        out: Path,
+        calibration: Calibration | None = None,
+        *,
+        progress: Progress | None = None,
+        threads: int = 1,
+    ) -> CompressionReport:
+        conversion = convert_layers(self, source, calibration, progress or (lambda stage, done, total: None), threads)
+        graph.write(conversion.model, out)
+        conversion.report.bytes = graph.size_of(out)
+        return conversion.report
 
-    def proven(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """What onnxruntime computes in place of `model` for the proof: the same values, in types that it has."""
-        return in_float32(folded(model))
+
+@dataclass
+class Conversion:
+    """A converted model that is not written yet, its report, and the recipe that it was made by."""
+
+    model: onnx.ModelProto
+    report: CompressionReport
+    recipe: ConversionRecipe
 
 
-@convert.register
-def compress(
-    format: MixedPrecision,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    """Convert `source` by the format's recipe, write it to `out` and return the report; see formats.base.convert."""
-    tell = progress or (lambda stage, done, total: None)
+def convert_layers(
+    format: MixedPrecision, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+) -> Conversion:
+    """Convert the ONNX file `source` by the format's recipe, with as many layers in the format as the budget allows."""
     name = format.name
     original = graph.load(source)
     _check(format, calibration)
-    tell("reference", 0, 1)
-    proof = None
+    progress("reference", 0, 1)
+    original = format.prepare(original, calibration, threads)
+    reference = None
     if calibration is not None:
-        proof = HeldOutReference(
-            original, calibration, calibrates=format.calibrates, threads=threads, tell=partial(tell, "calibrate")
-        )
-    tell("reference", 1, 1)
-    recipe = format.recipe(original, proof)
+        reference = format.reference(original, calibration, threads, partial(progress, "calibrate"))
+    progress("reference", 1, 1)
+    recipe = format.recipe(original, reference)
     del original
-    tell(name, 0, 1)
-    report: dict[str, Any] = {"format": name, "source_bytes": graph.size_of(source), "psnr": None, "rows": []}
-    kept, alone = recipe.layers, dict[str, float]()
-    if proof is not None:
-        kept, alone, figures = _chosen(format, recipe, proof, tell)
-        report |= figures
-    model = stamped(recipe.build(kept), name)
-    if proof is not None:
-        report["rows"] = proof.rows(graph.Network.made(lambda: recipe.proven(model), threads=threads, exact=True))
-    tell(name, 1, 1)
-    graph.write(model, out)
-    report |= {"bytes": graph.size_of(out), "estimator": recipe.estimator, "nodes": _nodes(recipe, kept, alone)}
-    return report | recipe.details()
+    progress(name, 0, 1)
+    report = CompressionReport(name, graph.size_of(source), engine=getattr(format, "engine", None))
+    chosen, ranking = recipe.layers, Ranking(0.0)
+    if reference is not None:
+        chosen, ranking = _choose(format, recipe, reference, report, progress)
+    model = stamped(recipe.build(chosen), name)
+    if reference is not None:
+        report.rows = reference.row_errors(recipe.network(lambda: model, threads))
+    progress(name, 1, 1)
+    report.estimator, report.nodes = recipe.estimator, _nodes(recipe, chosen, ranking)
+    report.aimed_psnr = getattr(format, "aim", None)
+    recipe.complete(report)
+    return Conversion(model, report, recipe)
 
 
 def _check(format: MixedPrecision, calibration: Calibration | None) -> None:
@@ -132,75 +132,78 @@ def _check(format: MixedPrecision, calibration: Calibration | None) -> None:
         )
     if len(calibration.latents) < 2:
         raise AigcEdgeError(
-            f"{len(calibration.latents)} calibration samples given: {format.name} needs at least 2, one part to calibrate and "
-            "one to measure on"
+            f"{len(calibration.latents)} calibration samples given: {format.name} needs at least 2, one part to calibrate on and "
+            "one to evaluate on"
         )
 
 
-def _chosen(
-    format: MixedPrecision, recipe: ConversionRecipe, proof: HeldOutReference, tell: Progress
-) -> tuple[list[Layer], dict[str, float], dict[str, Any]]:
-    """The layers that stay in the format, the error of each alone where that was measured, and the figures for the report."""
-    limits, measured = proof.calibration.limits, 0
-
-    def network(layers: Sequence[Layer]) -> graph.Network:
-        nonlocal measured
-        measured += 1
-        return graph.Network.made(lambda: recipe.proven(recipe.build(layers)), threads=proof.threads, exact=True)
-
-    def quick(layers: Sequence[Layer]) -> float:
-        return proof.quick(network(layers))
-
-    def measure(layers: Sequence[Layer]) -> float:
-        return proof.error(network(layers))
-
-    everything = error = measure(recipe.layers)
-    tell("measure", 1, 1)
-    kept, alone = list(recipe.layers), dict[str, float]()
-    missed = psnr(everything, limits) < format.psnr
+def _choose(
+    format: MixedPrecision, recipe: ConversionRecipe, reference: HeldOutReference, report: CompressionReport, progress: Progress
+) -> tuple[list[Layer], Ranking]:
+    """The layers that stay in the format, and the errors that were measured; figures go into `report`."""
+    limits, evaluator = reference.calibration.limits, LayerEvaluator(recipe, reference)
+    everything = error = recipe.fit(evaluator, progress)
+    chosen, ranking = list(recipe.layers), Ranking(everything)
+    missed = psnr(everything, limits) < max(least for least, _ in format.targets)
     if missed and not recipe.layers:
         raise BudgetError(
             f"{format.name} reaches {psnr(everything, limits):.1f} dB with {recipe.floats} arithmetic alone, {format.psnr:.1f} "
-            "dB was asked for: ask for less, or for floats=fp32"
+            "dB was requested: lower the budget, or use floats=fp32"
         )
     if recipe.layers and (missed or format.rank):
-        found = fallback.rank(recipe.layers, quick, everything, format.trials, lambda *done: tell("rank layers", *done))
-        alone = found.alone
-        if missed:
-            target = (limits[1] - limits[0]) ** 2 / 10 ** (format.psnr / 10)
-            kept, error = fallback.choose(
-                recipe.layers, found, measure, target, format.min_share, limits, name=format.name, cost=_bytes
-            )
-    total = sum(layer.bytes for layer in [*recipe.layers, *recipe.small]) or 1
+        ranking = recipe.rank(evaluator, everything, format.trials, partial(progress, "rank layers"))
+    if missed:
+        chosen, error = _hold(format, recipe, ranking, evaluator, limits)
     if not math.isfinite(error):
-        raise BudgetError(f"the network overflows in {format.name} (its result is not finite): take another format")
-    figures = {
-        "psnr": finite(psnr(error, limits)),
-        "budget_psnr": format.psnr,
-        "all_psnr": finite(psnr(everything, limits)),
-        "share": sum(layer.bytes for layer in kept) / total,
-        "n": proof.n,
-        "trials": measured,
-    }
-    return kept, {name: math.sqrt(value) for name, value in alone.items()}, figures
+        raise BudgetError(f"the network overflows in {format.name} (its result is not finite): use another format")
+    report.psnr, report.budget_psnr, report.all_psnr = psnr(error, limits), format.psnr, psnr(everything, limits)
+    report.share = _part(lambda layer: layer.bytes, chosen, [*recipe.layers, *recipe.float_layers])
+    report.macs_share = _part(lambda layer: layer.macs, chosen, [*recipe.layers, *recipe.float_layers])
+    report.n, report.trials = reference.n, evaluator.count
+    return chosen, ranking
 
 
-def _bytes(layer: Layer) -> int:
-    return layer.bytes
+def _hold(
+    format: MixedPrecision,
+    recipe: ConversionRecipe,
+    ranking: Ranking,
+    evaluator: LayerEvaluator,
+    limits: tuple[float, float],
+) -> tuple[list[Layer], float]:
+    """The layers in the format and the error, for the first of the format's targets that can be held."""
+    budgets = [
+        FallbackBudget(
+            target=(limits[1] - limits[0]) ** 2 / 10 ** (least / 10),
+            min_share=share,
+            limits=limits,
+            name=format.name,
+            cost=recipe.cost,
+            cost_name=recipe.cost_name,
+            alternative=format.alternative,
+        )
+        for least, share in format.targets
+    ]
+    for budget in budgets[:-1]:
+        with contextlib.suppress(BudgetError):
+            return choose_layers(recipe.layers, ranking, evaluator.sample_error, budget)
+    return choose_layers(recipe.layers, ranking, evaluator.sample_error, budgets[-1])
 
 
-def _nodes(recipe: ConversionRecipe, kept: Sequence[Layer], alone: dict[str, float]) -> dict[str, Any]:
-    """What became of every layer: its format, the relative L2 error of the network's output that it causes, bytes, macs."""
-    names = {layer.name for layer in kept}
-    each = 2 if recipe.floats in ("fp16", "bf16") else 1
-    nodes: dict[str, Any] = {}
-    for layer in [*recipe.layers, *recipe.small]:
-        inside = layer.name in names
-        nodes[layer.name] = {
-            "format": recipe.kind_of(layer) if inside else recipe.floats,
-            "error": finite(alone[layer.name]) if layer.name in alone else None,
-            "bytes": recipe.bytes_of(layer) if inside else layer.bytes // each,
-            "macs": layer.macs,
-            "node": layer.node,
-        }
+def _part(size: Callable[[Layer], int], chosen: Sequence[Layer], layers: Sequence[Layer]) -> float:
+    return sum(size(layer) for layer in chosen) / (sum(size(layer) for layer in layers) or 1)
+
+
+def _nodes(recipe: ConversionRecipe, chosen: Sequence[Layer], ranking: Ranking) -> dict[str, LayerReport]:
+    """What became of every layer."""
+    names, each = {layer.name for layer in chosen}, 2 if recipe.floats in ("fp16", "bf16") else 1
+    nodes: dict[str, LayerReport] = {}
+    for layer in [*recipe.layers, *recipe.float_layers]:
+        inside, error = layer.name in names, ranking.alone.get(layer.name)
+        nodes[layer.name] = LayerReport(
+            format=recipe.format_of(layer) if inside else recipe.floats,
+            error=None if error is None else math.sqrt(error / ranking.scale),
+            bytes=recipe.bytes_of(layer) if inside else layer.bytes // each,
+            macs=layer.macs,
+            node=layer.node,
+        )
     return nodes

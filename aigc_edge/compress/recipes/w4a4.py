@@ -17,6 +17,7 @@ from aigc_edge.compress.graphs.graph import Layer, inferred, types_and_shapes
 from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
 from aigc_edge.compress.recipes.weight_only import WeightOnly
+from aigc_edge.compress.report import CompressionReport
 from aigc_edge.compress.rounding import E2M1_LARGEST, Floats, quantised, spread, to_e2m1, to_e4m3
 
 W4A4 = "w4a4"  # what reports and targets call such a layer
@@ -33,14 +34,16 @@ class W4A4Recipe(BlockwiseRecipe):
     proof, arithmetic on floats that computes the same.
     """
 
-    def __init__(self, format: WeightOnly, model: onnx.ModelProto, proof: HeldOutReference, *, scaled: bool, **how: Any) -> None:
+    def __init__(
+        self, format: WeightOnly, model: onnx.ModelProto, reference: HeldOutReference, *, scaled: bool, **how: Any
+    ) -> None:
         vectors = _vectors(model)
 
-        def as_given(layer: Layer, rows: Floats) -> Floats:
+        def round_inputs(layer: Layer, rows: Floats) -> Floats:
             able = layer.op in PRODUCTS and layer.input not in vectors and rows.shape[1] % BLOCK == 0
             return _rounded(rows) if able else rows
 
-        super().__init__(format, model, proof if scaled else None, as_given=as_given, **how)
+        super().__init__(format, model, reference if scaled else None, round_inputs=round_inputs, **how)
         self.estimator = f"{self.estimator}, largest"
         self._nodes = format.engine == "tensorrt"
         known = types_and_shapes(self.model)
@@ -57,7 +60,7 @@ class W4A4Recipe(BlockwiseRecipe):
             for layer in readers[tensor]:
                 self.ranges[self._inputs[layer.node]].see(values / self._scaling.columns(layer, values.shape[-1]), row)
 
-        watch(self.model, readers, proof.seen, see, proof.threads)
+        watch(self.model, readers, reference.calibration_records, see, reference.threads)
         sizes = {tensor.name: tensor.dims for tensor in self.model.graph.initializer}
         for layer in (layer for several in readers.values() for layer in several):
             name, shape = self._inputs[layer.node], sizes[layer.weight]
@@ -69,18 +72,18 @@ class W4A4Recipe(BlockwiseRecipe):
             # query, key and value in front of that, and then multiplies in half precision.
             self._kept[layer.node] = {layer.node, *(node.output[0] for node in joined.before if node.op_type != "Mul")}
 
-    def kind_of(self, layer: Layer) -> str:
-        return W4A4 if layer.node in self._inputs else super().kind_of(layer)
+    def format_of(self, layer: Layer) -> str:
+        return W4A4 if layer.node in self._inputs else super().format_of(layer)
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         model = super().build(layers)
         return model if self._nodes else as_arithmetic(model)
 
-    def proven(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        return super().proven(as_arithmetic(model))
+    def emulated(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        return super().emulated(as_arithmetic(model))
 
-    def details(self) -> dict[str, Any]:
-        return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
+    def complete(self, report: CompressionReport) -> None:
+        report.ranges = {name: asdict(seen) for name, seen in self.ranges.items()}
 
 
 def _vectors(model: onnx.ModelProto) -> set[str]:

@@ -1,4 +1,4 @@
-"""Weights stored in few bits and computed with in float: what the formats of this kind share."""
+"""Recipe of weight-only formats: weights are stored in few bits, dequantised, and multiplied in float."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.opset import raise_opset
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
-from aigc_edge.compress.graphs.weights import place_of, weights_of
-from aigc_edge.compress.recipes.mixed_precision import ConversionRecipe, MixedPrecision
+from aigc_edge.compress.graphs.weights import weight_input, weights_of
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 from aigc_edge.config import option
 
 Pack = Callable[[Layer, npt.NDArray[Any]], Change | None]  # None: the weight does not fit the format
-LEAST_SAVED = 512  # bytes: the nodes and names that a compressed weight needs take about as many
+LEAST_SAVED = 512  # bytes: about what the nodes and names of a compressed weight take
 
 
 @dataclass(frozen=True)
 class WeightOnly(MixedPrecision):
-    """Options of formats whose layers compute in float, or whose rest does."""
+    """Options of formats whose layers compute in float, or whose other layers do."""
 
     engine: str = option("onnxruntime", "the engine that the graph is for", choices=("onnxruntime", "tensorrt"))
     floats: str = option(
@@ -38,24 +39,24 @@ class WeightOnly(MixedPrecision):
 
 
 class WeightOnlyRecipe(ConversionRecipe):
-    """Every weight as `pack` stores it, where that saves space; all weights are packed once and shared by all mixtures."""
+    """Every weight as `pack` stores it, where that saves space; weights are packed once and shared by all mixtures."""
 
     def __init__(
         self, format: WeightOnly, model: onnx.ModelProto, pack: Pack, *, opset: int = 0, estimator: str | None = None
     ) -> None:
         self.name, self.floats, self.estimator = format.name, format.arithmetic, estimator
         self.model = raise_opset(model, opset)
-        self.layers, self.small = [], []
+        self.layers, self.float_layers = [], []
         self._changes: dict[str, Change] = {}
         packed: dict[tuple[str, int, int], Change | None] = {}
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         for layer in weights_of(model):
-            key = (layer.weight, layer.axis, place_of(layer))
+            key = (layer.weight, layer.axis, weight_input(layer))
             if key not in packed:
                 packed[key] = pack(layer, onnx.numpy_helper.to_array(constants[layer.weight]))
             change = packed[key]
             if change is None or layer.bytes - change.bytes < LEAST_SAVED:
-                self.small.append(layer)
+                self.float_layers.append(layer)
             else:
                 self.layers.append(layer)
                 self._changes[layer.node] = change

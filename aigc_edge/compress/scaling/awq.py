@@ -25,8 +25,8 @@ GAIN = 0.9  # of the error: a scaling must bring it below this share, gains belo
 WORTH = 0.75  # and below this one if it needs an operator of its own
 
 # Rows as the format would give them back, by the importance of their columns; None: it cannot hold the layer.
-Rounded = Callable[[Layer, Floats, Floats], Floats | None]
-Given = Callable[[Layer, Floats], Floats]  # rows of a layer's input as the format would have them
+RoundRows = Callable[[Layer, Floats, Floats], Floats | None]
+RoundInputs = Callable[[Layer, Floats], Floats]  # rows of a layer's input as the format would have them
 
 
 @dataclass
@@ -47,11 +47,11 @@ def find_scaling(
     model: onnx.ModelProto,
     layers: Sequence[Layer],
     records: Sequence[Record],
-    rounded: Rounded,
+    rounded: RoundRows,
     absorber: Absorber,
     threads: int,
     tell: Callable[[int, int], None],
-    as_given: Given | None = None,
+    round_inputs: RoundInputs | None = None,
 ) -> Scaling:
     """The scaling of all `layers` for which it pays, put into what computes their inputs where that can take it (`absorber`)."""
     found = Scaling()
@@ -66,7 +66,7 @@ def find_scaling(
         if any(layer.weight in several for layer in group):
             continue
         rows = {layer.node: to_rows(layer, onnx.numpy_helper.to_array(constants[layer.weight])) for layer in group}
-        scales, share = _searched(group, inputs, rows, rounded, as_given, model)
+        scales, share = _searched(group, inputs, rows, rounded, round_inputs, model)
         if share > GAIN:
             continue
         axis = 1 if group[0].op in ("Conv", "ConvTranspose") else -1
@@ -85,8 +85,8 @@ def _searched(
     group: list[Layer],
     inputs: dict[str, Floats],
     rows: dict[str, Floats],
-    rounded: Rounded,
-    as_given: Given | None,
+    rounded: RoundRows,
+    round_inputs: RoundInputs | None,
     model: onnx.ModelProto,
 ) -> tuple[Floats, float]:
     """The best scales [channels] for layers that read the same tensor, and the share of the plain error that remains."""
@@ -105,10 +105,10 @@ def _searched(
             weight, given = rows[layer.node], inputs[layer.node]
             columns = np.repeat(scales, weight.shape[1] // channels)
             made = rounded(layer, weight * columns, energy[layer.node] / np.square(columns))
-            if made is not None and as_given is None:
+            if made is not None and round_inputs is None:
                 error += float(np.square(given @ (made / columns - weight).T).sum(dtype=np.float64))
-            elif made is not None and as_given is not None:
-                wrong = as_given(layer, given / columns) @ made.T - given @ weight.T
+            elif made is not None and round_inputs is not None:
+                wrong = round_inputs(layer, given / columns) @ made.T - given @ weight.T
                 error += float(np.square(wrong).sum(dtype=np.float64))
         if power == 0:
             plain = error

@@ -22,16 +22,12 @@ SAMPLES = 2  # whose trajectories show which channels are large
 LEAST = 1e-3  # of the largest factor of a tensor: channels at rest are not blown up
 
 
-def largest(
+def largest_inputs(
     model: onnx.ModelProto, layers: Sequence[Layer], calibration: Calibration, threads: int
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The largest magnitude of each channel (the last axis) of the inputs of the matrix products among `layers`."""
     names = sorted({layer.input for layer in layers if _takes(layer)})
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    present = {value.name for value in (*watched.graph.input, *watched.graph.output)}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    network = graph.Network(watched, threads=threads)
+    network = graph.Network(graph.with_outputs(model, names), threads=threads)
     records: list[Record] = []
     few, _ = calibration.split(min(SAMPLES, len(calibration.latents)))
     found: dict[str, npt.NDArray[np.float32]] = {}

@@ -36,7 +36,7 @@ class Trainable(nn.Module):
     not known, naming it.
     """
 
-    def __init__(self, model: onnx.ModelProto, latents: dict[str, npt.NDArray[np.float32]] | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, master_weights: dict[str, npt.NDArray[np.float32]] | None = None) -> None:
         super().__init__()
         self.model = model
         nodes = model.graph.node
@@ -56,8 +56,8 @@ class Trainable(nn.Module):
         for name, tensor in tensors.items():
             value = _torch_value(tensor)
             if (name in coded or tensor.data_type in _FLOATS) and name not in fixed:
-                if latents and name in latents:
-                    value = torch.from_numpy(np.array(latents[name], np.float32)).reshape(value.shape)
+                if master_weights and name in master_weights:
+                    value = torch.from_numpy(np.array(master_weights[name], np.float32)).reshape(value.shape)
                 self._names[name] = f"p{len(self._names)}"
                 self.register_parameter(self._names[name], nn.Parameter(value.float()))
             else:
