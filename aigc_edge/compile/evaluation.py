@@ -88,9 +88,10 @@ def _evaluate_format(work: Work, evaluator: Evaluator, name: str, reference: dic
         return figures
 
     def refuse(trials: list[Trial[Format, dict[str, Any]]]) -> BudgetError:
+        missed, layers = budget.missed(trials[-1].result, reference), most_sensitive(work.reports.get(name, {}))
         return BudgetError(
-            f"{name} {budget.missed(trials[-1].result, reference)}{most_sensitive(work.reports.get(name, {}))}: lower the budget, "
-            "or use a finer format (finished stages are kept: the same command with another budget continues from them)"
+            f"{name} {missed}{layers}: lower the budget, or use a finer format (finished stages are kept: the same command with "
+            "another budget continues from them)"
         )
 
     search(_finer_formats(work, first), evaluate, lambda figures: budget.missed(figures, reference) is None, refuse)

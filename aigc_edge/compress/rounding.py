@@ -1,4 +1,4 @@
-"""Rounds weights to the values of a type of few bits, and finds the scales with which that errs least."""
+"""Rounding to types of few bits, and the scales with the least rounding error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Project = Callable[[Floats], Floats]  # weight / scale → the nearest value of 
 E4M3_LARGEST = 448.0
 E4M3_SMALLEST = 2.0**-9
 E2M1_LARGEST = 6.0
-SMALLEST_SCALE = 2.0**-14  # half precision holds it without losing digits, and a float type needs no finer one
-_PART = 1 << 20  # elements that are searched at a time
+SMALLEST_SCALE = 2.0**-14  # a normal number in half precision; float types need no finer scale
+_PART = 1 << 20  # elements per step of the search
 
 
 def to_int(bits: int) -> Project:
@@ -26,13 +26,13 @@ def to_int(bits: int) -> Project:
 
 
 def to_e4m3(values: Floats) -> Floats:
-    """8-bit floats of 4 exponent and 3 mantissa bits; what is too large becomes 448."""
-    held = np.clip(values, -E4M3_LARGEST, E4M3_LARGEST)
-    return held.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    """8-bit floats with 4 exponent and 3 mantissa bits; larger values become 448."""
+    clipped = np.clip(values, -E4M3_LARGEST, E4M3_LARGEST)
+    return clipped.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
 
 
 def to_e2m1(values: Floats) -> Floats:
-    """4-bit floats: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives; what is too large becomes 6."""
+    """4-bit floats: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives; larger values become 6."""
     size = np.minimum(np.abs(values), np.float32(E2M1_LARGEST))
     step = np.where(size < 2, np.float32(0.5), np.where(size < 4, np.float32(1), np.float32(2)))
     return np.copysign(np.rint(size / step) * step, values)
@@ -54,13 +54,13 @@ def best_scales(
     *,
     shrink: Sequence[float] = (1.0,),
     importance: Floats | None = None,
-    held: Project | None = None,
+    round_scale: Project | None = None,
 ) -> Floats:
     """One scale for each `block` inputs of each row [outputs, inputs]: [outputs, inputs / block], above zero.
 
-    The largest weight of the block takes the type's `largest` value, or what is above it after the scale has shrunk by one of
-    `shrink`, whichever errs least in the mean square over the block, weighted by `importance` [inputs] (their mean
-    squares). `held` rounds the scales to what their own type holds.
+    The scale maps the largest weight of the block to the type's `largest` value, or beyond it by one of the factors `shrink`,
+    whichever has the least mean squared error over the block, weighted by `importance` [inputs] (mean squared inputs).
+    `round_scale` rounds scales to values of their own type.
     """
     outputs, inputs = rows.shape
     count = inputs // block
@@ -74,7 +74,7 @@ def best_scales(
         chosen = np.ones_like(top)
         for factor in shrink:
             scale = np.maximum(top * np.float32(factor), np.float32(1e-12))
-            scale = scale if held is None else np.maximum(held(scale), np.float32(1e-12))
+            scale = scale if round_scale is None else np.maximum(round_scale(scale), np.float32(1e-12))
             wide = scale[:, :, None]
             error = np.square(project(part / wide) * wide - part)
             sums = (error if weights is None else error * weights).sum(axis=2)
@@ -87,8 +87,8 @@ def best_scales(
 def quantised(rows: Floats, scales: Floats, project: Project) -> Floats:
     """The codes [outputs, inputs], as float32, of `rows` with `scales` [outputs, blocks]."""
     blocks = rows.reshape(len(rows), scales.shape[1], -1)
-    made: Floats = project(blocks / scales[:, :, None]).reshape(rows.shape)
-    return made
+    codes: Floats = project(blocks / scales[:, :, None]).reshape(rows.shape)
+    return codes
 
 
 def spread(scales: Floats, inputs: int) -> Floats:

@@ -1,4 +1,4 @@
-"""What layers really multiply: samples of their inputs, as rows of the matrix product that each layer computes."""
+"""Samples of the inputs of layers, as rows of the matrix product that each layer computes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from aigc_edge.compress.graphs.graph import Layer, attribute
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.errors import AigcEdgeError
 
-LEAST, MOST = 8, 64  # evaluations, spread over the rows of the program and the samples of the batch
-WORK = 1e11  # multiply-adds that more than the least may take
-LIMIT = 1 << 28  # bytes of rows that are held at a time: what is beyond takes another pass
+LEAST, MOST = 8, 64  # evaluations, spread over the rows of the program and the batch
+WORK = 1e11  # multiply-adds that limit the evaluations beyond LEAST
+LIMIT = 1 << 28  # bytes of rows held at a time; more layers take another pass
 
 
 def layer_inputs(
@@ -28,10 +28,10 @@ def layer_inputs(
     threads: int,
     evaluations: int | None = None,
 ) -> Iterator[tuple[list[Layer], dict[str, Floats]]]:
-    """Up to `rows` rows [rows, inputs] for every layer that has them, by its node: groups of layers that read the same tensor.
+    """Yield groups of layers that read the same tensor, with up to `rows` rows [rows, inputs] of each by its node.
 
-    Columns are in the order of `weights.to_rows`. Embeddings and grouped convolutions are left out. All randomness is
-    fixed. `evaluations` are as many as their cost allows, unless given.
+    Columns are in the order of `weights.to_rows`. Embeddings and grouped convolutions are left out. The result is deterministic.
+    `evaluations` None: as many as their cost allows.
     """
     nodes = {node.output[0]: node for node in model.graph.node if node.output}
     groups: dict[str, list[Layer]] = {}
@@ -68,12 +68,12 @@ def _pass(
     network = graph.Network(graph.with_outputs(model, [group[0].input for group in groups]), threads=threads)
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     work = sum(layer.macs for group in groups for layer in group)
-    there = sum(len(next(iter(record.inputs.values()))) for record in records)
-    count = evaluations or min(there, max(LEAST, min(MOST, int(WORK / max(work, 1)))))
+    available = sum(len(next(iter(record.inputs.values()))) for record in records)
+    count = evaluations or min(available, max(LEAST, min(MOST, int(WORK / max(work, 1)))))
     chosen = np.linspace(0, len(records) - 1, count).astype(int)
     each = -(-rows // count)
     rng = np.random.default_rng(0)
-    found: dict[str, list[Floats]] = {layer.node: [] for group in groups for layer in group}
+    rows_by_node: dict[str, list[Floats]] = {layer.node: [] for group in groups for layer in group}
     for turn, index in enumerate(chosen):
         inputs = records[index].inputs
         batch = len(next(iter(inputs.values())))
@@ -82,12 +82,12 @@ def _pass(
         for group in groups:
             value = values[group[0].input]
             if not np.isfinite(value).all():
-                raise AigcEdgeError("an activation is NaN or infinite while calibrating: the float32 network itself is broken")
+                raise AigcEdgeError("an activation is NaN or infinite during calibration: the float32 network itself is broken")
             for layer in group:
-                found[layer.node].append(_rows_of(layer, nodes[layer.node], value, shapes[layer.weight], each, rng))
+                rows_by_node[layer.node].append(_rows_of(layer, nodes[layer.node], value, shapes[layer.weight], each, rng))
     del network
     for group in groups:
-        yield group, {layer.node: np.concatenate(found.pop(layer.node)) for layer in group}
+        yield group, {layer.node: np.concatenate(rows_by_node.pop(layer.node)) for layer in group}
 
 
 def _rows_of(
@@ -106,7 +106,10 @@ def _patches(node: onnx.NodeProto, value: npt.NDArray[Any], shape: list[int], co
     strides = attribute(node, "strides", [1] * places)
     dilations = attribute(node, "dilations", [1] * places)
     pads = attribute(node, "pads", [0] * (2 * places))
-    if attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):  # near enough: which zeros are seen is chance
+    if attribute(node, "auto_pad", b"NOTSET") in (
+        b"SAME_UPPER",
+        b"SAME_LOWER",
+    ):  # close enough: sampling is random
         pads = [d * (k - 1) // 2 for d, k in zip(dilations, shape[2:], strict=True)] * 2
     padded = np.pad(value, [(0, 0), (0, 0), *zip(pads[:places], pads[places:], strict=True)])
     windows = [d * (k - 1) + 1 for d, k in zip(dilations, shape[2:], strict=True)]
@@ -116,6 +119,6 @@ def _patches(node: onnx.NodeProto, value: npt.NDArray[Any], shape: list[int], co
     sizes = view.shape[2 : 2 + places]
     chosen = rng.permutation(len(view) * int(np.prod(sizes)))[:count]
     sample, *at = np.unravel_index(chosen, (len(view), *sizes))
-    channels_last = np.moveaxis(view, 1, 1 + places)  # an index beside a slice would leave the order of axes to NumPy's rules
+    channels_last = np.moveaxis(view, 1, 1 + places)  # an index beside a slice would change the order of axes
     picked = channels_last[tuple([sample, *at])]
     return np.ascontiguousarray(picked.reshape(len(chosen), -1), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Decides which channels go: those whose loss errs least for the multiply-adds that it saves."""
+"""Selects the channels to remove: those with the least error per multiply-add that is saved."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import onnx
 from aigc_edge.compress.calibration.compute_budget import dry_run
 from aigc_edge.compress.calibration.trajectory import Evaluate, mean_square
 from aigc_edge.compress.channels.cut import cut
-from aigc_edge.compress.channels.refit import Inputs
-from aigc_edge.compress.channels.tracing import trace
+from aigc_edge.compress.channels.refit import InputMoments
+from aigc_edge.compress.channels.trace import trace
 from aigc_edge.compress.channels.units import Costs, Group, Unit, groups_of
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.trainable.distillation import with_new_noise
 from aigc_edge.errors import AigcEdgeError
 
-KEEP = 1 / 8  # of a group's channels stay in any case
-LEVELS = (0.25, 0.5, 0.75, 0.875)  # of a group's units go when it is measured alone; of many groups half only
-RANK = 2e12  # multiply-adds that measuring whole trajectories may take; beyond that single evaluations are compared
+KEEP = 1 / 8  # of a group's channels that always stay
+LEVELS = (0.25, 0.5, 0.75, 0.875)  # shares of a group's units removed to measure it; of many groups only half
+RANK = 2e12  # multiply-adds of measuring whole trajectories; beyond, single evaluations are compared
 SAMPLES = 4  # whose trajectories are compared
-TRIALS = 64  # measurements; when they do not suffice, groups with few multiply-adds are assumed to err like the median
+TRIALS = 64  # measurements; groups beyond, with few multiply-adds, are assumed to have the median error
 
 
 class ChannelPruner:
@@ -35,9 +34,9 @@ class ChannelPruner:
         self.groups = groups_of(self.state, self.costs)
         if not self.groups:
             raise AigcEdgeError(
-                "the network has no inner channels that could be pruned (all are needed by sums or outputs): take another format"
+                "the network has no inner channels that could be pruned (sums or outputs need all of them): use another format"
             )
-        self.inputs = Inputs(self.state, reference.calibration_records, reference.threads)
+        self.inputs = InputMoments(self.state, reference.calibration_records, reference.threads)
         self.inputs.weigh(self.groups, self.costs)
         for group in self.groups:
             group.units.sort(key=lambda unit: unit.energy)
@@ -58,8 +57,8 @@ class ChannelPruner:
             group.curve = [(0.5, float(np.median([other.error(0.5) for other in by_cost[:TRIALS]])))]
 
     def _measure(self, reference: HeldOutReference, count: int) -> Callable[[Evaluate], float]:
-        """What an error is measured by: final samples, or single evaluations where `count` of the former would take too long."""
-        some = with_new_noise(reference.calibration, SAMPLES, 0)
+        """How errors are measured: on final samples, or on single evaluations when `count` trajectories would take too long."""
+        some = reference.calibration.with_new_noise(SAMPLES, 0)
         evaluations = sum(len(next(iter(record.inputs.values()))) for record in dry_run(some))
         if count * SAMPLES * evaluations * self.total > RANK:
             return reference.output_error
@@ -67,20 +66,21 @@ class ChannelPruner:
         return lambda network: mean_square(some.run(network), wanted)
 
     def build(self, removed: set[int], *, refit: bool = True) -> onnx.ModelProto:
-        """The network without the units `removed`, the weights behind them re-fitted."""
+        """The network without the units `removed`, and with refitted weights behind them."""
         return cut(self.state, removed, self.inputs.refitted(removed) if refit else None)
 
     def choose(self, share: float, multiple: int) -> set[int]:
-        """The units to remove so that at least `share` of the multiply-adds go.
+        """The units to remove to save at least `share` of the multiply-adds.
 
-        Groups of at least four times `multiple` channels lose that many at a time. Raises AigcEdgeError when so many cannot go.
+        Groups of at least four times `multiple` channels lose that many at a time. Raises AigcEdgeError when the share is out of
+        reach.
         """
         waiting = {index: _parts(group, multiple) for index, group in enumerate(self.groups)}
         gone = dict.fromkeys(waiting, 0)
         removed: set[int] = set()
 
         def worth(index: int) -> float:
-            """What the group's next part errs for each multiply-add that it saves."""
+            """The error of removing the group's next part, per multiply-add saved."""
             group, part = self.groups[index], waiting[index][0]
             saved = self.costs.macs(removed) - self.costs.macs(removed | {unit.root for unit in part})
             count = len(group.units)
@@ -95,7 +95,7 @@ class ChannelPruner:
         reached = 1 - self.costs.macs(removed) / self.total
         if reached < share:
             raise AigcEdgeError(
-                f"share={share:g} of the multiply-adds cannot be pruned: inner channels hold {reached:.2f} of them; ask for less"
+                f"share={share:g} of the multiply-adds cannot be pruned: inner channels hold {reached:.2f}; use a smaller one"
             )
         return removed
 
@@ -107,7 +107,7 @@ class ChannelPruner:
 
 
 def _parts(group: Group, multiple: int) -> list[Sequence[Unit]]:
-    """What may go of a group, in order: units together until they hold `multiple` channels; the last of them always stay."""
+    """The removable parts of a group, in order: units that together hold `multiple` channels; the last units always stay."""
     least = max(multiple if group.channels >= 4 * multiple else 1, math.ceil(group.channels * KEEP))
     step = multiple if group.channels >= 4 * multiple else 1
     parts: list[Sequence[Unit]] = []

@@ -1,4 +1,4 @@
-"""The smallest sets of channels that can go, in groups made by the same layers, and what the multiply-adds are without some."""
+"""The smallest sets of channels that can be removed, grouped by the layers that produce them, and the cost without some."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aigc_edge.compress.graphs.weights import weights_of
 
 @dataclass
 class Unit:
-    """Channels that go together: the root of their labels, how many of the group's main layer, what the group gets of them."""
+    """Channels that are removed together: the root of their labels, their number in the group's main layer, their energy."""
 
     root: int
     channels: int
@@ -25,18 +25,18 @@ class Unit:
 
 @dataclass
 class Group:
-    """Units of the channels that the same layers make; `name` is that of the layer with most multiply-adds among these."""
+    """Units whose channels the same layers produce; `name` is that of the layer with the most multiply-adds."""
 
     name: str
     units: list[Unit] = field(default_factory=list)
-    curve: list[tuple[float, float]] = field(default_factory=list)  # share of its units that goes, error of the output then
+    curve: list[tuple[float, float]] = field(default_factory=list)  # share of units removed, error of the output
 
     @property
     def channels(self) -> int:
         return sum(unit.channels for unit in self.units)
 
     def error(self, part: float) -> float:
-        """Relative squared error of the network's output without the first `part` of the units; a parabola where unmeasured."""
+        """Relative squared error of the output without the first `part` of the units; extrapolated by a parabola."""
         known = [(0.0, 0.0), *self.curve]
         last, most = known[-1]
         if part > last > 0:
@@ -71,27 +71,27 @@ class Costs:
 
 
 def groups_of(state: ChannelTrace, costs: Costs) -> list[Group]:
-    """All groups of at least two units whose channels layers make and layers read, in order of execution."""
+    """All groups of at least two units that layers produce and layers read, in order of execution."""
     frozen = state.labels.frozen()
     makers: dict[int, list[int]] = {}
     for index, roots in costs.made.items():
         for root in set(roots.tolist()):
             makers.setdefault(root, []).append(index)
     read = {root for roots in costs.read.values() for root in roots.tolist()}
-    found: dict[tuple[int, ...], Group] = {}
+    groups: dict[tuple[int, ...], Group] = {}
     for root, indices in makers.items():
         if root in frozen or root not in read:
             continue
         main = max(indices, key=lambda index: costs.layers[index].macs if index in costs.layers else -1)
         if main not in costs.layers:
             continue
-        group = found.setdefault(tuple(sorted(indices)), Group(costs.layers[main].name))
+        group = groups.setdefault(tuple(sorted(indices)), Group(costs.layers[main].name))
         group.units.append(Unit(root, int((costs.made[main] == root).sum())))
-    return [group for key, group in sorted(found.items()) if len(group.units) > 1]
+    return [group for key, group in sorted(groups.items()) if len(group.units) > 1]
 
 
 def measured(state: ChannelTrace) -> list[Layer]:
-    """The layers that read channels: those whose inputs are looked at."""
+    """The layers that read traced channels."""
     consumers = {state.model.graph.node[index].output[0] for index in state.labels.consumers}
     known = {layer.node: layer for layer in [*graph.layers(state.model), *weights_of(state.model)]}
     return [layer for name, layer in known.items() if name in consumers]

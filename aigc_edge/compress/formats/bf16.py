@@ -32,4 +32,4 @@ class Bf16(MixedPrecision):
         return 2 * outputs * inputs
 
     def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
-        return HalfPrecisionRecipe("bf16", raise_opset(model, 22), BFLOAT16)  # convolutions in bfloat16 came with opset 22
+        return HalfPrecisionRecipe("bf16", raise_opset(model, 22), BFLOAT16)  # convolutions in bfloat16 need opset 22

@@ -1,6 +1,6 @@
 """FP8 W8A8: weights and activations in E4M3 (Micikevicius et al. 2022, "FP8 Formats for Deep Learning"), as standard Q/DQ nodes.
 
-Weights have one scale a channel, activations one a tensor: the largest value along the calibrated trajectory becomes 448.
+Weights have one scale per channel, activations one per tensor: the largest value along the trajectory maps to 448.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.calibration.ranges import TensorRange, watch
+from aigc_edge.compress.calibration.ranges import TensorRange, observe_tensors
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.formats.fp8w import fp8_channels
@@ -33,7 +33,7 @@ from aigc_edge.config import option
 @FORMATS.register("fp8")
 @dataclass(frozen=True)
 class Fp8(WeightOnly):
-    """Convolutions and matrix products in E4M3; embedding tables and transposed convolutions with weights in E4M3 only."""
+    """Convolutions and matrix products in E4M3; embedding tables and transposed convolutions are weight-only."""
 
     name: ClassVar[str] = "fp8"
     companion: ClassVar[str | None] = "fp8w"
@@ -58,7 +58,7 @@ class Fp8(WeightOnly):
 
 
 class _Fp8Recipe(WeightOnlyRecipe):
-    """The weights as fp8w has them, and Q/DQ nodes at the inputs of those layers that have kernels for both in E4M3."""
+    """Weights as in fp8w, and Q/DQ nodes at the inputs of layers for which there are E4M3 kernels."""
 
     def __init__(self, format: Fp8, model: onnx.ModelProto, reference: HeldOutReference | None) -> None:
         super().__init__(format, model, fp8_channels, opset=19, estimator="minmax")
@@ -66,7 +66,7 @@ class _Fp8Recipe(WeightOnlyRecipe):
         self._moved = source_of(self.model)
         wanted = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
         self.ranges = {name: TensorRange() for name in sorted(wanted)}
-        watch(self.model, self.ranges, reference.calibration_records, self._see, reference.threads)
+        observe_tensors(self.model, self.ranges, reference.calibration_records, self._see, reference.threads)
 
     def _source(self, layer: Layer) -> str:
         return self._moved.get(layer.input, layer.input)

@@ -1,4 +1,4 @@
-"""FP8 weights (E4M3), one scale a channel; arithmetic in float (Micikevicius et al. 2022, "FP8 Formats for Deep Learning")."""
+"""FP8 weights (E4M3), one scale per channel; arithmetic in float (Micikevicius et al. 2022, "FP8 Formats for Deep Learning")."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fp8Weights(WeightOnly):
 
 
 def fp8_channels(layer: Layer, weight: npt.NDArray[np.float32]) -> Change:
-    """E4M3 with one scale a channel, which half precision can hold."""
+    """E4M3 with one scale per channel, which half precision can represent."""
     rows = np.moveaxis(weight, layer.axis, 0).reshape(weight.shape[layer.axis], -1)
     scales = np.maximum(np.abs(rows).max(axis=1) / np.float32(E4M3_LARGEST), np.float32(SMALLEST_SCALE))
     shape = [1] * weight.ndim

@@ -26,9 +26,9 @@ _ROUND = to_int(4)
 @FORMATS.register("int4")
 @dataclass(frozen=True)
 class Int4(QuantisationAware, WeightOnly):
-    """Weights as integers −7 … 7 with one scale a block; a row that no block divides takes a smaller one, of at least 16.
+    """Weights as integers −7 … 7 with one scale per block; rows that it does not divide use smaller blocks, of at least 16.
 
-    What not even that divides, embedding tables, and the first and the last layer (few bytes, much of the error) are stored in 8
+    Rows that not even those divide, embedding tables, and the first and last layer (few bytes, much of the error) are stored in 8
     bits.
     """
 
@@ -40,7 +40,7 @@ class Int4(QuantisationAware, WeightOnly):
 
     psnr: float = option(25.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     block: int = option(64, "inputs that share a scale", choices=(16, 32, 64, 128))
-    scaled: bool = option(True, "scale input channels by what they carry (AWQ); false needs no calibration data")
+    scaled: bool = option(True, "scale input channels by their activations (AWQ); false needs no calibration data")
 
     @property
     def calibrates(self) -> bool:
@@ -58,22 +58,22 @@ class Int4(QuantisationAware, WeightOnly):
 
 
 class Int4Blocks:
-    """Rows as integers of 4 bits in blocks of at most `block` inputs."""
+    """Rows as 4-bit integers in blocks of at most `block` inputs."""
 
     def __init__(self, block: int) -> None:
         self.block = block
 
     def scales(self, rows: Floats, importance: Floats | None) -> Floats | None:
-        """The scales that err least; None when no block of at least 16 divides the rows."""
+        """The scales with the least error; None when no block of at least 16 divides the rows."""
         block = block_of(rows.shape[1], self.block)
         return best_scales(rows, block, 7, _ROUND, shrink=SHRINK, importance=importance) if block else None
 
     def pack(self, layer: Layer, rows: Floats, importance: Floats | None, shape: tuple[int, ...]) -> Change | None:
-        """The layer stored so; see blockwise.PackRows."""
+        """The packed layer; see blockwise.PackRows."""
         scales = self.scales(rows, importance)
         return None if scales is None else blocked(layer, quantised(rows, scales, _ROUND), scales, "int4", shape)
 
     def rounded(self, layer: Layer, rows: Floats, importance: Floats) -> Floats | None:
-        """What is left of the rows; see awq.RoundRows."""
+        """The rounded rows; see awq.RoundRows."""
         scales = self.scales(rows, importance)
         return None if scales is None else quantised(rows, scales, _ROUND) * spread(scales, rows.shape[1])

@@ -1,4 +1,4 @@
-"""INT8 weights, one scale a channel; arithmetic in float: a quarter of the size, next to no error, no calibration."""
+"""INT8 weights, one scale per channel; arithmetic in float: a quarter of the size, almost no error, no calibration."""
 
 from __future__ import annotations
 

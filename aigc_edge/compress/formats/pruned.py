@@ -33,7 +33,7 @@ HALVINGS = 4  # of the interval that the share is in, when the budget is missed
 @FORMATS.register("pruned")
 @dataclass(frozen=True)
 class Pruned(Format):
-    """Options of structured pruning; what is left is stored in float."""
+    """Options of structured pruning; the remaining network is stored in float."""
 
     name: ClassVar[str] = "pruned"
     companion: ClassVar[str | None] = "fp32"
@@ -52,7 +52,7 @@ class Pruned(Format):
     floats: str = option("fp32", "what the network is stored and computed in", choices=("fp32", "fp16"))
 
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
-        """At most: which weights shrink is known when the channels have been measured."""
+        """An upper bound: which weights shrink depends on measurements."""
         return (2 if self.floats == "fp16" else 4) * outputs * inputs
 
     def convert(

@@ -1,7 +1,7 @@
 """2:4 sparsity: of every four neighbouring input channels two weights are zero, which tensor cores from Ampere on skip.
 
-Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378). Engines store zeros like other weights: the
-file is as small as the type that the weights are stored in.
+Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378). Engines store zeros like other weights, so
+the size of the file follows from the type of the weights.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.scaling.sparsity import inverse_root, mask_of, sparsegpt
 from aigc_edge.config import option
 
-ROWS = 1024  # calibration inputs a layer
-LARGEST = 2304  # inputs of a Hessian: of a wider convolution each place of the kernel has its own
+ROWS = 1024  # calibration inputs per layer
+LARGEST = 2304  # inputs of a Hessian; a wider convolution has one per kernel position
 LEAST = 16  # input channels: narrower layers stay dense
 
 
 @FORMATS.register("sparse24")
 @dataclass(frozen=True)
 class Sparse24(WeightOnly):
-    """Convolutions and matrix products with two zeros in every four input channels; the first and the last layer stay
-    dense, and so do embeddings; all are stored in the same type."""
+    """Convolutions and matrix products with two zeros in every four input channels; the first and last layer and embeddings stay
+    dense; all are stored in the same type."""
 
     name: ClassVar[str] = "sparse24"
     least_sm: ClassVar[int] = 80
@@ -71,13 +71,13 @@ class _SparseRecipe(ConversionRecipe):
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         every = weights_of(model)
         groups = {node.output[0] for node in model.graph.node for item in node.attribute if item.name == "group" and item.i > 1}
-        several = shared(model)
+        tied = shared(model)
         products = [layer for layer in every if layer.op in ("Conv", "Gemm", "MatMul")]
         outer = first_and_last(products)
         sparse = [
             layer
             for layer in products
-            if layer.node not in outer | groups and layer.weight not in several and self._shape(layer)[0] >= LEAST
+            if layer.node not in outer | groups and layer.weight not in tied and self._shape(layer)[0] >= LEAST
         ]
         self._pruned: dict[str, Floats] = {}
         if reference is not None and reference.calibration_records:
@@ -98,12 +98,12 @@ class _SparseRecipe(ConversionRecipe):
                 self._changes[layer.node] = change
 
     def _shape(self, layer: Layer) -> tuple[int, int]:
-        """Input channels, and places of the kernel for each."""
+        """The numbers of input channels and of kernel positions."""
         dims = list(self.constants[layer.weight].dims)
         return (dims[1], int(np.prod(dims[2:]))) if layer.op == "Conv" else (dims[1 - layer.axis], 1)
 
     def _prune(self, group: list[Layer], inputs: dict[str, Floats]) -> None:
-        roots: dict[tuple[int, ...], Floats] = {}  # layers of one input and one kernel share it
+        roots: dict[tuple[int, ...], Floats] = {}  # shared by layers with the same input and kernel
 
         def prune(rows: Floats, seen: Floats) -> Floats:
             key = (*seen.shape, int(seen.__array_interface__["data"][0]))
@@ -116,7 +116,7 @@ class _SparseRecipe(ConversionRecipe):
             self._pruned[layer.node] = self._split(layer, prune, inputs[layer.node])
 
     def _split(self, layer: Layer, prune: Any, inputs: Floats | None) -> Floats:
-        """The weight pruned with columns in the order places, channels: then four neighbours are four channels of one place."""
+        """Prune the weight with channels innermost: four neighbouring columns are then four channels of one kernel position."""
         weight = numpy_helper.to_array(self.constants[layer.weight])
         channels, places = self._shape(layer)
 
@@ -127,24 +127,24 @@ class _SparseRecipe(ConversionRecipe):
         seen = None if inputs is None else turned(inputs)
         if channels * places <= LARGEST and channels % 4 == 0:
             flat = rows.reshape(len(rows), -1)
-            made = prune(flat, None if seen is None else seen.reshape(len(seen), -1)).reshape(rows.shape)
+            pruned = prune(flat, None if seen is None else seen.reshape(len(seen), -1)).reshape(rows.shape)
         else:
             parts = [(rows[:, place], None if seen is None else seen[:, place]) for place in range(places)]
-            made = np.stack(
+            pruned = np.stack(
                 [prune(np.ascontiguousarray(a), None if b is None else np.ascontiguousarray(b)) for a, b in parts], axis=1
             )
-        back = np.ascontiguousarray(made.transpose(0, 2, 1)).reshape(len(rows), -1)
+        back = np.ascontiguousarray(pruned.transpose(0, 2, 1)).reshape(len(rows), -1)
         return from_rows(layer, back, weight.shape)
 
     def _stored(self, layer: Layer) -> Change:
-        """The weight, pruned or not, as the option says."""
+        """The weight, pruned or dense, in the type of the option `weights`."""
         dense = layer.node not in self._pruned
         weight = numpy_helper.to_array(self.constants[layer.weight]) if dense else self._pruned[layer.node]
         if self.stored == "int8w":
             return int8_channels(layer, weight)
         if self.stored == "fp16" and self.floats != "fp16":
             return halved(layer, weight)
-        name = f"{layer.weight}_sparse"  # in half precision it is made so with the rest of the network
+        name = f"{layer.weight}_sparse"  # converted to half precision with the rest of the network
         return Change((numpy_helper.from_array(weight, name),), (), {weight_input(layer): name})
 
     def format_of(self, layer: Layer) -> str:

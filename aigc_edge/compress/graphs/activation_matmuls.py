@@ -1,4 +1,4 @@
-"""Products of two activations, as in attention: layers without weights."""
+"""Matrix products of two activations, as in attention: layers without weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def activation_matmuls(model: onnx.ModelProto) -> list[Layer]:
     """The matrix products of two computed tensors, in order of execution."""
     known = at_default_size(model)
     constants = {tensor.name for tensor in model.graph.initializer}
-    found: list[Layer] = []
+    matmuls: list[Layer] = []
     for node in model.graph.node:
         if node.op_type != "MatMul" or constants & {*node.input} or node.input[0] == node.input[1]:
             continue
@@ -23,5 +23,5 @@ def activation_matmuls(model: onnx.ModelProto) -> list[Layer]:
             continue
         inner = known[node.input[0]][1][-1:] or [1]
         macs = int(np.prod([size or 1 for size in (*known[out][1], *inner)]))
-        found.append(Layer(f"{out} (product)", ACTIVATION_MATMUL, out, node.input[0], node.input[1], None, 0, out, macs, 0))
-    return found
+        matmuls.append(Layer(f"{out} (product)", ACTIVATION_MATMUL, out, node.input[0], node.input[1], None, 0, out, macs, 0))
+    return matmuls

@@ -1,8 +1,8 @@
-"""Activations in 4-bit floats (E2M1) whose blocks find their scales while the network runs, in standard Q/DQ nodes.
+"""Activations in 4-bit floats (E2M1) with block scales that are computed at run time, in standard Q/DQ nodes.
 
 NVIDIA 2025, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149): 16 values along the inner axis share a scale in
-E4M3, a sixth of the largest of them in units of one float32 scale a tensor. TensorRT multiplies in 4 bits where both factors of a
-product come from such nodes; CPUs have no kernels for them, so for those the two that touch E2M1 are written as arithmetic.
+E4M3, a sixth of the largest of them in units of one float32 scale per tensor. TensorRT multiplies in 4 bits where both factors of
+a product come from such nodes; CPUs have no kernels for them, so for CPUs the two nodes with E2M1 are written as arithmetic.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ BLOCK = 16
 
 
 def tensor_scale(largest: float) -> np.float32:
-    """The scale of a tensor with values up to `largest`: what the scales of its blocks are multiples of.
+    """The scale of a tensor with values up to `largest`, in whose units the scales of its blocks are stored.
 
-    A sixth of a power of two: engines divide by it, or multiply by the inverse of its sixfold, and then get the same. What is up
-    to twice as large as was seen has room.
+    A sixth of a power of two: engines that divide by it, and those that multiply by the inverse of six times it, get the same.
+    Values of up to twice the observed ones still fit.
     """
     least = max(largest / E4M3_LARGEST, E2M1_LARGEST * SMALLEST_SCALE)
     return np.float32(2.0 ** math.ceil(math.log2(least)) / E2M1_LARGEST)
 
 
 def dynamic_input(tensor: str, scale: np.float32, rank: int, size: int) -> Change:
-    """The change of a layer that reads `tensor` [..., size], of that rank, in 4 bits; 16 divides `size`.
+    """The change that makes a layer read `tensor` [..., size], of that rank, in 4 bits; 16 divides `size`.
 
-    What quantises is never divided by zero: a block whose scale rounds to zero is zero because that scale multiplies it.
+    Nothing is divided by zero: a block whose scale rounds to zero becomes zero when it is multiplied by that scale.
     """
     part = Replacement(f"{tensor}_fp4")
     whole, zero = part.constant("scale", scale), part.constant("zero", 0, ml_dtypes.float8_e4m3fn)
@@ -53,21 +53,21 @@ def dynamic_input(tensor: str, scale: np.float32, rank: int, size: int) -> Chang
 
 
 def as_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` without activations of type E2M1: float32 ones with the same values, by operators that all engines have.
+    """`model` with float32 instead of E2M1 activations, with the same values, by operators that all engines have.
 
-    Scales in E4M3 are rounded so as well: what OpenVINO has for that rounds twice, to half precision first.
+    E4M3 scales are rounded in the same manner: OpenVINO's own conversion rounds twice, to half precision first.
     """
-    made = {node.output[0]: node for node in model.graph.node}
+    producers = {node.output[0]: node for node in model.graph.node}
     parts: dict[str, Replacement] = {}
     dropped: list[str] = []
     for node in model.graph.node:
-        source = made.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        source = producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if source is None or attribute(source, "output_dtype", 0) != TensorProto.FLOAT4E2M1:
             continue
         tensor, divisors, scales = source.input[0], source.input[1], node.input[1]
         parts[node.output[0]] = _values(node.output[0], tensor, divisors, scales)
-        rounded = made[made[scales].input[0]]
-        parts[scales] = _scales(scales, rounded.input[0], rounded.input[1], made[scales].input[1])
+        rounded = producers[producers[scales].input[0]]
+        parts[scales] = _scales(scales, rounded.input[0], rounded.input[1], producers[scales].input[1])
         dropped += [source.output[0], rounded.output[0]]
     return replaced(model, parts, dropped) if parts else model
 
@@ -95,9 +95,9 @@ def _to_e2m1(part: Replacement, value: str) -> str:
 
 
 def _scales(name: str, largest: str, sixfold: str, whole: str) -> Replacement:
-    """E4M3 of `largest` / sixfold, times whole: three bits behind the first, of which the lowest is 2⁻⁹ at least; 448 at most.
+    """E4M3 of `largest` / sixfold, times whole: three mantissa bits, the lowest at least 2⁻⁹; at most 448.
 
-    A logarithm that is not exact does no harm: next to a power of two either step rounds to that.
+    An inexact logarithm does no harm: next to a power of two either step rounds to that.
     """
     part = Replacement(name)
     ratio = part.add("Min", [part.add("Div", [largest, sixfold], "ratios"), part.constant("top", E4M3_LARGEST)], "held")

@@ -1,4 +1,4 @@
-"""Embedding tables in int8, one scale a row: the rows that are looked up become floats, not the table."""
+"""Embedding tables in int8 with one scale per row: only the rows that are looked up are dequantised."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from aigc_edge.compress.graphs.graph import attribute, initialisers
 from aigc_edge.compress.graphs.qdq import quantise_weight
 from aigc_edge.compress.graphs.replacement import Replacement, replaced
 
-LEAST = 4096  # numbers in a table: smaller ones are not worth two more operators
+LEAST = 4096  # elements: smaller tables are not worth two more operators
 
 
 def with_int8_tables(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` whose large constant float32 tables [rows, width] are stored in int8; `model` itself without such."""
+    """A copy of `model` with its large constant float32 tables [rows, width] in int8; `model` itself when it has none."""
     constants = {name: value for name, value in initialisers(model).items() if value.dtype == np.float32 and value.ndim == 2}
     parts: dict[str, Replacement] = {}
     for node in model.graph.node:

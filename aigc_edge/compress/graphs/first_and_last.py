@@ -1,7 +1,7 @@
-"""The first and the last layers of a network: they err most, see the sample itself, and cost next to nothing.
+"""The first and last layers of a network: the most sensitive ones, which see the sample itself and cost next to nothing.
 
-No norm evens out what they are given or give. On a DiT-S/2 (random weights) they made more than half of the squared error with
-less than a thousandth of the multiply-adds.
+No normalisation follows their inputs or outputs. On a DiT-S/2 (random weights) they caused more than half of the squared error
+with less than a thousandth of the multiply-adds.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import onnx
 
 from aigc_edge.compress.graphs.graph import Layer
 
-SHARE = 1 / 250  # of the multiply-adds: what a layer at the end may cost to be left in float
-READERS = 2  # layers that may read an input that they are the beginning of: keys and values of every block read a text
+SHARE = 1 / 250  # of the multiply-adds, at most, for a layer to be left in float
+READERS = 2  # first layers per input: a text condition is read by keys and values of every block
 
 
 def without_first_and_last(model: onnx.ModelProto, layers: Sequence[Layer]) -> list[Layer]:
-    """`layers` without those next to the inputs and outputs of the graph that cost little.
+    """`layers` without cheap ones next to the inputs and outputs of the graph.
 
-    Next to means: in between are only operators with one computed input, such as reshapes, activations and biases.
+    Between them and the input or output there are only operators with one computed input: reshapes, activations, biases.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     nodes = {layer.node for layer in layers}
     total = sum(layer.macs for layer in layers)
-    near = {value.name: value.name for value in model.graph.input}  # the input that a value is made of
+    near = {value.name: value.name for value in model.graph.input}  # value → the input that it is computed from
     for node in model.graph.node:
         computed = [name for name in node.input if name and name not in constants]
         if node.output[0] not in nodes and len(computed) == 1 and computed[0] in near:

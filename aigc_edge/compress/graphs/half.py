@@ -1,4 +1,4 @@
-"""Turns a float32 graph into one of 16-bit floats (half precision, bfloat16), with casts where the precision changes.
+"""Converts a float32 graph to 16-bit floats (half precision, bfloat16), with casts where the precision changes.
 
 onnxruntime's own converter leaves nodes out of order, so that onnx.checker refuses the file, and knows nothing of Q/DQ scales.
 """
@@ -27,13 +27,13 @@ _SENSITIVE = frozenset((
     "CumSum", "Exp", "Log", "Pow", "Reciprocal", "Sin", "Cos", "Tan", "Range",
 ))
 # fmt: on
-_PERIODIC = ("Sin", "Cos", "Tan")  # an angle of 50 in half precision is off by 0.03: what computes it stays in float32 too
-_FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that ONNX wants in float32 whatever the data is
+_PERIODIC = ("Sin", "Cos", "Tan")  # an angle of 50 in half precision is off by 0.03: nodes that compute it stay in float32 too
+_FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that are float32 for any data type
 
 
 @dataclass(frozen=True)
 class HalfType:
-    """A 16-bit float: its type in NumPy and ONNX, what it overflows above and below what it loses digits."""
+    """A 16-bit float type in NumPy and ONNX, the largest finite value, and the smallest normal number."""
 
     name: str
     dtype: Any
@@ -47,7 +47,7 @@ BFLOAT16 = HalfType("bf16", ml_dtypes.bfloat16, TensorProto.BFLOAT16, math.inf, 
 
 
 def _beyond(kind: HalfType, sizes: npt.NDArray[Any], typical: Callable[[npt.NDArray[Any]], Any]) -> bool:
-    """Whether the type overflows on a constant, or has lost its digits: for weights the largest counts, for scales all."""
+    """Whether a constant overflows or becomes denormal in the type: for weights the largest value counts, for scales all."""
     return bool(sizes.size and (sizes.max() > kind.largest or 0 < typical(sizes) < kind.smallest))
 
 
@@ -95,7 +95,7 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
     kept = _kept(model, constants, kind, frozenset(keep))
     is_float = {name for name, (kind, _) in known.items() if kind == TensorProto.FLOAT}
     nodes: list[onnx.NodeProto] = []
-    halves: set[str] = set()  # activations that exist in half precision only
+    halves: set[str] = set()  # activations in half precision
     casts: dict[tuple[str, int], str] = {}
     used: dict[str, npt.NDArray[Any]] = {}
 
@@ -120,7 +120,7 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
 
     outputs = {value.name for value in model.graph.output}
     for index, node in enumerate(model.graph.node):
-        # What makes floats of other things (ConstantOfShape, Range) makes them in the type that its attributes say.
+        # Nodes that produce floats from other types (ConstantOfShape, Range) use the type in their attributes.
         half = index not in kept and (node.op_type == "Cast" or any(name in is_float for name in node.input))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

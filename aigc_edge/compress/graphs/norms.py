@@ -1,4 +1,4 @@
-"""Group normalisation that keeps channels last: for engines whose convolutions do, and which would reorder a map twice a norm.
+"""Group normalisation that keeps the channels-last layout, for engines that would otherwise reorder a map twice per norm.
 
 A group's mean is that of its channels' means, and so is its mean square; with both the norm is one multiplication and an addition
 a channel, in any layout. The means of groups are taken by a 1 × 1 convolution with groups, because that keeps the layout too.
@@ -12,13 +12,13 @@ import onnx
 from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
 from aigc_edge.compress.graphs.replacement import Replacement, readers, replaced
 
-MEANS = "means of groups"  # ends the names of their weights, which are not to be quantised
+MEANS = "means of groups"  # suffix of the names of weights that are not to be quantised
 
 
 def without_reshape(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` with every group norm of [N, C, H, W] rewritten: instance norms between reshapes, as they are exported.
+    """A copy of `model` with every group norm of [N, C, H, W], exported as an instance norm between reshapes, rewritten.
 
-    The variance is E[x²] − E[x]²: where a group's mean is far larger than its spread that loses digits, which int8 has not.
+    The variance is E[x²] − E[x]²: where a group's mean is far larger than its deviation, that loses digits that int8 lacks.
     """
     constants, known, reading = initialisers(model), types_and_shapes(model), readers(model)
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -52,7 +52,7 @@ def _is_shape_of(node: onnx.NodeProto | None, source: str) -> bool:
 
 
 def _pixel(part: Replacement, source: str) -> str:
-    """One over the number of pixels of a map whose size is known when the network runs."""
+    """One over the number of pixels of a map whose size is known at run time only."""
     sides = part.add("Shape", [source], "sides", start=2)
     count = part.add("Cast", [part.add("ReduceProd", [sides], "count", keepdims=0)], "pixels", to=onnx.TensorProto.FLOAT)
     return part.add("Reciprocal", [count], "pixel")

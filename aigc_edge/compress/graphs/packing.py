@@ -1,7 +1,7 @@
-"""Stores a weight in few bits: its codes and scales as constants, and the DequantizeLinear nodes that make floats of them.
+"""Stores a weight in few bits: codes and scales as constants, and the DequantizeLinear nodes that turn them into floats.
 
-One scale a channel keeps the weight's shape. Blocks lie along the last two dimensions only (all that TensorRT takes), so a
-convolution's weight is stored as the matrix [outputs, inputs · places] and reshaped behind its DequantizeLinear.
+With one scale per channel the codes keep the weight's shape. Blocks lie along the last two dimensions (as TensorRT requires), so
+a convolution's weight is stored as the matrix [outputs, inputs · places] and reshaped behind its DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _tensor(name: str, value: Array) -> onnx.TensorProto:
 
 def per_channel(layer: Layer, codes: Floats, scales: Floats, kind: str) -> Change:
     """Codes in the weight's shape, of type `kind`, with one scale for each index of the layer's axis."""
-    # With the axis in its name: tied weights are read along different ones.
+    # The name has the axis, because tied weights are read along different ones.
     codes_name, scales_name, result = (f"{layer.weight}_{part}{layer.axis}" for part in (f"{kind}_", "scale_", "dq_"))
     tensors = (_tensor(codes_name, codes.astype(_TYPES[kind])), _tensor(scales_name, scales.astype(np.float32)))
     node = helper.make_node("DequantizeLinear", [codes_name, scales_name], [result], name=result, axis=layer.axis)
@@ -48,7 +48,7 @@ def blocked(
 ) -> Change:
     """Codes [outputs, inputs] of type `kind` with scales [outputs, blocks]; `shape` is that of the weight.
 
-    With a `tensor_scale` the scales are stored as E4M3 floats, which it multiplies (NVFP4).
+    With a `tensor_scale` (NVFP4), the scales are stored in E4M3 in units of it.
     """
     names = {part: f"{layer.weight}_{part}" for part in (kind, "scale", "scale_dq", "tensor_scale", "shape", "flat", "dq")}
     upright = layer.axis == 0 and layer.op != "ConvTranspose"
@@ -84,7 +84,7 @@ def halved(layer: Layer, weight: Array) -> Change:
 
 
 def int8_channels(layer: Layer, weight: Array) -> Change:
-    """int8 with one scale a channel: what is small next to 4-bit weights, and embedding tables, are stored in."""
+    """int8 with one scale per channel, for layers and embedding tables that 4-bit formats do not hold."""
     integers, scales = quantise_weight(weight, layer.axis)
     return per_channel(layer, integers.astype(np.float32), scales, "int8")
 

@@ -1,7 +1,7 @@
-"""Writes Q/DQ nodes into an ONNX graph: 8-bit weights with one scale a channel, 8-bit activations with one scale a tensor.
+"""Writes Q/DQ nodes into an ONNX graph: 8-bit weights with one scale per channel, activations with one per tensor.
 
 onnxruntime.quantization writes such nodes too, but one graph for all engines, and it loads, copies and quantises the whole model
-again for every choice of layers; the search tries dozens.
+for every choice of layers, of which the search tries dozens.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _MOVES = (
 def quantise_weight(
     weight: npt.NDArray[np.float32], axis: int, least: npt.ArrayLike = 0.0
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 with one float32 scale a channel of `axis`: scale = max |w| / 127, at least `least`.
+    """Symmetric int8 with one float32 scale per channel of `axis`: scale = max |w| / 127, at least `least`.
 
-    A channel of zeros takes the largest scale of the others: any would do for the weight, but engines round the bias to multiples
+    A channel of zeros gets the largest scale of the others: any suits the weight, but engines round the bias to multiples
     of (weight scale · input scale), in int32.
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
@@ -58,7 +58,7 @@ def along_axis(values: npt.NDArray[np.float32], axis: int, rank: int) -> npt.NDA
 
 
 def source_of(model: onnx.ModelProto) -> dict[str, str]:
-    """For every tensor that an operator merely moved: the tensor it came from."""
+    """For every tensor that operators only moved: the tensor in front of them."""
     moved: dict[str, str] = {}
     for node in model.graph.node:
         if _moves(node):
@@ -77,7 +77,7 @@ def _inputs(layer: Layer) -> tuple[str, ...]:
 
 
 def integers_only(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
-    """Outputs of operators that move values which nothing but `layers` reads in the end: they may be quantised in front."""
+    """Outputs of operators that move values, read in the end by `layers` only: they can be quantised in front."""
     chosen = {(layer.node, name) for layer in layers for name in _inputs(layer)}
     found: set[str] = set()
     reading = readers(model)
@@ -90,7 +90,7 @@ def integers_only(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]
 
 
 def observed(model: onnx.ModelProto, layers: Collection[Layer], results: bool = True) -> set[str]:
-    """The tensors whose range must be known to quantise the inputs of `layers`, and their `results` too."""
+    """The tensors whose ranges are needed to quantise the inputs of `layers`, and their `results`."""
     moved = source_of(model)
     names = {name for layer in layers for name in _inputs(layer)}
     names |= {layer.output for layer in layers if results and layer.op != ACTIVATION_MATMUL}
@@ -98,7 +98,7 @@ def observed(model: onnx.ModelProto, layers: Collection[Layer], results: bool = 
 
 
 def factors(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
-    """The tensors (in front of what merely moves them) that products of two activations among `layers` read."""
+    """The tensors (in front of operators that move them) that activation matmuls among `layers` read."""
     moved = source_of(model)
     return {moved.get(name, name) for layer in layers if layer.op == ACTIVATION_MATMUL for name in _inputs(layer)}
 
@@ -106,12 +106,12 @@ def factors(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
 class QdqWriter:
     """Builds quantised versions of one model; weights are quantised once and shared by all versions.
 
-    `symmetric` activations are int8 with zero point 0 (all that TensorRT takes); the others uint8 with a zero point (twice the
-    resolution behind a ReLU or SiLU, and what x86 multiplies). With `fused` the results of convolutions and the biases of Gemm
-    are quantised too: only then onnxruntime has int8 kernels for them. TensorRT wants neither, and refuses int32 biases. The
-    tensors `signed` (in front of what merely moves them) are int8 with zero point 0 in any case. With `early`, what is moved
-    before it is multiplied is quantised before it is moved, where nothing else reads it: a quarter of the bytes.
-    Without `vectors` a Gemm of one vector a sample, which waits for its weights, reads those as int8 and its input as it is.
+    `symmetric` activations are int8 with zero point 0 (as TensorRT requires); the others uint8 with a zero point (twice the
+    resolution behind a ReLU or SiLU, and the type that x86 multiplies). With `fused` the results of convolutions and the biases
+    of Gemm are quantised too, without which onnxruntime has no int8 kernels for them; TensorRT needs neither, and refuses int32
+    biases. The tensors `signed` (in front of operators that move them) are int8 with zero point 0 in any case. With `early`,
+    values that are moved before they are multiplied are quantised before they are moved, where nothing else reads them: a quarter
+    of the bytes. Without `vectors` a Gemm of one vector per sample, which is bound by its weights, is weight-only.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The form of an int8 graph that an engine wants: which tensors are quantised, how, and what is rewritten before."""
+"""Engine Q/DQ schemes of int8: which tensors are quantised, how, and what is rewritten before."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from aigc_edge.compress.graphs.transposed import as_convolutions
 
 @dataclass(frozen=True)
 class QdqScheme:
-    """`symmetric` activations are int8 with zero point 0, the others uint8 with a zero point; `fused` results are quantised too.
+    """How an engine needs Q/DQ nodes.
 
-    `products` of two activations are quantised in engines that have attention in int8. `exact`: the engine computes what the Q/DQ
-    nodes say, so onnxruntime without its own fusions stands for it when quality is measured. `early`: values are quantised before
-    they are moved. Without `vectors` products of a single vector have weights in int8 only.
+    `symmetric`: activations are int8 with zero point 0, else uint8 with a zero point. `fused`: results are quantised too.
+    `activation_matmuls`: products of two activations are quantised, as engines with attention in int8 need. `exact`: the engine
+    computes the Q/DQ nodes as written, so onnxruntime without its own fusions emulates it in evaluations. `early`: values are
+    quantised before they are reshaped or moved. Without `vectors`, products of a single vector are weight-only.
     """
 
     symmetric: bool = False
@@ -32,12 +33,12 @@ class QdqScheme:
     vectors: bool = True
 
     def layers(self, model: onnx.ModelProto) -> list[Layer]:
-        """All that is to be quantised in `model`, in order of execution."""
-        found = without_first_and_last(model, [layer for layer in graph.layers(model) if not layer.weight.endswith(MEANS)])
+        """The layers of `model` to quantise, in order of execution."""
+        weighted = without_first_and_last(model, [layer for layer in graph.layers(model) if not layer.weight.endswith(MEANS)])
         if not self.activation_matmuls:
-            return found
+            return weighted
         order = {node.output[0]: index for index, node in enumerate(model.graph.node)}
-        return sorted([*found, *activation_matmuls(model)], key=lambda layer: order[layer.node])
+        return sorted([*weighted, *activation_matmuls(model)], key=lambda layer: order[layer.node])
 
 
 SCHEMES = {
@@ -48,10 +49,10 @@ SCHEMES = {
 
 
 def adapt_for_engine(model: onnx.ModelProto, engine: str) -> onnx.ModelProto:
-    """`model` rewritten for the int8 kernels that `engine` has; it computes the same up to rounding."""
+    """`model` rewritten for the int8 kernels of `engine`; it computes the same up to rounding."""
     constants = {tensor.name for tensor in model.graph.initializer}
     if any(node.op_type in ("Mul", "Pow") and {*node.input} <= constants for node in model.graph.node):
-        # As in StyleGAN's demodulation: a weight that is read in float too would be stored twice.
+        # As in StyleGAN's demodulation: a weight with a second, float reader would be stored twice.
         model = folded(model, ("Pow", "ReduceSum", "Sqrt", "Add"))
     if engine == "tensorrt":
         return model

@@ -1,4 +1,4 @@
-"""Replaces nodes of an ONNX graph by others: what the passes that suit a graph to an engine have in common."""
+"""Replaces nodes of an ONNX graph by others: shared by the passes that adapt a graph for an engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 
 class Replacement:
-    """Nodes that take another node's place, with the constants that they read; names begin with that of its output."""
+    """Nodes that replace another node, with the constants that they read; all names begin with that of its output."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -20,21 +20,21 @@ class Replacement:
         self.constants: dict[str, npt.NDArray[Any]] = {}
 
     def constant(self, suffix: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
-        """The name of a new constant."""
+        """Add a constant and return its name."""
         self.constants[f"{self.name}_{suffix}"] = np.asarray(value, dtype)
         return f"{self.name}_{suffix}"
 
     def add(self, op: str, inputs: Sequence[str], suffix: str | None, **attributes: Any) -> str:
-        """Append a node and return its output; without a suffix that is the output of the node that is replaced."""
+        """Add a node and return its output; without a suffix, the output of the node that is replaced."""
         output = self.name if suffix is None else f"{self.name}_{suffix}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{output}_{op}", **attributes))
         return output
 
 
 def replaced(model: onnx.ModelProto, parts: Mapping[str, Replacement], dropped: Sequence[str] = ()) -> onnx.ModelProto:
-    """A copy of `model` with each node whose output is a key of `parts` replaced, those with an output in `dropped` left out.
+    """A copy of `model` with each node whose output is a key of `parts` replaced, and those with an output in `dropped` removed.
 
-    Constants that nothing reads any more are left out too.
+    Constants without readers are removed too.
     """
     graph = model.graph
     nodes: list[onnx.NodeProto] = []
@@ -44,7 +44,7 @@ def replaced(model: onnx.ModelProto, parts: Mapping[str, Replacement], dropped: 
         elif node.output[0] not in dropped:
             nodes.append(node)
     read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
-    made = {name for node in nodes for name in node.output}
+    produced = {name for node in nodes for name in node.output}
     result = onnx.ModelProto(
         ir_version=model.ir_version,
         opset_import=model.opset_import,
@@ -56,7 +56,7 @@ def replaced(model: onnx.ModelProto, parts: Mapping[str, Replacement], dropped: 
     result.graph.node.extend(nodes)
     result.graph.input.extend(graph.input)
     result.graph.output.extend(graph.output)
-    result.graph.value_info.extend(value for value in graph.value_info if value.name in made)
+    result.graph.value_info.extend(value for value in graph.value_info if value.name in produced)
     result.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
     for part in parts.values():
         result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in part.constants.items())
@@ -64,11 +64,11 @@ def replaced(model: onnx.ModelProto, parts: Mapping[str, Replacement], dropped: 
 
 
 def readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor; an output of the graph has a reader more, an empty node."""
-    found: dict[str, list[onnx.NodeProto]] = {}
+    """The nodes that read each tensor; outputs of the graph have an empty node as an additional reader."""
+    reading: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
-            found.setdefault(name, []).append(node)
+            reading.setdefault(name, []).append(node)
     for value in model.graph.output:
-        found.setdefault(value.name, []).append(onnx.NodeProto())
-    return found
+        reading.setdefault(value.name, []).append(onnx.NodeProto())
+    return reading

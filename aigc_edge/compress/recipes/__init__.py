@@ -1,1 +1,1 @@
-"""How a network becomes one of a format: recipes that formats share."""
+"""Recipes by which networks are converted to formats, and the mixed-precision conversion that they share."""

@@ -1,4 +1,4 @@
-"""Weights in blocks of few bits, scaled by what their inputs carry: the recipe of the 4-bit formats."""
+"""Recipe of the 4-bit formats: weights in blocks, with activation-aware scaling of input channels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PackOther = Callable[[Layer, Any], Change]
 
 
 class BlockwiseRecipe(ConversionRecipe):
-    """Weights stored by `pack`; embedding tables, the first and the last layer and what does not divide into blocks by `other`.
+    """Weights stored by `pack`; embedding tables, the first and last layer and weights that no block divides by `other`.
 
     `other` comes with the name of its format. `rounded` gives the values that `pack` stores for rows, and `round_inputs` those
     that the format computes with for a layer's input (None: unchanged); the search of the scaling needs both.
@@ -52,8 +52,8 @@ class BlockwiseRecipe(ConversionRecipe):
         self.model = raise_opset(model, opset)
         self.layers, self.float_layers = [], []
         self._changes: dict[str, Change] = {}
-        self._plain: set[str] = set()  # nodes that are stored by `other`
-        self._kept: dict[str, set[str]] = {}  # node of a layer → outputs of nodes that stay in float32 for its sake
+        self._plain: set[str] = set()  # nodes stored by `other`
+        self._kept: dict[str, set[str]] = {}  # node of a layer → outputs of nodes that have to stay in float32
         self._absorber = Absorber(self.model)
         self._scaling = Scaling()
         every = weights_of(model)
@@ -88,7 +88,7 @@ class BlockwiseRecipe(ConversionRecipe):
         rows = to_rows(layer, weight)
         rows = rows * self._scaling.columns(layer, rows.shape[1])
         divided = layer.node in self._scaling.multiplied
-        seen = replace(layer, input=f"{layer.input}_divided") if divided else layer  # what a branch beside the layer reads too
+        seen = replace(layer, input=f"{layer.input}_divided") if divided else layer  # a branch beside the layer reads it too
         change = pack(seen, rows, self._scaling.energy.get(layer.node), weight.shape)
         return None if change is None else self._in_front(layer, change)
 
@@ -100,7 +100,7 @@ class BlockwiseRecipe(ConversionRecipe):
         return from_rows(layer, rows * self._scaling.columns(layer, rows.shape[1]), weight.shape)
 
     def _in_front(self, layer: Layer, change: Change) -> Change:
-        """`change` with the Mul that divides the layer's input, when nothing else could take that."""
+        """`change` with the Mul that divides the layer's input, where no other node could absorb that."""
         if layer.node not in self._scaling.multiplied:
             return change
         factors = (1 / self._scaling.scales[layer.node]).astype(np.float32)
@@ -128,7 +128,7 @@ class BlockwiseRecipe(ConversionRecipe):
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         nodes = {layer.node for layer in layers}
         constants = dict(self._absorber.changed)
-        for layer in [*self.layers, *self.float_layers]:  # a float layer behind what took the division has to make up for it
+        for layer in [*self.layers, *self.float_layers]:  # a float layer behind an absorbed division needs scaled weights
             if layer.node not in nodes and layer.node in self._scaling.scales and layer.node not in self._scaling.multiplied:
                 constants[layer.weight] = self._scaled(layer)
         model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers}, constants)

@@ -1,4 +1,4 @@
-"""Which two of every four weights may go: the smallest, or those whose loss the others can make up for (SparseGPT)."""
+"""2:4 sparsity: which two of every four weights become zero, by magnitude or by SparseGPT."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from aigc_edge.compress.rounding import Floats
 
-DAMPING = 0.01  # of the mean diagonal: a Hessian of few samples is not invertible
+DAMPING = 0.01  # of the mean diagonal: a Hessian from few samples is singular
 _BLOCK = 128  # columns that are updated together; what is right of them waits
 
 
 def mask_of(rows: Floats, penalty: Floats | None = None) -> Floats:
-    """1 for the two weights of each four neighbouring columns [outputs, inputs] that stay, else 0: those of largest |w|.
+    """Mask [outputs, inputs] with 1 for the two weights of largest |w| in each four neighbouring columns, else 0.
 
-    With a `penalty` [inputs], those of largest w² / penalty. Columns behind the last whole four all stay.
+    With a `penalty` [inputs], those of largest w² / penalty. Columns after the last whole four are kept.
     """
     whole = rows.shape[1] // 4 * 4
     size = np.square(rows[:, :whole]) if penalty is None else np.square(rows[:, :whole]) / penalty[:whole]
@@ -41,7 +41,7 @@ def inverse_root(inputs: Floats) -> Floats:
 
 
 def sparsegpt(rows: Floats, root: Floats) -> Floats:
-    """`rows` [outputs, inputs] with two of every four columns zero, the others moved to make up for them.
+    """`rows` [outputs, inputs] with two of every four columns zero, and the others adjusted to compensate.
 
     Frantar and Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot" (arXiv 2301.00774): from
     left to right, the error of a column goes to the columns right of it along the inverse Hessian, whose factor `root` is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def distillation_set(
             teacher_outputs.append(made[0])
             return made
 
-        with_new_noise(calibration, min(16, number - first), seed + 1 + first).run(watched, records)
+        calibration.with_new_noise(min(16, number - first), seed + 1 + first).run(watched, records)
     value = _values(calibration, records, teacher_outputs)
     return DistillationSet(
         {name: np.concatenate([record.inputs[name] for record in records]) for name in records[0].inputs},
@@ -68,26 +68,8 @@ def distillation_set(
     )
 
 
-def with_new_noise(calibration: Calibration, n: int, seed: int) -> Calibration:
-    """`n` samples of the same program with other noise; classes and conditions are taken in turn from a random first one."""
-    rng = np.random.default_rng([seed, 0x7EAC4])
-    latents = rng.standard_normal((n, *calibration.latents.shape[1:]), dtype=np.float32)
-    held = len(calibration.latents)
-    turn = (np.arange(n) + int(rng.integers(held))) % held
-    classes = calibration.classes
-    if classes is not None:
-        known = int(calibration.null_class or int(classes.max()) + 1)
-        classes = rng.integers(0, known, n).astype(np.int64)
-    own, other = (
-        None if given is None else {name: np.asarray(value)[turn] for name, value in given.items()}
-        for given in (calibration.conditions, calibration.negative)
-    )
-    seeds = rng.integers(1 << 33, 1 << 62, n).astype(np.uint64)
-    return replace(calibration, latents=latents, classes=classes, seeds=seeds, conditions=own, negative=other)
-
-
 def _values(calibration: Calibration, records: list[Record], teacher_outputs: list[npt.NDArray[Any]]) -> list[float]:
-    """What an evaluation counts, by record: a factor of its mean squared error."""
+    """The weight of the mean squared error of each record's evaluations."""
     rows = sorted({record.row for record in records})
     sizes = {
         row: float(

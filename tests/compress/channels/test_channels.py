@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.channels.cut import cut
-from aigc_edge.compress.channels.tracing import ChannelTrace, trace
+from aigc_edge.compress.channels.trace import trace
+from aigc_edge.compress.channels.tracing import ChannelTrace
 from aigc_edge.compress.channels.units import Costs, Group, groups_of
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.weights import weights_of

@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from aigc_edge.compress.channels.pruner import ChannelPruner
-from aigc_edge.compress.channels.refit import EVALUATIONS, RIDGE, Inputs
-from aigc_edge.compress.channels.tracing import trace
+from aigc_edge.compress.channels.refit import EVALUATIONS, RIDGE, InputMoments
+from aigc_edge.compress.channels.trace import trace
 from aigc_edge.compress.channels.units import Costs, groups_of
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
@@ -37,7 +37,7 @@ def test_energy_is_activation_times_weight(seen: Any) -> None:
     state = trace(net.model)
     costs = Costs(state)
     groups = {group.name: group for group in groups_of(state, costs)}
-    Inputs(state, reference.calibration_records, 1).weigh(list(groups.values()), costs)
+    InputMoments(state, reference.calibration_records, 1).weigh(list(groups.values()), costs)
     x = activations(net.model, "r", reference.calibration_records).astype(np.float64)
     weight = graph.initialisers(net.model)["b.weight"].astype(np.float64)
     carried = np.square(x).mean(0) * np.square(weight).sum(1)
@@ -51,7 +51,7 @@ def test_refit_is_the_least_squares_answer(seen: Any) -> None:
     state = trace(net.model)
     costs = Costs(state)
     (group, _) = groups_of(state, costs)
-    inputs = Inputs(state, reference.calibration_records, 1)
+    inputs = InputMoments(state, reference.calibration_records, 1)
     removed = {unit.root for unit in group.units[:3]}
     found = inputs.refitted(removed)
     index = next(i for i, layer in costs.layers.items() if layer.name == "b")

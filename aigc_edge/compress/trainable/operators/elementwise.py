@@ -149,5 +149,5 @@ def _where(node: Node, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _cast(node: Node, x: Tensor) -> Tensor:
     kind = node.get("to")
     if kind not in _TYPES:
-        raise node.refuse(f"the element type {kind}")
+        raise node.unsupported(f"the element type {kind}")
     return x.to(_TYPES[kind])

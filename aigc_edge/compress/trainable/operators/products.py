@@ -10,7 +10,7 @@ from aigc_edge.compress.trainable.node import OPERATORS, Node
 
 def _pads(node: Node, places: int) -> list[int]:
     if node.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise node.refuse(f"auto_pad={node.get('auto_pad')}")
+        raise node.unsupported(f"auto_pad={node.get('auto_pad')}")
     pads = node.get("pads", [0] * (2 * places))
     return [0] * (2 * places) if node.get("auto_pad") == "VALID" else list(pads)
 
@@ -38,7 +38,7 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None =
     places = weight.ndim - 2
     pads = _pads(node, places)
     if node.get("output_shape"):
-        raise node.refuse("output_shape")
+        raise node.unsupported("output_shape")
     extra, stride, dilation = (node.get(n, [d] * places) for n, d in (("output_padding", 0), ("strides", 1), ("dilations", 1)))
     function = (nn.functional.conv_transpose1d, nn.functional.conv_transpose2d, nn.functional.conv_transpose3d)[places - 1]
     if pads[:places] == pads[places:]:
