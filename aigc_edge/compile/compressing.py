@@ -38,7 +38,7 @@ def convert_format(work: Work, format: Format) -> None:
 
     Text encoders and latent decoders take the format's companion, which needs no calibration.
     """
-    made, reports = 0, work.reports.setdefault(format.name, {})
+    done, reports = 0, work.reports.setdefault(format.name, {})
     reports.clear()
     jobs = [
         (part, engine, chosen)
@@ -48,8 +48,8 @@ def convert_format(work: Work, format: Format) -> None:
     for part, engine, chosen in jobs:
         entry = work.components[part]["formats"]
         file = f"{part}.{chosen.name}.onnx" if engine == "file" else f"{part}.{chosen.name}.{engine}.onnx"
-        tell = work.clock.within(made / len(jobs), (made + 1) / len(jobs))
-        made += 1
+        tell = work.clock.within(done / len(jobs), (done + 1) / len(jobs))
+        done += 1
         if engine == "file":
             entry[format.name] = {}
         if chosen.name == REFERENCE:
@@ -91,12 +91,12 @@ def _variants(work: Work, format: Format) -> dict[str, Format]:
     """The format for each engine that a target may use and that needs a graph of its own; "file" is for all others."""
     kinds = {target.kind for target in work.request.devices}
     engines = [ENGINES[0], *(["openvino"] if "cpu" in kinds else []), *(["tensorrt"] if "gpu" in kinds else [])]
-    found: dict[str, Format] = {}
+    by_engine: dict[str, Format] = {}
     for engine in engines:
         chosen = _for_engine(format, engine)
-        if chosen is not None and chosen not in found.values():
-            found["file" if engine == ENGINES[0] else engine] = chosen
-    return found
+        if chosen is not None and chosen not in by_engine.values():
+            by_engine["file" if engine == ENGINES[0] else engine] = chosen
+    return by_engine
 
 
 def _for_engine(format: Format, engine: str) -> Format | None:

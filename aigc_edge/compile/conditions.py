@@ -39,13 +39,13 @@ def conditions_of(work: Work) -> ConditionsOf:
     classes, prompts = work.num_classes, work.prompts
 
     def of(index: npt.NDArray[np.int64]) -> dict[str, Any]:
-        found: dict[str, Any] = {"classes": index % classes} if classes else {}
+        options: dict[str, Any] = {"classes": index % classes} if classes else {}
         if prompts:
-            found["prompt"] = [prompts[i % len(prompts)] for i in index]
+            options["prompt"] = [prompts[i % len(prompts)] for i in index]
         for kind, arrays in stored.items():
             if arrays:
-                found[kind] = {name: array[index % len(array)] for name, array in arrays.items()}
-        return found
+                options[kind] = {name: array[index % len(array)] for name, array in arrays.items()}
+        return options
 
     return of
 

@@ -127,7 +127,7 @@ def preview(work: Work) -> None:
         which,
         seed=work.request.seed,
         threads=work.request.threads,
-        tell=work.tell,
+        progress=work.tell,
     )
     file = work.folder / "preview.png"
     write_png(file, grid(to_uint8(images), columns=columns))

@@ -20,7 +20,7 @@ from aigc_edge.metrics.ssim import ssim
 BATCH = 16  # doubled by guidance; fits a processor's cache: at 100 an image takes 1.6 times as long
 ELEMENTS = BATCH * 3 * 64 * 64  # of a batch: larger images are generated fewer at a time
 SINGLES = 2  # samples that are generated again alone: the bits must be the same
-Tell = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 ConditionsOf = Callable[[NDArray[np.int64]], dict[str, Any]]  # sample indices → keyword arguments of `Pipeline.sample`
 
 
@@ -40,7 +40,7 @@ def draw(
     *,
     seed: int,
     threads: int,
-    tell: Tell = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
     batch: int | None = None,
     size: Size | None = None,
 ) -> NDArray[np.float32]:
@@ -54,7 +54,7 @@ def draw(
         for first in range(0, len(index), each):
             some = index[first : first + each]
             parts.append(pipeline.sample(len(some), seed=seed + first, output="float32", **conditions_of(some)))
-            tell(first + len(some), len(index))
+            progress(first + len(some), len(index))
     return np.clip(np.concatenate(parts), -1, 1)
 
 
@@ -78,11 +78,11 @@ class Evaluator:
         self.conditions_of, self.index = conditions_of, np.arange(samples)
         self.reference: NDArray[np.float32] | None = None
 
-    def score(self, bundle: Path, format: str, tell: Tell) -> dict[str, Any]:
+    def score(self, bundle: Path, format: str, progress: Progress) -> dict[str, Any]:
         """The judge's scores and, for all but the first format, psnr, ssim and relative_l2 against it; `batch_invariant` tells
         whether samples generated alone have the same bits. Raises AigcEdgeError for images that are not finite."""
         seed, threads, index = self.seed, self.threads, self.index
-        images = draw(bundle, format, self.conditions_of, index, seed=seed, threads=threads, tell=tell)
+        images = draw(bundle, format, self.conditions_of, index, seed=seed, threads=threads, progress=progress)
         if self.judge is not None:
             figures = self.judge.score(images, self.conditions_of(index).get("classes"), self.reference, seed=seed)
         else:

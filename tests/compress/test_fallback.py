@@ -114,7 +114,7 @@ def test_the_last_candidate_that_held_is_returned() -> None:
 
 
 def test_better_than_requested_where_that_is_cheap(make: dict, tmp_path: Path) -> None:
-    """A small layer that errs most goes back although the budget holds; a large one does not."""
+    """A small layer with the largest error falls back although the budget holds; a large one does not."""
     rng = np.random.default_rng(0)  # with some weights another layer errs more
     for size, put_back in ((2, True), (64, False)):
         nodes = [

@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds what the int8 handler writes for it, and runs it in int8 (proven from the build log, without a GPU)."""
+"""TensorRT-RTX builds what the int8 recipe writes for it, and runs it in int8 (proven from the build log, without a GPU)."""
 
 from __future__ import annotations
 

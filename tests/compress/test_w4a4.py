@@ -1,4 +1,4 @@
-"""NVFP4 activations: the arithmetic that CPUs run is exactly what the Q/DQ nodes say, and mixtures with them hold budgets."""
+"""NVFP4 activations: the arithmetic that CPUs run is exactly that of the Q/DQ nodes, and mixed precision holds budgets."""
 
 from __future__ import annotations
 

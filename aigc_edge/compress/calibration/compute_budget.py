@@ -1,4 +1,4 @@
-"""How many samples and measurements a network can afford: bounded in multiply-adds, so that every machine does the same."""
+"""The compute budget of calibration: samples and measurements, bounded in multiply-adds so that every machine does the same."""
 
 from __future__ import annotations
 

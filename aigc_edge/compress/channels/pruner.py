@@ -13,7 +13,7 @@ from aigc_edge.compress.calibration.trajectory import Evaluate, mean_square
 from aigc_edge.compress.channels.cut import cut
 from aigc_edge.compress.channels.refit import InputMoments
 from aigc_edge.compress.channels.trace import trace
-from aigc_edge.compress.channels.units import Costs, Group, Unit, groups_of
+from aigc_edge.compress.channels.units import ChannelGroup, ChannelUnit, Costs, groups_of
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
 from aigc_edge.errors import AigcEdgeError
@@ -62,8 +62,8 @@ class ChannelPruner:
         evaluations = sum(len(next(iter(record.inputs.values()))) for record in dry_run(some))
         if count * SAMPLES * evaluations * self.total > RANK:
             return reference.output_error
-        wanted = some.run(graph.Network(self.state.model, threads=reference.threads))
-        return lambda network: mean_square(some.run(network), wanted)
+        expected = some.run(graph.Network(self.state.model, threads=reference.threads))
+        return lambda network: mean_square(some.run(network), expected)
 
     def build(self, removed: set[int], *, refit: bool = True) -> onnx.ModelProto:
         """The network without the units `removed`, and with refitted weights behind them."""
@@ -106,12 +106,12 @@ class ChannelPruner:
         }
 
 
-def _parts(group: Group, multiple: int) -> list[Sequence[Unit]]:
+def _parts(group: ChannelGroup, multiple: int) -> list[Sequence[ChannelUnit]]:
     """The removable parts of a group, in order: units that together hold `multiple` channels; the last units always stay."""
     least = max(multiple if group.channels >= 4 * multiple else 1, math.ceil(group.channels * KEEP))
     step = multiple if group.channels >= 4 * multiple else 1
-    parts: list[Sequence[Unit]] = []
-    part: list[Unit] = []
+    parts: list[Sequence[ChannelUnit]] = []
+    part: list[ChannelUnit] = []
     left = group.channels
     for unit in group.units:
         part.append(unit)

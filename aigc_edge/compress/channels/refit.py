@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.calibration.trajectory import Record
 from aigc_edge.compress.channels.tracing import ChannelTrace, kept
-from aigc_edge.compress.channels.units import Costs, Group, measured
+from aigc_edge.compress.channels.units import ChannelGroup, Costs, measured
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.weights import from_rows, to_rows
 from aigc_edge.compress.rounding import Floats
@@ -43,7 +43,7 @@ class InputMoments:
                 if values.shape[1] <= LARGEST:
                     self._moments[layer.node] = values.T @ values / np.float32(len(values))
 
-    def weigh(self, groups: Sequence[Group], costs: Costs) -> None:
+    def weigh(self, groups: Sequence[ChannelGroup], costs: Costs) -> None:
         """Set the energy of every unit: its share of its readers' inputs, by mean squared input times squared weight."""
         energy: dict[int, float] = {}
         for name, layer in self.layers.items():

@@ -96,7 +96,7 @@ def _mixtures(layers: Sequence[Layer], ranking: Ranking, budget: FallbackBudget)
             break
     else:
         return
-    # From the least error on: what fell back last, or errs least, is most likely not needed in float.
+    # In order of error: a layer with a small error is most likely not needed in float.
     for layer in sorted(fallen, key=lambda layer: ranking.alone[layer.name]):
         more = [other for other in layers if other not in fallen or other is layer]
         if len(fallen) > 1 and ranking.predicted(more) <= budget.target and (yield more):

@@ -84,17 +84,17 @@ def _save_external(model: onnx.ModelProto, path: Path, data: Path) -> None:
 
 def outline(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` without the values of its weights; small constants such as shapes are kept."""
-    made = onnx.ModelProto()
-    _copy_fields(model, made, but="graph")
-    _copy_fields(model.graph, made.graph, but="initializer")
+    stubs = onnx.ModelProto()
+    _copy_fields(model, stubs, but="graph")
+    _copy_fields(model.graph, stubs.graph, but="initializer")
     for tensor in model.graph.initializer:
-        stub = made.graph.initializer.add()
+        stub = stubs.graph.initializer.add()
         if len(tensor.raw_data) < SMALL:
             stub.CopyFrom(tensor)
         else:
             stub.name, stub.data_type, stub.data_location = tensor.name, tensor.data_type, TensorProto.EXTERNAL
             stub.dims.extend(tensor.dims)
-    return made
+    return stubs
 
 
 def _copy_fields(source: Any, target: Any, *, but: str) -> None:
@@ -160,10 +160,10 @@ def at_default_size(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]:
     if text is None:
         return types_and_shapes(model)
     height, width = map(int, text.split("x"))
-    found = [_at(model, batch, (height, width)) for batch in _BATCHES]
+    results = [_at(model, batch, (height, width)) for batch in _BATCHES]
     same: dict[str, tuple[int, list[int]]] = {}
-    for name, (kind, shape) in found[0].items():
-        other = found[1].get(name, (kind, shape))[1]
+    for name, (kind, shape) in results[0].items():
+        other = results[1].get(name, (kind, shape))[1]
         same[name] = kind, [a if a == b else 0 for a, b in zip(shape, other, strict=True)] if len(shape) == len(other) else []
     return same
 
@@ -202,7 +202,7 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
     readers = Counter(name for node in model.graph.node for name in node.input)
     outputs = {value.name for value in model.graph.output}
     relu = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
-    found: list[Layer] = []
+    weighted: list[Layer] = []
     for node in model.graph.node:
         if node.op_type not in _LAYERS or node.input[1] not in constants or node.input[0] in constants:
             continue
@@ -214,9 +214,9 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
         single = readers[out] == 1 and out in relu and out not in outputs
         name = node.input[1].removesuffix(".weight")
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else None
-        found.append(
+        weighted.append(
             Layer(
-                name=name if all(layer.name != name for layer in found) else f"{name} ({out})",
+                name=name if all(layer.name != name for layer in weighted) else f"{name} ({out})",
                 op=node.op_type,
                 node=out,
                 input=node.input[0],
@@ -228,7 +228,7 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
                 bytes=4 * int(np.prod(shape)),
             )
         )
-    return found
+    return weighted
 
 
 @contextlib.contextmanager

@@ -67,12 +67,12 @@ def blocked(
         before.append(helper.make_node("DequantizeLinear", [names["scale"], names["tensor_scale"]], [scale], name=scale))
     block = codes.shape[axis] // scales.shape[axis]
     flat = codes.shape == shape
-    made = names["dq"] if flat else names["flat"]
+    result = names["dq"] if flat else names["flat"]
     inputs = [names[kind], scale]
-    before.append(helper.make_node("DequantizeLinear", inputs, [made], name=made, axis=axis, block_size=block))
+    before.append(helper.make_node("DequantizeLinear", inputs, [result], name=result, axis=axis, block_size=block))
     if not flat:
         tensors.append(_tensor(names["shape"], np.array(shape, np.int64)))
-        before.append(helper.make_node("Reshape", [made, names["shape"]], [names["dq"]], name=names["dq"]))
+        before.append(helper.make_node("Reshape", [result, names["shape"]], [names["dq"]], name=names["dq"]))
     return Change(tuple(tensors), tuple(before), {weight_input(layer): names["dq"]})
 
 

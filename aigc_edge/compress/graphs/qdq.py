@@ -79,14 +79,16 @@ def _inputs(layer: Layer) -> tuple[str, ...]:
 def integers_only(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
     """Outputs of operators that move values, read in the end by `layers` only: they can be quantised in front."""
     chosen = {(layer.node, name) for layer in layers for name in _inputs(layer)}
-    found: set[str] = set()
+    moved: set[str] = set()
     reading = readers(model)
     for node in reversed(model.graph.node):
         if _moves(node) and (behind := reading.get(node.output[0])):
             name = node.output[0]
-            if all(r.output and ((r.output[0], name) in chosen or (r.output[0] in found and r.input[0] == name)) for r in behind):
-                found.add(name)
-    return found
+            if all(
+                r.output and ((r.output[0], name) in chosen or (r.output[0] in moved and r.input[0] == name)) for r in behind
+            ):
+                moved.add(name)
+    return moved
 
 
 def observed(model: onnx.ModelProto, layers: Collection[Layer], results: bool = True) -> set[str]:

@@ -62,8 +62,8 @@ def _part(
     stride = int(strides[0])
     taps = [-(-size // stride) for size in weight.shape[2:]]
     spare = [taps[i] * stride - weight.shape[2 + i] for i in (0, 1)]  # zero taps that pad the kernel to a multiple
-    ends = [pads[2 + i] + spare[i] - extra[i] for i in (0, 1)]
-    if min(*ends, *pads[:2]) < 0:
+    trailing = [pads[2 + i] + spare[i] - extra[i] for i in (0, 1)]
+    if min(*trailing, *pads[:2]) < 0:
         return None
     name = (last or node).output[0]
     part = Replacement(name)
@@ -73,7 +73,7 @@ def _part(
         part.constant("bias", np.tile(bias, stride**2)),
     ]
     border = [taps[0] - 1, taps[1] - 1]
-    cropped = any((*pads[:2], *ends))
+    cropped = any((*pads[:2], *trailing))
     names = [
         "conv",
         *(["act"] if last is not None else []),
@@ -94,7 +94,7 @@ def _part(
         value = part.add("DepthToSpace", [value], next(suffixes), blocksize=stride, mode="DCR")
     if cropped:
         starts = part.constant("starts", pads[:2], np.int64)
-        stops = part.constant("stops", [-end if end else np.iinfo(np.int64).max for end in ends], np.int64)
+        stops = part.constant("stops", [-end if end else np.iinfo(np.int64).max for end in trailing], np.int64)
         part.add("Slice", [value, starts, stops, part.constant("axes", [2, 3], np.int64)], next(suffixes))
     return part
 

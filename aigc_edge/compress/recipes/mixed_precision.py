@@ -86,7 +86,7 @@ class MixedPrecision(Format):
 
 @dataclass
 class Conversion:
-    """A converted model that is not written yet, its report, and the recipe that it was made by."""
+    """A converted model that is not written yet, its report, and its recipe."""
 
     model: onnx.ModelProto
     report: CompressionReport

@@ -55,16 +55,16 @@ def distillation_set(
     for first in range(0, number, 16):
 
         def watched(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-            made = network(inputs)
-            teacher_outputs.append(made[0])
-            return made
+            outputs = network(inputs)
+            teacher_outputs.append(outputs[0])
+            return outputs
 
         calibration.with_new_noise(min(16, number - first), seed + 1 + first).run(watched, records)
     value = _values(calibration, records, teacher_outputs)
     return DistillationSet(
         {name: np.concatenate([record.inputs[name] for record in records]) for name in records[0].inputs},
         np.concatenate(teacher_outputs).astype(np.float32),
-        np.concatenate([np.full(len(made), worth, np.float32) for made, worth in zip(teacher_outputs, value, strict=True)]),
+        np.concatenate([np.full(len(outputs), worth, np.float32) for outputs, worth in zip(teacher_outputs, value, strict=True)]),
     )
 
 

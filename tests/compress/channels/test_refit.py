@@ -41,7 +41,7 @@ def test_energy_is_activation_times_weight(seen: Any) -> None:
     x = activations(net.model, "r", reference.calibration_records).astype(np.float64)
     weight = graph.initialisers(net.model)["b.weight"].astype(np.float64)
     carried = np.square(x).mean(0) * np.square(weight).sum(1)
-    made = costs.made[next(i for i, layer in costs.layers.items() if layer.name == "a")].tolist()
+    made = costs.produced[next(i for i, layer in costs.layers.items() if layer.name == "a")].tolist()
     wanted = dict(zip(made, carried / carried.sum(), strict=True))
     assert {unit.root: pytest.approx(unit.energy, rel=1e-3) for unit in groups["a"].units} == wanted
 

@@ -59,10 +59,10 @@ def _log_softmax(node: Node, x: Tensor) -> Tensor:
 
 
 def _axes(node: Node, x: Tensor, axes: Tensor | None) -> tuple[int, ...]:
-    found = node.get("axes") if axes is None else numbers(axes)
-    if not found:
+    reduced = node.get("axes") if axes is None else numbers(axes)
+    if not reduced:
         return () if node.get("noop_with_empty_axes", 0) else tuple(range(x.ndim))
-    return tuple(found)
+    return tuple(reduced)
 
 
 @OPERATORS.register("ReduceMean")

@@ -80,8 +80,8 @@ def _slice_(
 def _gather(node: Node, x: Tensor, index: Tensor) -> Tensor:
     axis = node.get("axis", 0) % x.ndim
     index = torch.where(index < 0, index + x.shape[axis], index)
-    made = x.index_select(axis, index.reshape(-1).long())
-    return made.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    result = x.index_select(axis, index.reshape(-1).long())
+    return result.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
 @OPERATORS.register("GatherElements")
