@@ -2,7 +2,7 @@
 
 To add a format, add one file to `aigc_edge/compress/formats/` with a dataclass decorated by `@FORMATS.register(name)`; other
 distributions use the entry point `aigc_edge.formats`. A format with a quality budget derives from
-`recipes.mixed_precision.MixedPrecision` and implements `recipe`; any other derives from `Format` and implements `convert`.
+`recipes.mixed_precision.MixedPrecision` and implements `recipe`; any other derives from `Format` and implements `converted`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import onnx
 
 from aigc_edge import config
+from aigc_edge.compress.calibration.trajectory import Calibration
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.report import CompressionReport
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
-
-if TYPE_CHECKING:
-    from aigc_edge.compress.calibration.trajectory import Calibration
-    from aigc_edge.compress.report import CompressionReport
 
 Progress = Callable[[str, int, int], None]  # stage, units done, units in all
 
@@ -34,7 +35,6 @@ class Format(ABC):
     expected_size: ClassVar[float] = 1.0  # bytes of its weights relative to float32
     constant_bytes: ClassVar[int] = 4  # per element of constants other than weights: biases, position tables
 
-    @abstractmethod
     def convert(
         self,
         source: Path,
@@ -49,6 +49,16 @@ class Format(ABC):
         Raises BudgetError when the format has a quality budget that cannot be met, and AigcEdgeError for a file or calibration
         data that cannot be used.
         """
+        model, report = self.converted(source, calibration, progress or (lambda stage, done, total: None), threads)
+        graph.write(model, out)
+        report.bytes = graph.size_of(out)
+        return report
+
+    @abstractmethod
+    def converted(
+        self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+    ) -> tuple[onnx.ModelProto, CompressionReport]:
+        """The converted model, and its report without the size of the file."""
 
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         """Bytes of a weight [outputs, inputs] with its scales, when no layer falls back to float.

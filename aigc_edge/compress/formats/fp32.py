@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import onnx
+
 from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.format import FORMATS, Format, Progress
 from aigc_edge.compress.graphs import graph
@@ -19,19 +21,9 @@ class Fp32(Format):
 
     name: ClassVar[str] = "fp32"
 
-    def convert(
-        self,
-        source: Path,
-        out: Path,
-        calibration: Calibration | None = None,
-        *,
-        progress: Progress | None = None,
-        threads: int = 1,
-    ) -> CompressionReport:
-        model = graph.load(source)  # also checks that it is an ONNX file
-        if source.resolve() != out.resolve():
-            graph.write(model, out)
-        if progress is not None:
-            progress("fp32", 1, 1)
-        size = graph.size_of(out)
-        return CompressionReport(self.name, source_bytes=size, bytes=size)
+    def converted(
+        self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+    ) -> tuple[onnx.ModelProto, CompressionReport]:
+        model = graph.load(source)
+        progress(self.name, 1, 1)
+        return model, CompressionReport(self.name, source_bytes=graph.size_of(source))

@@ -5,7 +5,6 @@ Weights have one scale per channel, activations one per tensor: the largest valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -20,11 +19,10 @@ from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.formats.fp8w import fp8_channels
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.qdq import source_of
-from aigc_edge.compress.graphs.rewrite import Change, rewritten
+from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.recipes.recipe import ConversionRecipe
-from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
+from aigc_edge.compress.recipes.weight_only import PackedRecipe, WeightOnly
 from aigc_edge.compress.report import CompressionReport
 from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE
 from aigc_edge.config import option
@@ -57,27 +55,27 @@ class Fp8(WeightOnly):
         return _Fp8Recipe(self, model, reference)
 
 
-class _Fp8Recipe(WeightOnlyRecipe):
+class _Fp8Recipe(PackedRecipe):
     """Weights as in fp8w, and Q/DQ nodes at the inputs of layers for which there are E4M3 kernels."""
 
     def __init__(self, format: Fp8, model: onnx.ModelProto, reference: HeldOutReference | None) -> None:
         super().__init__(format, model, fp8_channels, opset=19, estimator="minmax")
         assert reference is not None
         self._moved = source_of(self.model)
-        wanted = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
-        self.ranges = {name: TensorRange() for name in sorted(wanted)}
+        inputs = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
+        self.ranges = {name: TensorRange() for name in sorted(inputs)}
         observe_tensors(self.model, self.ranges, reference.calibration_records, self._see, reference.threads)
+        self._weight_bytes = {node: change.bytes for node, change in self._changes.items()}
+        self._changes = {layer.node: self._with_input(layer, self._changes[layer.node]) for layer in self.layers}
+
+    def bytes_of(self, layer: Layer) -> int:
+        return self._weight_bytes[layer.node]
 
     def _source(self, layer: Layer) -> str:
         return self._moved.get(layer.input, layer.input)
 
     def _see(self, tensor: str, values: npt.NDArray[Any], row: int) -> None:
         self.ranges[tensor].see(values, row)
-
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        changes = {layer.node: self._with_input(layer, self._changes[layer.node]) for layer in layers}
-        model = rewritten(self.model, changes)
-        return to_half(model) if self.floats == "fp16" else model
 
     def complete(self, report: CompressionReport) -> None:
         report.ranges = {name: asdict(seen) for name, seen in self.ranges.items()}

@@ -15,7 +15,7 @@ from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import per_channel
 from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.recipes.recipe import ConversionRecipe
-from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
+from aigc_edge.compress.recipes.weight_only import PackedRecipe, WeightOnly
 from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE, to_e4m3
 
 
@@ -33,7 +33,7 @@ class Fp8Weights(WeightOnly):
         return channel_bytes(outputs, inputs)
 
     def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
-        return WeightOnlyRecipe(self, model, fp8_channels, opset=19, estimator="largest")
+        return PackedRecipe(self, model, fp8_channels, opset=19, estimator="largest")
 
 
 def fp8_channels(layer: Layer, weight: npt.NDArray[np.float32]) -> Change:

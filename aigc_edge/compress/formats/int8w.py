@@ -11,7 +11,7 @@ from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.packing import int8_channels
 from aigc_edge.compress.recipes.recipe import ConversionRecipe
-from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
+from aigc_edge.compress.recipes.weight_only import PackedRecipe, WeightOnly
 from aigc_edge.config import option
 
 
@@ -30,4 +30,4 @@ class Int8Weights(WeightOnly):
         return channel_bytes(outputs, inputs)
 
     def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
-        return WeightOnlyRecipe(self, model, int8_channels, opset=13, estimator="largest")
+        return PackedRecipe(self, model, int8_channels, opset=13, estimator="largest")

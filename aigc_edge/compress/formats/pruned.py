@@ -55,27 +55,15 @@ class Pruned(Format):
         """An upper bound: which weights shrink depends on measurements."""
         return (2 if self.floats == "fp16" else 4) * outputs * inputs
 
-    def convert(
-        self,
-        source: Path,
-        out: Path,
-        calibration: Calibration | None = None,
-        *,
-        progress: Progress | None = None,
-        threads: int = 1,
-    ) -> CompressionReport:
+    def converted(
+        self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+    ) -> tuple[onnx.ModelProto, CompressionReport]:
         if calibration is None or len(calibration.latents) < 2:
             raise AigcEdgeError(
                 "pruned needs calibration data of at least 2 samples: give a Calibration (Calibration.draw makes one from a "
                 "sampling program)"
             )
-        pruning = _Pruning(self, source, calibration, progress or (lambda stage, done, total: None), threads)
-        best = pruning.run()
-        model = stamped(best.model, self.name)
-        report = pruning.report(best, model)
-        graph.write(model, out)
-        report.bytes = graph.size_of(out)
-        return report
+        return _Pruning(self, source, calibration, progress, threads).run()
 
 
 @dataclass
@@ -115,10 +103,12 @@ class _Pruning:
         self.distillation = distillation_set(original, calibration, threads=threads) if format.steps else None
         progress("learn from fp32", 1, 1)
 
-    def run(self) -> _Attempt:
-        """The attempt with the largest share that holds the budget; raises BudgetError when none of those tried does."""
+    def run(self) -> tuple[onnx.ModelProto, CompressionReport]:
+        """The network with the largest share removed that holds the budget; raises BudgetError when none of those tried does."""
         holds = lambda attempt: attempt.after >= self.format.psnr  # noqa: E731
-        return search(_shares(self.format.share), self._attempt, holds, self._missed).result
+        best = search(_shares(self.format.share), self._attempt, holds, self._missed).result
+        model = stamped(best.model, self.format.name)
+        return model, self._report(best, model)
 
     def _attempt(self, share: float) -> _Attempt:
         format, threads = self.format, self.reference.threads
@@ -152,8 +142,7 @@ class _Pruning:
             f"most sensitive layers are {sensitive}; lower the budget, or fine-tune longer than {self.format.steps} steps"
         )
 
-    def report(self, best: _Attempt, model: onnx.ModelProto) -> CompressionReport:
-        """The report, but for the size of the file."""
+    def _report(self, best: _Attempt, model: onnx.ModelProto) -> CompressionReport:
         pruner = self.pruner
         return CompressionReport(
             format=self.format.name,

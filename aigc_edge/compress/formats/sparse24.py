@@ -6,7 +6,6 @@ the size of the file follows from the type of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,12 +17,11 @@ from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.packing import halved, int8_channels
-from aigc_edge.compress.graphs.rewrite import Change, rewritten
+from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.graphs.weights import first_and_last, from_rows, shared, to_rows, weight_input, weights_of
 from aigc_edge.compress.recipes.recipe import ConversionRecipe
-from aigc_edge.compress.recipes.weight_only import LEAST_SAVED, WeightOnly
+from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.scaling.sparsity import inverse_root, mask_of, sparsegpt
 from aigc_edge.config import option
@@ -64,10 +62,10 @@ class Sparse24(WeightOnly):
         return _SparseRecipe(self, model, reference)
 
 
-class _SparseRecipe(ConversionRecipe):
+class _SparseRecipe(WeightOnlyRecipe):
     def __init__(self, format: Sparse24, model: onnx.ModelProto, reference: HeldOutReference | None) -> None:
-        self.name, self.floats, self.estimator = format.name, format.arithmetic, format.method
-        self.model, self.stored = model, format.weights
+        super().__init__(format, model, estimator=format.method)
+        self.stored = format.weights
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         every = weights_of(model)
         groups = {node.output[0] for node in model.graph.node for item in node.attribute if item.name == "group" and item.i > 1}
@@ -87,15 +85,8 @@ class _SparseRecipe(ConversionRecipe):
         for layer in sparse:
             if layer.node not in self._pruned:
                 self._pruned[layer.node] = self._split(layer, lambda rows, _: rows * mask_of(rows), None)
-        self.layers, self.float_layers = [], []
-        self._changes: dict[str, Change] = {}
         for layer in every:
-            change = self._stored(layer)
-            if layer.node not in self._pruned and layer.bytes - change.bytes < LEAST_SAVED:
-                self.float_layers.append(layer)
-            else:
-                self.layers.append(layer)
-                self._changes[layer.node] = change
+            self._add(layer, self._stored(layer), always=layer.node in self._pruned)
 
     def _shape(self, layer: Layer) -> tuple[int, int]:
         """The numbers of input channels and of kernel positions."""
@@ -153,7 +144,3 @@ class _SparseRecipe(ConversionRecipe):
     def bytes_of(self, layer: Layer) -> int:
         change = self._changes[layer.node]
         return change.bytes if change.before else change.bytes // (2 if self.floats == "fp16" else 1)
-
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers})
-        return to_half(model) if self.floats == "fp16" else model

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.graphs.graph import initialisers, types_and_shapes
 from aigc_edge.compress.graphs.opset import opset_of
+from aigc_edge.compress.graphs.rewrite import shell_of
 
 # Sums over many elements, and functions that magnify the rounding of their argument.
 # fmt: off
@@ -147,16 +148,8 @@ def _recast(node: onnx.NodeProto, kind: HalfType) -> None:
 
 
 def _assembled(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], used: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
-    result = onnx.ModelProto(
-        ir_version=model.ir_version,
-        opset_import=model.opset_import,
-        producer_name=model.producer_name,
-        producer_version=model.producer_version,
-        metadata_props=model.metadata_props,
-    )
-    result.graph.name = model.graph.name
-    result.graph.input.extend(model.graph.input)
-    result.graph.output.extend(model.graph.output)
+    result = shell_of(model)
+    del result.graph.value_info[:]  # types have changed
     result.graph.node.extend(nodes)
     result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in used.items())
     return result

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
 from aigc_edge.compress.graphs.graph import Layer, attribute
 from aigc_edge.compress.graphs.replacement import readers
+from aigc_edge.compress.graphs.rewrite import shell_of
 from aigc_edge.compress.rounding import Scale
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
@@ -84,9 +85,7 @@ def integers_only(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]
     for node in reversed(model.graph.node):
         if _moves(node) and (behind := reading.get(node.output[0])):
             name = node.output[0]
-            if all(
-                r.output and ((r.output[0], name) in chosen or (r.output[0] in moved and r.input[0] == name)) for r in behind
-            ):
+            if all(r.output and ((r.output[0], name) in chosen or (r.output[0] in moved and r.input[0] == name)) for r in behind):
                 moved.add(name)
     return moved
 
@@ -219,8 +218,9 @@ class QdqWriter:
         replaced = {
             name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != ACTIVATION_MATMUL
         }
-        model = self._shell(replaced - read)
+        dropped, model = replaced - read, shell_of(self.model)
         model.graph.node.extend(nodes)
+        model.graph.initializer.extend(tensor for tensor in self.model.graph.initializer if tensor.name not in dropped)
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
         return model
 
@@ -236,20 +236,3 @@ class QdqWriter:
         constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int32)), strict=True)
         node.input[2] = f"{node.output[0]}_bias_dq"
         nodes.append(helper.make_node("DequantizeLinear", names, [node.input[2]], name=node.input[2], axis=0))
-
-    def _shell(self, replaced: Collection[str]) -> onnx.ModelProto:
-        """The model without its nodes and without the constants `replaced`."""
-        shell = onnx.ModelProto(
-            ir_version=self.model.ir_version,
-            opset_import=self.model.opset_import,
-            producer_name=self.model.producer_name,
-            producer_version=self.model.producer_version,
-            metadata_props=self.model.metadata_props,
-        )
-        graph = self.model.graph
-        shell.graph.name = graph.name
-        shell.graph.input.extend(graph.input)
-        shell.graph.output.extend(graph.output)
-        shell.graph.value_info.extend(graph.value_info)
-        shell.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name not in replaced)
-        return shell

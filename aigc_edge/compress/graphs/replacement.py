@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from aigc_edge.compress.graphs.rewrite import shell_of
+
 
 class Replacement:
     """Nodes that replace another node, with the constants that they read; all names begin with that of its output."""
@@ -45,18 +47,10 @@ def replaced(model: onnx.ModelProto, parts: Mapping[str, Replacement], dropped: 
             nodes.append(node)
     read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
     produced = {name for node in nodes for name in node.output}
-    result = onnx.ModelProto(
-        ir_version=model.ir_version,
-        opset_import=model.opset_import,
-        producer_name=model.producer_name,
-        producer_version=model.producer_version,
-        metadata_props=model.metadata_props,
-    )
-    result.graph.name = graph.name
-    result.graph.node.extend(nodes)
-    result.graph.input.extend(graph.input)
-    result.graph.output.extend(graph.output)
+    result = shell_of(model)
+    del result.graph.value_info[:]
     result.graph.value_info.extend(value for value in graph.value_info if value.name in produced)
+    result.graph.node.extend(nodes)
     result.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
     for part in parts.values():
         result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in part.constants.items())

@@ -12,13 +12,10 @@ from onnx import helper, numpy_helper
 
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.half import to_half
-from aigc_edge.compress.graphs.opset import raise_opset
 from aigc_edge.compress.graphs.packing import master_weights
-from aigc_edge.compress.graphs.rewrite import Change, rewritten
+from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.graphs.weights import first_and_last, from_rows, shared, to_rows, weights_of
-from aigc_edge.compress.recipes.recipe import ConversionRecipe
-from aigc_edge.compress.recipes.weight_only import LEAST_SAVED, WeightOnly
+from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
 from aigc_edge.compress.rounding import Floats
 from aigc_edge.compress.scaling.absorb import Absorber
 from aigc_edge.compress.scaling.awq import RoundInputs, RoundRows, Scaling, find_scaling
@@ -27,7 +24,7 @@ PackRows = Callable[[Layer, Floats, Floats | None, tuple[int, ...]], Change | No
 PackOther = Callable[[Layer, Any], Change]
 
 
-class BlockwiseRecipe(ConversionRecipe):
+class BlockwiseRecipe(WeightOnlyRecipe):
     """Weights stored by `pack`; embedding tables, the first and last layer and weights that no block divides by `other`.
 
     `other` comes with the name of its format. `rounded` gives the values that `pack` stores for rows, and `round_inputs` those
@@ -46,12 +43,9 @@ class BlockwiseRecipe(ConversionRecipe):
         opset: int,
         round_inputs: RoundInputs | None = None,
     ) -> None:
-        self.name, self.floats = format.name, format.arithmetic
+        scaled = reference is not None and bool(reference.calibration_records)
+        super().__init__(format, model, opset=opset, estimator="awq" if scaled else "mse")
         self._other, self._other_name = other
-        self.estimator = "mse" if reference is None or not reference.calibration_records else "awq"
-        self.model = raise_opset(model, opset)
-        self.layers, self.float_layers = [], []
-        self._changes: dict[str, Change] = {}
         self._plain: set[str] = set()  # nodes stored by `other`
         self._kept: dict[str, set[str]] = {}  # node of a layer → outputs of nodes that have to stay in float32
         self._absorber = Absorber(self.model)
@@ -59,7 +53,7 @@ class BlockwiseRecipe(ConversionRecipe):
         every = weights_of(model)
         outer = first_and_last(every)
         inner = [layer for layer in every if layer.op != "Gather" and layer.node not in outer]
-        if reference is not None and reference.calibration_records:
+        if reference is not None and scaled:
             self._scaling = find_scaling(
                 self.model,
                 inner,
@@ -70,17 +64,14 @@ class BlockwiseRecipe(ConversionRecipe):
                 reference.progress,
                 round_inputs,
             )
-        able = {layer.node for layer in inner if layer.weight not in shared(self.model)}
+        tied = shared(self.model)
+        able = {layer.node for layer in inner if layer.weight not in tied}
         for layer in every:
             change = self._packed(layer, pack) if layer.node in able else None
             if change is None:
                 change = self._in_front(layer, self._other(layer, self._scaled(layer)))
                 self._plain.add(layer.node)
-            if layer.bytes - change.bytes < LEAST_SAVED:
-                self.float_layers.append(layer)
-            else:
-                self.layers.append(layer)
-                self._changes[layer.node] = change
+            self._add(layer, change)
         self.multiplications = len({layer.input for layer in self.layers if layer.node in self._scaling.multiplied})
 
     def _packed(self, layer: Layer, pack: PackRows) -> Change | None:
@@ -112,9 +103,6 @@ class BlockwiseRecipe(ConversionRecipe):
             change, tensors=(*change.tensors, tensor), before=(*change.before, node), inputs={**change.inputs, 0: result}
         )
 
-    def bytes_of(self, layer: Layer) -> int:
-        return self._changes[layer.node].bytes
-
     def format_of(self, layer: Layer) -> str:
         return self._other_name if layer.node in self._plain else self.name
 
@@ -125,12 +113,11 @@ class BlockwiseRecipe(ConversionRecipe):
             for name, values in master_weights(self._changes[layer.node], self._scaled(layer)).items()
         }
 
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
+    def build(self, layers: Sequence[Layer], **options: Any) -> onnx.ModelProto:
         nodes = {layer.node for layer in layers}
         constants = dict(self._absorber.changed)
         for layer in [*self.layers, *self.float_layers]:  # a float layer behind an absorbed division needs scaled weights
             if layer.node not in nodes and layer.node in self._scaling.scales and layer.node not in self._scaling.multiplied:
                 constants[layer.weight] = self._scaled(layer)
-        model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers}, constants)
-        kept = {name for node in nodes for name in self._kept.get(node, ())}
-        return to_half(model, keep=kept) if self.floats == "fp16" else model
+        keep = {name for node in nodes for name in self._kept.get(node, ())}
+        return super().build(layers, constants=constants, keep=keep)

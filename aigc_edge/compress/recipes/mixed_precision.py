@@ -69,19 +69,11 @@ class MixedPrecision(Format):
         """What the converted network is compared with."""
         return HeldOutReference(model, calibration, calibrates=self.calibrates, threads=threads, progress=progress)
 
-    def convert(
-        self,
-        source: Path,
-        out: Path,
-        calibration: Calibration | None = None,
-        *,
-        progress: Progress | None = None,
-        threads: int = 1,
-    ) -> CompressionReport:
-        conversion = convert_layers(self, source, calibration, progress or (lambda stage, done, total: None), threads)
-        graph.write(conversion.model, out)
-        conversion.report.bytes = graph.size_of(out)
-        return conversion.report
+    def converted(
+        self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+    ) -> tuple[onnx.ModelProto, CompressionReport]:
+        conversion = convert_layers(self, source, calibration, progress, threads)
+        return conversion.model, conversion.report
 
 
 @dataclass

@@ -36,27 +36,17 @@ class QuantisationAware(MixedPrecision):
 
     qat: int = option(0, "steps of training with the rounding in the loop; 0 = none", low=0)
 
-    def convert(
-        self,
-        source: Path,
-        out: Path,
-        calibration: Calibration | None = None,
-        *,
-        progress: Progress | None = None,
-        threads: int = 1,
-    ) -> CompressionReport:
+    def converted(
+        self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+    ) -> tuple[onnx.ModelProto, CompressionReport]:
         if not self.qat:
-            return super().convert(source, out, calibration, progress=progress, threads=threads)
+            return super().converted(source, calibration, progress, threads)
         if calibration is None or len(calibration.latents) < 2:
             raise AigcEdgeError(
                 f"{self.name} with training needs calibration data of at least 2 samples: give a Calibration (Calibration.draw "
                 "makes one)"
             )
-        training = _Training(self, source, calibration, progress or (lambda stage, done, total: None), threads)
-        model, report = training.run()
-        graph.write(model, out)
-        report.bytes = graph.size_of(out)
-        return report
+        return _Training(self, source, calibration, progress, threads).run()
 
 
 @dataclass

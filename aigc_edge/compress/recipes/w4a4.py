@@ -75,7 +75,7 @@ class W4A4Recipe(BlockwiseRecipe):
     def format_of(self, layer: Layer) -> str:
         return W4A4 if layer.node in self._inputs else super().format_of(layer)
 
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
+    def build(self, layers: Sequence[Layer], **options: Any) -> onnx.ModelProto:
         model = super().build(layers)
         return model if self._nodes else as_arithmetic(model)
 

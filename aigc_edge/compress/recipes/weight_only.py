@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,31 +39,48 @@ class WeightOnly(MixedPrecision):
 
 
 class WeightOnlyRecipe(ConversionRecipe):
-    """Every weight as `pack` stores it, where that saves space; weights are packed once and shared by all mixtures."""
+    """Layers that each have a `Change` to the format, which is made once and shared by all mixtures."""
 
-    def __init__(
-        self, format: WeightOnly, model: onnx.ModelProto, pack: Pack, *, opset: int = 0, estimator: str | None = None
-    ) -> None:
+    def __init__(self, format: WeightOnly, model: onnx.ModelProto, *, opset: int = 0, estimator: str | None = None) -> None:
         self.name, self.floats, self.estimator = format.name, format.arithmetic, estimator
-        self.model = raise_opset(model, opset)
+        self.model = raise_opset(model, opset) if opset else model
         self.layers, self.float_layers = [], []
         self._changes: dict[str, Change] = {}
+
+    def _add(self, layer: Layer, change: Change | None, *, always: bool = False) -> None:
+        """Add a layer with its change, as one that stays in float where that saves too little, unless `always`."""
+        if change is None or (layer.bytes - change.bytes < LEAST_SAVED and not always):
+            self.float_layers.append(layer)
+        else:
+            self.layers.append(layer)
+            self._changes[layer.node] = change
+
+    def bytes_of(self, layer: Layer) -> int:
+        return self._changes[layer.node].bytes
+
+    def build(
+        self,
+        layers: Sequence[Layer],
+        *,
+        constants: Mapping[str, npt.NDArray[Any]] | None = None,
+        keep: Collection[str] = (),
+    ) -> onnx.ModelProto:
+        """The model with `layers` in the format; `constants` replaces others, `keep` is for graphs.half.to_half."""
+        model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers}, constants)
+        return to_half(model, keep=keep) if self.floats == "fp16" else model
+
+
+class PackedRecipe(WeightOnlyRecipe):
+    """Every weight as `pack` stores it, where that saves space."""
+
+    def __init__(
+        self, format: WeightOnly, model: onnx.ModelProto, pack: Pack, *, opset: int, estimator: str | None = None
+    ) -> None:
+        super().__init__(format, model, opset=opset, estimator=estimator)
         packed: dict[tuple[str, int, int], Change | None] = {}
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         for layer in weights_of(model):
             key = (layer.weight, layer.axis, weight_input(layer))
             if key not in packed:
                 packed[key] = pack(layer, onnx.numpy_helper.to_array(constants[layer.weight]))
-            change = packed[key]
-            if change is None or layer.bytes - change.bytes < LEAST_SAVED:
-                self.float_layers.append(layer)
-            else:
-                self.layers.append(layer)
-                self._changes[layer.node] = change
-
-    def bytes_of(self, layer: Layer) -> int:
-        return self._changes[layer.node].bytes
-
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers})
-        return to_half(model) if self.floats == "fp16" else model
+            self._add(layer, packed[key])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,11 @@ class DistillationSet:
     inputs: dict[str, npt.NDArray[Any]]
     teacher_outputs: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
-    size: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.size = len(self.teacher_outputs)
+    @property
+    def size(self) -> int:
+        """The number of evaluations."""
+        return len(self.teacher_outputs)
 
 
 def distillation_set(
