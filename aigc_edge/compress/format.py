@@ -60,6 +60,16 @@ class Format(ABC):
     ) -> tuple[onnx.ModelProto, CompressionReport]:
         """The converted model, and its report without the size of the file."""
 
+    def require(self, calibration: Calibration | None) -> Calibration:
+        """`calibration`, when there is enough of it to calibrate and to evaluate; raises AigcEdgeError otherwise."""
+        count = 0 if calibration is None else len(calibration.latents)
+        if calibration is None or count < 2:
+            raise AigcEdgeError(
+                f"{self.name} needs calibration data of at least 2 samples, one to calibrate on and one to evaluate on, {count} "
+                "given: use Calibration.draw, which makes it from a sampling program"
+            )
+        return calibration
+
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         """Bytes of a weight [outputs, inputs] with its scales, when no layer falls back to float.
 

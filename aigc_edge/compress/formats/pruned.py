@@ -25,7 +25,7 @@ from aigc_edge.compress.graphs.weights import weights_of
 from aigc_edge.compress.report import CompressionReport, LayerReport, stamped
 from aigc_edge.compress.trainable.distillation import distillation_set
 from aigc_edge.config import option
-from aigc_edge.errors import AigcEdgeError, BudgetError
+from aigc_edge.errors import BudgetError
 
 HALVINGS = 4  # of the interval that the share is in, when the budget is missed
 
@@ -58,12 +58,7 @@ class Pruned(Format):
     def converted(
         self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
     ) -> tuple[onnx.ModelProto, CompressionReport]:
-        if calibration is None or len(calibration.latents) < 2:
-            raise AigcEdgeError(
-                "pruned needs calibration data of at least 2 samples: give a Calibration (Calibration.draw makes one from a "
-                "sampling program)"
-            )
-        return _Pruning(self, source, calibration, progress, threads).run()
+        return _Pruning(self, source, self.require(calibration), progress, threads).run()
 
 
 @dataclass

@@ -135,7 +135,8 @@ class QdqWriter:
         self.vectors = vectors
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._moved = source_of(model)
-        self._weights: dict[str, tuple[Layer, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]]] = {}
+        self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
+        self._written: dict[str, Layer] = {}  # tensor of codes in the last version → the layer whose weight it is
 
     def _scale(self, tensor: str) -> Scale:
         return self.scales[self._moved.get(tensor, tensor)]
@@ -155,20 +156,22 @@ class QdqWriter:
             # A bias must fit int32 in units of (weight scale · input scale).
             bias = np.abs(self._constant(layer.bias)).ravel() if layer.bias is not None else np.zeros(1, np.float32)
             least = bias / (float(self._scale(layer.input)[0]) * 2.0**30)
-            self._weights[layer.name] = layer, quantise_weight(self._constant(layer.weight), layer.axis, least)
-        return self._weights[layer.name][1]
+            self._weights[layer.name] = quantise_weight(self._constant(layer.weight), layer.axis, least)
+        return self._weights[layer.name]
 
     def master_weights(self) -> dict[str, npt.NDArray[np.float32]]:
-        """What the codes of all weights written so far were rounded from, by their tensor, in units of their scale."""
+        """By tensor of integer codes in the last version written: the weight in units of its scale, clamped values as codes."""
         masters: dict[str, npt.NDArray[np.float32]] = {}
-        for layer, (codes, scale) in self._weights.values():
+        for name, layer in self._written.items():
+            codes, scale = self._weight(layer)
             exact = self._constant(layer.weight) / along_axis(scale, layer.axis, codes.ndim)
-            masters[f"{layer.weight}_int8"] = np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
+            masters[name] = np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
         return masters
 
     def write(self, layers: Collection[Layer]) -> onnx.ModelProto:
         """The model with exactly `layers` in 8 bits."""
         chosen = {layer.node: layer for layer in layers}
+        self._written = {}
         behind = {layer.output for layer in layers if self.fused and layer.op == "Conv"}
         nodes: list[onnx.NodeProto] = []
         constants: dict[str, npt.NDArray[Any]] = {}
@@ -202,6 +205,7 @@ class QdqWriter:
                     ready[layer.weight] = f"{layer.weight}_dq"
                     names = [f"{layer.weight}_{part}" for part in ("int8", "scale", "zero")]
                     integers, scale = self._weight(layer)
+                    self._written[names[0]] = layer
                     constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int8)), strict=True)
                     result = ready[layer.weight]
                     nodes.append(helper.make_node("DequantizeLinear", names, [result], name=result, axis=layer.axis))

@@ -22,7 +22,7 @@ from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.recipes.recipe import ConversionRecipe, LayerEvaluator
 from aigc_edge.compress.report import CompressionReport, LayerReport, stamped
 from aigc_edge.config import option
-from aigc_edge.errors import AigcEdgeError, BudgetError
+from aigc_edge.errors import BudgetError
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def convert_layers(
     """Convert the ONNX file `source` by the format's recipe, with as many layers in the format as the budget allows."""
     name = format.name
     original = graph.load(source)
-    _check(format, calibration)
+    if format.calibrates:
+        format.require(calibration)
     progress("reference", 0, 1)
     original = format.prepare(original, calibration, threads)
     reference = None
@@ -113,20 +114,6 @@ def convert_layers(
     report.aimed_psnr = getattr(format, "aim", None)
     recipe.complete(report)
     return Conversion(model, report, recipe)
-
-
-def _check(format: MixedPrecision, calibration: Calibration | None) -> None:
-    if not format.calibrates:
-        return
-    if calibration is None:
-        raise AigcEdgeError(
-            f"{format.name} needs calibration data: give a Calibration (Calibration.draw makes one from a sampling program)"
-        )
-    if len(calibration.latents) < 2:
-        raise AigcEdgeError(
-            f"{len(calibration.latents)} calibration samples given: {format.name} needs at least 2, one part to calibrate on and "
-            "one to evaluate on"
-        )
 
 
 def _choose(

@@ -24,7 +24,7 @@ from aigc_edge.compress.recipes.mixed_precision import Conversion, MixedPrecisio
 from aigc_edge.compress.report import CompressionReport
 from aigc_edge.compress.trainable.distillation import DistillationSet, distillation_set
 from aigc_edge.config import names, option
-from aigc_edge.errors import AigcEdgeError, BudgetError
+from aigc_edge.errors import BudgetError
 
 SLACK = 0.25  # dB above what training is expected to make up for, when layers fall back to float before it
 LONGEST = 1800.0  # seconds of each training
@@ -41,12 +41,7 @@ class QuantisationAware(MixedPrecision):
     ) -> tuple[onnx.ModelProto, CompressionReport]:
         if not self.qat:
             return super().converted(source, calibration, progress, threads)
-        if calibration is None or len(calibration.latents) < 2:
-            raise AigcEdgeError(
-                f"{self.name} with training needs calibration data of at least 2 samples: give a Calibration (Calibration.draw "
-                "makes one)"
-            )
-        return _Training(self, source, calibration, progress, threads).run()
+        return _Training(self, source, self.require(calibration), progress, threads).run()
 
 
 @dataclass
