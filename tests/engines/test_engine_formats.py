@@ -18,7 +18,8 @@ from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, EngineSource
 from aigc_edge.errors import BundleError
 
-WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision)]
+# int8 has a graph of its own for each engine: tests/compress.
+WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision) and name != "int8"]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
