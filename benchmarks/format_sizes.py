@@ -25,7 +25,7 @@ from diffusers_networks import CLASSES, SHAPES, network
 from aigc_edge.bench.machine import fingerprint
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, convert, parse
+from aigc_edge.compress.format import FORMATS, parse
 from aigc_edge.config import names
 from aigc_edge.diffusion import build
 from aigc_edge.files import write_json
@@ -66,7 +66,7 @@ def convert_one(name: str, text: str, source: Path, out: Path, threads: int) -> 
     calibration = Calibration.draw(spec_of(name), build(SCHEDULE, "dpmpp_2m", 10), SAMPLES, num_classes=CLASSES[name])
     free = [f"{key}={value}" for key, value in (("psnr", 0), ("aim", 0), ("rank", "false")) if key in names(FORMATS[text])]
     started, worked = time.perf_counter(), time.process_time()
-    report = convert(parse(f"{text}:{','.join(free)}"), source, out, calibration, threads=threads)
+    report = parse(f"{text}:{','.join(free)}").convert(source, out, calibration, threads=threads).to_json()
     seconds, worked = time.perf_counter() - started, time.process_time() - worked
     status = Path("/proc/self/status").read_text()  # getrusage would count what the parent had when it started this process
     peak = 1024 * int(status.split("VmHWM:")[1].split()[0])

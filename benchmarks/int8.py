@@ -30,7 +30,7 @@ from aigc_edge.bench.measure import rotation
 from aigc_edge.bench.statistics import compare, summary
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, psnr
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.diffusion import Program, build
 from aigc_edge.export.onnx import export_component
 from aigc_edge.files import write_json
@@ -110,7 +110,7 @@ def prepare(name: str, folder: Path) -> tuple[ComponentSpec, dict[str, tuple[str
     for engine, text in OURS.items():
         out = folder / f"{engine}.onnx"
         started = time.perf_counter()
-        report = convert(parse(f"{text},{OPTIONS}"), source, out, seen)
+        report = parse(f"{text},{OPTIONS}").convert(source, out, seen).to_json()
         facts[f"{engine} int8"] = {"seconds": round(time.perf_counter() - started, 1)} | {
             key: report[key] for key in ("psnr", "estimator", "estimators", "int8_macs", "bytes", "source_bytes", "trials")
         }

@@ -18,7 +18,7 @@ from typing import Any
 
 from aigc_edge import targets
 from aigc_edge.bench import cells
-from aigc_edge.compress.formats.base import FORMATS, parse
+from aigc_edge.compress.format import FORMATS, parse
 from aigc_edge.engines.formats import runs_on
 from aigc_edge.text import digits, milliseconds, size
 

@@ -12,11 +12,11 @@ from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_of
-from aigc_edge.compile.compressing import PROOF_MACS, affordable, convert_all, store_schedule
+from aigc_edge.compile.compressing import EVALUATION_MACS, affordable, convert_all, store_schedule
 from aigc_edge.compile.engines import build_engines
+from aigc_edge.compile.evaluation import PREVIEW, evaluate_formats, preview
 from aigc_edge.compile.exporting import describe, export, tabulate
 from aigc_edge.compile.judging import JUDGE, check_budget, has_judge, make_judge
-from aigc_edge.compile.proving import PREVIEW, preview, prove
 from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
 from aigc_edge.compile.work import COSTS, begun
 from aigc_edge.compress.budget import Budget
@@ -92,7 +92,7 @@ def compile_source(
         tabulate(work)
         make_judge(work, found)
         convert_all(work)
-        prove(work, request.samples or affordable(work, found.samples, PROOF_MACS))
+        evaluate_formats(work, request.samples or affordable(work, found.samples, EVALUATION_MACS))
         build_engines(work)
         preview(work)
         for name, part in work.networks.items():

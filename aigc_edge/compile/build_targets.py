@@ -30,7 +30,7 @@ class BuildTarget:
 
     def runs(self, format: str) -> bool:
         """Whether the format runs as such there, as far as is known."""
-        from aigc_edge.compress.formats.base import FORMATS
+        from aigc_edge.compress.format import FORMATS
 
         return self.target is None or (format in FORMATS and runs_on(FORMATS[format], self.target))
 

@@ -1,4 +1,4 @@
-"""Every format of every component: the denoiser's calibrated along its trajectory, the others beside it."""
+"""Converts every component to every format: the denoiser calibrated along its trajectory, the others without calibration."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from aigc_edge.hardware import return_memory
 
 if TYPE_CHECKING:
     from aigc_edge.compress.calibration.trajectory import Calibration
-    from aigc_edge.compress.formats.base import Format
+    from aigc_edge.compress.format import Format
 
-# Samples whose trajectories calibrate a format, and that prove it: as many as these multiply-adds allow, within the bounds.
-CALIBRATION, LEAST, MACS, PROOF_MACS = 64, 4, 2.5e12, 1e13
-ENGINES = ("onnxruntime", "openvino", "tensorrt")  # the first makes "file", the others a file of their own where theirs differs
+# Samples to calibrate on: as many as MACS multiply-adds allow, from LEAST to CALIBRATION; EVALUATION_MACS: to evaluate on.
+CALIBRATION, LEAST, MACS, EVALUATION_MACS = 64, 4, 2.5e12, 1e13
+ENGINES = ("onnxruntime", "openvino", "tensorrt")  # the graph for the first is "file"; the others get their own where it differs
 
 
 def convert_all(work: Work) -> None:
-    """Make every derived format of the request."""
+    """Convert all components to every derived format of the request."""
     for name in work.request.derived:
         work.start(f"making {name}")
         convert_format(work, work.request.formats[name])
 
 
 def convert_format(work: Work, format: Format) -> None:
-    """One format of all components, in the graphs that the engines of the targets want.
+    """Convert all components to one format, in the graphs that the engines of the targets need.
 
-    Text encoders and the decoders of latents take what the format names as its companion, which needs no calibration.
+    Text encoders and latent decoders take the format's companion, which needs no calibration.
     """
-    made, reports = 0, work.reports.setdefault(format.name, {})
+    done, reports = 0, work.reports.setdefault(format.name, {})
     reports.clear()
     jobs = [
         (part, engine, chosen)
@@ -48,8 +48,8 @@ def convert_format(work: Work, format: Format) -> None:
     ]
     for part, engine, chosen in jobs:
         file = f"{part}.{chosen.name}.onnx" if engine == "file" else f"{part}.{chosen.name}.{engine}.onnx"
-        tell = work.clock.within(made / len(jobs), (made + 1) / len(jobs))
-        made += 1
+        tell = work.clock.within(done / len(jobs), (done + 1) / len(jobs))
+        done += 1
         if chosen.name == REFERENCE:
             work.set_file(part, format.name, engine, work.components[part].file(REFERENCE))
             continue
@@ -60,7 +60,7 @@ def convert_format(work: Work, format: Format) -> None:
 
 
 def store_schedule(work: Work) -> None:
-    """In a bundle without fp32 the schedule's network, which few timesteps need, is stored as small as the rest."""
+    """In a bundle without fp32, store the schedule's network, which few timesteps need, as small as the rest."""
     schedule, formats = work.components.get(SCHEDULE), work.request.formats
     if schedule is None or REFERENCE in formats:
         return
@@ -71,14 +71,12 @@ def store_schedule(work: Work) -> None:
 
 
 def _convert(work: Work, part: str, format: Format, calibration: Calibration | None, file: str, tell: Any) -> dict[str, Any]:
-    from aigc_edge.compress.formats.base import convert
-
     source = work.file(part, REFERENCE)
     seen = None if calibration is None else calibration.fingerprint()
     key = [fingerprint(source, source.with_name(source.name + ".data")), repr(format), seen]
 
     def make(folder: Path) -> dict[str, Any]:
-        return convert(format, source, folder / file, calibration, progress=tell, threads=work.request.threads)
+        return format.convert(source, folder / file, calibration, progress=tell, threads=work.request.threads).to_json()
 
     place, report, _ = work.steps.once(f"{part} as {format.name}", key, make)
     gc.collect()  # networks in cycles: few objects, much memory
@@ -88,15 +86,15 @@ def _convert(work: Work, part: str, format: Format, calibration: Calibration | N
 
 
 def _variants(work: Work, format: Format) -> dict[str, Format]:
-    """The format for each engine that a target may use and that wants a graph of its own; "file" is what all others take."""
+    """The format for each engine that a target may use and that needs a graph of its own; "file" is for all others."""
     kinds = {target.kind for target in work.request.targets}
-    wanted = [ENGINES[0], *(["openvino"] if "cpu" in kinds else []), *(["tensorrt"] if "gpu" in kinds else [])]
-    found: dict[str, Format] = {}
-    for engine in wanted:
+    engines = [ENGINES[0], *(["openvino"] if "cpu" in kinds else []), *(["tensorrt"] if "gpu" in kinds else [])]
+    by_engine: dict[str, Format] = {}
+    for engine in engines:
         chosen = _for_engine(format, engine)
-        if chosen is not None and chosen not in found.values():
-            found["file" if engine == ENGINES[0] else engine] = chosen
-    return found
+        if chosen is not None and chosen not in by_engine.values():
+            by_engine["file" if engine == ENGINES[0] else engine] = chosen
+    return by_engine
 
 
 def _for_engine(format: Format, engine: str) -> Format | None:
@@ -108,7 +106,7 @@ def _for_engine(format: Format, engine: str) -> Format | None:
 
 
 def _companion(format: Format) -> Format:
-    from aigc_edge.compress.formats.base import parse
+    from aigc_edge.compress.format import parse
 
     return format if format.companion is None else parse(format.companion)
 
@@ -125,7 +123,7 @@ def _calibration(work: Work) -> Calibration:
 
 
 def affordable(work: Work, most: int, macs: float, least: int = LEAST) -> int:
-    """How many samples of the default program `macs` multiply-adds pay for, from `least` to `most`."""
+    """The number of samples of the default program that `macs` multiply-adds allow, from `least` to `most`."""
     program = work.programs[work.default_program]
     each = _macs(work.file(work.main, REFERENCE)) * max(program.sample_evaluations, 1)
     return int(np.clip(macs / max(each, 1), min(least, most), most))

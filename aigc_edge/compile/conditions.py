@@ -1,4 +1,4 @@
-"""What the samples of a compilation are asked for: classes, prompts, or examples of conditions, in turn."""
+"""The conditions of the samples of a compilation: classes, prompts, or examples of condition tensors, in turn."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 import aigc_edge
-from aigc_edge.compile.evaluate import Given
+from aigc_edge.compile.evaluator import ConditionsOf
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.work import Work
 
 Arrays = dict[str, npt.NDArray[Any]]
-KINDS = ("conditions", "negative_conditions")  # as Pipeline.sample calls them
+KINDS = ("conditions", "negative_conditions")  # keyword arguments of Pipeline.sample
 
 
 def store(work: Work, conditions: Mapping[str, Any], negative: Mapping[str, Any]) -> None:
-    """Put examples [k, ...] of conditions into the bundle: what further formats will be calibrated with."""
+    """Store examples [k, ...] of conditions in the bundle, for calibrating further formats."""
     examples: dict[str, dict[str, str]] = {}
     for kind, arrays in zip(KINDS, (conditions, negative), strict=True):
         for name, array in arrays.items():
@@ -34,19 +34,19 @@ def store(work: Work, conditions: Mapping[str, Any], negative: Mapping[str, Any]
         work.manifest = replace(work.manifest, examples=examples)
 
 
-def given(work: Work) -> Given:
-    """What `Pipeline.sample` is given for the samples of these numbers."""
+def conditions_of(work: Work) -> ConditionsOf:
+    """A function from sample indices to the keyword arguments of `Pipeline.sample` for them."""
     stored = {kind: _load(work, kind) for kind in KINDS}
     classes, prompts = work.num_classes, work.prompts
 
     def of(index: npt.NDArray[np.int64]) -> dict[str, Any]:
-        found: dict[str, Any] = {"classes": index % classes} if classes else {}
+        options: dict[str, Any] = {"classes": index % classes} if classes else {}
         if prompts:
-            found["prompt"] = [prompts[i % len(prompts)] for i in index]
+            options["prompt"] = [prompts[i % len(prompts)] for i in index]
         for kind, arrays in stored.items():
             if arrays:
-                found[kind] = {name: array[index % len(array)] for name, array in arrays.items()}
-        return found
+                options[kind] = {name: array[index % len(array)] for name, array in arrays.items()}
+        return options
 
     return of
 

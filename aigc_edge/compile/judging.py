@@ -13,25 +13,24 @@ from aigc_edge.compress.budget import Budget
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Source
 
-JUDGE = "training the judge"  # a stage
+JUDGE = "training the judge"  # name of a stage
 
 
 def check_budget(budget: Budget, source: Source) -> None:
-    """Raise AigcEdgeError for a Fréchet distance to real images that nobody knows."""
+    """Raise AigcEdgeError when a Fréchet distance is requested but the source has no real images."""
     if budget.frechet is not None and not source.judged and not has_judge(source):
         raise AigcEdgeError(
-            f"a Fréchet distance was asked for, but {source.name} says nothing of real images to compare with: give --data, or "
-            "ask for psnr=…"
+            f"a Fréchet distance was requested, but {source.name} has no real images to compare with: give --data, or use psnr=…"
         )
 
 
 def has_judge(source: Source) -> bool:
-    """Whether the source's folder keeps a judge already."""
+    """Whether the source's folder holds a judge already."""
     return source.folder is not None and (source.folder / "judge").is_dir()
 
 
 def make_judge(work: Work, source: Source) -> None:
-    """The judge that the source's folder keeps; trained on its data when there is none yet, and kept there where it can be."""
+    """Use the judge in the source's folder; train one on the source's data when there is none, and store it there if possible."""
     kept = None if source.folder is None else source.folder / "judge"
     if kept is not None and has_judge(source):
         use_judge(work, kept)
@@ -56,7 +55,7 @@ def make_judge(work: Work, source: Source) -> None:
 
 
 def use_judge(work: Work, folder: Path) -> None:
-    """Take the judge in `folder` into the bundle."""
+    """Put the judge in `folder` into the bundle."""
     work.judge = folder
     files = {path.stem: f"judge/{path.name}" for path in sorted(folder.iterdir()) if path.is_file()}
     work.files |= {name: folder / Path(name).name for name in files.values()}

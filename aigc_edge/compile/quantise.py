@@ -17,8 +17,8 @@ from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_line
 from aigc_edge.compile.compressing import convert_all
 from aigc_edge.compile.engines import build_engines
+from aigc_edge.compile.evaluation import evaluate_formats
 from aigc_edge.compile.judging import use_judge
-from aigc_edge.compile.proving import prove
 from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
 from aigc_edge.compile.work import COSTS, Work, begun, link
 from aigc_edge.compress.budget import Budget
@@ -76,7 +76,7 @@ def quantise_bundle(
         stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
         work.plan_stages(**stages, **{"building engines": COSTS["plan"] * len(request.plans) * parts, "writing": COSTS["write"]})
         convert_all(work)
-        prove(work, samples or int(work.quality.get(REFERENCE, {}).get("n", SAMPLES)))
+        evaluate_formats(work, samples or int(work.quality.get(REFERENCE, {}).get("n", SAMPLES)))
         build_engines(work)
         if default:
             work.manifest = replace(work.manifest, default_format=next(iter(request.formats)))

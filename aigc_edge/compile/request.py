@@ -19,7 +19,7 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
 
 if TYPE_CHECKING:
-    from aigc_edge.compress.formats.base import Format
+    from aigc_edge.compress.format import Format
 
 REFERENCE = "fp32"  # what every other format is made from and compared with
 
@@ -105,7 +105,7 @@ def this_machine() -> list[str]:
 
 def _parse_formats(texts: Sequence[str], budget: Budget) -> dict[str, Format]:
     """Formats by name; a PSNR budget becomes the option `psnr` of those that have it and leave it at its default."""
-    from aigc_edge.compress.formats.base import parse
+    from aigc_edge.compress.format import parse
 
     formats: dict[str, Format] = {}
     for text in dict.fromkeys(texts):

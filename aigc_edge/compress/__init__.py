@@ -1,1 +1,1 @@
-"""Compression with proof: formats are values, each with a handler that converts an ONNX file and measures what that did."""
+"""Compression with evidence: formats are values, and each converts ONNX files and reports what that cost in quality."""

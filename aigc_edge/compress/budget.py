@@ -1,4 +1,4 @@
-"""Quality budgets: what a format may lose against fp32, on the same noise."""
+"""Quality budgets: how much worse than fp32, from the same noise, a format may be."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from aigc_edge.errors import AigcEdgeError
 
-FORMS = "psnr=30 (dB, at least), frechet=1.05x (times that of fp32, at most)"
+SYNTAX = "psnr=30 (dB, at least), frechet=1.05x (times that of fp32, at most)"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What is asked of every format: a least PSNR in dB against fp32 from the same noise, a Fréchet distance of at most so many
-    times that of fp32; None: not asked for."""
+    """What every format has to hold: a least PSNR in dB against fp32 from the same noise, and a Fréchet distance of at most
+    `frechet` times that of fp32; None: no requirement."""
 
     psnr: float | None = None
     frechet: float | None = None
@@ -31,17 +31,17 @@ class Budget:
 
     @property
     def words(self) -> list[str]:
-        """The texts that `parse` makes this budget of."""
+        """The texts that `parse` turns into this budget."""
         psnr = [] if self.psnr is None else [f"psnr={self.psnr:g}"]
         return psnr + ([] if self.frechet is None else [f"frechet={self.frechet:g}x"])
 
     @staticmethod
     def parse(texts: Sequence[str]) -> Budget:
-        """The budget of texts such as "psnr=30" and "frechet=1.05x"; several may stand in one text, with commas between.
+        """Parse texts such as "psnr=30" and "frechet=1.05x"; one text may hold several, separated by commas.
 
-        Raises AigcEdgeError for anything else, naming the forms that there are.
+        Raises AigcEdgeError for anything else, with the accepted syntax.
         """
-        found: dict[str, float] = {}
+        limits: dict[str, float] = {}
         for item in (part.strip() for text in texts for part in text.split(",")):
             name, equals, value = item.partition("=")
             try:
@@ -49,20 +49,20 @@ class Budget:
             except ValueError:
                 number = math.nan
             if not equals or name not in ("psnr", "frechet") or math.isnan(number):
-                raise AigcEdgeError(f"{item!r} is no budget: give {FORMS}")
-            if name in found:
+                raise AigcEdgeError(f"{item!r} is no budget: give {SYNTAX}")
+            if name in limits:
                 raise AigcEdgeError(f"the budget {name} was given twice: give each once")
-            found[name] = number
-        return Budget(**found)
+            limits[name] = number
+        return Budget(**limits)
 
     def missed(self, figures: Mapping[str, Any], reference: Mapping[str, Any]) -> str | None:
-        """None when `figures` of a format hold the budget, else what was reached and what is asked, as part of a sentence.
+        """None when the `figures` of a format hold the budget, else what was reached and required, as part of a sentence.
 
-        `psnr` None in the figures stands for equal images. Figures that are NaN never hold it.
+        A `psnr` of None means equal images. Figures that are NaN never hold the budget.
         """
         psnr = math.inf if figures.get("psnr", math.nan) is None else figures.get("psnr", math.nan)
         if self.psnr is not None and not psnr >= self.psnr:
-            return f"reaches a PSNR of {psnr:.1f} dB against fp32 from the same noise, {self.psnr:g} dB are asked for"
+            return f"reaches a PSNR of {psnr:.1f} dB against fp32 from the same noise, {self.psnr:g} dB are required"
         if self.frechet is not None:
             reached, exact = figures.get("frechet", math.nan), reference.get("frechet", math.nan)
             if not reached <= self.frechet * exact:

@@ -8,7 +8,7 @@ from aigc_edge.engines.base import ENGINES, Engine
 from aigc_edge.targets import Target
 
 if TYPE_CHECKING:
-    from aigc_edge.compress.formats.base import Format
+    from aigc_edge.compress.format import Format
 
 
 def least_capability(format: type[Format], engine: type[Engine]) -> int | None:
@@ -29,7 +29,7 @@ def runs_on(format: type[Format], target: Target) -> bool:
 
 def formats_of(target: Target) -> tuple[str, ...]:
     """Names of all formats that the target's engine runs as such there."""
-    from aigc_edge.compress.formats.base import FORMATS
+    from aigc_edge.compress.format import FORMATS
 
     return tuple(name for name in FORMATS if runs_on(FORMATS[name], target))
 

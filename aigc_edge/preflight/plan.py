@@ -16,7 +16,7 @@ from aigc_edge.sources.onnx_file import OnnxPart
 from aigc_edge.targets import Target
 
 if TYPE_CHECKING:
-    from aigc_edge.compress.formats.base import Format
+    from aigc_edge.compress.format import Format
 
 ROOM = 0.8  # of a device's memory, for networks
 MAIN = ("denoiser", "decoder")  # what a format is for; the other components take its companion
@@ -108,7 +108,7 @@ def _graphs(format: Format, devices: Sequence[Target]) -> int:
 
 def _formats(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, Format]:
     """What each component is stored in."""
-    from aigc_edge.compress.formats.base import parse
+    from aigc_edge.compress.format import parse
 
     beside = format if format.companion is None else parse(format.companion)
     return {survey.component: format if survey.component == main else beside for survey in surveys}

@@ -12,7 +12,7 @@ from aigc_edge.preflight.survey import Survey
 from aigc_edge.targets import Target
 
 if TYPE_CHECKING:
-    from aigc_edge.compress.formats.base import Format
+    from aigc_edge.compress.format import Format
 
 FLOAT = 4  # bytes
 # A node with its names, attributes and the shape of its result in an ONNX file; the exporter makes about as many as torch calls.

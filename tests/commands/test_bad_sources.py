@@ -114,12 +114,11 @@ def test_an_interrupted_compilation_goes_on(cli: Any, network: Path) -> None:
     (cli.folder / "net.onnx").write_bytes(network.read_bytes())
     slow = """
 import time
-from aigc_edge.compile import proving
-def prove(work, samples):
-    print("proving", flush=True)
+def evaluate_formats(work, samples):
+    print("evaluating", flush=True)
     time.sleep(60)
 import aigc_edge.compile
-aigc_edge.compile.prove = prove
+aigc_edge.compile.evaluate_formats = evaluate_formats
 """
     words = ("compile", "net.onnx", *OPTIONS, "--format", "fp32", "--format", "int8:psnr=5,aim=0", "--samples", "4")
     with subprocess.Popen(
@@ -127,18 +126,17 @@ aigc_edge.compile.prove = prove
     ) as job:
         assert job.stdout is not None
         assert job.stderr is not None
-        assert job.stdout.readline() == b"proving\n"
+        assert job.stdout.readline() == b"evaluating\n"
         job.send_signal(signal.SIGINT)
         said = job.stderr.read().decode()
         assert job.wait(timeout=120) == 130
     assert "the same command goes on" in said
     assert cli.left() == {"net.onnx"}
     again = """
-import aigc_edge.compress.formats.base as formats
-formats.FORMATS.names()  # registers them all
+from aigc_edge.compress.format import FORMATS
 def convert(*_, **__):
-    raise RuntimeError("it was made twice")
-formats.convert = convert
+    raise RuntimeError("it was converted twice")
+FORMATS["int8"].convert = convert
 """
     done = cli.run(*words, before=again)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import aigc_edge
 from aigc_edge import compile as compilation
 from aigc_edge import data
 from aigc_edge.bundle.bundle import Bundle
-from aigc_edge.compile import compile_source, compressing, proving, request
+from aigc_edge.compile import compile_source, compressing, evaluation, request
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.errors import AigcEdgeError, BudgetError
@@ -326,11 +326,11 @@ def _shortcut(monkeypatch, quality):
     """Everything but the proof is skipped, and what it would measure is given."""
     for name in ("export", "tabulate", "make_judge", "convert_all", "build_engines", "preview"):
         monkeypatch.setattr(compilation, name, lambda *_, **__: None)
-    monkeypatch.setattr(proving, "convert_format", lambda *_: None)
+    monkeypatch.setattr(evaluation, "convert_format", lambda *_: None)
     monkeypatch.setattr("aigc_edge.compile.work.Work.draft", lambda self, formats: self.folder)
     monkeypatch.setattr("aigc_edge.compile.work.Work.network_files", lambda self, formats: {})
 
-    class Prover:
+    class Evaluator:
         def __init__(self, *_, **__):
             pass
 
@@ -340,7 +340,7 @@ def _shortcut(monkeypatch, quality):
                 raise quality
             return quality[name]
 
-    monkeypatch.setattr(proving, "Prover", Prover)
+    monkeypatch.setattr(evaluation, "Evaluator", Evaluator)
 
 
 @pytest.mark.parametrize(

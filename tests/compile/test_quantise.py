@@ -1,4 +1,4 @@
-"""Further formats for a bundle: made from its own networks, proven, and put in without touching what is there."""
+"""Further formats for a bundle: converted from its own networks, evaluated, and put in without touching what is there."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ def test_what_cannot_be_done_is_said(bundle, formats, options, words):
 
 def test_an_interrupted_call_goes_on(bundle, monkeypatch):
     from aigc_edge.compile import quantise
-    from aigc_edge.compress.formats import base as formats
+    from aigc_edge.compress.format import FORMATS
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(quantise, "prove", interrupted)
+        patch.setattr(quantise, "evaluate_formats", interrupted)
         with pytest.raises(KeyboardInterrupt):
             quantise_bundle(bundle, ["int8:psnr=10,aim=0"], **QUICK)
-    monkeypatch.setattr(formats, "convert", lambda *_, **__: pytest.fail("it was made twice"))
+    monkeypatch.setattr(FORMATS["int8"], "convert", lambda *_, **__: pytest.fail("it was converted twice"))
     quantise_bundle(bundle, ["int8:psnr=10,aim=0"], **QUICK)
     assert "int8" in Bundle.open(bundle, verify=True).manifest.to_json()["components"]["denoiser"]["formats"]
 

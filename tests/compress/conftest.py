@@ -136,6 +136,15 @@ def unet_module() -> torch.nn.Module:
     return module
 
 
+def int8_recipe(net: Net, engine: str, n: int) -> Any:
+    """The int8 recipe of a network, observed on one half of `n` samples."""
+    from aigc_edge.compress.formats.int8 import Int8
+
+    format, calibration = Int8(engine=engine), net.calibration(n)
+    model = format.prepare(net.model, calibration, 1)
+    return format.recipe(model, format.reference(model, calibration, 1, lambda done, total: None))
+
+
 NETS = {"conv": conv, "products": products, "chain": chain, "unet": unet}
 
 
@@ -147,7 +156,7 @@ def net(request: pytest.FixtureRequest, rng: np.random.Generator) -> Net:
 @pytest.fixture
 def make() -> dict[str, Any]:
     """The makers of networks by name, and `decoder` for networks of a test's own."""
-    return NETS | {"decoder": decoder, "unet_module": unet_module}
+    return NETS | {"decoder": decoder, "unet_module": unet_module, "int8_recipe": int8_recipe}
 
 
 @pytest.fixture(scope="session")

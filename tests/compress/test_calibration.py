@@ -8,8 +8,6 @@ import pytest
 
 from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, psnr, row_errors
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.forms import FORMS
-from aigc_edge.compress.proving.trials import Trials
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -36,25 +34,24 @@ def test_records_cover_the_trajectory(rng: np.random.Generator, make: dict) -> N
 def test_observed_ranges_are_those_of_the_network(rng: np.random.Generator, make: dict, tmp_path) -> None:
     """Every tensor's range in every row, against a direct look at that tensor."""
     net = make["unet"](rng)
-    trials = Trials(FORMS["onnxruntime"], net.model, net.calibration(4), 1)
-    trials.observe()
-    names = sorted(trials.observers)
-    assert {"sample", *(layer.output for layer in trials.layers)} <= set(names)
+    recipe = make["int8_recipe"](net, "onnxruntime", 4)
+    names = sorted(recipe.observers)
+    assert {"sample", *(layer.output for layer in recipe.layers)} <= set(names)
     inner = [name for name in names if name not in ("sample", "output")]
     watched = onnx.ModelProto()
     watched.CopyFrom(net.model)
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     network = graph.Network(watched, exact=True)
     records: list[Record] = []
-    trials.seen.run(graph.Network(net.model), records)
+    recipe.reference.calibrating.run(graph.Network(net.model), records)
     for record in records:
         values = dict(zip(network.outputs, network(record.inputs), strict=True)) | record.inputs
         for name in names:
             wanted = (values[name].min(), values[name].max())
-            np.testing.assert_allclose(trials.observers[name].rows[record.row], wanted, rtol=1e-4, atol=1e-5)
-    assert all(len(trials.observers[name].rows) == len(net.program.rows) for name in names)
-    rows = trials.observers["sample"].rows
-    assert trials.observers["sample"].low == min(low for low, _ in rows.values())
+            np.testing.assert_allclose(recipe.observers[name].rows[record.row], wanted, rtol=1e-4, atol=1e-5)
+    assert all(len(recipe.observers[name].rows) == len(net.program.rows) for name in names)
+    rows = recipe.observers["sample"].rows
+    assert recipe.observers["sample"].low == min(low for low, _ in rows.values())
 
 
 def test_decoders_are_calibrated_with_latents(rng: np.random.Generator, make: dict) -> None:

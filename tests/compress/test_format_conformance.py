@@ -15,18 +15,18 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.formats.base import FORMATS, convert, parse
+from aigc_edge.compress.format import FORMATS, parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.emulation import in_float32
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.weights import weights_of
-from aigc_edge.compress.proving.mixture import Mixed
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.config import names
 from aigc_edge.engines.formats import engines_of
 
 Family = tuple[Path, Any, Any, int]
 # Formats that say nothing of themselves: what they reached when they were written.
-EXPECTED = {"fp32": (np.inf, 1.0), "int8": (20.0, 0.27)}
+EXPECTED = {"fp32": (np.inf, 1.0)}
 EVERYTHING = [*FORMATS, "nvfp4:activations=fp4"]
 
 
@@ -63,7 +63,7 @@ def test_format_on_family(families: dict[str, Family], text: str, family: str, t
     calibration = Calibration.draw(spec, program, 8, num_classes=classes, seed=1)
     free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("rank", False), ("steps", 60)) if key in names(format)}
     out = tmp_path / f"{name}.onnx"
-    report = convert(replace(parse(text), **free), source, out, calibration)
+    report = replace(parse(text), **free).convert(source, out, calibration).to_json()
 
     # The file is standard ONNX of the same signature, and the report speaks of it.
     onnx.checker.check_model(out, full_check=True)
@@ -95,7 +95,7 @@ def test_format_on_family(families: dict[str, Family], text: str, family: str, t
 
     # As small as it says: the weights that it holds, and the file.
     assert expected_size == 1 or report["bytes"] < 0.9 * report["source_bytes"]
-    if issubclass(format, Mixed):
+    if issubclass(format, MixedPrecision) and name != "int8":  # whose report is of the layers that int8 can hold
         weights = {layer.name: layer.bytes for layer in weights_of(original)}
         assert set(report["nodes"]) == set(weights)
         stored = sum(node["bytes"] for node in report["nodes"].values())
@@ -120,6 +120,6 @@ def test_large_layers_are_as_small_as_stated(rng: np.random.Generator, make: dic
     name = text.partition(":")[0]
     format = FORMATS[name]
     free = {key: value for key, value in (("psnr", 0.0), ("aim", 0.0), ("steps", 20)) if key in names(format)}
-    report = convert(replace(parse(text), **free), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4))
+    report = replace(parse(text), **free).convert(net.write(tmp_path), tmp_path / "out.onnx", net.calibration(4)).to_json()
     expected = getattr(format, "expected_size", None) or EXPECTED[name][1]
     assert report["bytes"] <= expected * report["source_bytes"] + 8000

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from aigc_edge.bundle import external
 from aigc_edge.compress.calibration.observers import ESTIMATORS
 from aigc_edge.compress.calibration.trajectory import Record
-from aigc_edge.compress.formats.base import FORMATS, Format, convert, parse
+from aigc_edge.compress.format import FORMATS, Format, parse
 from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs import graph
 from aigc_edge.config import names
@@ -35,7 +35,7 @@ def _format(text: str) -> Format:
 
 def _convert(net: Any, text: str, folder: Path, n: int = 6) -> tuple[Path, dict]:
     out = folder / "converted.onnx"
-    return out, convert(_format(text), net.write(folder), out, net.calibration(n))
+    return out, _format(text).convert(net.write(folder), out, net.calibration(n)).to_json()
 
 
 @pytest.mark.parametrize("text", EVERYTHING)
@@ -80,7 +80,7 @@ def test_int8_errs_within_its_theory(rng: np.random.Generator, make: dict, name:
     calibration = net.calibration(8)
     out = tmp_path / "int8.onnx"
     options = Int8(engine=engine, estimator="minmax", psnr=0, aim=0, rank=False)
-    convert(options, net.write(tmp_path), out, calibration)
+    options.convert(net.write(tmp_path), out, calibration)
     x = calibration.split(4)[0].latents  # the half that was calibrated with
     made, wanted = graph.Network(out, exact=True)({"x": x})[0], graph.Network(net.model)({"x": x})[0]
     constants, weights = graph.initialisers(onnx.load(out)), graph.initialisers(net.model)
@@ -127,8 +127,10 @@ def test_int8_report(rng: np.random.Generator, make: dict, tmp_path: Path) -> No
     net = make["unet"](rng)
     told: list[tuple[str, int, int]] = []
     calibration = net.calibration(6)
-    report = convert(
-        Int8(psnr=0, aim=0), net.write(tmp_path), tmp_path / "int8.onnx", calibration, progress=lambda *args: told.append(args)
+    report = (
+        Int8(psnr=0, aim=0)
+        .convert(net.write(tmp_path), tmp_path / "int8.onnx", calibration, progress=lambda *args: told.append(args))
+        .to_json()
     )
     names = [layer.name for layer in graph.layers(net.model)]
     assert list(report["nodes"]) == names
@@ -149,7 +151,7 @@ def test_interrupted_nothing_is_left(rng: np.random.Generator, make: dict, text:
     source = net.write(tmp_path)
     stages: list[str] = []
     format = parse(text + ":psnr=0,aim=0" if text == "int8" else text)
-    convert(format, source, tmp_path / "whole.onnx", net.calibration(), progress=lambda *args: stages.append(str(args)))
+    format.convert(source, tmp_path / "whole.onnx", net.calibration(), progress=lambda *args: stages.append(str(args)))
     (tmp_path / "whole.onnx").unlink()
     for stage in stages[:-1]:
 
@@ -158,7 +160,7 @@ def test_interrupted_nothing_is_left(rng: np.random.Generator, make: dict, text:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            convert(format, source, tmp_path / "out.onnx", net.calibration(), progress=interrupt)
+            format.convert(source, tmp_path / "out.onnx", net.calibration(), progress=interrupt)
         assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
@@ -186,7 +188,7 @@ def test_formats_from_text() -> None:
     assert parse("int8:engine=tensorrt, psnr=35,rank=false") == Int8(engine="tensorrt", psnr=35.0, rank=False)
     with pytest.raises(AigcEdgeError, match=r"unknown format 'int7': choose one of .*int8"):
         parse("int7")
-    with pytest.raises(AigcEdgeError, match=r"unknown int8 options speed: choose from engine"):
+    with pytest.raises(AigcEdgeError, match=r"unknown int8 options speed: choose from .*engine"):
         parse("int8:speed=3")
     with pytest.raises(AigcEdgeError, match="engine is 'tvm': choose one of onnxruntime, tensorrt, openvino"):
         parse("int8:engine=tvm")
@@ -198,15 +200,15 @@ def test_bad_input(rng: np.random.Generator, make: dict, tmp_path: Path) -> None
     net = make["conv"](rng)
     path = net.write(tmp_path)
     with pytest.raises(AigcEdgeError, match="needs calibration data"):
-        convert(Int8(), path, tmp_path / "out.onnx")
+        Int8().convert(path, tmp_path / "out.onnx")
     with pytest.raises(AigcEdgeError, match="at least 2"):
-        convert(Int8(), path, tmp_path / "out.onnx", net.calibration(1))
+        Int8().convert(path, tmp_path / "out.onnx", net.calibration(1))
     with pytest.raises(AigcEdgeError, match="there is no ONNX file"):
-        convert(Int8(), tmp_path / "none.onnx", tmp_path / "out.onnx", net.calibration())
+        Int8().convert(tmp_path / "none.onnx", tmp_path / "out.onnx", net.calibration())
     (tmp_path / "bad.onnx").write_bytes(path.read_bytes()[:100])
     for text in ("fp32", "fp16", "int8"):
         with pytest.raises(AigcEdgeError, match="no readable ONNX file"):
-            convert(parse(text), tmp_path / "bad.onnx", tmp_path / "out.onnx", net.calibration())
+            parse(text).convert(tmp_path / "bad.onnx", tmp_path / "out.onnx", net.calibration())
     assert not (tmp_path / "out.onnx").exists()
 
 

@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, convert, parse
-from aigc_edge.compress.proving.mixture import Mixed
+from aigc_edge.compress.format import FORMATS, parse
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.config import names
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.engines.formats import least_capability
@@ -33,7 +33,7 @@ def _written(families: dict[str, Any], name: str, family: str, folder: Path) -> 
     format = FORMATS[name]
     options: dict[str, Any] = {"psnr": 0.0} | ({"engine": "tensorrt"} if "engine" in names(format) else {})
     out = folder / f"{name}.onnx"
-    convert(format(**options), source, out, Calibration.draw(spec, program, 4, num_classes=classes))
+    format(**options).convert(source, out, Calibration.draw(spec, program, 4, num_classes=classes))
     return out
 
 
@@ -43,7 +43,8 @@ def _least(name: str) -> int:
     return least
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if issubclass(FORMATS[name], Mixed)])
+# int8: test_int8_tensorrt.py
+@pytest.mark.parametrize("name", [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision) and name != "int8"])
 def test_plan_of_every_format(families: dict[str, Any], name: str, tmp_path: Path) -> None:
     out = _written(families, name, FAMILY.get(name, "gan"), tmp_path)
     sm = next(sm for sm in SERVED if sm >= _least(name))
@@ -72,7 +73,7 @@ def test_plans_hold_weights_in_few_bits(rng: np.random.Generator, make: dict, tm
     source, sizes = net.write(tmp_path), {}
     for text in ("fp16", "int8w:engine=tensorrt", "int4:scaled=false,engine=tensorrt"):
         name, out = text.split(":")[0], tmp_path / "out.onnx"
-        convert(parse(text), source, out)
+        parse(text).convert(source, out)
         sizes[name] = build_plan(PlanRequest(out, name, 89, "SM89"), cache=tmp_path).report["plan_bytes"]
     weights = 2 * sum(int(np.prod(shape)) for shape in shapes.values())
     assert sizes["fp16"] - sizes["int8w"] > 0.45 * weights

@@ -16,13 +16,13 @@ from aigc_edge.bundle.component import Component
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.bundle.storage import Files
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.forms import FORMS, suited
-from aigc_edge.compress.graphs.products import PRODUCT, products
-from aigc_edge.compress.graphs.qdq import Writer, factors, integers_only, observed
-from aigc_edge.compress.proving.trials import Trials
+from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL, activation_matmuls
+from aigc_edge.compress.graphs.qdq import QdqWriter, factors, integers_only, observed
+from aigc_edge.compress.graphs.qdq_scheme import SCHEMES
+from aigc_edge.compress.recipes.recipe import LayerEvaluator
 from aigc_edge.engines.base import EngineSource, require
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
@@ -44,14 +44,14 @@ def _attention(rng: np.random.Generator, make: dict) -> Any:
 def test_attention_against_numpy(rng: np.random.Generator, make: dict) -> None:
     """Both products take integers: q, k and v around zero in int8, probabilities from zero in uint8."""
     net = _attention(rng, make)
-    found = products(net.model)
+    found = activation_matmuls(net.model)
     assert [(layer.op, layer.input, layer.weight, layer.macs, layer.bytes) for layer in found] == [
-        (PRODUCT, "q", "kt", 6 * 6 * 8, 0),
-        (PRODUCT, "p", "v", 6 * 6 * 8, 0),
+        (ACTIVATION_MATMUL, "q", "kt", 6 * 6 * 8, 0),
+        (ACTIVATION_MATMUL, "p", "v", 6 * 6 * 8, 0),
     ]
     assert observed(net.model, found) == factors(net.model, found) == {"q", "k", "p", "v"}
     scales = {name: (np.float32(rng.uniform(0.02, 0.04)), 0) for name in "qkv"} | {"p": (np.float32(1 / 255), 0)}
-    model = Writer(net.model, scales, symmetric=False, fused=False, signed="qkv", early=True).write(found)
+    model = QdqWriter(net.model, scales, symmetric=False, fused=False, signed="qkv", early=True).write(found)
     onnx.checker.check_model(model, full_check=True)
     x = rng.standard_normal((3, 6, 8)).astype(np.float32)
     weights = graph.initialisers(net.model)
@@ -72,13 +72,13 @@ def test_attention_against_numpy(rng: np.random.Generator, make: dict) -> None:
 def test_quantised_before_it_is_moved(rng: np.random.Generator, make: dict) -> None:
     """Early or late, the same integers: upsampling and transposing do not change a value."""
     for net in (make["chain"](rng), _attention(rng, make)):
-        layers = [*graph.layers(net.model), *products(net.model)]
+        layers = [*graph.layers(net.model), *activation_matmuls(net.model)]
         moves = integers_only(net.model, layers)
         assert moves == ({"u"} if net.name == "chain" else {"kt"})
         x = rng.standard_normal((4, *[int(n) for n in net.spec.inputs[0].shape[1:]])).astype(np.float32)
         scales = {name: (np.float32(0.03), 0) for name in observed(net.model, layers)}
         early, late = (
-            Writer(net.model, scales, symmetric=True, fused=False, early=early).write(layers) for early in (True, False)
+            QdqWriter(net.model, scales, symmetric=True, fused=False, early=early).write(layers) for early in (True, False)
         )
         made, wanted = (graph.Network(model, exact=True)({"x": x})[0] for model in (early, late))
         np.testing.assert_array_equal(made, wanted)
@@ -113,7 +113,7 @@ def test_openvino_computes_what_was_measured(rng: np.random.Generator, tiny_bund
     """The graph in OpenVINO against the graph as it is written; also: the engine takes the file made for it."""
     source, calibration = _trained(tiny_bundle, 8, 1)
     out = tmp_path / "int8.onnx"
-    convert(parse("int8:engine=openvino,psnr=0,aim=0,rank=false"), source, out, calibration)
+    parse("int8:engine=openvino,psnr=0,aim=0,rank=false").convert(source, out, calibration)
     original, written, engine = graph.Network(source), graph.Network(out, exact=True), _engine(out, calibration.spec)
     records: list[Record] = []
     _trained(tiny_bundle, 4, int(rng.integers(2**31)))[1].run(original, records)
@@ -133,7 +133,7 @@ def test_openvino_runs_it_in_int8(rng: np.random.Generator, make: dict, tmp_path
 
     net = make["unet"](rng)
     out = tmp_path / "int8.onnx"
-    convert(parse("int8:engine=openvino,psnr=0,aim=0,rank=false"), net.write(tmp_path), out, net.calibration(4))
+    parse("int8:engine=openvino,psnr=0,aim=0,rank=false").convert(net.write(tmp_path), out, net.calibration(4))
     compiled = openvino.Core().compile_model(str(out), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kinds = ("Convolution", "FullyConnected")
     precisions = []
@@ -151,9 +151,9 @@ def test_a_trained_network(tiny_bundle: Path, engine: str, tmp_path: Path) -> No
     """PSNR of final samples from fresh noise, in the graph that is written, of the small trained network of the repository."""
     source, given = _trained(tiny_bundle, 16, 1)
     out = tmp_path / "int8.onnx"
-    report = convert(parse(f"int8:engine={engine},psnr=27,aim=0,rank=false"), source, out, given)
+    report = parse(f"int8:engine={engine},psnr=27,aim=0,rank=false").convert(source, out, given).to_json()
     _, fresh = _trained(tiny_bundle, 12, 1 << 32)
-    exact = FORMS[engine].exact
+    exact = SCHEMES[engine].exact
     made, wanted = (fresh.run(graph.Network(path, exact=exact)) for path in (out, source))
     assert report["psnr"] >= 27
     assert 10 * np.log10(4 / np.mean((made - wanted) ** 2)) >= 26  # of other noise than it was chosen by
@@ -163,11 +163,11 @@ def test_a_trained_network(tiny_bundle: Path, engine: str, tmp_path: Path) -> No
 def test_single_evaluations_rank_as_trajectories_do(rng: np.random.Generator, make: dict) -> None:
     """The layers that err most alone, by either measure."""
     net = make["unet"](rng)
-    trials = Trials(FORMS["openvino"], suited(net.model, "openvino"), net.calibration(8), 1)
-    trials.observe()
-    trials.calibrate("mse")
-    whole = np.array([trials.measure([layer]) for layer in trials.layers])
-    once = np.array([trials.measure_once([layer]) for layer in trials.layers])
+    recipe = make["int8_recipe"](net, "openvino", 8)
+    recipe.calibrate("mse")
+    evaluator = LayerEvaluator(recipe, recipe.reference)
+    whole = np.array([evaluator.sample_error([layer]) for layer in recipe.layers])
+    once = np.array([recipe.single_error(evaluator.network([layer])) for layer in recipe.layers])
     order = np.argsort(np.argsort(whole)), np.argsort(np.argsort(once))
     assert np.corrcoef(*order)[0, 1] > 0.5
 
@@ -184,7 +184,7 @@ def test_what_is_computed_from_weights_alone_is_a_constant(rng: np.random.Genera
     constants = {"w": rng.standard_normal((64, 64)).astype(np.float32), "axes": np.array([0])}
     net = make["decoder"]("demodulated", nodes, constants, [64], [64])
     whole = Int8(psnr=0, aim=0, rank=False, estimator="minmax")  # the others judge by samples, which are clamped
-    report = convert(whole, net.write(tmp_path), tmp_path / "int8.onnx", net.calibration(64))
+    report = whole.convert(net.write(tmp_path), tmp_path / "int8.onnx", net.calibration(64)).to_json()
     assert report["bytes"] < 0.4 * report["source_bytes"]
     x = rng.uniform(-2, 2, (8, 64)).astype(np.float32)  # within the range that was seen
     made, wanted = (graph.Network(tmp_path / f"{name}.onnx")({"x": x})[0] for name in ("int8", "demodulated"))

@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds what the int8 handler writes for it, and runs it in int8 (proven from the build log, without a GPU)."""
+"""TensorRT-RTX builds what the int8 recipe writes for it, and runs it in int8 (proven from the build log, without a GPU)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None
 def test_unet_runs_in_int8(rng: np.random.Generator, make: dict, floats: str, tmp_path: Path) -> None:
     net = make["unet"](rng)
     out = tmp_path / "int8.onnx"
-    convert(parse(f"int8:engine=tensorrt,psnr=0,aim=0,rank=false,floats={floats}"), net.write(tmp_path), out, net.calibration(4))
+    parse(f"int8:engine=tensorrt,psnr=0,aim=0,rank=false,floats={floats}").convert(net.write(tmp_path), out, net.calibration(4))
     plan = build_plan(PlanRequest(out, "int8", 86, "rtx-30"), cache=tmp_path / "cache")
     precision = plan.report["precision"]
     assert precision["layers"]["int8"] >= 12

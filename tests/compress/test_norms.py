@@ -8,8 +8,8 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.forms import FORMS
 from aigc_edge.compress.graphs.norms import without_reshape
+from aigc_edge.compress.graphs.qdq_scheme import SCHEMES
 
 
 def _nodes(channels: int, size: tuple[int, int], groups: int) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
@@ -48,7 +48,7 @@ def test_it_computes_the_same(rng: np.random.Generator, make: dict, channels: in
     was, now = (np.abs(graph.Network(model)({"x": x})[0] - exact).max() for model in (net.model, made))
     apart = (split.mean(2) ** 2 / (split.var(2) + 1e-3)).max()  # what a mean far from 0 costs a variance in float32
     assert now <= 10 * was + 1e-5 + 8 * np.finfo(np.float32).eps * apart
-    assert FORMS["openvino"].layers(made) == []  # means of groups are no layers to quantise
+    assert SCHEMES["openvino"].layers(made) == []  # means of groups are no layers to quantise
 
 
 def test_what_is_no_group_norm_is_left(make: dict) -> None:

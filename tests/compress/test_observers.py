@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aigc_edge.compress.calibration.observers import BINS, COUNTED, Observer, entropy, least_squares, minmax, percentile, scale_of
+from aigc_edge.compress.calibration.observers import BINS, COUNTED, Observer, entropy, least_squares, minmax, percentile
+from aigc_edge.compress.rounding import scale_of
 from aigc_edge.errors import AigcEdgeError
 
 

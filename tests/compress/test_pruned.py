@@ -1,4 +1,4 @@
-"""Structured pruning as a format: smaller and as good as it says, within its budget or with the layers to blame."""
+"""Structured pruning as a format: smaller and as good as it says, within its budget or refused with the most sensitive layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.formats.pruned import Pruned
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.weights import weights_of
@@ -21,9 +21,11 @@ def test_fine_tuning_wins_back_what_pruning_lost(families: dict[str, Any], tmp_p
     source, spec, program, classes = families["diffusion"]
     calibration = Calibration.draw(spec, program, 8, num_classes=classes, seed=1)
     stages: set[str] = set()
-    bare = convert(Pruned(psnr=0, steps=0), source, tmp_path / "bare.onnx", calibration)
-    report = convert(
-        Pruned(psnr=0, steps=120), source, tmp_path / "tuned.onnx", calibration, progress=lambda stage, *_: stages.add(stage)
+    bare = Pruned(psnr=0, steps=0).convert(source, tmp_path / "bare.onnx", calibration).to_json()
+    report = (
+        Pruned(psnr=0, steps=120)
+        .convert(source, tmp_path / "tuned.onnx", calibration, progress=lambda stage, *_: stages.add(stage))
+        .to_json()
     )
     assert {"rank channels", "fine-tune"} <= stages
     assert bare["psnr"] == bare["psnr_before"] == report["psnr_before"]
@@ -44,20 +46,20 @@ def test_fine_tuning_wins_back_what_pruning_lost(families: dict[str, Any], tmp_p
 def test_the_budget_prunes_less(families: dict[str, Any], tmp_path: Path) -> None:
     source, spec, program, classes = families["transformer"]
     calibration = Calibration.draw(spec, program, 4, num_classes=classes, seed=1)
-    most = convert(Pruned(psnr=0, steps=0, share=0.4), source, tmp_path / "most.onnx", calibration)
+    most = Pruned(psnr=0, steps=0, share=0.4).convert(source, tmp_path / "most.onnx", calibration).to_json()
     least = most["psnr"] + 3
-    report = convert(Pruned(psnr=least, steps=0, share=0.4), source, tmp_path / "out.onnx", calibration)
+    report = Pruned(psnr=least, steps=0, share=0.4).convert(source, tmp_path / "out.onnx", calibration).to_json()
     assert report["psnr"] >= least
     assert 0 < report["share"] < most["share"]
-    with pytest.raises(BudgetError, match=r"99\.0 dB was asked for: to blame are \S+ \(\d+ % of the error\)"):
-        convert(Pruned(psnr=99, steps=0), source, tmp_path / "never.onnx", calibration)
+    with pytest.raises(BudgetError, match=r"99\.0 dB was requested: the most sensitive layers are \S+ \(\d+ % of the error\)"):
+        Pruned(psnr=99, steps=0).convert(source, tmp_path / "never.onnx", calibration)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["most.onnx", "out.onnx"]
 
 
 def test_half_precision(families: dict[str, Any], tmp_path: Path) -> None:
     source, spec, program, classes = families["transformer"]
     calibration = Calibration.draw(spec, program, 4, num_classes=classes, seed=1)
-    report = convert(parse("pruned:floats=fp16,steps=3,psnr=0"), source, tmp_path / "out.onnx", calibration)
+    report = parse("pruned:floats=fp16,steps=3,psnr=0").convert(source, tmp_path / "out.onnx", calibration).to_json()
     model = onnx.load(tmp_path / "out.onnx")
     kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 1}
     assert onnx.TensorProto.FLOAT not in kinds
@@ -71,11 +73,11 @@ def test_what_cannot_be_pruned_is_said(families: dict[str, Any], make: dict, rng
     source, spec, program, classes = families["transformer"]
     calibration = Calibration.draw(spec, program, 2, num_classes=classes)
     with pytest.raises(AigcEdgeError, match=r"share=0\.9 of the multiply-adds cannot be pruned"):
-        convert(Pruned(share=0.9, steps=0), source, tmp_path / "out.onnx", calibration)
+        Pruned(share=0.9, steps=0).convert(source, tmp_path / "out.onnx", calibration)
     with pytest.raises(AigcEdgeError, match="calibration data of at least 2 samples"):
-        convert(Pruned(), source, tmp_path / "out.onnx")
+        Pruned().convert(source, tmp_path / "out.onnx")
     net = make["conv"](rng)
     with pytest.raises(AigcEdgeError, match="no inner channels"):
-        convert(Pruned(), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(2))
+        Pruned().convert(net.write(tmp_path), tmp_path / "out.onnx", net.calibration(2))
     with pytest.raises(AigcEdgeError, match=r"share is 0\.0: give a value above 0"):
         parse("pruned:share=0")

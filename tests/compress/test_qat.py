@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto
 
 from aigc_edge.compress.calibration.trajectory import Calibration, mean_square, psnr
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.formats.int4 import Int4
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
-from aigc_edge.compress.trainable.qat import latents_of
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision, convert_layers
 from aigc_edge.errors import AigcEdgeError, BudgetError
 
 
@@ -23,8 +23,8 @@ def test_training_beats_rounding_at_four_bits(families: dict[str, Any], tmp_path
     source, spec, program, classes = families["diffusion"]
     calibration = Calibration.draw(spec, program, 8, num_classes=classes, seed=1)
     plain, trained = tmp_path / "plain.onnx", tmp_path / "trained.onnx"
-    convert(parse("int4:psnr=0,block=32"), source, plain, calibration)
-    report = convert(parse("int4:psnr=0,block=32,qat=100"), source, trained, calibration)
+    parse("int4:psnr=0,block=32").convert(source, plain, calibration)
+    report = parse("int4:psnr=0,block=32,qat=100").convert(source, trained, calibration).to_json()
     other = Calibration.draw(spec, program, 8, num_classes=classes, seed=2)
     wanted = other.run(graph.Network(source))
     errors = [mean_square(other.run(graph.Network(folded(graph.load(path)))), wanted) for path in (plain, trained)]
@@ -51,31 +51,38 @@ def test_other_forms(families: dict[str, Any], text: str, tmp_path: Path) -> Non
     """int8 with rounded activations, and weights of a network in float16: trained in float32, written as they were."""
     source, spec, program, classes = families["transformer"]
     calibration = Calibration.draw(spec, program, 4, num_classes=classes, seed=1)
-    report = convert(parse(text), source, tmp_path / "out.onnx", calibration)
+    report = parse(text).convert(source, tmp_path / "out.onnx", calibration).to_json()
     onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
     assert report["qat"]["psnr_after"] >= report["qat"]["psnr_before"] > 15
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
 
 
-def test_latents_are_what_was_rounded(families: dict[str, Any], tmp_path: Path) -> None:
-    source, *_ = families["gan"]
-    convert(parse("int4:psnr=0,scaled=false"), source, tmp_path / "out.onnx")
-    model, weights = graph.load(tmp_path / "out.onnx"), graph.initialisers(graph.load(source))
-    found = latents_of(model, graph.load(source))
-    constants = graph.initialisers(model)
-    assert found
-    for name, latent in found.items():
-        assert np.abs(latent - constants[name].astype(np.float32)).max() <= 0.51
-        assert any(name.startswith(key) and weights[key].shape == latent.shape for key in weights)
+@pytest.mark.parametrize("text", ["int4:psnr=0,scaled=false", "int4:psnr=0", "int8:psnr=0,aim=0,rank=false"])
+@pytest.mark.parametrize("family", ["gan", "transformer"])
+def test_master_weights_round_to_the_codes(families: dict[str, Any], text: str, family: str) -> None:
+    """Every weight in the format has its own, also where its channels were scaled; most are no codes themselves."""
+    source, spec, program, classes = families[family]
+    calibration = Calibration.draw(spec, program, 4, num_classes=classes, seed=1)
+    format = parse(text)
+    assert isinstance(format, MixedPrecision)
+    conversion = convert_layers(format, source, calibration, lambda *_: None, 1)
+    masters, constants = conversion.recipe.master_weights(), graph.initialisers(conversion.model)
+    codes = {node.input[0] for node in conversion.model.graph.node if node.op_type == "DequantizeLinear"} & constants.keys()
+    codes -= {name for name in codes if name.endswith("_bias_int32")}
+    assert codes
+    assert codes <= masters.keys()
+    for name in codes:
+        np.testing.assert_array_equal(np.rint(masters[name]), constants[name].astype(np.float32))
+        assert np.mean(masters[name] != constants[name].astype(np.float32)) > 0.5
 
 
 def test_a_budget_that_training_cannot_hold(families: dict[str, Any], tmp_path: Path) -> None:
     source, spec, program, classes = families["gan"]
     calibration = Calibration.draw(spec, program, 4, num_classes=classes)
     with pytest.raises(BudgetError, match=r"150\.0 dB"):
-        convert(Int4(psnr=150.0, qat=3), source, tmp_path / "out.onnx", calibration)
+        Int4(psnr=150.0, qat=3).convert(source, tmp_path / "out.onnx", calibration)
     with pytest.raises(AigcEdgeError, match="needs calibration data"):
-        convert(Int4(qat=3), source, tmp_path / "out.onnx")
+        Int4(qat=3).convert(source, tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,8 +90,8 @@ def test_a_missed_budget_returns_layers_to_float(families: dict[str, Any], tmp_p
     """More than all layers in int4 reach, even trained, and less than the float network: a mixture, trained."""
     source, spec, program, classes = families["diffusion"]
     calibration = Calibration.draw(spec, program, 4, num_classes=classes, seed=1)
-    least = convert(parse("int4:psnr=0,qat=15"), source, tmp_path / "all.onnx", calibration)["psnr"] + 1.5
-    report = convert(parse(f"int4:psnr={least:.3f},qat=15,min_share=0.1"), source, tmp_path / "out.onnx", calibration)
+    least = parse("int4:psnr=0,qat=15").convert(source, tmp_path / "all.onnx", calibration).to_json()["psnr"] + 1.5
+    report = parse(f"int4:psnr={least:.3f},qat=15,min_share=0.1").convert(source, tmp_path / "out.onnx", calibration).to_json()
     assert report["psnr"] >= least - 1e-3
     assert {node["format"] for node in report["nodes"].values()} > {"int4"}
     limits = calibration.limits

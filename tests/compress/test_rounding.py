@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from aigc_edge.compress.scaling.rounding import best_scales, block_of, quantised, spread, to_e2m1, to_e4m3, to_int
+from aigc_edge.compress.rounding import best_scales, block_of, quantised, spread, to_e2m1, to_e4m3, to_int
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.calibration.patches import collected
+from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.calibration.trajectory import Record
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.rewrite import rewritten
@@ -45,7 +45,7 @@ def test_rows_times_weight_is_the_output(rng: np.random.Generator, make: dict, k
     rows = to_rows(layer, weight)
     np.testing.assert_array_equal(from_rows(layer, rows, weight.shape), weight)
     x = rng.standard_normal((1, *size)).astype(np.float32)
-    ((_, found),) = collected(net.model, [layer], [Record(0, {"x": x})], 10_000, 1)
+    ((_, found),) = layer_inputs(net.model, [layer], [Record(0, {"x": x})], 10_000, 1)
     output = graph.Network(net.model)({"x": x})[0]
     if kind == "transposed":  # kernel as large as the stride: each output comes from one input
         output = output.reshape(1, 5, 9, 2, 8, 2).transpose(0, 2, 4, 1, 3, 5).reshape(72, 20)
@@ -126,7 +126,7 @@ def test_outliers_are_scaled_away(rng: np.random.Generator, make: dict, name: st
     x, figures = rng.standard_normal((512, 64)).astype(np.float32), {}
     wanted = graph.Network(net.model)({"x": x})[0]
     for scaled in (True, False):
-        convert(parse(f"{name}:psnr=0,scaled={scaled}"), net.write(tmp_path), tmp_path / "out.onnx", net.calibration(128))
+        parse(f"{name}:psnr=0,scaled={scaled}").convert(net.write(tmp_path), tmp_path / "out.onnx", net.calibration(128))
         model = onnx.load(tmp_path / "out.onnx")
         figures[scaled] = np.linalg.norm(graph.Network(folded(model))({"x": x})[0] - wanted)
         written = [n.op_type for n in model.graph.node]

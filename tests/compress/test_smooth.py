@@ -10,10 +10,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from aigc_edge.compress.formats.base import convert
 from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.scaling.smooth import largest, smoothed
+from aigc_edge.compress.scaling.smooth import largest_inputs, smoothed
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def net(rng: np.random.Generator, make: dict) -> Any:
 
 def test_the_network_stays_the_same(rng: np.random.Generator, net: Any) -> None:
     layers = graph.layers(net.model)
-    sizes = largest(net.model, layers, net.calibration(8), 1)
+    sizes = largest_inputs(net.model, layers, net.calibration(8), 1)
     assert set(sizes) == {"a", "d"}
     assert sorted(np.argsort(sizes["a"])[-2:]) == [3, 17]
     made = smoothed(net.model, layers, sizes, 0.5)
@@ -58,12 +57,13 @@ def test_the_network_stays_the_same(rng: np.random.Generator, net: Any) -> None:
 def test_outliers_cost_less(net: Any, engine: str, tmp_path: Path) -> None:
     source, calibration = net.write(tmp_path), net.calibration(64)
     plain, better = (
-        convert(
-            Int8(engine=engine, psnr=0, aim=0, rank=False, estimator="minmax", smooth=smooth),
+        Int8(engine=engine, psnr=0, aim=0, rank=False, estimator="minmax", smooth=smooth)
+        .convert(
             source,
             tmp_path / "int8.onnx",
             calibration,
-        )["psnr"]
+        )
+        .to_json()["psnr"]
         for smooth in (0.0, 0.5)
     )
     assert better > plain + 3

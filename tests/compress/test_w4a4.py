@@ -1,4 +1,4 @@
-"""NVFP4 activations: the arithmetic that CPUs run is exactly what the Q/DQ nodes say, and mixtures with them hold budgets."""
+"""NVFP4 activations: the arithmetic that CPUs run is exactly that of the Q/DQ nodes, and mixed precision holds budgets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.formats.nvfp4 import Nvfp4
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.dynamic_fp4 import as_arithmetic, dynamic_input, tensor_scale
@@ -125,7 +125,7 @@ def test_both_graphs_are_the_same_arithmetic(families: dict[str, Any], tmp_path:
     calibration, made = Calibration.draw(spec, program, 4, num_classes=classes), {}
     for engine in ("onnxruntime", "tensorrt"):
         out = tmp_path / f"{engine}.onnx"
-        report = convert(parse(f"nvfp4:psnr=0,activations=fp4,floats=fp32,engine={engine}"), source, out, calibration)
+        report = parse(f"nvfp4:psnr=0,activations=fp4,floats=fp32,engine={engine}").convert(source, out, calibration).to_json()
         made[engine] = onnx.load(out)
         assert [node["format"] for node in report["nodes"].values()].count("w4a4") == 8
         ranges = set(report["ranges"])
@@ -156,18 +156,18 @@ def _products(rng: np.random.Generator, make: dict, width: int = 64) -> Any:
     return make["decoder"]("products", nodes, weights, [4, width], [4, width])
 
 
-def test_a_budget_puts_the_layer_to_blame_back(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
+def test_a_budget_lets_the_most_sensitive_layer_fall_back(rng: np.random.Generator, make: dict, tmp_path: Path) -> None:
     net, out = _products(rng, make), tmp_path / "out.onnx"
     source, calibration = net.write(tmp_path), net.calibration(16)
-    free = convert(parse("nvfp4:psnr=0,scaled=false,rank=true,activations=fp4"), source, out, calibration)
+    free = parse("nvfp4:psnr=0,scaled=false,rank=true,activations=fp4").convert(source, out, calibration).to_json()
     kinds = {name: node["format"] for name, node in free["nodes"].items()}
     assert kinds == {"a": "fp8w", "b": "w4a4", "c": "w4a4", "d": "fp8w"}  # the first and the last stay finer
     assert max(free["nodes"], key=lambda name: free["nodes"][name]["error"]) == "c"
-    held = convert(parse(f"nvfp4:psnr={free['psnr'] + 1},scaled=false,activations=fp4"), source, out, calibration)
+    held = parse(f"nvfp4:psnr={free['psnr'] + 1},scaled=false,activations=fp4").convert(source, out, calibration).to_json()
     assert {name: node["format"] for name, node in held["nodes"].items()} == kinds | {"c": "fp32"}
     assert held["psnr"] >= held["budget_psnr"] > held["all_psnr"]
     text = f"nvfp4:psnr={free['psnr'] + 1},scaled=false,activations=fp4,engine=tensorrt"
-    held = convert(parse(text), source, out, calibration)
+    held = parse(text).convert(source, out, calibration).to_json()
     assert {name: node["format"] for name, node in held["nodes"].items()} == kinds | {"c": "fp16"}
     stored = {
         tensor.name.partition(".")[0]: tensor.data_type for tensor in onnx.load(out).graph.initializer if ".weight" in tensor.name
@@ -182,7 +182,7 @@ def test_scaling_sees_what_activations_lose(rng: np.random.Generator, make: dict
     x = rng.standard_normal((64, 4, 64)).astype(np.float32)
     wanted = graph.Network(net.model)({"x": x})[0]
     for scaled in (True, False):
-        convert(parse(f"nvfp4:psnr=0,scaled={scaled},activations=fp4"), source, out, net.calibration(64))
+        parse(f"nvfp4:psnr=0,scaled={scaled},activations=fp4").convert(source, out, net.calibration(64))
         errors[scaled] = np.linalg.norm(graph.Network(folded(onnx.load(out)))({"x": x})[0] - wanted)
     assert errors[True] < 0.9 * errors[False]
 
@@ -206,7 +206,7 @@ def test_what_waits_for_its_weights_reads_floats(rng: np.random.Generator, make:
             nodes[1] = helper.make_node("MatMul", ["a", "b.weight"], ["b"])
         net = make["decoder"](form, nodes, weights | shapes, size, size)
         out = tmp_path / "out.onnx"
-        report = convert(parse("nvfp4:psnr=0,activations=fp4"), net.write(tmp_path), out, net.calibration(4))
+        report = parse("nvfp4:psnr=0,activations=fp4").convert(net.write(tmp_path), out, net.calibration(4)).to_json()
         kinds[form] = [node["format"] for node in report["nodes"].values()]
     assert kinds == {"vectors": ["fp8w", "nvfp4", "nvfp4", "fp8w"], "tokens": ["fp8w", "w4a4", "w4a4", "fp8w"]}
 
@@ -217,4 +217,4 @@ def test_what_is_not_given_or_allowed(rng: np.random.Generator, make: dict, tmp_
     with pytest.raises(AigcEdgeError, match="activations is 'int8': choose one of float, fp4"):
         parse("nvfp4:activations=int8")
     with pytest.raises(AigcEdgeError, match="nvfp4 needs calibration data"):
-        convert(parse("nvfp4:scaled=false,activations=fp4"), net.write(tmp_path), tmp_path / "out.onnx")
+        parse("nvfp4:scaled=false,activations=fp4").convert(net.write(tmp_path), tmp_path / "out.onnx")

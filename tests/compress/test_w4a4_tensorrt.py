@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.engines.tensorrt_graph import check_model
 from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None
 def _written(families: dict[str, Any], family: str, folder: Path, floats: str = "fp16") -> Path:
     source, spec, program, classes = families[family]
     out, text = folder / f"{family}.onnx", f"nvfp4:psnr=0,activations=fp4,engine=tensorrt,floats={floats}"
-    convert(parse(text), source, out, Calibration.draw(spec, program, 4, num_classes=classes))
+    parse(text).convert(source, out, Calibration.draw(spec, program, 4, num_classes=classes))
     return out
 
 
@@ -72,7 +72,7 @@ def test_every_shape_of_a_product(rng: np.random.Generator, make: dict, form: st
         helper.make_node("Reshape", ["e", "back"], ["y"]),
     ]
     net, out = make["decoder"](form, nodes, weights, size, size), tmp_path / "out.onnx"
-    convert(parse("nvfp4:psnr=0,activations=fp4,engine=tensorrt"), net.write(tmp_path), out, net.calibration(4))
+    parse("nvfp4:psnr=0,activations=fp4,engine=tensorrt").convert(net.write(tmp_path), out, net.calibration(4))
     onnx.checker.check_model(out, full_check=True)
     report = build_plan(PlanRequest(out, "nvfp4", 120, "rtx-50"), cache=tmp_path).report
     assert report["precision"]["layers"]["fp4"] == 3

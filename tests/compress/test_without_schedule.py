@@ -13,7 +13,7 @@ import pytest
 
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.compress.formats.base import convert, parse
+from aigc_edge.compress.format import parse
 from aigc_edge.compress.graphs.graph import Network
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.schedule import split_schedule
@@ -66,7 +66,7 @@ def test_formats_are_as_good_as_of_the_whole(
 ) -> None:
     net, rest, whole, without = split
     reports = [
-        convert(parse(format), part.write(tmp_path), tmp_path / f"{part.name}.out.onnx", calibration)
+        parse(format).convert(part.write(tmp_path), tmp_path / f"{part.name}.out.onnx", calibration).to_json()
         for part, calibration in ((net, whole), (rest, without))
     ]
     assert reports[1]["psnr"] > min(reports[0]["psnr"] - 3, 50)  # of smaller errors than that luck decides

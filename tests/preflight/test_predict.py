@@ -8,7 +8,7 @@ import pytest
 
 from aigc_edge import targets
 from aigc_edge.bundle import external
-from aigc_edge.compress.formats.base import parse
+from aigc_edge.compress.format import parse
 from aigc_edge.engines import laid_out
 from aigc_edge.preflight import predict, processor
 from aigc_edge.preflight.survey import Survey, Weight

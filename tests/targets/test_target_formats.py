@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from aigc_edge import targets
-from aigc_edge.compress.formats.base import FORMATS, Format
+from aigc_edge.compress.format import FORMATS, Format
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.engines.formats import engines_of, formats_of, least_capability, runs_on
 from aigc_edge.engines.tensorrt_support import FEATURES, LIMITS

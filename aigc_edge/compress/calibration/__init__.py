@@ -1,1 +1,1 @@
-"""The inputs that a network meets along its trajectory, and what is kept of its activations."""
+"""Calibration data along the sampling trajectory, and the statistics of activations collected from it."""

@@ -1,7 +1,6 @@
-"""What is kept of an activation while calibrating, and how its scale follows from it.
+"""Observers of activations during calibration, and the estimators that derive a quantisation range from them.
 
-An observer sees values in parts of any size and keeps a histogram, so calibration needs the same memory for ten samples as for a
-million. Estimators turn it into a scale and a zero point for 8 bits.
+An observer keeps a histogram, so calibration needs the same memory for ten samples as for a million.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from aigc_edge.compress.rounding import scale_of
 from aigc_edge.errors import AigcEdgeError
 
-BINS = 4096  # on either side of zero: 16 and more bins a step of the quantiser, also after the range has doubled
-COUNTED = 1 << 15  # values of one evaluation that the histogram counts, evenly spread; ranges are of all
+BINS = 4096  # on either side of zero: at least 16 bins per quantisation step, even after the range has doubled
+COUNTED = 1 << 15  # values per evaluation that the histogram counts, evenly spaced; ranges cover all values
 
 
 class Observer:
@@ -29,16 +29,16 @@ class Observer:
         self.counts: npt.NDArray[np.int64] = np.zeros(2 * BINS, np.int64)
 
     def see(self, values: npt.NDArray[np.float32], row: int = 0) -> None:
-        """Take in the values of one evaluation, made in `row` of the program."""
+        """Add the values of one evaluation, in `row` of the program."""
         if not values.size:
             return
         low, high = float(values.min()), float(values.max())
-        seen = self.rows.get(row, (low, high))
-        self.rows[row] = (min(low, seen[0]), max(high, seen[1]))
+        previous = self.rows.get(row, (low, high))
+        self.rows[row] = (min(low, previous[0]), max(high, previous[1]))
         self.low, self.high = min(self.low, low), max(self.high, high)
         largest = max(-low, high)
         if not math.isfinite(largest) or math.isnan(low):
-            raise AigcEdgeError("an activation is NaN or infinite while calibrating: the float32 network itself is broken")
+            raise AigcEdgeError("an activation is NaN or infinite during calibration: the float32 network itself is broken")
         if largest > 0 and self.limit == 0:
             self.limit = 2.0 ** math.ceil(math.log2(largest))
         while largest > self.limit:  # exact: two neighbouring bins become one
@@ -52,28 +52,17 @@ class Observer:
         self.counts += np.bincount(np.clip(scaled, 0, 2 * BINS - 1), minlength=2 * BINS)
 
     def centres(self) -> npt.NDArray[np.float64]:
-        """The value that each bin stands for."""
+        """The centre of each bin."""
         return (np.arange(2 * BINS, dtype=np.float64) + 0.5 - BINS) * float(self.limit / BINS)
 
 
-Scale = tuple[np.float32, int]  # real = scale · (integer − zero point)
-
-
-def scale_of(low: float, high: float, symmetric: bool) -> Scale:
-    """Scale and zero point that represent [low, high]: int8 with zero point 0 when symmetric, else uint8."""
-    if symmetric:
-        return np.float32(max(-low, high) / 127 or 1.0), 0
-    scale = np.float32((high - low) / 255 or 1.0)
-    return scale, int(np.clip(np.rint(-low / scale), 0, 255))
-
-
 def minmax(observer: Observer) -> tuple[float, float]:
-    """Everything that was seen."""
+    """The whole observed range."""
     return observer.low, observer.high
 
 
 def percentile(observer: Observer, tail: float = 1e-4) -> tuple[float, float]:
-    """All but the share `tail` at either end."""
+    """The range without the share `tail` at either end."""
     total = np.cumsum(observer.counts)
     edges = np.array([tail, 1 - tail]) * total[-1]
     low, high = observer.centres()[np.minimum(np.searchsorted(total, edges), 2 * BINS - 1)]
@@ -81,7 +70,7 @@ def percentile(observer: Observer, tail: float = 1e-4) -> tuple[float, float]:
 
 
 def least_squares(observer: Observer, symmetric: bool) -> tuple[float, float]:
-    """The range whose quantisation errs least in the mean square, over shrunken versions of what was seen."""
+    """The range with the least mean squared quantisation error, of shrunken versions of the observed range."""
     used = observer.counts > 0
     values, weights = observer.centres()[used], observer.counts[used].astype(np.float64)
     best = (math.inf, observer.low, observer.high)
@@ -89,21 +78,21 @@ def least_squares(observer: Observer, symmetric: bool) -> tuple[float, float]:
         low, high = observer.low * below, observer.high * above
         scale, zero = scale_of(low, high, symmetric)
         edges = (-127, 127) if symmetric else (0, 255)
-        made = (np.clip(np.rint(values / scale) + zero, *edges) - zero) * scale
-        error = float(weights @ np.square(made - values))
+        dequantised = (np.clip(np.rint(values / scale) + zero, *edges) - zero) * scale
+        error = float(weights @ np.square(dequantised - values))
         if error < best[0]:
             best = (error, low, high)
     return best[1], best[2]
 
 
 def entropy(observer: Observer, symmetric: bool) -> tuple[float, float]:
-    """The range whose quantisation loses the least information, over shrunken versions of what was seen.
+    """The range whose quantisation loses the least information, of shrunken versions of the observed range.
 
-    That is the Kullback-Leibler divergence of the values, what lies outside moved to the ends, from their quantised distribution,
-    each step's share spread evenly over the bins in use (Migacz 2017, 8-bit inference with TensorRT).
+    Minimises the Kullback-Leibler divergence between the clipped values and their quantised distribution, with each step's share
+    spread evenly over the occupied bins (Migacz 2017, 8-bit inference with TensorRT).
     """
     centres = observer.centres()
-    used = (observer.counts > 0) & (np.abs(centres) > observer.limit / BINS)  # zeros, half of what is behind a ReLU, stay exact
+    used = (observer.counts > 0) & (np.abs(centres) > observer.limit / BINS)  # zeros, half of a ReLU's values, stay exact
     values, counts = centres[used], observer.counts[used].astype(np.float64)
     best = (math.inf, observer.low, observer.high)
     for below, above in _shrunken(symmetric):
@@ -123,14 +112,14 @@ def entropy(observer: Observer, symmetric: bool) -> tuple[float, float]:
         steps = np.clip(np.rint(values[first:last] / scale) + zero, *((-127, 127) if symmetric else (0, 255))).astype(int)
         steps -= steps.min()
         spread = (np.bincount(steps, kept) / np.maximum(np.bincount(steps), 1))[steps]
-        lost = float(clipped @ np.log(clipped * kept.sum() / (spread * clipped.sum()))) / float(clipped.sum())
-        if lost < best[0] - 1e-12:
-            best = (lost, low, high)
+        divergence = float(clipped @ np.log(clipped * kept.sum() / (spread * clipped.sum()))) / float(clipped.sum())
+        if divergence < best[0] - 1e-12:
+            best = (divergence, low, high)
     return max(best[1], observer.low), min(best[2], observer.high)
 
 
 def _shrunken(symmetric: bool) -> list[tuple[float, float]]:
-    """Shares of the low and the high end that are tried."""
+    """Factors of the low and the high end to try."""
     shrink = [float(f) for f in np.linspace(1, 0.3, 36)]
     return [(f, f) for f in shrink] if symmetric else [pair for f in shrink for pair in ((f, f), (1.0, f), (f, 1.0))]
 

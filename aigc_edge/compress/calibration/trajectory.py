@@ -1,4 +1,4 @@
-"""Calibration along the denoising trajectory: the inputs that a network really meets, and the samples it ends in."""
+"""Calibration along the denoising trajectory: the inputs that a network meets in use, and the final samples."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from aigc_edge.errors import AigcEdgeError
 
 Inputs = dict[str, npt.NDArray[Any]]
 Evaluate = Callable[[Inputs], list[npt.NDArray[Any]]]
-Constants = Callable[[float], Mapping[str, npt.NDArray[Any]]]  # timestep → the network's schedule constants [1, ...] by name
+Constants = Callable[[float], Mapping[str, npt.NDArray[Any]]]  # timestep → schedule constants [1, ...] by name
 
 
 @dataclass(frozen=True)
 class Record:
-    """The inputs of one network evaluation and the row of the program that made them."""
+    """The inputs of one network evaluation and its row of the program."""
 
     row: int
     inputs: Inputs
@@ -31,13 +31,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A sampling program with the noise to run it on: fixes what a network is calibrated with and measured on.
+    """A sampling program with the noise to run it on: determines what a network is calibrated and evaluated with.
 
-    `latents` are unit normal [n, ...] float32, `classes` [n] int64 or None, `null_class` the index that stands for no class. A
-    program without rows calibrates a decoder: its inputs are the latents themselves. `limits` is the range that results are
-    clamped to before they are compared: errors outside it are in no image. `constants` gives what inputs of that role take.
-    `conditions` and `negative`, float32 [n, ...] by the names of the inputs, are what inputs of the role condition take where
-    they are guided to and away from; an input of the role guidance takes the row's weight, and no row is then doubled.
+    `latents` are unit normal [n, ...] float32, `classes` [n] int64 or None, `null_class` the index for unconditional samples. A
+    program without rows calibrates a decoder, whose inputs are the latents themselves. Results are clamped to the range `limits`
+    before they are compared, as images are. `constants` returns the values of inputs with the role constant. `conditions` and
+    `negative`, float32 [n, ...] by input name, are the values of inputs with the role condition for guidance towards and away
+    from; an input with the role guidance takes the row's guidance scale, and then no row is evaluated twice.
     """
 
     spec: ComponentSpec
@@ -63,12 +63,12 @@ class Calibration:
         conditions: Mapping[str, npt.NDArray[Any]] | None = None,
         negative: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> Calibration:
-        """`n` random latents with the classes 0, 1, … in turn; the default seed is none that a user samples with by chance.
+        """Draw `n` latents, with the classes 0, 1, … in turn; the default seed is outside the range that users sample with.
 
-        Conditions [m, ...] are taken in turn where they are not `n`.
+        Conditions [m, ...] are repeated in turn when m is not `n`.
         """
         if n < 1:
-            raise AigcEdgeError(f"{n} calibration samples asked for: give at least 1 (16 is usual)")
+            raise AigcEdgeError(f"{n} calibration samples requested: give at least 1 (16 is usual)")
         shape = next((tensor.shape[1:] for tensor in spec.inputs if tensor.role == "sample"), None)
         if shape is None:
             raise AigcEdgeError(f"component {spec.name!r} has no input of role sample: it cannot be calibrated")
@@ -76,26 +76,45 @@ class Calibration:
         latents = np.random.default_rng(seed).standard_normal((n, *sizes), dtype=np.float32)
         classes = np.arange(n, dtype=np.int64) % num_classes if num_classes else None
         seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
-        own, other = ({k: _in_turn(k, v, n) for k, v in given.items()} if given else None for given in (conditions, negative))
+        own, other = (
+            {k: _in_turn(k, v, n) for k, v in tensors.items()} if tensors else None for tensors in (conditions, negative)
+        )
         return Calibration(
             spec, program, latents, classes, num_classes or None, seeds, constants=constants, conditions=own, negative=other
         )
 
     def split(self, n: int) -> tuple[Calibration, Calibration]:
-        """The first `n` samples and the others: ranges come from the one part, errors are measured on the other."""
+        """The first `n` samples and the others: to calibrate on the one part and evaluate on the other."""
 
         def part(chosen: slice) -> Calibration:
             classes = None if self.classes is None else self.classes[chosen]
             seeds = None if self.seeds is None else self.seeds[chosen]
             own, other = (
-                {k: v[chosen] for k, v in given.items()} if given else None for given in (self.conditions, self.negative)
+                {k: v[chosen] for k, v in tensors.items()} if tensors else None for tensors in (self.conditions, self.negative)
             )
             return replace(self, latents=self.latents[chosen], classes=classes, seeds=seeds, conditions=own, negative=other)
 
         return part(slice(None, n)), part(slice(n, None))
 
+    def with_new_noise(self, n: int, seed: int) -> Calibration:
+        """`n` samples of the same program from other noise; conditions are taken in turn from a random first one."""
+        rng = np.random.default_rng([seed, 0x7EAC4])
+        latents = rng.standard_normal((n, *self.latents.shape[1:]), dtype=np.float32)
+        count = len(self.latents)
+        turn = (np.arange(n) + int(rng.integers(count))) % count
+        classes = self.classes
+        if classes is not None:
+            number = int(self.null_class or int(classes.max()) + 1)
+            classes = rng.integers(0, number, n).astype(np.int64)
+        own, other = (
+            None if tensors is None else {name: np.asarray(value)[turn] for name, value in tensors.items()}
+            for tensors in (self.conditions, self.negative)
+        )
+        seeds = rng.integers(1 << 33, 1 << 62, n).astype(np.uint64)
+        return replace(self, latents=latents, classes=classes, seeds=seeds, conditions=own, negative=other)
+
     def fingerprint(self) -> str:
-        """SHA-256 of all that the network's inputs follow from: equal calibrations are given equal ones."""
+        """SHA-256 of everything that determines the network's inputs: equal calibrations have equal fingerprints."""
         arrays = {"latents": self.latents, "classes": self.classes, "seeds": self.seeds}
         arrays |= {
             f"{kind} {name}": array for kind in ("conditions", "negative") for name, array in (getattr(self, kind) or {}).items()
@@ -112,7 +131,7 @@ class Calibration:
         return digest.hexdigest()
 
     def run(self, evaluate: Evaluate, records: list[Record] | None = None) -> npt.NDArray[np.float32]:
-        """The final samples [n, C, H, W] of the network `evaluate`, clamped; every evaluation's inputs are put into `records`."""
+        """The final samples [n, C, H, W] of the network `evaluate`, clamped; the inputs of every evaluation go to `records`."""
         calls = 0
 
         def network(sample: Any, timestep: Any, classes: Any, **conditions: Any) -> npt.NDArray[Any]:
@@ -142,7 +161,7 @@ class Calibration:
             calls += 1
             return evaluate(inputs)[0]
 
-        made = reference.run(
+        result = reference.run(
             self.program,
             network if self.program.rows else None,
             self.latents,
@@ -155,11 +174,11 @@ class Calibration:
             decoder=None if self.program.rows else lambda z, classes: network(z, None, classes),
             dtype=np.float32,
         )
-        return np.clip(made, *self.limits).astype(np.float32)
+        return np.clip(result, *self.limits).astype(np.float32)
 
 
 def _in_turn(name: str, values: npt.NDArray[Any], n: int) -> npt.NDArray[np.float32]:
-    """`n` rows of `values` [m, ...], from the first again after the last."""
+    """`n` rows of `values` [m, ...], repeated in turn."""
     if np.ndim(values) < 1 or len(values) < 1:
         raise AigcEdgeError(
             f"the conditions {name!r} have the shape {list(np.shape(values))}: give [n, ...] with n of at least 1"
@@ -182,11 +201,11 @@ def row_errors(candidate: Evaluate, original: Evaluate, records: list[Record], p
     """Relative L2 error of the network's output in every row of the program, both networks given the same input."""
     squares: dict[int, list[float]] = {}
     for record in records:
-        wanted = original(record.inputs)[0].astype(np.float64)
-        made = candidate(record.inputs)[0].astype(np.float64)
+        expected = original(record.inputs)[0].astype(np.float64)
+        result = candidate(record.inputs)[0].astype(np.float64)
         sums = squares.setdefault(record.row, [0.0, 0.0])
-        sums[0] += float(np.square(made - wanted).sum())
-        sums[1] += float(np.square(wanted).sum())
+        sums[0] += float(np.square(result - expected).sum())
+        sums[1] += float(np.square(expected).sum())
     sigmas = [row.sigma for row in program.rows] or [0.0]
     return [
         {"row": row, "sigma": sigmas[row], "relative_l2": math.sqrt(error / size) if size else float(error > 0)}

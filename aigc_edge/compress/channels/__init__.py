@@ -1,1 +1,1 @@
-"""Which channels of a network may go together, and the network without them."""
+"""Structured pruning: which channels of a network can be removed together, and the network without them."""

@@ -11,37 +11,37 @@ import onnx
 from onnx import helper, numpy_helper
 
 from aigc_edge.compress.channels.labels import Site
-from aigc_edge.compress.channels.tracing import Trace, kept
+from aigc_edge.compress.channels.tracing import ChannelTrace, kept
 from aigc_edge.compress.graphs.rewrite import shell_of
 
-Values = Mapping[tuple[int, int], npt.NDArray[Any]]  # node, place among its inputs → the whole constant that is cut there
+Values = Mapping[tuple[int, int], npt.NDArray[Any]]  # node, input index → the whole constant that is cut there
 
 
-def cut(state: Trace, removed: Collection[int], values: Values | None = None) -> onnx.ModelProto:
+def cut(state: ChannelTrace, removed: Collection[int], values: Values | None = None) -> onnx.ModelProto:
     """A copy of the traced model without the channels whose roots are `removed`; `values` replaces constants before the cut.
 
-    Constants that are cut differently for several nodes become several, and those that nothing reads are left out.
+    A constant that is cut differently for several nodes is duplicated; constants without readers are left out.
     """
     gone = set(removed)
     sites: dict[int, list[Site]] = {}
     for site in state.labels.sites:
         sites.setdefault(site.node, []).append(site)
-    given: dict[int, list[int]] = {}
+    replaced: dict[int, list[int]] = {}
     for index, place in values or {}:
-        given.setdefault(index, []).append(place)
+        replaced.setdefault(index, []).append(place)
     nodes: list[onnx.NodeProto] = []
-    made: dict[str, npt.NDArray[Any]] = {}
+    cut_constants: dict[str, npt.NDArray[Any]] = {}
     gathers: dict[tuple[str, bytes], str] = {}
     for index, node in enumerate(state.model.graph.node):
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        changed = {place: (values or {})[index, place] for place in given.get(index, ())}
+        changed = {place: (values or {})[index, place] for place in replaced.get(index, ())}
         for site in sites.get(index, ()):
             mask = kept(state.labels, site.labels, gone)
             if mask.all():
                 continue
             if site.kind == "gather":
-                copy.input[site.place] = _gathered(node.input[site.place], site.axis, mask, nodes, made, gathers)
+                copy.input[site.place] = _gathered(node.input[site.place], site.axis, mask, nodes, cut_constants, gathers)
             elif site.kind == "group":
                 next(item for item in copy.attribute if item.name == "group").i = int(mask.sum())
             else:
@@ -53,16 +53,18 @@ def cut(state: Trace, removed: Collection[int], values: Values | None = None) ->
             while len(copy.input) <= place:
                 copy.input.append("")
             copy.input[place] = name
-            made[name] = value
+            cut_constants[name] = value
         nodes.append(copy)
     result = shell_of(state.model)
     del result.graph.value_info[:]  # sizes have changed
     result.graph.node.extend(nodes)
     read = {name for node in nodes for name in node.input} | {value.name for value in result.graph.output}
     for tensor in state.model.graph.initializer:
-        if tensor.name in read and tensor.name not in made:
+        if tensor.name in read and tensor.name not in cut_constants:
             result.graph.initializer.append(tensor)
-    result.graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in made.items())
+    result.graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in cut_constants.items()
+    )
     return result
 
 
@@ -74,7 +76,7 @@ def _cut(
     constants: Mapping[str, npt.NDArray[Any]],
     changed: dict[int, npt.NDArray[Any]],
 ) -> None:
-    """Apply one site to what the node reads."""
+    """Apply one site to the inputs of its node."""
 
     def value(place: int) -> npt.NDArray[Any]:
         return changed[place] if place in changed else constants[node.input[place]]
@@ -102,14 +104,14 @@ def _gathered(
     axis: int,
     mask: npt.NDArray[np.bool_],
     nodes: list[onnx.NodeProto],
-    made: dict[str, npt.NDArray[Any]],
+    cut_constants: dict[str, npt.NDArray[Any]],
     gathers: dict[tuple[str, bytes], str],
 ) -> str:
-    """The tensor with the kept channels of the graph's input `name`: one Gather for all that read the same."""
+    """The tensor with the kept channels of the graph's input `name`: one Gather for all readers of the same channels."""
     key = (f"{name} {axis}", mask.tobytes())
     if key not in gathers:
         result = f"{name}_kept_{len(gathers)}"
-        made[f"{result}_index"] = np.flatnonzero(mask).astype(np.int64)
+        cut_constants[f"{result}_index"] = np.flatnonzero(mask).astype(np.int64)
         nodes.append(helper.make_node("Gather", [name, f"{result}_index"], [result], name=result, axis=axis))
         gathers[key] = result
     return gathers[key]

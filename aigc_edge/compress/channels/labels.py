@@ -1,4 +1,4 @@
-"""Channels that live and die together, and the places of the graph that have a row or a size for each of them."""
+"""Channels that can only be removed together, and the places in the graph that depend on their number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Site:
-    """A place that follows from which channels are kept; `labels` [channels] are in its order.
+    """A place in the graph that depends on which channels are kept; `labels` [channels] are in its order.
 
     `kind` is "constant": input `place` of node `node` is cut along `axis`; "size": entry `axis` of that input is their number;
     "split": that input has the number of each of the parts, which begin at `starts`; "slice": the entries `axis` of the inputs 1
@@ -30,7 +30,7 @@ class Site:
 
 
 class Labels:
-    """A number for every channel that is followed, and which of them are one, or have to stay (a union-find structure)."""
+    """A label for every traced channel, with which labels are joined or frozen (a union-find structure)."""
 
     def __init__(self) -> None:
         self._parents: list[int] = []
@@ -47,29 +47,29 @@ class Labels:
         return np.arange(first, first + count)
 
     def root(self, label: int) -> int:
-        """The label that stands for all that are one with `label`."""
+        """The label that represents all that are joined with `label`."""
         while self._parents[label] != label:
             self._parents[label] = self._parents[self._parents[label]]
             label = self._parents[label]
         return label
 
     def roots(self, labels: Ints) -> Ints:
-        """The same for many."""
+        """The root of each label."""
         return np.array([self.root(int(label)) for label in labels], np.int64)
 
     def join(self, a: Ints, b: Ints) -> None:
-        """Channel i of `a` and channel i of `b` are one."""
+        """Join channel i of `a` with channel i of `b`."""
         for first, second in zip(a.tolist(), b.tolist(), strict=True):
             self._parents[self.root(first)] = self.root(second)
 
     def freeze(self, labels: Ints) -> None:
-        """These channels stay."""
+        """Exclude these channels from pruning."""
         self._frozen.update(labels.tolist())
 
     def frozen(self) -> set[int]:
-        """The roots that stay."""
+        """The roots that are excluded from pruning."""
         return {self.root(label) for label in self._frozen}
 
     def place(self, kind: str, node: int, place: int, axis: int, labels: Ints, starts: Any = ()) -> None:
-        """Note a site."""
+        """Add a site."""
         self.sites.append(Site(kind, node, place, axis, labels, tuple(starts)))

@@ -6,44 +6,44 @@ import numpy as np
 import onnx
 
 from aigc_edge.compress.channels.labels import Ints
-from aigc_edge.compress.channels.tracing import Axis, Trace, rule
+from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, rule
 from aigc_edge.compress.graphs.graph import attribute
 
 
 @rule("Reshape", "Flatten")
-def _reshape(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _reshape(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     """Channels pass where their axis begins at the same place: alone, in groups, or together with axes behind them."""
-    found = state.axes.get(node.input[0])
-    if found is None:
+    tracked = state.axes.get(node.input[0])
+    if tracked is None:
         return
     old, new = state.shape(node.input[0]), state.shape(node.output[0])
-    given = node.input[1] if node.op_type == "Reshape" else ""
-    if 0 in old[1:] or 0 in new[1:] or not new or (given and given not in state.constants and given not in state.sizes_of):
+    operand = node.input[1] if node.op_type == "Reshape" else ""
+    if 0 in old[1:] or 0 in new[1:] or not new or (operand and operand not in state.constants and operand not in state.sizes_of):
         state.freeze(node.input[0])
         return
-    before = state.product(old[: found.axis])
+    before = state.product(old[: tracked.axis])
     places = [axis for axis in range(len(new)) if state.product(new[:axis]) == before and new[axis] > 1]
-    count = len(found.labels)
+    count = len(tracked.labels)
     if not places or (new[places[-1]] % count and count % new[places[-1]]):
         state.freeze(node.input[0])
         return
     axis = places[-1]
-    labels = _regrouped(state, found.labels, new[axis])
-    if given in state.sizes_of:
-        other = state.sizes_of[given]
+    labels = _regrouped(state, tracked.labels, new[axis])
+    if operand in state.sizes_of:
+        other = state.sizes_of[operand]
         if other.axis != axis or len(other.labels) != len(labels):
             state.freeze(node.input[0])
             return
         state.labels.join(other.labels, labels)
-    elif given and state.constants[given][axis] > 0:
+    elif operand and state.constants[operand][axis] > 0:
         state.labels.place("size", index, 1, axis, labels)
-    elif given and state.constants[given][axis] == 0 and axis != found.axis:
+    elif operand and state.constants[operand][axis] == 0 and axis != tracked.axis:
         state.freeze(node.input[0])
         return
     state.axes[node.output[0]] = Axis(axis, labels)
 
 
-def _regrouped(state: Trace, labels: Ints, size: int) -> Ints:
+def _regrouped(state: ChannelTrace, labels: Ints, size: int) -> Ints:
     """Labels of an axis of `size` that holds those of `labels` in groups, or each of them several times."""
     if size >= len(labels):
         return labels.repeat(size // len(labels))
@@ -54,35 +54,35 @@ def _regrouped(state: Trace, labels: Ints, size: int) -> Ints:
 
 
 @rule("Shape")
-def _shape(state: Trace, index: int, node: onnx.NodeProto) -> None:
-    found = state.axes.get(node.input[0])
-    if found is None:
+def _shape(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+    tracked = state.axes.get(node.input[0])
+    if tracked is None:
         return
     rank = len(state.shape(node.input[0]))
     first, last = attribute(node, "start", 0), attribute(node, "end", rank)
-    if found.axis not in range(rank)[slice(first, last)]:
+    if tracked.axis not in range(rank)[slice(first, last)]:
         return
     readers = [
         (other, place) for other in state.model.graph.node for place, name in enumerate(other.input) if name == node.output[0]
     ]
     if (first, last) == (0, rank) and all(other.op_type == "Reshape" and place == 1 for other, place in readers):
-        state.sizes_of[node.output[0]] = found
+        state.sizes_of[node.output[0]] = tracked
     else:
         state.freeze(node.input[0])
 
 
 @rule("Transpose")
-def _transpose(state: Trace, index: int, node: onnx.NodeProto) -> None:
-    found = state.axes.get(node.input[0])
-    if found is not None:
+def _transpose(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+    tracked = state.axes.get(node.input[0])
+    if tracked is not None:
         order = list(attribute(node, "perm", range(len(state.shape(node.input[0])))[::-1]))
-        state.axes[node.output[0]] = Axis(order.index(found.axis), found.labels)
+        state.axes[node.output[0]] = Axis(order.index(tracked.axis), tracked.labels)
 
 
 @rule("Unsqueeze", "Squeeze")
-def _squeeze(state: Trace, index: int, node: onnx.NodeProto) -> None:
-    found = state.axes.get(node.input[0])
-    if found is None:
+def _squeeze(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+    tracked = state.axes.get(node.input[0])
+    if tracked is None:
         return
     wide = state.shape(node.output[0] if node.op_type == "Unsqueeze" else node.input[0])
     if len(node.input) < 2 or node.input[1] not in state.constants or not wide:
@@ -91,15 +91,15 @@ def _squeeze(state: Trace, index: int, node: onnx.NodeProto) -> None:
     special = {int(axis) % len(wide) for axis in state.constants[node.input[1]].ravel()}
     others = [axis for axis in range(len(wide)) if axis not in special]
     if node.op_type == "Unsqueeze":
-        state.axes[node.output[0]] = Axis(others[found.axis], found.labels)
-    elif found.axis in special:
+        state.axes[node.output[0]] = Axis(others[tracked.axis], tracked.labels)
+    elif tracked.axis in special:
         state.freeze(node.input[0])
     else:
-        state.axes[node.output[0]] = Axis(others.index(found.axis), found.labels)
+        state.axes[node.output[0]] = Axis(others.index(tracked.axis), tracked.labels)
 
 
 @rule("Concat")
-def _concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _concat(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     tracked = [name for name in node.input if name in state.axes]
     if not tracked:
         return
@@ -124,76 +124,76 @@ def _concat(state: Trace, index: int, node: onnx.NodeProto) -> None:
 
 
 @rule("Split")
-def _split(state: Trace, index: int, node: onnx.NodeProto) -> None:
-    found = state.axes.get(node.input[0])
-    if found is None:
+def _split(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+    tracked = state.axes.get(node.input[0])
+    if tracked is None:
         return
     over = attribute(node, "axis", 0) % len(state.shape(node.input[0]))
-    if over != found.axis:
-        state.axes |= dict.fromkeys(node.output, found)
+    if over != tracked.axis:
+        state.axes |= dict.fromkeys(node.output, tracked)
         return
-    given = node.input[1] if len(node.input) > 1 else ""
-    count, parts = len(found.labels), len(node.output)
-    if given and given in state.constants:
-        sizes = state.constants[given].tolist()
-    elif not given and count % parts == 0:
+    operand = node.input[1] if len(node.input) > 1 else ""
+    count, parts = len(tracked.labels), len(node.output)
+    if operand and operand in state.constants:
+        sizes = state.constants[operand].tolist()
+    elif not operand and count % parts == 0:
         sizes = [count // parts] * parts
     else:
         state.freeze(node.input[0])
         return
     starts = np.cumsum([0, *sizes])
-    state.labels.place("split", index, 1, 0, found.labels, starts[:-1].tolist())
+    state.labels.place("split", index, 1, 0, tracked.labels, starts[:-1].tolist())
     for name, first, last in zip(node.output, starts[:-1], starts[1:], strict=True):
-        state.axes[name] = Axis(over, found.labels[first:last])
+        state.axes[name] = Axis(over, tracked.labels[first:last])
 
 
 @rule("Slice")
-def _slice_(state: Trace, index: int, node: onnx.NodeProto) -> None:
-    found = state.axes.get(node.input[0])
-    if found is None:
+def _slice_(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+    tracked = state.axes.get(node.input[0])
+    if tracked is None:
         return
-    rank, count = len(state.shape(node.input[0])), len(found.labels)
+    rank, count = len(state.shape(node.input[0])), len(tracked.labels)
     values = [state.constants.get(name) for name in node.input[1:]]
     if len(values) < 3 or any(value is None for value in values):
         state.freeze(node.input[0])
         return
     starts, ends, axes, steps = [value.ravel().tolist() for value in values if value is not None] + [[1]] * (4 - len(values))
     over = [axis % rank for axis in axes]
-    if found.axis not in over:
-        state.axes[node.output[0]] = found
+    if tracked.axis not in over:
+        state.axes[node.output[0]] = tracked
         return
-    which = over.index(found.axis)
+    which = over.index(tracked.axis)
     if (steps * len(over))[which] != 1:
         state.freeze(node.input[0])
         return
     first, last, _ = slice(starts[which], ends[which]).indices(count)
-    state.labels.place("slice", index, 1, which, found.labels, (first, last))
-    state.axes[node.output[0]] = Axis(found.axis, found.labels[first:last])
+    state.labels.place("slice", index, 1, which, tracked.labels, (first, last))
+    state.axes[node.output[0]] = Axis(tracked.axis, tracked.labels[first:last])
 
 
 @rule("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Upsample")
-def _resample(state: Trace, index: int, node: onnx.NodeProto) -> None:
-    found = state.axes.get(node.input[0])
-    if found is None:
+def _resample(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+    tracked = state.axes.get(node.input[0])
+    if tracked is None:
         return
-    given = [state.constants.get(name) for name in node.input[2:3] if name]
-    by_factor = node.op_type != "Resize" or (len(node.input) < 4 and len(given) == 1 and given[0] is not None)
-    factors = given[0].tolist() if given and given[0] is not None else []
-    whole = not attribute(node, "axes", None) and found.axis < len(factors) and factors[found.axis] == 1
-    if found.axis == 1 and by_factor and (node.op_type != "Resize" or whole):
-        state.axes[node.output[0]] = found
+    operand = [state.constants.get(name) for name in node.input[2:3] if name]
+    by_factor = node.op_type != "Resize" or (len(node.input) < 4 and len(operand) == 1 and operand[0] is not None)
+    factors = operand[0].tolist() if operand and operand[0] is not None else []
+    whole = not attribute(node, "axes", None) and tracked.axis < len(factors) and factors[tracked.axis] == 1
+    if tracked.axis == 1 and by_factor and (node.op_type != "Resize" or whole):
+        state.axes[node.output[0]] = tracked
     else:
         state.freeze(node.input[0])
 
 
 @rule("ReduceMean", "ReduceSum", "ReduceMax")
-def _reduce(state: Trace, index: int, node: onnx.NodeProto) -> None:
-    found = state.axes.get(node.input[0])
-    if found is None:
+def _reduce(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+    tracked = state.axes.get(node.input[0])
+    if tracked is None:
         return
     axes = state.constants.get(node.input[1]) if len(node.input) > 1 else None
     rank = len(state.shape(node.input[0]))
-    if axes is None or not attribute(node, "keepdims", 1) or found.axis in [int(a) % rank for a in axes.ravel()]:
+    if axes is None or not attribute(node, "keepdims", 1) or tracked.axis in [int(a) % rank for a in axes.ravel()]:
         state.freeze(node.input[0])
     else:
-        state.axes[node.output[0]] = found
+        state.axes[node.output[0]] = tracked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from aigc_edge.compress.channels.tracing import Axis, Trace, rule
+from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, rule
 
 
 @rule(
@@ -28,13 +28,13 @@ from aigc_edge.compress.channels.tracing import Axis, Trace, rule
     "Swish",
     "Tanh",
 )
-def _one(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _one(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     if node.input[0] in state.axes:
         state.axes[node.output[0]] = state.axes[node.input[0]]
 
 
 @rule("Add", "Clip", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Where")
-def _several(state: Trace, index: int, node: onnx.NodeProto) -> None:
+def _several(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
     """Operands broadcast: what has the size 1 along the channels concerns them all, the others are cut with them.
 
     A sum of two tensors of one shape is a residual connection (or joins two embeddings): both sides stay.
@@ -78,6 +78,6 @@ def _several(state: Trace, index: int, node: onnx.NodeProto) -> None:
     state.axes[node.output[0]] = Axis(axis, labels)
 
 
-def _full(state: Trace, name: str) -> bool:
+def _full(state: ChannelTrace, name: str) -> bool:
     """Whether the tensor has more than one value for each channel and sample."""
     return any(size != 1 for axis, size in enumerate(state.shape(name)) if axis not in (0, state.axes[name].axis))

@@ -1,4 +1,4 @@
-"""What channels carry, and the weights that make up for those that went: least squares on the layers' real inputs.
+"""The energy of channels, and weights refitted for the loss of some: least squares on samples of the layers' inputs.
 
 He, Zhang and Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks" (arXiv 1707.06168).
 """
@@ -11,31 +11,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aigc_edge.compress.calibration.patches import collected
+from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.calibration.trajectory import Record
-from aigc_edge.compress.channels.tracing import Trace, kept
-from aigc_edge.compress.channels.units import Costs, Group, measured
+from aigc_edge.compress.channels.tracing import ChannelTrace, kept
+from aigc_edge.compress.channels.units import ChannelGroup, Costs, measured
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.weights import from_rows, to_rows
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.rounding import Floats
 
 ROWS = 2048  # calibration inputs a layer
-EVALUATIONS = 64  # that these come from
-LARGEST = 4608  # inputs of a layer that is re-fitted: what is wider keeps its weights until fine-tuning
-RIDGE = 1e-2  # of the mean diagonal: pulls towards the weights that there were
+EVALUATIONS = 64  # that they come from
+LARGEST = 4608  # inputs of a layer that is refitted; wider ones keep their weights until fine-tuning
+RIDGE = 1e-2  # of the mean diagonal: regularises towards the original weights
 
 
-class Inputs:
-    """Samples of what every layer reads whose inputs may be cut, seen once and kept as second moments."""
+class InputMoments:
+    """Means and second moments of the inputs of every layer whose inputs may be cut."""
 
-    def __init__(self, state: Trace, records: Sequence[Record], threads: int) -> None:
+    def __init__(self, state: ChannelTrace, records: Sequence[Record], threads: int) -> None:
         self.state = state
         self.layers = {layer.node: layer for layer in measured(state)}
         self.indices = {node.output[0]: index for index, node in enumerate(state.model.graph.node) if node.output}
         self.means: dict[str, Floats] = {}
         self.energies: dict[str, Floats] = {}
         self._moments: dict[str, Floats] = {}
-        for group, rows in collected(state.model, list(self.layers.values()), records, ROWS, threads, EVALUATIONS):
+        for group, rows in layer_inputs(state.model, list(self.layers.values()), records, ROWS, threads, EVALUATIONS):
             for layer in group:
                 values = rows[layer.node]
                 self.means[layer.node] = values.mean(0)
@@ -43,8 +43,8 @@ class Inputs:
                 if values.shape[1] <= LARGEST:
                     self._moments[layer.node] = values.T @ values / np.float32(len(values))
 
-    def weigh(self, groups: Sequence[Group], costs: Costs) -> None:
-        """Set every unit's energy: the share of what its readers get, by mean squared input times squared weight."""
+    def weigh(self, groups: Sequence[ChannelGroup], costs: Costs) -> None:
+        """Set the energy of every unit: its share of its readers' inputs, by mean squared input times squared weight."""
         energy: dict[int, float] = {}
         for name, layer in self.layers.items():
             if name not in self.energies:
@@ -61,8 +61,8 @@ class Inputs:
                 unit.energy = energy.get(unit.root, 0.0)
 
     def refitted(self, removed: Collection[int]) -> dict[tuple[int, int], npt.NDArray[Any]]:
-        """Weights (and biases) of the layers that lose inputs, such that their outputs change least; for `cut`, still whole."""
-        found: dict[tuple[int, int], npt.NDArray[Any]] = {}
+        """Uncut weights (and biases), for `cut`, of the layers that lose inputs, such that their outputs change least."""
+        weights: dict[tuple[int, int], npt.NDArray[Any]] = {}
         for name, layer in self.layers.items():
             index = self.indices[name]
             mask = kept(self.state.labels, self.state.labels.consumers[index], set(removed))
@@ -73,10 +73,10 @@ class Inputs:
             bias = self.state.constants.get(layer.bias or "")
             fits = bias is not None and bias.size == weight.shape[layer.axis] and layer.op != "ConvTranspose"
             rows, shift = self._solve(layer, weight, columns, centred=fits)
-            found[index, 1] = from_rows(layer, rows, weight.shape)
+            weights[index, 1] = from_rows(layer, rows, weight.shape)
             if fits and bias is not None:
-                found[index, 2] = (bias + shift.reshape(bias.shape)).astype(np.float32)
-        return found
+                weights[index, 2] = (bias + shift.reshape(bias.shape)).astype(np.float32)
+        return weights
 
     def _solve(self, layer: Layer, weight: Floats, columns: npt.NDArray[np.bool_], *, centred: bool) -> tuple[Floats, Floats]:
         rows = to_rows(layer, weight).astype(np.float64)
@@ -87,7 +87,7 @@ class Inputs:
         inner[np.diag_indices_from(inner)] += RIDGE * max(float(np.diagonal(inner).mean()), 1e-12)
         lost = rows[:, ~columns]
         change = np.linalg.solve(inner, moments[np.ix_(columns, ~columns)] @ lost.T).T
-        made = np.zeros_like(rows)
-        made[:, columns] = rows[:, columns] + change
+        updated = np.zeros_like(rows)
+        updated[:, columns] = rows[:, columns] + change
         shift = lost @ mean[~columns] - change @ mean[columns]
-        return made.astype(np.float32), shift.astype(np.float32)
+        return updated.astype(np.float32), shift.astype(np.float32)

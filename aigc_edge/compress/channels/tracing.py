@@ -1,6 +1,6 @@
-"""Follows channels through a graph, from the layers that make them to those that read them.
+"""The state of tracing channels through a graph, from the layers that produce them to those that read them.
 
-What an operator is not known to keep apart is frozen, and so is what a sum of two branches or an output of the network needs.
+Channels that an operator may mix are frozen, as are those that a sum of two branches or an output of the network needs.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from onnx import TensorProto
 from aigc_edge.compress.channels.labels import Ints, Labels
 from aigc_edge.compress.graphs import graph
 
-BATCH = 1_000_003  # stands for a dynamic size in products of sizes: a prime that no network has
+BATCH = 1_000_003  # represents a dynamic size in products of sizes: a prime that no network has
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The axis of a tensor that has channels, and their labels."""
+    """The channel axis of a tensor, and the labels of its channels."""
 
     axis: int
     labels: Ints
 
 
-class Trace:
-    """The state while a graph is followed: what is known of every tensor. `shapes` has 0 for sizes that are not known."""
+class ChannelTrace:
+    """What is known of every tensor while a graph is traced; sizes that are not known are 0."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -42,7 +42,7 @@ class Trace:
         self.sizes_of: dict[str, Axis] = {}  # the shape of a tensor with channels, as a tensor
 
     def shape(self, name: str) -> list[int]:
-        """Sizes of the tensor; [] when nothing is known (or it is a number)."""
+        """Sizes of the tensor; [] when unknown (or for a scalar)."""
         return self.types[name][1] if name in self.types else []
 
     def product(self, sizes: list[int]) -> int:
@@ -50,7 +50,7 @@ class Trace:
         return int(np.prod([size or BATCH for size in sizes], dtype=object))
 
     def freeze(self, *names: str) -> None:
-        """The channels of these tensors stay."""
+        """Exclude the channels of these tensors from pruning."""
         for name in names:
             if name in self.axes:
                 self.labels.freeze(self.axes[name].labels)
@@ -59,33 +59,18 @@ class Trace:
         return name in self.types and self.types[name][0] == TensorProto.FLOAT
 
 
-Rule = Callable[[Trace, int, onnx.NodeProto], None]
+Rule = Callable[[ChannelTrace, int, onnx.NodeProto], None]
 RULES: dict[str, Rule] = {}
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
-    """A decorator: how channels pass these operators."""
+    """Decorator for the rule by which channels pass these operators."""
 
     def store(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(operators, function))
         return function
 
     return store
-
-
-def trace(model: onnx.ModelProto) -> Trace:
-    """Follow all channels of `model`."""
-    from aigc_edge.compress.channels import layers, moves, pointwise  # noqa: F401  they hold the rules
-
-    state = Trace(model)
-    for index, node in enumerate(model.graph.node):
-        known = RULES.get(node.op_type)
-        if known is None:
-            state.freeze(*node.input)
-        else:
-            known(state, index, node)
-    state.freeze(*(value.name for value in model.graph.output))
-    return state
 
 
 def kept(labels: Labels, of: Ints, removed: set[int]) -> npt.NDArray[np.bool_]:

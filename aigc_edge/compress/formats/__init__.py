@@ -1,1 +1,1 @@
-"""The formats, one file each, with what those of a kind share; `base` holds what a format is."""
+"""The formats, one file each; they are discovered, not listed."""

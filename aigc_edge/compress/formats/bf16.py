@@ -7,17 +7,18 @@ from typing import ClassVar
 
 import onnx
 
-from aigc_edge.compress.formats.base import FORMATS
-from aigc_edge.compress.formats.sixteen import Sixteen
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS
 from aigc_edge.compress.graphs.half import BFLOAT16
 from aigc_edge.compress.graphs.opset import raise_opset
-from aigc_edge.compress.proving.mixture import Mixed, Recipe
-from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.recipes.half_precision import HalfPrecisionRecipe
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 
 
 @FORMATS.register("bf16")
 @dataclass(frozen=True)
-class Bf16(Mixed):
+class Bf16(MixedPrecision):
     """Weights and arithmetic in bfloat16; normalisation, softmax and angles in float32; inputs and outputs float32."""
 
     name: ClassVar[str] = "bf16"
@@ -29,5 +30,5 @@ class Bf16(Mixed):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return 2 * outputs * inputs
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
-        return Sixteen("bf16", raise_opset(model, 22), BFLOAT16)  # convolutions in bfloat16 came with opset 22
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
+        return HalfPrecisionRecipe("bf16", raise_opset(model, 22), BFLOAT16)  # convolutions in bfloat16 need opset 22

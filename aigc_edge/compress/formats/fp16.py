@@ -7,16 +7,17 @@ from typing import ClassVar
 
 import onnx
 
-from aigc_edge.compress.formats.base import FORMATS
-from aigc_edge.compress.formats.sixteen import Sixteen
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS
 from aigc_edge.compress.graphs.half import HALF
-from aigc_edge.compress.proving.mixture import Mixed, Recipe
-from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.recipes.half_precision import HalfPrecisionRecipe
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
 
 
 @FORMATS.register("fp16")
 @dataclass(frozen=True)
-class Fp16(Mixed):
+class Fp16(MixedPrecision):
     """Weights and arithmetic in half precision; normalisation, softmax and angles in float32; inputs and outputs float32."""
 
     name: ClassVar[str] = "fp16"
@@ -28,5 +29,5 @@ class Fp16(Mixed):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return 2 * outputs * inputs
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
-        return Sixteen("fp16", model, HALF)
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
+        return HalfPrecisionRecipe("fp16", model, HALF)

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
+
+import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Format, Progress, convert
+from aigc_edge.compress.format import FORMATS, Format, Progress
 from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.report import CompressionReport
 
 
 @FORMATS.register("fp32")
 @dataclass(frozen=True)
 class Fp32(Format):
-    """Weights and arithmetic in float32; the reference that other formats are measured against."""
+    """Weights and arithmetic in float32; the reference that other formats are compared with."""
 
     name: ClassVar[str] = "fp32"
 
-
-@convert.register
-def _(
-    format: Fp32,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    model = graph.load(source)  # also proves that it is an ONNX file
-    if source.resolve() != out.resolve():
-        graph.write(model, out)
-    if progress is not None:
-        progress("fp32", 1, 1)
-    size = graph.size_of(out)
-    return {"format": "fp32", "bytes": size, "source_bytes": size, "psnr": None, "rows": []}
+    def converted(
+        self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+    ) -> tuple[onnx.ModelProto, CompressionReport]:
+        model = graph.load(source)
+        progress(self.name, 1, 1)
+        return model, CompressionReport(self.name, source_bytes=graph.size_of(source))

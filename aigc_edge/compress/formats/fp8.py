@@ -1,11 +1,10 @@
 """FP8 W8A8: weights and activations in E4M3 (Micikevicius et al. 2022, "FP8 Formats for Deep Learning"), as standard Q/DQ nodes.
 
-Weights have one scale a channel, activations one a tensor: the largest value along the calibrated trajectory becomes 448.
+Weights have one scale per channel, activations one per tensor: the largest value along the trajectory maps to 448.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -15,24 +14,24 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.calibration.watching import Range, watch
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
+from aigc_edge.compress.calibration.ranges import TensorRange, observe_tensors
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.formats.fp8w import fp8_channels
-from aigc_edge.compress.formats.stored import Stored, WeightsOnly
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.qdq import source_of
-from aigc_edge.compress.graphs.rewrite import Change, rewritten
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.rounding import E4M3_LARGEST, SMALLEST_SCALE
+from aigc_edge.compress.graphs.rewrite import Change
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import PackedRecipe, WeightOnly
+from aigc_edge.compress.report import CompressionReport
+from aigc_edge.compress.rounding import E4M3_LARGEST, SMALLEST_SCALE
 from aigc_edge.config import option
 
 
 @FORMATS.register("fp8")
 @dataclass(frozen=True)
-class Fp8(Stored):
-    """Convolutions and matrix products in E4M3; embedding tables and transposed convolutions with weights in E4M3 only."""
+class Fp8(WeightOnly):
+    """Convolutions and matrix products in E4M3; embedding tables and transposed convolutions are weight-only."""
 
     name: ClassVar[str] = "fp8"
     companion: ClassVar[str | None] = "fp8w"
@@ -52,20 +51,25 @@ class Fp8(Stored):
     def computed_in(self, operator: str, inputs: int, rows: int, edge: bool) -> str | None:
         return "fp8"
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
-        return _Fp8Recipe(self, model, proof)
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
+        return _Fp8Recipe(self, model, reference)
 
 
-class _Fp8Recipe(WeightsOnly):
-    """The weights as fp8w has them, and Q/DQ nodes at the inputs of those layers that have kernels for both in E4M3."""
+class _Fp8Recipe(PackedRecipe):
+    """Weights as in fp8w, and Q/DQ nodes at the inputs of layers for which there are E4M3 kernels."""
 
-    def __init__(self, format: Fp8, model: onnx.ModelProto, proof: Proof | None) -> None:
+    def __init__(self, format: Fp8, model: onnx.ModelProto, reference: HeldOutReference | None) -> None:
         super().__init__(format, model, fp8_channels, opset=19, estimator="minmax")
-        assert proof is not None
+        assert reference is not None
         self._moved = source_of(self.model)
-        wanted = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
-        self.ranges = {name: Range() for name in sorted(wanted)}
-        watch(self.model, self.ranges, proof.seen, self._see, proof.threads)
+        inputs = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
+        self.ranges = {name: TensorRange() for name in sorted(inputs)}
+        observe_tensors(self.model, self.ranges, reference.calibration_records, self._see, reference.threads)
+        self._weight_bytes = {node: change.bytes for node, change in self._changes.items()}
+        self._changes = {layer.node: self._with_input(layer, self._changes[layer.node]) for layer in self.layers}
+
+    def bytes_of(self, layer: Layer) -> int:
+        return self._weight_bytes[layer.node]
 
     def _source(self, layer: Layer) -> str:
         return self._moved.get(layer.input, layer.input)
@@ -73,13 +77,8 @@ class _Fp8Recipe(WeightsOnly):
     def _see(self, tensor: str, values: npt.NDArray[Any], row: int) -> None:
         self.ranges[tensor].see(values, row)
 
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        changes = {layer.node: self._with_input(layer, self._changes[layer.node]) for layer in layers}
-        model = rewritten(self.model, changes)
-        return to_half(model) if self.floats == "fp16" else model
-
-    def findings(self) -> dict[str, Any]:
-        return {"ranges": {name: asdict(seen) for name, seen in self.ranges.items()}}
+    def complete(self, report: CompressionReport) -> None:
+        report.ranges = {name: asdict(seen) for name, seen in self.ranges.items()}
 
     def _with_input(self, layer: Layer, change: Change) -> Change:
         seen = self.ranges.get(self._source(layer))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx
 
-from aigc_edge.compress.calibration.trajectory import Calibration
-from aigc_edge.compress.formats.base import FORMATS, Progress, channel_bytes, convert
-from aigc_edge.compress.formats.stored import Stored
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import blocked, int8_channels
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import Recipe, compress
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.blocks import Blocks
-from aigc_edge.compress.scaling.rounding import Floats, best_scales, block_of, quantised, spread, to_int
-from aigc_edge.compress.trainable.qat import converted
+from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
+from aigc_edge.compress.recipes.qat import QuantisationAware
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import WeightOnly
+from aigc_edge.compress.rounding import Floats, best_scales, block_of, quantised, spread, to_int
 from aigc_edge.config import option
 
 SHRINK = (1.0, 0.92, 0.84, 0.76, 0.68)
@@ -27,10 +25,10 @@ _ROUND = to_int(4)
 
 @FORMATS.register("int4")
 @dataclass(frozen=True)
-class Int4(Stored):
-    """Weights as integers −7 … 7 with one scale a block; a row that no block divides takes a smaller one, of at least 16.
+class Int4(QuantisationAware, WeightOnly):
+    """Weights as integers −7 … 7 with one scale per block; rows that it does not divide use smaller blocks, of at least 16.
 
-    What not even that divides, embedding tables, and the first and the last layer (few bytes, much of the error) are stored in 8
+    Rows that not even those divide, embedding tables, and the first and last layer (few bytes, much of the error) are stored in 8
     bits.
     """
 
@@ -42,8 +40,7 @@ class Int4(Stored):
 
     psnr: float = option(25.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
     block: int = option(64, "inputs that share a scale", choices=(16, 32, 64, 128))
-    scaled: bool = option(True, "scale input channels by what they carry (AWQ); false needs no calibration data")
-    qat: int = option(0, "steps of training with the rounding in the loop; 0 = none", low=0)
+    scaled: bool = option(True, "scale input channels by their activations (AWQ); false needs no calibration data")
 
     @property
     def calibrates(self) -> bool:
@@ -53,43 +50,30 @@ class Int4(Stored):
         block = 0 if edge else block_of(inputs, self.block)
         return outputs * inputs // 2 + 4 * outputs * inputs // block if block else channel_bytes(outputs, inputs)
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
         four = Int4Blocks(self.block)
-        return Blocks(self, model, proof, pack=four.pack, other=(int8_channels, "int8w"), rounded=four.rounded, opset=21)
+        return BlockwiseRecipe(
+            self, model, reference, pack=four.pack, other=(int8_channels, "int8w"), rounded=four.rounded, opset=21
+        )
 
 
 class Int4Blocks:
-    """Rows as integers of 4 bits in blocks of at most `block` inputs."""
+    """Rows as 4-bit integers in blocks of at most `block` inputs."""
 
     def __init__(self, block: int) -> None:
         self.block = block
 
     def scales(self, rows: Floats, importance: Floats | None) -> Floats | None:
-        """The scales that err least; None when no block of at least 16 divides the rows."""
+        """The scales with the least error; None when no block of at least 16 divides the rows."""
         block = block_of(rows.shape[1], self.block)
         return best_scales(rows, block, 7, _ROUND, shrink=SHRINK, importance=importance) if block else None
 
     def pack(self, layer: Layer, rows: Floats, importance: Floats | None, shape: tuple[int, ...]) -> Change | None:
-        """The layer stored so; see blocks.PackRows."""
+        """The packed layer; see blockwise.PackRows."""
         scales = self.scales(rows, importance)
         return None if scales is None else blocked(layer, quantised(rows, scales, _ROUND), scales, "int4", shape)
 
     def rounded(self, layer: Layer, rows: Floats, importance: Floats) -> Floats | None:
-        """What is left of the rows; see awq.Rounded."""
+        """The rounded rows; see awq.RoundRows."""
         scales = self.scales(rows, importance)
         return None if scales is None else quantised(rows, scales, _ROUND) * spread(scales, rows.shape[1])
-
-
-@convert.register
-def _(
-    format: Int4,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    if format.qat:
-        return converted(format, source, out, calibration, progress, threads)
-    return compress(format, source, out, calibration, progress=progress, threads=threads)

@@ -1,4 +1,4 @@
-"""INT8 weights, one scale a channel; arithmetic in float: a quarter of the size, next to no error, no calibration."""
+"""INT8 weights, one scale per channel; arithmetic in float: a quarter of the size, almost no error, no calibration."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import ClassVar
 
 import onnx
 
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
-from aigc_edge.compress.formats.stored import Stored, WeightsOnly
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.packing import int8_channels
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import PackedRecipe, WeightOnly
 from aigc_edge.config import option
 
 
 @FORMATS.register("int8w")
 @dataclass(frozen=True)
-class Int8Weights(Stored):
+class Int8Weights(WeightOnly):
     """Weights of convolutions, matrix products and embedding tables in int8, symmetric, scale = largest / 127."""
 
     name: ClassVar[str] = "int8w"
@@ -30,5 +30,5 @@ class Int8Weights(Stored):
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
-        return WeightsOnly(self, model, int8_channels, opset=13, estimator="largest")
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
+        return PackedRecipe(self, model, int8_channels, opset=13, estimator="largest")

@@ -1,37 +1,39 @@
-"""Structured pruning: whole inner channels go, the weights behind them are re-fitted, and the network learns to do without.
+"""Structured pruning: whole inner channels are removed, the weights behind them are refitted, and the network is fine-tuned.
 
-Any engine runs the smaller network faster. Chosen by activation × weight energy along the trajectory, re-fitted by least squares
+Any engine runs the smaller network faster. Chosen by activation × weight energy along the trajectory, refitted by least squares
 (He, Zhang and Sun 2017, arXiv 1707.06168), fine-tuned by distillation from the float32 network.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration, psnr
-from aigc_edge.compress.channels.plan import Plan
-from aigc_edge.compress.formats.base import FORMATS, Format, Progress, convert
+from aigc_edge.compress.channels.pruner import ChannelPruner
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.evaluation.search import Trial, most_sensitive_layers, search
+from aigc_edge.compress.format import FORMATS, Format, Progress
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.weights import weights_of
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.proving.report import finite, stamped
-from aigc_edge.compress.trainable.finetune import Lessons, Tuned, Tuning, finetune, lessons
+from aigc_edge.compress.report import CompressionReport, LayerReport, stamped
+from aigc_edge.compress.trainable.distillation import distillation_set
 from aigc_edge.config import option
-from aigc_edge.errors import AigcEdgeError, BudgetError
+from aigc_edge.errors import BudgetError
 
-TRIES = 4  # halvings of the share when the budget is missed
+HALVINGS = 4  # of the interval that the share is in, when the budget is missed
 
 
 @FORMATS.register("pruned")
 @dataclass(frozen=True)
 class Pruned(Format):
-    """Options of structured pruning; what is left is stored in float."""
+    """Options of structured pruning; the remaining network is stored in float."""
 
     name: ClassVar[str] = "pruned"
     companion: ClassVar[str | None] = "fp32"
@@ -48,128 +50,129 @@ class Pruned(Format):
     floats: str = option("fp32", "what the network is stored and computed in", choices=("fp32", "fp16"))
 
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
-        """At most: which weights shrink is known when the channels have been measured."""
+        """An upper bound: which weights shrink depends on measurements."""
         return (2 if self.floats == "fp16" else 4) * outputs * inputs
+
+    def converted(
+        self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+    ) -> tuple[onnx.ModelProto, CompressionReport]:
+        return _Pruning(self, source, self.require(calibration), progress, threads).run()
 
 
 @dataclass
 class _Attempt:
-    """A share of the multiply-adds, what was removed for it, and what came of that."""
+    """A share of the multiply-adds, the channels removed for it, and the resulting network."""
 
     share: float
     removed: set[int]
     model: onnx.ModelProto
-    before: float  # PSNR in dB, re-fitted but not fine-tuned
+    before: float  # PSNR in dB, refitted but not fine-tuned
     after: float
-    tuned: Tuned | None
+    steps: int  # of fine-tuning
 
 
-@convert.register
-def _(
-    format: Pruned,
-    source: Path,
-    out: Path,
-    calibration: Calibration | None = None,
-    *,
-    progress: Progress | None = None,
-    threads: int = 1,
-) -> dict[str, Any]:
-    if calibration is None or len(calibration.latents) < 2:
-        raise AigcEdgeError(
-            "pruned needs calibration data of at least 2 samples: give a Calibration (Calibration.draw makes one from a sampling "
-            "program)"
-        )
-    tell = progress or (lambda stage, done, total: None)
-    tell("reference", 0, 1)
-    original = graph.load(source)
-    proof = Proof(original, calibration, calibrates=True, threads=threads)
-    tell("reference", 1, 1)
-    plan = Plan(original, proof, lambda *done: tell("rank channels", *done))
-    plan.choose(format.share, format.multiple)  # a share that cannot be reached is known before the work begins
-    tell("learn from fp32", 0, 1)
-    given = lessons(original, calibration, threads=threads) if format.steps else None
-    tell("learn from fp32", 1, 1)
-    best = _search(format, plan, proof, given, tell)
-    model = stamped(best.model, format.name)
-    report = {
-        "format": format.name,
-        "source_bytes": graph.size_of(source),
-        "psnr": finite(best.after),
-        "budget_psnr": format.psnr,
-        "psnr_before": finite(best.before),
-        "steps": best.tuned.steps if best.tuned else 0,
-        "share": 1.0 - plan.costs.macs(best.removed) / plan.total,
-        "macs_before": int(plan.total),
-        "macs": int(plan.costs.macs(best.removed)),
-        "n": proof.n,
-        "rows": proof.rows(graph.Network(model, threads=threads)),
-        "groups": {
-            group.name: {
-                "channels": group.channels,
-                "kept": sum(unit.channels for unit in group.units if unit.root not in best.removed),
-            }
-            for group in plan.groups
-        },
-        "nodes": _nodes(format, plan, best.removed),
-    }
-    graph.write(model, out)
-    return report | {"bytes": graph.size_of(out)}
-
-
-def _search(format: Pruned, plan: Plan, proof: Proof, given: Lessons | None, tell: Progress) -> _Attempt:
-    """The largest share that holds the budget, by halving; raises BudgetError when none of those tried does."""
-    first = attempt = _attempt(format, format.share, plan, proof, given, tell)
-    best, low, high = (attempt if attempt.after >= format.psnr else None), 0.0, format.share
-    for _ in range(TRIES):
-        if best is not None and best.share >= format.share:
-            break
+def _shares(most: float) -> Generator[float, bool, None]:
+    """`most`, and when that misses the budget, the largest share that holds it, by bisection."""
+    low, high = 0.0, most
+    if (yield most):
+        return
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
-        attempt = _attempt(format, middle, plan, proof, given, tell)
-        if attempt.after >= format.psnr:
-            best, low = attempt, middle
-        else:
-            high = middle
-    if best is None:
-        raise BudgetError(
+        low, high = (middle, high) if (yield middle) else (low, middle)
+
+
+class _Pruning:
+    """Removes channels of one network, fine-tunes what is left and measures it."""
+
+    def __init__(self, format: Pruned, source: Path, calibration: Calibration, progress: Progress, threads: int) -> None:
+        self.format, self.source, self.progress = format, source, progress
+        progress("reference", 0, 1)
+        original = graph.load(source)
+        self.reference = HeldOutReference(original, calibration, calibrates=True, threads=threads)
+        progress("reference", 1, 1)
+        self.pruner = ChannelPruner(original, self.reference, lambda *done: progress("rank channels", *done))
+        self.pruner.choose(format.share, format.multiple)  # a share that cannot be reached is known before the work begins
+        progress("learn from fp32", 0, 1)
+        self.distillation = distillation_set(original, calibration, threads=threads) if format.steps else None
+        progress("learn from fp32", 1, 1)
+
+    def run(self) -> tuple[onnx.ModelProto, CompressionReport]:
+        """The network with the largest share removed that holds the budget; raises BudgetError when none of those tried does."""
+        holds = lambda attempt: attempt.after >= self.format.psnr  # noqa: E731
+        best = search(_shares(self.format.share), self._attempt, holds, self._missed).result
+        model = stamped(best.model, self.format.name)
+        return model, self._report(best, model)
+
+    def _attempt(self, share: float) -> _Attempt:
+        format, threads = self.format, self.reference.threads
+        removed = self.pruner.choose(share, format.multiple)
+        model = self.pruner.build(removed)
+        before = after = self._psnr(model)
+        steps = 0
+        if self.distillation is not None:
+            from aigc_edge.compress.trainable.finetune import FineTuneSettings, finetune  # imports torch, which takes seconds
+
+            settings = FineTuneSettings(steps=format.steps, seconds=format.seconds, rate=format.rate)
+            report = lambda *done: self.progress("fine-tune", *done)  # noqa: E731
+            tuned = finetune(model, self.distillation, settings, progress=report, threads=threads)
+            after, steps = self._psnr(tuned.model), tuned.steps
+            model = tuned.model if after > before else model
+        return _Attempt(share, removed, self._stored(model), before, max(before, after), steps)
+
+    def _stored(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        return to_half(model) if self.format.floats == "fp16" else model
+
+    def _psnr(self, model: onnx.ModelProto) -> float:
+        network = graph.Network(self._stored(model), threads=self.reference.threads)
+        return psnr(self.reference.sample_error(network), self.reference.calibration.limits)
+
+    def _missed(self, trials: list[Trial[float, _Attempt]]) -> BudgetError:
+        first, last = trials[0].result, trials[-1].result
+        sensitive = most_sensitive_layers(self.pruner.predicted_errors(first.removed))
+        return BudgetError(
             f"pruned reaches {first.after:.1f} dB (PSNR against fp32 from the same noise) with {first.share:.2f} of the "
-            f"multiply-adds removed and {attempt.after:.1f} dB with {attempt.share:.2f}, {format.psnr:.1f} dB was asked for: to "
-            f"blame are {plan.blame(first.removed)}; ask for less, or fine-tune longer than {format.steps} steps"
+            f"multiply-adds removed and {last.after:.1f} dB with {last.share:.2f}, {self.format.psnr:.1f} dB was requested: the "
+            f"most sensitive layers are {sensitive}; lower the budget, or fine-tune longer than {self.format.steps} steps"
         )
-    return best
+
+    def _report(self, best: _Attempt, model: onnx.ModelProto) -> CompressionReport:
+        pruner = self.pruner
+        return CompressionReport(
+            format=self.format.name,
+            source_bytes=graph.size_of(self.source),
+            psnr=best.after,
+            budget_psnr=self.format.psnr,
+            psnr_before=best.before,
+            steps=best.steps,
+            share=1.0 - pruner.costs.macs(best.removed) / pruner.total,
+            macs_before=int(pruner.total),
+            macs=int(pruner.costs.macs(best.removed)),
+            n=self.reference.n,
+            rows=self.reference.row_errors(graph.Network(model, threads=self.reference.threads)),
+            groups={
+                group.name: {
+                    "channels": group.channels,
+                    "kept": sum(unit.channels for unit in group.units if unit.root not in best.removed),
+                }
+                for group in pruner.groups
+            },
+            nodes=_nodes(self.format, pruner, best.removed),
+        )
 
 
-def _attempt(format: Pruned, share: float, plan: Plan, proof: Proof, given: Lessons | None, tell: Progress) -> _Attempt:
-    removed = plan.choose(share, format.multiple)
-    model, limits = plan.build(removed), proof.calibration.limits
-    before = after = _measured(format, model, proof, limits)
-    tuned: Tuned | None = None
-    if given is not None:
-        tuning = Tuning(steps=format.steps, seconds=format.seconds, rate=format.rate)
-        tuned = finetune(model, given, tuning, tell=lambda *done: tell("fine-tune", *done), threads=proof.threads)
-        after = _measured(format, tuned.model, proof, limits)
-        model = tuned.model if after > before else model
-    model = to_half(model) if format.floats == "fp16" else model
-    return _Attempt(share, removed, model, before, max(before, after), tuned)
-
-
-def _measured(format: Pruned, model: onnx.ModelProto, proof: Proof, limits: tuple[float, float]) -> float:
-    shown = to_half(model) if format.floats == "fp16" else model
-    return psnr(proof.error(graph.Network(shown, threads=proof.threads)), limits)
-
-
-def _nodes(format: Pruned, plan: Plan, removed: set[int]) -> dict[str, Any]:
-    """What became of every layer: bytes, multiply-adds, those before, and the error that losing half of its channels causes."""
-    now = {layer.node: layer for layer in weights_of(plan.build(removed, refit=False))}
-    errors = {group.name: group.error(0.5) for group in plan.groups}
+def _nodes(format: Pruned, pruner: ChannelPruner, removed: set[int]) -> dict[str, LayerReport]:
+    """What became of every layer; its error is that of losing half of its channels."""
+    now = {layer.node: layer for layer in weights_of(pruner.build(removed, refit=False))}
+    errors = {group.name: math.sqrt(group.error(0.5)) for group in pruner.groups}
     each = 2 if format.floats == "fp16" else 1
-    nodes: dict[str, Any] = {}
-    for before in plan.costs.layers.values():
+    nodes: dict[str, LayerReport] = {}
+    for before in pruner.costs.layers.values():
         layer = now[before.node]
-        nodes[before.name] = {
-            "format": format.name if layer.bytes < before.bytes else format.floats,
-            "error": finite(math.sqrt(errors[before.name])) if before.name in errors else None,
-            "bytes": layer.bytes // each,
-            "macs": layer.macs,
-            "macs_before": before.macs,
-        }
+        nodes[before.name] = LayerReport(
+            format=format.name if layer.bytes < before.bytes else format.floats,
+            error=errors.get(before.name),
+            bytes=layer.bytes // each,
+            macs=layer.macs,
+            macs_before=before.macs,
+        )
     return nodes

@@ -1,12 +1,11 @@
 """2:4 sparsity: of every four neighbouring input channels two weights are zero, which tensor cores from Ampere on skip.
 
-Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378). Engines store zeros like other weights: the
-file is as small as the type that the weights are stored in.
+Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378). Engines store zeros like other weights, so
+the size of the file follows from the type of the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,30 +13,29 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from aigc_edge.compress.calibration.patches import collected
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
-from aigc_edge.compress.formats.stored import LEAST_SAVED, Stored
+from aigc_edge.compress.calibration.layer_inputs import layer_inputs
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.half import to_half
 from aigc_edge.compress.graphs.packing import halved, int8_channels
-from aigc_edge.compress.graphs.rewrite import Change, rewritten
-from aigc_edge.compress.graphs.weights import from_rows, place_of, shared, to_rows, weights_of
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.pruning import inverse_root, mask_of, sparsegpt
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.graphs.rewrite import Change
+from aigc_edge.compress.graphs.weights import first_and_last, from_rows, shared, to_rows, weight_input, weights_of
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import WeightOnly, WeightOnlyRecipe
+from aigc_edge.compress.rounding import Floats
+from aigc_edge.compress.scaling.sparsity import inverse_root, mask_of, sparsegpt
 from aigc_edge.config import option
 
-ROWS = 1024  # calibration inputs a layer
-LARGEST = 2304  # inputs of a Hessian: of a wider convolution each place of the kernel has its own
+ROWS = 1024  # calibration inputs per layer
+LARGEST = 2304  # inputs of a Hessian; a wider convolution has one per kernel position
 LEAST = 16  # input channels: narrower layers stay dense
 
 
 @FORMATS.register("sparse24")
 @dataclass(frozen=True)
-class Sparse24(Stored):
-    """Convolutions and matrix products with two zeros in every four input channels; the first and the last layer stay
-    dense, and so do embeddings; all are stored in the same type."""
+class Sparse24(WeightOnly):
+    """Convolutions and matrix products with two zeros in every four input channels; the first and last layer and embeddings stay
+    dense; all are stored in the same type."""
 
     name: ClassVar[str] = "sparse24"
     requires: ClassVar[tuple[str, ...]] = ("fp16",)
@@ -61,50 +59,43 @@ class Sparse24(Stored):
             return channel_bytes(outputs, inputs)
         return outputs * inputs * (2 if self.weights == "fp16" else 4)
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
-        return _SparseRecipe(self, model, proof)
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
+        return _SparseRecipe(self, model, reference)
 
 
-class _SparseRecipe(Recipe):
-    def __init__(self, format: Sparse24, model: onnx.ModelProto, proof: Proof | None) -> None:
-        self.name, self.floats, self.estimator = format.name, format.arithmetic, format.method
-        self.model, self.stored = model, format.weights
+class _SparseRecipe(WeightOnlyRecipe):
+    def __init__(self, format: Sparse24, model: onnx.ModelProto, reference: HeldOutReference | None) -> None:
+        super().__init__(format, model, estimator=format.method)
+        self.stored = format.weights
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         every = weights_of(model)
         groups = {node.output[0] for node in model.graph.node for item in node.attribute if item.name == "group" and item.i > 1}
-        several = shared(model)
+        tied = shared(model)
         products = [layer for layer in every if layer.op in ("Conv", "Gemm", "MatMul")]
-        ends = [layer.node for layer in (products[:1] + products[-1:])] if len(products) > 2 else []
+        outer = first_and_last(products)
         sparse = [
             layer
             for layer in products
-            if layer.node not in {*ends, *groups} and layer.weight not in several and self._shape(layer)[0] >= LEAST
+            if layer.node not in outer | groups and layer.weight not in tied and self._shape(layer)[0] >= LEAST
         ]
         self._pruned: dict[str, Floats] = {}
-        if proof is not None and proof.seen:
-            for group, inputs in collected(model, sparse, proof.seen, ROWS, proof.threads):
+        if reference is not None and reference.calibration_records:
+            for group, inputs in layer_inputs(model, sparse, reference.calibration_records, ROWS, reference.threads):
                 self._prune(group, inputs)
-                proof.tell(len(self._pruned), len(sparse))
+                reference.progress(len(self._pruned), len(sparse))
         for layer in sparse:
             if layer.node not in self._pruned:
                 self._pruned[layer.node] = self._split(layer, lambda rows, _: rows * mask_of(rows), None)
-        self.layers, self.small = [], []
-        self._changes: dict[str, Change] = {}
         for layer in every:
-            change = self._stored(layer)
-            if layer.node not in self._pruned and layer.bytes - change.bytes < LEAST_SAVED:
-                self.small.append(layer)
-            else:
-                self.layers.append(layer)
-                self._changes[layer.node] = change
+            self._add(layer, self._stored(layer), always=layer.node in self._pruned)
 
     def _shape(self, layer: Layer) -> tuple[int, int]:
-        """Input channels, and places of the kernel for each."""
+        """The numbers of input channels and of kernel positions."""
         dims = list(self.constants[layer.weight].dims)
         return (dims[1], int(np.prod(dims[2:]))) if layer.op == "Conv" else (dims[1 - layer.axis], 1)
 
     def _prune(self, group: list[Layer], inputs: dict[str, Floats]) -> None:
-        roots: dict[tuple[int, ...], Floats] = {}  # layers of one input and one kernel share it
+        roots: dict[tuple[int, ...], Floats] = {}  # shared by layers with the same input and kernel
 
         def prune(rows: Floats, seen: Floats) -> Floats:
             key = (*seen.shape, int(seen.__array_interface__["data"][0]))
@@ -117,7 +108,7 @@ class _SparseRecipe(Recipe):
             self._pruned[layer.node] = self._split(layer, prune, inputs[layer.node])
 
     def _split(self, layer: Layer, prune: Any, inputs: Floats | None) -> Floats:
-        """The weight pruned with columns in the order places, channels: then four neighbours are four channels of one place."""
+        """Prune the weight with channels innermost: four neighbouring columns are then four channels of one kernel position."""
         weight = numpy_helper.to_array(self.constants[layer.weight])
         channels, places = self._shape(layer)
 
@@ -128,33 +119,29 @@ class _SparseRecipe(Recipe):
         seen = None if inputs is None else turned(inputs)
         if channels * places <= LARGEST and channels % 4 == 0:
             flat = rows.reshape(len(rows), -1)
-            made = prune(flat, None if seen is None else seen.reshape(len(seen), -1)).reshape(rows.shape)
+            pruned = prune(flat, None if seen is None else seen.reshape(len(seen), -1)).reshape(rows.shape)
         else:
             parts = [(rows[:, place], None if seen is None else seen[:, place]) for place in range(places)]
-            made = np.stack(
+            pruned = np.stack(
                 [prune(np.ascontiguousarray(a), None if b is None else np.ascontiguousarray(b)) for a, b in parts], axis=1
             )
-        back = np.ascontiguousarray(made.transpose(0, 2, 1)).reshape(len(rows), -1)
+        back = np.ascontiguousarray(pruned.transpose(0, 2, 1)).reshape(len(rows), -1)
         return from_rows(layer, back, weight.shape)
 
     def _stored(self, layer: Layer) -> Change:
-        """The weight, pruned or not, as the option says."""
+        """The weight, pruned or dense, in the type of the option `weights`."""
         dense = layer.node not in self._pruned
         weight = numpy_helper.to_array(self.constants[layer.weight]) if dense else self._pruned[layer.node]
         if self.stored == "int8w":
             return int8_channels(layer, weight)
         if self.stored == "fp16" and self.floats != "fp16":
             return halved(layer, weight)
-        name = f"{layer.weight}_sparse"  # in half precision it is made so with the rest of the network
-        return Change((numpy_helper.from_array(weight, name),), (), {place_of(layer): name})
+        name = f"{layer.weight}_sparse"  # converted to half precision with the rest of the network
+        return Change((numpy_helper.from_array(weight, name),), (), {weight_input(layer): name})
 
-    def kind_of(self, layer: Layer) -> str:
+    def format_of(self, layer: Layer) -> str:
         return self.name if layer.node in self._pruned else self.stored
 
     def bytes_of(self, layer: Layer) -> int:
         change = self._changes[layer.node]
         return change.bytes if change.before else change.bytes // (2 if self.floats == "fp16" else 1)
-
-    def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        model = rewritten(self.model, {layer.node: self._changes[layer.node] for layer in layers})
-        return to_half(model) if self.floats == "fp16" else model

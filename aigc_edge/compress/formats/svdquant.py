@@ -1,8 +1,8 @@
-"""Low-rank branch and 4-bit rest: what a few singular vectors hold of a weight is kept in 8 bits, the remainder in 4.
+"""SVDQuant: the low-rank part of a weight is stored in 8 bits, as a branch beside the layer, and the residual in 4.
 
 Li et al. 2024, "SVDQuant: Absorbing Outliers by Low-Rank Components for 4-Bit Diffusion Models" (arXiv 2411.05007): input
-channels are scaled first, so that outliers of the activations move into the weights, whose largest singular values then take
-them. The paper computes with 4-bit activations by kernels of its own; here the arithmetic is in float, with plain operators.
+channels are scaled first, so that outliers of the activations move into the weights, where the largest singular values
+absorb them. The paper computes with 4-bit activations in custom kernels; here the arithmetic is in float, in plain operators.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from aigc_edge.compress.formats.base import FORMATS, channel_bytes
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.formats.int4 import Int4, Int4Blocks
-from aigc_edge.compress.formats.stored import Stored
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.packing import int8_channels, per_channel
 from aigc_edge.compress.graphs.qdq import quantise_weight
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.proving.mixture import Recipe
-from aigc_edge.compress.proving.proof import Proof
-from aigc_edge.compress.scaling.blocks import Blocks
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.recipes.blockwise import BlockwiseRecipe
+from aigc_edge.compress.recipes.recipe import ConversionRecipe
+from aigc_edge.compress.recipes.weight_only import WeightOnly
+from aigc_edge.compress.rounding import Floats
 from aigc_edge.config import option
 
-GAIN = 0.9  # of the squared error in 4 bits: a branch must bring it below this share
-WORTH = 3  # times the rank is the least number of inputs and of outputs that a branch pays for
+GAIN = 0.9  # of the squared error in 4 bits: a branch must reduce it below this share
+WORTH = 3  # times the rank: the least number of inputs and of outputs for which a branch pays
 
 
 @FORMATS.register("svdquant")
 @dataclass(frozen=True)
-class SvdQuant(Stored):
-    """int4 with a branch of low rank beside every layer that is large enough; see int4 for blocks and small layers."""
+class SvdQuant(WeightOnly):
+    """int4 with a low-rank branch beside every layer that is large enough; see int4 for blocks and small layers."""
 
     name: ClassVar[str] = "svdquant"
     requires: ClassVar[tuple[str, ...]] = ("int4", "int8w")
@@ -55,9 +55,11 @@ class SvdQuant(Stored):
             return rest
         return rest + channel_bytes(self.low_rank, inputs) + channel_bytes(outputs, self.low_rank)
 
-    def recipe(self, model: onnx.ModelProto, proof: Proof | None) -> Recipe:
+    def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
         split = _Split(self, model)
-        recipe = Blocks(self, model, proof, pack=split.pack, other=(int8_channels, "int8w"), rounded=split.rounded, opset=21)
+        recipe = BlockwiseRecipe(
+            self, model, reference, pack=split.pack, other=(int8_channels, "int8w"), rounded=split.rounded, opset=21
+        )
         recipe.estimator = "awq, svd"
         return recipe
 
@@ -65,7 +67,7 @@ class SvdQuant(Stored):
 def largest_parts(rows: Floats, count: int) -> tuple[Floats, Floats]:
     """(left [outputs, count], right [count, inputs]) whose product is nearly the best approximation of `rows` of that rank.
 
-    Halko, Martinsson and Tropp 2011 (randomised range finder with two power iterations); nothing is random from call to call.
+    Halko, Martinsson and Tropp 2011 (randomised range finder with two power iterations); deterministic.
     """
     rng = np.random.default_rng(0)
     basis = rows @ rng.standard_normal((rows.shape[1], min(count + 16, min(rows.shape))), dtype=np.float32)
@@ -78,7 +80,7 @@ def largest_parts(rows: Floats, count: int) -> tuple[Floats, Floats]:
 
 
 class _Split:
-    """Packs rows as a low-rank branch in 8 bits and the rest in 4."""
+    """Packs rows as a low-rank branch in 8 bits and a residual in 4."""
 
     def __init__(self, format: SvdQuant, model: onnx.ModelProto) -> None:
         self.four, self.rank = Int4Blocks(format.block), format.low_rank
@@ -94,11 +96,11 @@ class _Split:
         return codes.astype(np.float32), scales, rest.astype(np.float32), sizes
 
     def rounded(self, layer: Layer, rows: Floats, importance: Floats) -> Floats | None:
-        """What is left of the rows; see awq.Rounded."""
+        """The rounded rows; see awq.RoundRows."""
         return self.four.rounded(layer, rows, importance)
 
     def pack(self, layer: Layer, rows: Floats, importance: Floats | None, shape: tuple[int, ...]) -> Change | None:
-        """The layer stored so; see blocks.PackRows."""
+        """The packed layer; see blockwise.PackRows."""
         plain, parts = self.four.pack(layer, rows, importance, shape), self.parts(layer, rows)
         if plain is None or parts is None:
             return plain
@@ -111,8 +113,8 @@ class _Split:
 
     def _error(self, layer: Layer, rows: Floats, importance: Floats | None) -> float:
         weights = np.ones(rows.shape[1], np.float32) if importance is None else importance
-        made = self.four.rounded(layer, rows, weights)
-        return np.inf if made is None else float((np.square(made - rows) @ weights).sum(dtype=np.float64))
+        dequantised = self.four.rounded(layer, rows, weights)
+        return np.inf if dequantised is None else float((np.square(dequantised - rows) @ weights).sum(dtype=np.float64))
 
     def _branch(
         self, layer: Layer, change: Change, parts: tuple[Floats, Floats, Floats, Floats], shape: tuple[int, ...]

@@ -1,8 +1,8 @@
-"""Activations in 4-bit floats (E2M1) whose blocks find their scales while the network runs, in standard Q/DQ nodes.
+"""Activations in 4-bit floats (E2M1) with block scales that are computed at run time, in standard Q/DQ nodes.
 
 NVIDIA 2025, "Pretraining Large Language Models with NVFP4" (arXiv 2509.25149): 16 values along the inner axis share a scale in
-E4M3, a sixth of the largest of them in units of one float32 scale a tensor. TensorRT multiplies in 4 bits where both factors of a
-product come from such nodes; CPUs have no kernels for them, so for those the two that touch E2M1 are written as arithmetic.
+E4M3, a sixth of the largest of them in units of one float32 scale per tensor. TensorRT multiplies in 4 bits where both factors of
+a product come from such nodes; CPUs have no kernels for them, so for CPUs the two nodes with E2M1 are written as arithmetic.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from aigc_edge.compress.graphs.edit import Part, replaced
 from aigc_edge.compress.graphs.graph import attribute
+from aigc_edge.compress.graphs.replacement import Replacement, replaced
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.scaling.rounding import E2M1_LARGEST, E4M3_LARGEST, E4M3_SMALLEST, SMALLEST_SCALE
+from aigc_edge.compress.rounding import E2M1_LARGEST, E4M3_LARGEST, E4M3_SMALLEST, SMALLEST_SCALE
 
 BLOCK = 16
 
 
 def tensor_scale(largest: float) -> np.float32:
-    """The scale of a tensor with values up to `largest`: what the scales of its blocks are multiples of.
+    """The scale of a tensor with values up to `largest`, in whose units the scales of its blocks are stored.
 
-    A sixth of a power of two: engines divide by it, or multiply by the inverse of its sixfold, and then get the same. What is up
-    to twice as large as was seen has room.
+    A sixth of a power of two: engines that divide by it, and those that multiply by the inverse of six times it, get the same.
+    Values of up to twice the observed ones still fit.
     """
     least = max(largest / E4M3_LARGEST, E2M1_LARGEST * SMALLEST_SCALE)
     return np.float32(2.0 ** math.ceil(math.log2(least)) / E2M1_LARGEST)
 
 
 def dynamic_input(tensor: str, scale: np.float32, rank: int, size: int) -> Change:
-    """The change of a layer that reads `tensor` [..., size], of that rank, in 4 bits; 16 divides `size`.
+    """The change that makes a layer read `tensor` [..., size], of that rank, in 4 bits; 16 divides `size`.
 
-    What quantises is never divided by zero: a block whose scale rounds to zero is zero because that scale multiplies it.
+    Nothing is divided by zero: a block whose scale rounds to zero becomes zero when it is multiplied by that scale.
     """
-    part = Part(f"{tensor}_fp4")
+    part = Replacement(f"{tensor}_fp4")
     whole, zero = part.constant("scale", scale), part.constant("zero", 0, ml_dtypes.float8_e4m3fn)
     blocks = part.add("Reshape", [tensor, part.constant("split", [0] * (rank - 1) + [size // BLOCK, BLOCK], np.int64)], "blocks")
     sizes = part.add("Abs", [blocks], "sizes")
@@ -53,28 +53,28 @@ def dynamic_input(tensor: str, scale: np.float32, rank: int, size: int) -> Chang
 
 
 def as_arithmetic(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` without activations of type E2M1: float32 ones with the same values, by operators that all engines have.
+    """`model` with float32 instead of E2M1 activations, with the same values, by operators that all engines have.
 
-    Scales in E4M3 are rounded so as well: what OpenVINO has for that rounds twice, to half precision first.
+    E4M3 scales are rounded in the same manner: OpenVINO's own conversion rounds twice, to half precision first.
     """
-    made = {node.output[0]: node for node in model.graph.node}
-    parts: dict[str, Part] = {}
+    producers = {node.output[0]: node for node in model.graph.node}
+    parts: dict[str, Replacement] = {}
     dropped: list[str] = []
     for node in model.graph.node:
-        source = made.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        source = producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if source is None or attribute(source, "output_dtype", 0) != TensorProto.FLOAT4E2M1:
             continue
         tensor, divisors, scales = source.input[0], source.input[1], node.input[1]
         parts[node.output[0]] = _values(node.output[0], tensor, divisors, scales)
-        rounded = made[made[scales].input[0]]
-        parts[scales] = _scales(scales, rounded.input[0], rounded.input[1], made[scales].input[1])
+        rounded = producers[producers[scales].input[0]]
+        parts[scales] = _scales(scales, rounded.input[0], rounded.input[1], producers[scales].input[1])
         dropped += [source.output[0], rounded.output[0]]
     return replaced(model, parts, dropped) if parts else model
 
 
-def _values(name: str, tensor: str, divisors: str, scales: str) -> Part:
+def _values(name: str, tensor: str, divisors: str, scales: str) -> Replacement:
     """round(`tensor` / divisors) · scales, block by block."""
-    part = Part(name)
+    part = Replacement(name)
     column = part.constant("column", [-1, 1], np.int64)
     blocks = part.add("Reshape", [tensor, part.constant("rows", [-1, BLOCK], np.int64)], "rowwise")
     ratios = part.add("Div", [blocks, part.add("Reshape", [divisors, column], "divisor_column")], "ratios")
@@ -83,7 +83,7 @@ def _values(name: str, tensor: str, divisors: str, scales: str) -> Part:
     return part
 
 
-def _to_e2m1(part: Part, value: str) -> str:
+def _to_e2m1(part: Replacement, value: str) -> str:
     """The nearest of 0, ±0.5, ±1, ±1.5, ±2, ±3, ±4, ±6: steps of 0.5 up to 2, of 1 up to 4, of 2 beyond; ties to even."""
     two, four = part.constant("two", 2), part.constant("four", 4)
     size = part.add("Abs", [value], "ratio_sizes")
@@ -94,12 +94,12 @@ def _to_e2m1(part: Part, value: str) -> str:
     return part.add("Mul", [count, step], "rounded")
 
 
-def _scales(name: str, largest: str, sixfold: str, whole: str) -> Part:
-    """E4M3 of `largest` / sixfold, times whole: three bits behind the first, of which the lowest is 2⁻⁹ at least; 448 at most.
+def _scales(name: str, largest: str, sixfold: str, whole: str) -> Replacement:
+    """E4M3 of `largest` / sixfold, times whole: three mantissa bits, the lowest at least 2⁻⁹; at most 448.
 
-    A logarithm that is not exact does no harm: next to a power of two either step rounds to that.
+    An inexact logarithm does no harm: next to a power of two either step rounds to that.
     """
-    part = Part(name)
+    part = Replacement(name)
     ratio = part.add("Min", [part.add("Div", [largest, sixfold], "ratios"), part.constant("top", E4M3_LARGEST)], "held")
     logarithm = part.add("Mul", [part.add("Log", [ratio], "logarithms"), part.constant("per_binary", 1 / np.log(2))], "exponents")
     exponent = part.add("Max", [part.add("Floor", [logarithm], "floors"), part.constant("lowest", -6)], "whole_exponents")

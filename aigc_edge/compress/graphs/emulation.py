@@ -1,4 +1,4 @@
-"""Networks of 16-bit floats as float32 graphs that compute the same: what a CPU proves them with.
+"""Emulates networks of 16-bit floats by float32 graphs that compute the same values, to evaluate them on a CPU.
 
 onnxruntime has no bfloat16 on a CPU, and computes half precision in float32 across operators, which hides what overflows.
 """
@@ -16,9 +16,9 @@ _KINDS = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float32 graph that computes what `model` does: every tensor of 16-bit floats is rounded where it is made.
+    """The float32 graph that computes what `model` does: every tensor of 16-bit floats is rounded by the node that produces it.
 
-    Sums are float32 inside an operator, as they are in a GPU's tensor cores; engines that fuse operators round less often.
+    Sums inside an operator are in float32, as in a GPU's tensor cores; engines that fuse operators round less often.
     """
     known = types_and_shapes(model)
     rounds = {name: kind for name, (kind, _) in known.items() if kind in _KINDS}

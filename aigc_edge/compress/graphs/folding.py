@@ -1,7 +1,7 @@
-"""Computes what depends on constants only: a graph with compressed weights becomes the float graph that engines compute.
+"""Constant folding: turns a graph with compressed weights into the float graph that engines compute.
 
-By the ONNX reference implementation, from the very nodes that stand in the file; so the float graph is what the file says, in
-types too that an engine here lacks, and it runs at the speed of a float graph.
+It uses the ONNX reference implementation on the nodes of the file itself, so the float graph is exact also for types that no
+local engine supports, and it runs at the speed of a float graph.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ _FOLDED = frozenset(("DequantizeLinear", "Cast", "Reshape", "Transpose", "Mul", 
 
 
 def folded(model: onnx.ModelProto, also: Collection[str] = ()) -> onnx.ModelProto:
-    """A copy of `model` in which weights that are dequantised, cast, reshaped (`also` names more) at run time are constants."""
+    """A copy of `model` with weights that are dequantised, cast, reshaped (`also` names more) at run time as constants."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    made: dict[str, npt.NDArray[Any]] = {}
+    computed: dict[str, npt.NDArray[Any]] = {}
     kept: list[onnx.NodeProto] = []
     opsets: list[Any] = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     for node in model.graph.node:
-        known = all(name in constants or name in made or not name for name in node.input)
+        known = all(name in constants or name in computed or not name for name in node.input)
         if node.op_type not in (*_FOLDED, *also) or not known or not node.input:
             kept.append(node)
             continue
         names = [name for name in node.input if name]
-        values = {name: made[name] if name in made else numpy_helper.to_array(constants[name]) for name in names}
-        made[node.output[0]] = _evaluated(node, values, opsets)
+        values = {name: computed[name] if name in computed else numpy_helper.to_array(constants[name]) for name in names}
+        computed[node.output[0]] = _evaluated(node, values, opsets)
     read = {name for node in kept for name in node.input} | {value.name for value in model.graph.output}
     result = shell_of(model)
     result.graph.node.extend(kept)
     result.graph.initializer.extend(tensor for name, tensor in constants.items() if name in read)
-    for name in list(made):
-        value = made.pop(name)  # one after the other: the floats of a large network need not be there twice
+    for name in list(computed):
+        value = computed.pop(name)  # one at a time: the floats of a large network need not be in memory twice
         if name in read:
             result.graph.initializer.append(numpy_helper.from_array(value, name))
     return result

@@ -1,4 +1,8 @@
-"""What compression needs to know of an ONNX graph: its layers with weights, their cost, and a session to run it."""
+"""Access to ONNX graphs for compression: layers with weights, their cost, files, and a session to run a model.
+
+Not onnx-ir: its loader (1.1) refuses external weights that are symbolic links or have several hard links, which hub caches and
+compilations consist of.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +27,17 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file
 from aigc_edge.hardware import has_vnni, return_memory
 
-MAPPED_ABOVE = 2**25  # weights that a session maps from a file, where it would hold several copies while it reads a message
-SMALL, ALIGNMENT = 1024, 4096  # bytes: what stays in the message, and where weights in a file begin
+MAPPED_ABOVE = 2**25  # bytes of weights that a session maps from a file; reading a message takes several copies
+SMALL, ALIGNMENT = 1024, 4096  # bytes: smaller weights stay in the message; alignment of weights in a file
 _BATCHES = (2, 3)
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One node with constant weights: what can be quantised, and what that would save.
+    """One node with constant weights, and its cost.
 
-    `output` is the tensor to quantise behind the node: its output, or that of a Relu which is its only reader (engines fuse it).
+    `output` is the tensor to quantise behind the node: its output, or that of a Relu that is its only reader (engines fuse it).
     `macs` are multiply-adds for one sample, `bytes` the size of the float32 weight.
     """
 
@@ -66,7 +70,7 @@ def _weight_bytes(model: onnx.ModelProto) -> int:
 
 
 def _save_external(model: onnx.ModelProto, path: Path, data: Path) -> None:
-    """Write the graph to `path` and its weights to `data` beside it, one after the other: no copy of them is ever in memory."""
+    """Write the graph to `path` and its weights to `data` beside it, one at a time, without a copy in memory."""
     stubs = outline(model)
     with data.open("wb") as stream:
         for tensor, stub in zip(model.graph.initializer, stubs.graph.initializer, strict=True):
@@ -79,22 +83,22 @@ def _save_external(model: onnx.ModelProto, path: Path, data: Path) -> None:
 
 
 def outline(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` that only names its weights, which small constants such as shapes are not."""
-    made = onnx.ModelProto()
-    _copy_fields(model, made, but="graph")
-    _copy_fields(model.graph, made.graph, but="initializer")
+    """A copy of `model` without the values of its weights; small constants such as shapes are kept."""
+    stubs = onnx.ModelProto()
+    _copy_fields(model, stubs, but="graph")
+    _copy_fields(model.graph, stubs.graph, but="initializer")
     for tensor in model.graph.initializer:
-        stub = made.graph.initializer.add()
+        stub = stubs.graph.initializer.add()
         if len(tensor.raw_data) < SMALL:
             stub.CopyFrom(tensor)
         else:
             stub.name, stub.data_type, stub.data_location = tensor.name, tensor.data_type, TensorProto.EXTERNAL
             stub.dims.extend(tensor.dims)
-    return made
+    return stubs
 
 
 def _copy_fields(source: Any, target: Any, *, but: str) -> None:
-    """All fields of a message but one, whose copy would take its bytes."""
+    """Copy all fields of a message except `but`, whose bytes are too many."""
     for field, value in source.ListFields():
         if field.name == but:
             continue
@@ -114,7 +118,7 @@ def write(model: onnx.ModelProto, path: Path) -> None:
             onnx.save(model, os.fspath(part))
         data.unlink(missing_ok=True)
         return
-    path.unlink(missing_ok=True)  # its data is about to change: a reader must not find the one without the other
+    path.unlink(missing_ok=True)  # its data is about to change: they must never be found in different versions
     try:
         with atomic_file(path) as part:
             _save_external(model, part, data)
@@ -135,8 +139,8 @@ def initialisers(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
 
 
 def inferred(model: onnx.ModelProto) -> onnx.GraphProto:
-    """The graph, its large weights only named, with the types and shapes that inference finds."""
-    # Of the outline, because inference copies the message four times and takes none beyond 2 GB.
+    """The graph without the values of large weights, with inferred types and shapes."""
+    # Inference copies the message four times and accepts none beyond 2 GB.
     return onnx.shape_inference.infer_shapes(outline(model), data_prop=True).graph
 
 
@@ -151,15 +155,15 @@ def types_and_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]
 
 
 def at_default_size(model: onnx.ModelProto) -> dict[str, tuple[int, list[int]]]:
-    """The same at the default image size of a network that serves several: 0 is then the batch alone."""
+    """`types_and_shapes` at the default image size, for a network with several sizes: only the batch is then 0."""
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA), None)
     if text is None:
         return types_and_shapes(model)
     height, width = map(int, text.split("x"))
-    found = [_at(model, batch, (height, width)) for batch in _BATCHES]
+    results = [_at(model, batch, (height, width)) for batch in _BATCHES]
     same: dict[str, tuple[int, list[int]]] = {}
-    for name, (kind, shape) in found[0].items():
-        other = found[1].get(name, (kind, shape))[1]
+    for name, (kind, shape) in results[0].items():
+        other = results[1].get(name, (kind, shape))[1]
         same[name] = kind, [a if a == b else 0 for a, b in zip(shape, other, strict=True)] if len(shape) == len(other) else []
     return same
 
@@ -177,6 +181,15 @@ def _at(model: onnx.ModelProto, batch: int, size: Size) -> dict[str, tuple[int, 
     return types_and_shapes(copy)
 
 
+def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """A copy of `model` with `tensors` as further outputs, in the order of their names."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {value.name for value in [*copy.graph.input, *copy.graph.output]}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted({*tensors} - present))
+    return copy
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """The value of an attribute of `node`, or `default`."""
     return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
@@ -189,7 +202,7 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
     readers = Counter(name for node in model.graph.node for name in node.input)
     outputs = {value.name for value in model.graph.output}
     relu = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
-    found: list[Layer] = []
+    weighted: list[Layer] = []
     for node in model.graph.node:
         if node.op_type not in _LAYERS or node.input[1] not in constants or node.input[0] in constants:
             continue
@@ -201,9 +214,9 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
         single = readers[out] == 1 and out in relu and out not in outputs
         name = node.input[1].removesuffix(".weight")
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else None
-        found.append(
+        weighted.append(
             Layer(
-                name=name if all(layer.name != name for layer in found) else f"{name} ({out})",
+                name=name if all(layer.name != name for layer in weighted) else f"{name} ({out})",
                 op=node.op_type,
                 node=out,
                 input=node.input[0],
@@ -215,12 +228,12 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
                 bytes=4 * int(np.prod(shape)),
             )
         )
-    return found
+    return weighted
 
 
 @contextlib.contextmanager
 def _openable(make: Callable[[], onnx.ModelProto | Path]) -> Iterator[str | bytes]:
-    """What onnxruntime opens of the model that `make` gives: bytes, or of a large one a file beside its weights."""
+    """The model that `make` returns, as bytes, or when it is large as a temporary file with external weights."""
     model = make()
     if isinstance(model, Path):
         yield os.fspath(model)
@@ -236,10 +249,10 @@ def _openable(make: Callable[[], onnx.ModelProto | Path]) -> Iterator[str | byte
 
 
 class Network:
-    """An ONNX model that runs here, on onnxruntime's CPU provider.
+    """An ONNX model in onnxruntime's CPU provider.
 
-    `exact` computes Q/DQ nodes as they are written instead of fusing them into int8 kernels: what an engine does that quantises
-    the input of a layer only, and slower.
+    `exact` computes Q/DQ nodes as they are written instead of fusing them into int8 kernels: as engines do that quantise only
+    the inputs of layers, but slower.
     """
 
     def __init__(self, model: onnx.ModelProto | Path, *, threads: int = 1, exact: bool = False) -> None:
@@ -247,8 +260,8 @@ class Network:
             self._open(place, threads, exact)
 
     @classmethod
-    def made(cls, make: Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False) -> Network:
-        """The network that `make` gives, which is gone before a session lays out its weights, if nothing else holds it."""
+    def build(cls, make: Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False) -> Network:
+        """The network that `make` returns, which is freed before the session prepacks the weights, if nothing else holds it."""
         network = cls.__new__(cls)
         with _openable(make) as place:
             network._open(place, threads, exact)
@@ -262,7 +275,7 @@ class Network:
         options.log_severity_level = 4
         if exact:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        elif not has_vnni():  # the fast kernels of older CPUs saturate silently: take those that do not
+        elif not has_vnni():  # the fast kernels of older CPUs saturate silently
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]

@@ -1,4 +1,4 @@
-"""Turns a float32 graph into one of 16-bit floats (half precision, bfloat16), with casts where the precision changes.
+"""Converts a float32 graph to 16-bit floats (half precision, bfloat16), with casts where the precision changes.
 
 onnxruntime's own converter leaves nodes out of order, so that onnx.checker refuses the file, and knows nothing of Q/DQ scales.
 """
@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.graphs.graph import initialisers, types_and_shapes
 from aigc_edge.compress.graphs.opset import opset_of
+from aigc_edge.compress.graphs.rewrite import shell_of
 
 # Sums over many elements, and functions that magnify the rounding of their argument.
 # fmt: off
@@ -27,13 +28,13 @@ _SENSITIVE = frozenset((
     "CumSum", "Exp", "Log", "Pow", "Reciprocal", "Sin", "Cos", "Tan", "Range",
 ))
 # fmt: on
-_PERIODIC = ("Sin", "Cos", "Tan")  # an angle of 50 in half precision is off by 0.03: what computes it stays in float32 too
-_FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that ONNX wants in float32 whatever the data is
+_PERIODIC = ("Sin", "Cos", "Tan")  # an angle of 50 in half precision is off by 0.03: nodes that compute it stay in float32 too
+_FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that are float32 for any data type
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A 16-bit float: its type in NumPy and ONNX, what it overflows above and below what it loses digits."""
+class HalfType:
+    """A 16-bit float type in NumPy and ONNX, the largest finite value, and the smallest normal number."""
 
     name: str
     dtype: Any
@@ -42,16 +43,16 @@ class Kind:
     smallest: float
 
 
-HALF = Kind("half", np.float16, TensorProto.FLOAT16, 65504.0, 2.0**-14)
-BFLOAT16 = Kind("bf16", ml_dtypes.bfloat16, TensorProto.BFLOAT16, math.inf, 0.0)  # the range of float32
+HALF = HalfType("half", np.float16, TensorProto.FLOAT16, 65504.0, 2.0**-14)
+BFLOAT16 = HalfType("bf16", ml_dtypes.bfloat16, TensorProto.BFLOAT16, math.inf, 0.0)  # the range of float32
 
 
-def _beyond(kind: Kind, sizes: npt.NDArray[Any], typical: Callable[[npt.NDArray[Any]], Any]) -> bool:
-    """Whether the type overflows on a constant, or has lost its digits: for weights the largest counts, for scales all."""
+def _beyond(kind: HalfType, sizes: npt.NDArray[Any], typical: Callable[[npt.NDArray[Any]], Any]) -> bool:
+    """Whether a constant overflows or becomes denormal in the type: for weights the largest value counts, for scales all."""
     return bool(sizes.size and (sizes.max() > kind.largest or 0 < typical(sizes) < kind.smallest))
 
 
-def _takes(node: onnx.NodeProto, kind: Kind, opset: int) -> bool:
+def _takes(node: onnx.NodeProto, kind: HalfType, opset: int) -> bool:
     """Whether the operator is defined for the type."""
     if kind is HALF or not node.input or node.op_type == "Cast":
         return True
@@ -60,7 +61,7 @@ def _takes(node: onnx.NodeProto, kind: Kind, opset: int) -> bool:
     return all("tensor(bfloat16)" in allowed.get(value.type_str, ()) for value in schema.outputs)
 
 
-def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: Kind, keep: frozenset[str]) -> set[int]:
+def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: HalfType, keep: frozenset[str]) -> set[int]:
     """Indices of the nodes that stay in float32."""
     nodes = model.graph.node
     producer = {name: index for index, node in enumerate(nodes) for name in node.output}
@@ -84,7 +85,7 @@ def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: 
     return kept
 
 
-def to_half(model: onnx.ModelProto, kind: Kind = HALF, keep: Collection[str] = ()) -> onnx.ModelProto:
+def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str] = ()) -> onnx.ModelProto:
     """A copy of `model` whose float32 weights and arithmetic are float16 (or bfloat16); inputs and outputs stay float32.
 
     Normalisations, softmax, reductions and the angles of timestep embeddings stay in float32, and so does any node with a
@@ -95,7 +96,7 @@ def to_half(model: onnx.ModelProto, kind: Kind = HALF, keep: Collection[str] = (
     kept = _kept(model, constants, kind, frozenset(keep))
     is_float = {name for name, (kind, _) in known.items() if kind == TensorProto.FLOAT}
     nodes: list[onnx.NodeProto] = []
-    halves: set[str] = set()  # activations that exist in half precision only
+    halves: set[str] = set()  # activations in half precision
     casts: dict[tuple[str, int], str] = {}
     used: dict[str, npt.NDArray[Any]] = {}
 
@@ -120,7 +121,7 @@ def to_half(model: onnx.ModelProto, kind: Kind = HALF, keep: Collection[str] = (
 
     outputs = {value.name for value in model.graph.output}
     for index, node in enumerate(model.graph.node):
-        # What makes floats of other things (ConstantOfShape, Range) makes them in the type that its attributes say.
+        # Nodes that produce floats from other types (ConstantOfShape, Range) use the type in their attributes.
         half = index not in kept and (node.op_type == "Cast" or any(name in is_float for name in node.input))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -140,23 +141,15 @@ def to_half(model: onnx.ModelProto, kind: Kind = HALF, keep: Collection[str] = (
     return _assembled(model, nodes, used)
 
 
-def _recast(node: onnx.NodeProto, kind: Kind) -> None:
+def _recast(node: onnx.NodeProto, kind: HalfType) -> None:
     for item in node.attribute:
         if item.name == "to" and item.i == TensorProto.FLOAT:
             item.i = kind.onnx
 
 
 def _assembled(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], used: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
-    result = onnx.ModelProto(
-        ir_version=model.ir_version,
-        opset_import=model.opset_import,
-        producer_name=model.producer_name,
-        producer_version=model.producer_version,
-        metadata_props=model.metadata_props,
-    )
-    result.graph.name = model.graph.name
-    result.graph.input.extend(model.graph.input)
-    result.graph.output.extend(model.graph.output)
+    result = shell_of(model)
+    del result.graph.value_info[:]  # types have changed
     result.graph.node.extend(nodes)
     result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in used.items())
     return result

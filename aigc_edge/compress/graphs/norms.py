@@ -1,4 +1,4 @@
-"""Group normalisation that keeps channels last: for engines whose convolutions do, and which would reorder a map twice a norm.
+"""Group normalisation that keeps the channels-last layout, for engines that would otherwise reorder a map twice per norm.
 
 A group's mean is that of its channels' means, and so is its mean square; with both the norm is one multiplication and an addition
 a channel, in any layout. The means of groups are taken by a 1 × 1 convolution with groups, because that keeps the layout too.
@@ -9,20 +9,20 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from aigc_edge.compress.graphs.edit import Part, readers, replaced
 from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
+from aigc_edge.compress.graphs.replacement import Replacement, readers, replaced
 
-MEANS = "means of groups"  # ends the names of their weights, which are not to be quantised
+MEANS = "means of groups"  # suffix of the names of weights that are not to be quantised
 
 
 def without_reshape(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` with every group norm of [N, C, H, W] rewritten: instance norms between reshapes, as they are exported.
+    """A copy of `model` with every group norm of [N, C, H, W], exported as an instance norm between reshapes, rewritten.
 
-    The variance is E[x²] − E[x]²: where a group's mean is far larger than its spread that loses digits, which int8 has not.
+    The variance is E[x²] − E[x]²: where a group's mean is far larger than its deviation, that loses digits that int8 lacks.
     """
     constants, known, reading = initialisers(model), types_and_shapes(model), readers(model)
     makers = {name: node for node in model.graph.node for name in node.output}
-    parts: dict[str, Part] = {}
+    parts: dict[str, Replacement] = {}
     dropped: list[str] = []
     for node in model.graph.node:
         if node.op_type != "InstanceNormalization" or not {*node.input[1:]} <= constants.keys():
@@ -51,15 +51,15 @@ def _is_shape_of(node: onnx.NodeProto | None, source: str) -> bool:
     return attribute(node, "start", 0) == 0 and attribute(node, "end", None) is None
 
 
-def _pixel(part: Part, source: str) -> str:
-    """One over the number of pixels of a map whose size is known when the network runs."""
+def _pixel(part: Replacement, source: str) -> str:
+    """One over the number of pixels of a map whose size is known at run time only."""
     sides = part.add("Shape", [source], "sides", start=2)
     count = part.add("Cast", [part.add("ReduceProd", [sides], "count", keepdims=0)], "pixels", to=onnx.TensorProto.FLOAT)
     return part.add("Reciprocal", [count], "pixel")
 
 
-def _part(name: str, source: str, shape: list[int], groups: int, epsilon: float) -> Part:
-    part = Part(name)
+def _part(name: str, source: str, shape: list[int], groups: int, epsilon: float) -> Replacement:
+    part = Replacement(name)
     channels, size = shape[1], shape[1] // groups
     axes = part.constant("axes", [2, 3], np.int64)
     spread = part.constant(MEANS, np.full((channels, size, 1, 1), 1 / size))

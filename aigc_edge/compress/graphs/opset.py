@@ -1,4 +1,4 @@
-"""Raises a model's opset for the types that its weights need: int4 came with 21, bfloat16 convolutions with 22, FP4 with 23."""
+"""Raises a model's opset for the types of its weights: int4 needs 21, bfloat16 convolutions 22, FP4 23."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from onnx import helper
 
 from aigc_edge.errors import AigcEdgeError
 
-_IR = {20: 9, 21: 10, 22: 10, 23: 11, 24: 11}  # the file format that each opset came with
-_DIRECT = 18  # from here on to 24 every operator but these kept its meaning and merely took more types
+_IR = {20: 9, 21: 10, 22: 10, 23: 11, 24: 11}  # file format of each opset
+_DIRECT = 18  # from here to 24 operators other than _CHANGED only accept more types
 _CHANGED = ("GroupNormalization",)  # 18 has a scale a group, 21 a scale a channel
 
 

@@ -1,7 +1,7 @@
-"""Stores a weight in few bits: its codes and scales as constants, and the DequantizeLinear nodes that make floats of them.
+"""Stores a weight in few bits: codes and scales as constants, and the DequantizeLinear nodes that turn them into floats.
 
-One scale a channel keeps the weight's shape. Blocks lie along the last two dimensions only (all that TensorRT takes), so a
-convolution's weight is stored as the matrix [outputs, inputs · places] and reshaped behind its DequantizeLinear.
+With one scale per channel the codes keep the weight's shape. Blocks lie along the last two dimensions (as TensorRT requires), so
+a convolution's weight is stored as the matrix [outputs, inputs · places] and reshaped behind its DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.qdq import quantise_weight
+from aigc_edge.compress.graphs.graph import Layer, attribute
+from aigc_edge.compress.graphs.qdq import along_axis, quantise_weight
 from aigc_edge.compress.graphs.rewrite import Change
-from aigc_edge.compress.graphs.weights import place_of
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.graphs.weights import weight_input
+from aigc_edge.compress.rounding import Floats
 
 Array = npt.NDArray[Any]
 _TYPES: dict[str, Any] = {
@@ -36,11 +36,11 @@ def _tensor(name: str, value: Array) -> onnx.TensorProto:
 
 def per_channel(layer: Layer, codes: Floats, scales: Floats, kind: str) -> Change:
     """Codes in the weight's shape, of type `kind`, with one scale for each index of the layer's axis."""
-    # With the axis in its name: tied weights are read along different ones.
+    # The name has the axis, because tied weights are read along different ones.
     codes_name, scales_name, result = (f"{layer.weight}_{part}{layer.axis}" for part in (f"{kind}_", "scale_", "dq_"))
     tensors = (_tensor(codes_name, codes.astype(_TYPES[kind])), _tensor(scales_name, scales.astype(np.float32)))
     node = helper.make_node("DequantizeLinear", [codes_name, scales_name], [result], name=result, axis=layer.axis)
-    return Change(tensors, (node,), {place_of(layer): result})
+    return Change(tensors, (node,), {weight_input(layer): result})
 
 
 def blocked(
@@ -48,7 +48,7 @@ def blocked(
 ) -> Change:
     """Codes [outputs, inputs] of type `kind` with scales [outputs, blocks]; `shape` is that of the weight.
 
-    With a `tensor_scale` the scales are stored as E4M3 floats, which it multiplies (NVFP4).
+    With a `tensor_scale` (NVFP4), the scales are stored in E4M3 in units of it.
     """
     names = {part: f"{layer.weight}_{part}" for part in (kind, "scale", "scale_dq", "tensor_scale", "shape", "flat", "dq")}
     upright = layer.axis == 0 and layer.op != "ConvTranspose"
@@ -67,23 +67,40 @@ def blocked(
         before.append(helper.make_node("DequantizeLinear", [names["scale"], names["tensor_scale"]], [scale], name=scale))
     block = codes.shape[axis] // scales.shape[axis]
     flat = codes.shape == shape
-    made = names["dq"] if flat else names["flat"]
+    result = names["dq"] if flat else names["flat"]
     inputs = [names[kind], scale]
-    before.append(helper.make_node("DequantizeLinear", inputs, [made], name=made, axis=axis, block_size=block))
+    before.append(helper.make_node("DequantizeLinear", inputs, [result], name=result, axis=axis, block_size=block))
     if not flat:
         tensors.append(_tensor(names["shape"], np.array(shape, np.int64)))
-        before.append(helper.make_node("Reshape", [made, names["shape"]], [names["dq"]], name=names["dq"]))
-    return Change(tuple(tensors), tuple(before), {place_of(layer): names["dq"]})
+        before.append(helper.make_node("Reshape", [result, names["shape"]], [names["dq"]], name=names["dq"]))
+    return Change(tuple(tensors), tuple(before), {weight_input(layer): names["dq"]})
 
 
 def halved(layer: Layer, weight: Array) -> Change:
     """The weight in half precision, cast to float32 in front of its node."""
     stored, result = f"{layer.weight}_half", f"{layer.weight}_dq"
     node = helper.make_node("Cast", [stored], [result], name=result, to=onnx.TensorProto.FLOAT)
-    return Change((_tensor(stored, weight.astype(np.float16)),), (node,), {place_of(layer): result})
+    return Change((_tensor(stored, weight.astype(np.float16)),), (node,), {weight_input(layer): result})
 
 
 def int8_channels(layer: Layer, weight: Array) -> Change:
-    """int8 with one scale a channel: what is small next to 4-bit weights, and embedding tables, are stored in."""
+    """int8 with one scale per channel, for layers and embedding tables that 4-bit formats do not hold."""
     integers, scales = quantise_weight(weight, layer.axis)
     return per_channel(layer, integers.astype(np.float32), scales, "int8")
+
+
+def master_weights(change: Change, weight: Array) -> dict[str, Floats]:
+    """What the integer codes in `change` were rounded from, by their tensor: `weight` in units of their scale.
+
+    Values that were clamped are replaced by their codes.
+    """
+    tensors = {tensor.name: tensor for tensor in change.tensors}
+    masters: dict[str, Floats] = {}
+    for node in change.before:
+        if node.op_type != "DequantizeLinear" or not {*node.input[:2]} <= tensors.keys():
+            continue
+        codes, scale = (numpy_helper.to_array(tensors[name]).astype(np.float32) for name in node.input[:2])
+        axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+        exact = weight.reshape(codes.shape) / (scale.repeat(block, axis=axis) if block else along_axis(scale, axis, codes.ndim))
+        masters[node.input[0]] = np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
+    return masters

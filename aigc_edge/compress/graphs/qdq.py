@@ -1,7 +1,7 @@
-"""Writes Q/DQ nodes into an ONNX graph: 8-bit weights with one scale a channel, 8-bit activations with one scale a tensor.
+"""Writes Q/DQ nodes into an ONNX graph: 8-bit weights with one scale per channel, activations with one per tensor.
 
 onnxruntime.quantization writes such nodes too, but one graph for all engines, and it loads, copies and quantises the whole model
-again for every choice of layers; the search tries dozens.
+for every choice of layers, of which the search tries dozens.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.calibration.observers import Scale
-from aigc_edge.compress.graphs.edit import readers
+from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
 from aigc_edge.compress.graphs.graph import Layer, attribute
-from aigc_edge.compress.graphs.products import PRODUCT
+from aigc_edge.compress.graphs.replacement import readers
+from aigc_edge.compress.graphs.rewrite import shell_of
+from aigc_edge.compress.rounding import Scale
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
 _MOVES = (
@@ -37,23 +38,28 @@ _MOVES = (
 def quantise_weight(
     weight: npt.NDArray[np.float32], axis: int, least: npt.ArrayLike = 0.0
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 with one float32 scale a channel of `axis`: scale = max |w| / 127, at least `least`.
+    """Symmetric int8 with one float32 scale per channel of `axis`: scale = max |w| / 127, at least `least`.
 
-    A channel of zeros takes the largest scale of the others: any would do for the weight, but engines round the bias to multiples
+    A channel of zeros gets the largest scale of the others: any suits the weight, but engines round the bias to multiples
     of (weight scale · input scale), in int32.
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
     scale = (np.abs(rows).max(axis=1) / np.float32(127)).astype(np.float32)
     scale = np.where(scale > 0, scale, scale.max() or np.float32(1))
     scale = np.maximum(scale, np.asarray(least, np.float32)).astype(np.float32)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    integers = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    integers = np.clip(np.rint(weight / along_axis(scale, axis, weight.ndim)), -127, 127).astype(np.int8)
     return integers, scale
 
 
+def along_axis(values: npt.NDArray[np.float32], axis: int, rank: int) -> npt.NDArray[np.float32]:
+    """`values` [n] in a shape that broadcasts along `axis` of an array of that rank."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
 def source_of(model: onnx.ModelProto) -> dict[str, str]:
-    """For every tensor that an operator merely moved: the tensor it came from."""
+    """For every tensor that operators only moved: the tensor in front of them."""
     moved: dict[str, str] = {}
     for node in model.graph.node:
         if _moves(node):
@@ -68,45 +74,45 @@ def _moves(node: onnx.NodeProto) -> bool:
 
 def _inputs(layer: Layer) -> tuple[str, ...]:
     """The activations that a layer reads."""
-    return (layer.input, layer.weight) if layer.op == PRODUCT else (layer.input,)
+    return (layer.input, layer.weight) if layer.op == ACTIVATION_MATMUL else (layer.input,)
 
 
 def integers_only(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
-    """Outputs of operators that move values which nothing but `layers` reads in the end: they may be quantised in front."""
+    """Outputs of operators that move values, read in the end by `layers` only: they can be quantised in front."""
     chosen = {(layer.node, name) for layer in layers for name in _inputs(layer)}
-    found: set[str] = set()
+    moved: set[str] = set()
     reading = readers(model)
     for node in reversed(model.graph.node):
         if _moves(node) and (behind := reading.get(node.output[0])):
             name = node.output[0]
-            if all(r.output and ((r.output[0], name) in chosen or (r.output[0] in found and r.input[0] == name)) for r in behind):
-                found.add(name)
-    return found
+            if all(r.output and ((r.output[0], name) in chosen or (r.output[0] in moved and r.input[0] == name)) for r in behind):
+                moved.add(name)
+    return moved
 
 
 def observed(model: onnx.ModelProto, layers: Collection[Layer], results: bool = True) -> set[str]:
-    """The tensors whose range must be known to quantise the inputs of `layers`, and their `results` too."""
+    """The tensors whose ranges are needed to quantise the inputs of `layers`, and their `results`."""
     moved = source_of(model)
     names = {name for layer in layers for name in _inputs(layer)}
-    names |= {layer.output for layer in layers if results and layer.op != PRODUCT}
+    names |= {layer.output for layer in layers if results and layer.op != ACTIVATION_MATMUL}
     return {moved.get(name, name) for name in names}
 
 
 def factors(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
-    """The tensors (in front of what merely moves them) that products of two activations among `layers` read."""
+    """The tensors (in front of operators that move them) that activation matmuls among `layers` read."""
     moved = source_of(model)
-    return {moved.get(name, name) for layer in layers if layer.op == PRODUCT for name in _inputs(layer)}
+    return {moved.get(name, name) for layer in layers if layer.op == ACTIVATION_MATMUL for name in _inputs(layer)}
 
 
-class Writer:
+class QdqWriter:
     """Builds quantised versions of one model; weights are quantised once and shared by all versions.
 
-    `symmetric` activations are int8 with zero point 0 (all that TensorRT takes); the others uint8 with a zero point (twice the
-    resolution behind a ReLU or SiLU, and what x86 multiplies). With `fused` the results of convolutions and the biases of Gemm
-    are quantised too: only then onnxruntime has int8 kernels for them. TensorRT wants neither, and refuses int32 biases. The
-    tensors `signed` (in front of what merely moves them) are int8 with zero point 0 in any case. With `early`, what is moved
-    before it is multiplied is quantised before it is moved, where nothing else reads it: a quarter of the bytes.
-    Without `vectors` a Gemm of one vector a sample, which waits for its weights, reads those as int8 and its input as it is.
+    `symmetric` activations are int8 with zero point 0 (as TensorRT requires); the others uint8 with a zero point (twice the
+    resolution behind a ReLU or SiLU, and the type that x86 multiplies). With `fused` the results of convolutions and the biases
+    of Gemm are quantised too, without which onnxruntime has no int8 kernels for them; TensorRT needs neither, and refuses int32
+    biases. The tensors `signed` (in front of operators that move them) are int8 with zero point 0 in any case. With `early`,
+    values that are moved before they are multiplied are quantised before they are moved, where nothing else reads them: a quarter
+    of the bytes. Without `vectors` a Gemm of one vector per sample, which is bound by its weights, is weight-only.
     """
 
     def __init__(
@@ -130,6 +136,7 @@ class Writer:
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._moved = source_of(model)
         self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
+        self._written: dict[str, Layer] = {}  # tensor of codes in the last version → the layer whose weight it is
 
     def _scale(self, tensor: str) -> Scale:
         return self.scales[self._moved.get(tensor, tensor)]
@@ -152,9 +159,19 @@ class Writer:
             self._weights[layer.name] = quantise_weight(self._constant(layer.weight), layer.axis, least)
         return self._weights[layer.name]
 
+    def master_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+        """By tensor of integer codes in the last version written: the weight in units of its scale, clamped values as codes."""
+        masters: dict[str, npt.NDArray[np.float32]] = {}
+        for name, layer in self._written.items():
+            codes, scale = self._weight(layer)
+            exact = self._constant(layer.weight) / along_axis(scale, layer.axis, codes.ndim)
+            masters[name] = np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
+        return masters
+
     def write(self, layers: Collection[Layer]) -> onnx.ModelProto:
         """The model with exactly `layers` in 8 bits."""
         chosen = {layer.node: layer for layer in layers}
+        self._written = {}
         behind = {layer.output for layer in layers if self.fused and layer.op == "Conv"}
         nodes: list[onnx.NodeProto] = []
         constants: dict[str, npt.NDArray[Any]] = {}
@@ -188,6 +205,7 @@ class Writer:
                     ready[layer.weight] = f"{layer.weight}_dq"
                     names = [f"{layer.weight}_{part}" for part in ("int8", "scale", "zero")]
                     integers, scale = self._weight(layer)
+                    self._written[names[0]] = layer
                     constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int8)), strict=True)
                     result = ready[layer.weight]
                     nodes.append(helper.make_node("DequantizeLinear", names, [result], name=result, axis=layer.axis))
@@ -201,9 +219,12 @@ class Writer:
                 copy.output[0] = f"{node.output[0]}_float"
                 quantise(node.output[0], copy.output[0], node.output[0])
         read = {name for node in nodes for name in node.input}
-        replaced = {name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != PRODUCT}
-        model = self._shell(replaced - read)
+        replaced = {
+            name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != ACTIVATION_MATMUL
+        }
+        dropped, model = replaced - read, shell_of(self.model)
         model.graph.node.extend(nodes)
+        model.graph.initializer.extend(tensor for tensor in self.model.graph.initializer if tensor.name not in dropped)
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
         return model
 
@@ -219,20 +240,3 @@ class Writer:
         constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int32)), strict=True)
         node.input[2] = f"{node.output[0]}_bias_dq"
         nodes.append(helper.make_node("DequantizeLinear", names, [node.input[2]], name=node.input[2], axis=0))
-
-    def _shell(self, replaced: Collection[str]) -> onnx.ModelProto:
-        """The model without its nodes and without the constants `replaced`."""
-        shell = onnx.ModelProto(
-            ir_version=self.model.ir_version,
-            opset_import=self.model.opset_import,
-            producer_name=self.model.producer_name,
-            producer_version=self.model.producer_version,
-            metadata_props=self.model.metadata_props,
-        )
-        graph = self.model.graph
-        shell.graph.name = graph.name
-        shell.graph.input.extend(graph.input)
-        shell.graph.output.extend(graph.output)
-        shell.graph.value_info.extend(graph.value_info)
-        shell.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name not in replaced)
-        return shell

@@ -1,4 +1,4 @@
-"""Writes changed layers into a copy of a graph: other weights, nodes in front of a layer and nodes behind it."""
+"""Applies changes of layers to a copy of a graph: other weights, nodes in front of a layer and nodes behind it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from onnx import numpy_helper
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one node: constants and nodes that come before it, its other inputs by place, nodes behind it.
+    """The change of one node: new constants, nodes in front of it, other inputs by index, nodes behind it.
 
-    With nodes behind it the node's output is called `output`, and the last of those gives the tensor of the old name. Constants
-    and nodes of a name (a first output) that is there already are those of another layer with the same weight.
+    With nodes behind it, the node's output is renamed to `output`, and the last of them produces the original tensor. A constant
+    or node (by its first output) that exists already belongs to another layer with the same weight, and is shared.
     """
 
     tensors: tuple[onnx.TensorProto, ...] = ()
@@ -27,7 +27,7 @@ class Change:
 
     @property
     def bytes(self) -> int:
-        """What the constants take in the file."""
+        """Bytes of the constants in the file."""
         return sum(len(tensor.raw_data) for tensor in self.tensors)
 
 
@@ -36,7 +36,7 @@ def rewritten(
 ) -> onnx.ModelProto:
     """A copy of `model` with `changes` to nodes (by their first output) and other values for some of its constants.
 
-    Constants that nothing reads any more are left out.
+    Constants without readers are left out.
     """
     nodes: list[onnx.NodeProto] = []
     tensors: dict[str, onnx.TensorProto] = {}
@@ -61,11 +61,11 @@ def rewritten(
     read = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
     result = shell_of(model)
     result.graph.node.extend(nodes)
-    given = constants or {}
+    values = constants or {}
     for tensor in model.graph.initializer:
-        if tensor.name in read and tensor.name not in given:
+        if tensor.name in read and tensor.name not in values:
             result.graph.initializer.append(tensor)
-    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in given.items() if name in read)
+    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items() if name in read)
     result.graph.initializer.extend(tensors.values())
     return result
 

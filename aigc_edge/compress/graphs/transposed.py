@@ -1,8 +1,8 @@
-"""Transposed convolutions as convolutions followed by DepthToSpace: the same sums, in an operator that engines have in int8.
+"""Rewrites transposed convolutions as convolutions with DepthToSpace: the same sums, in operators that engines have in int8.
 
 An output pixel of a transposed convolution with stride s sees every s-th tap of the kernel, so its s² phases are s² ordinary
-convolutions with kernels s times smaller; they are the channels of one convolution, and DepthToSpace puts them in their places
-(Shi et al. 2016, arXiv 1609.07009). The number of multiply-adds stays the same but for the border.
+convolutions with kernels s times smaller; they are the channels of one convolution, and DepthToSpace interleaves them
+(Shi et al. 2016, arXiv 1609.07009). The number of multiply-adds stays the same except at the border.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.graphs.edit import Part, readers, replaced
 from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
+from aigc_edge.compress.graphs.replacement import Replacement, readers, replaced
 
-_POINTWISE = ("Relu", "LeakyRelu", "Tanh", "Sigmoid")  # without other inputs: they may change places with DepthToSpace
+_POINTWISE = ("Relu", "LeakyRelu", "Tanh", "Sigmoid")  # without other inputs: they commute with DepthToSpace
 
 
 def as_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` with its two-dimensional transposed convolutions rewritten.
 
-    Left alone are those with groups, dilation, unequal strides, weights that are not constant or padding larger than the kernel.
+    Those with groups, dilation, unequal strides, computed weights or padding larger than the kernel are left unchanged.
     """
     constants, known, reading = initialisers(model), types_and_shapes(model), readers(model)
-    parts: dict[str, Part] = {}
+    parts: dict[str, Replacement] = {}
     dropped: list[str] = []
     for node in model.graph.node:
         if node.op_type != "ConvTranspose" or node.input[1] not in constants:
@@ -48,7 +48,7 @@ def _part(
     weight: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32],
     sizes: list[int],
-) -> Part | None:
+) -> Replacement | None:
     """What replaces `node` [C, K, h, w] and the pointwise node `last` behind it; None where it cannot be replaced."""
     strides, pads = attribute(node, "strides", [1, 1]), attribute(node, "pads", [0, 0, 0, 0])
     plain = attribute(node, "auto_pad", b"NOTSET") == b"NOTSET" and not attribute(node, "output_shape", [])
@@ -56,31 +56,31 @@ def _part(
         return None
     extra = attribute(node, "output_padding", [0, 0])
     if list(sizes) == [1, 1] and weight.shape[2] == weight.shape[3] and not any(extra):
-        strides = list(weight.shape[2:])  # of a single pixel: any stride gives the same, and this one a 1 × 1 convolution
+        strides = list(weight.shape[2:])  # of a single pixel: any stride is equivalent, and this one gives a 1 × 1 convolution
     if strides[0] != strides[1]:
         return None
     stride = int(strides[0])
     taps = [-(-size // stride) for size in weight.shape[2:]]
-    spare = [taps[i] * stride - weight.shape[2 + i] for i in (0, 1)]  # taps of zero that fill the kernel to a multiple
-    ends = [pads[2 + i] + spare[i] - extra[i] for i in (0, 1)]
-    if min(*ends, *pads[:2]) < 0:
+    spare = [taps[i] * stride - weight.shape[2 + i] for i in (0, 1)]  # zero taps that pad the kernel to a multiple
+    trailing = [pads[2 + i] + spare[i] - extra[i] for i in (0, 1)]
+    if min(*trailing, *pads[:2]) < 0:
         return None
     name = (last or node).output[0]
-    part = Part(name)
+    part = Replacement(name)
     inputs = [
         node.input[0],
         _named(part, node.input[1], _phases(weight, stride, taps, spare)),
         part.constant("bias", np.tile(bias, stride**2)),
     ]
     border = [taps[0] - 1, taps[1] - 1]
-    cropped = any((*pads[:2], *ends))
+    cropped = any((*pads[:2], *trailing))
     names = [
         "conv",
         *(["act"] if last is not None else []),
         *(["shuffled"] if stride > 1 else []),
         *(["crop"] if cropped else []),
     ]
-    names[-1] = ""  # the last of them takes the node's place
+    names[-1] = ""  # the last one produces the original output
     suffixes = iter([suffix or None for suffix in names])
     value = part.add("Conv", inputs, next(suffixes), kernel_shape=taps, pads=[*border, *border], strides=[1, 1])
     if last is not None:
@@ -94,13 +94,13 @@ def _part(
         value = part.add("DepthToSpace", [value], next(suffixes), blocksize=stride, mode="DCR")
     if cropped:
         starts = part.constant("starts", pads[:2], np.int64)
-        stops = part.constant("stops", [-end if end else np.iinfo(np.int64).max for end in ends], np.int64)
+        stops = part.constant("stops", [-end if end else np.iinfo(np.int64).max for end in trailing], np.int64)
         part.add("Slice", [value, starts, stops, part.constant("axes", [2, 3], np.int64)], next(suffixes))
     return part
 
 
-def _named(part: Part, weight: str, value: npt.NDArray[np.float32]) -> str:
-    name = f"{weight.removesuffix('.weight')}.phases.{part.name}.weight"  # layers are called by their weights
+def _named(part: Replacement, weight: str, value: npt.NDArray[np.float32]) -> str:
+    name = f"{weight.removesuffix('.weight')}.phases.{part.name}.weight"  # layers are named after their weights
     part.constants[name] = value
     return name
 
@@ -110,5 +110,5 @@ def _phases(weight: npt.NDArray[np.float32], stride: int, taps: list[int], spare
     inputs, outputs = weight.shape[:2]
     filled = np.pad(weight, ((0, 0), (0, 0), (0, spare[0]), (0, spare[1])))
     split = filled.reshape(inputs, outputs, taps[0], stride, taps[1], stride)[:, :, ::-1, :, ::-1]
-    made = split.transpose(3, 5, 1, 0, 2, 4).reshape(stride**2 * outputs, inputs, *taps)
-    return np.ascontiguousarray(made)
+    phases = split.transpose(3, 5, 1, 0, 2, 4).reshape(stride**2 * outputs, inputs, *taps)
+    return np.ascontiguousarray(phases)

@@ -1,1 +1,1 @@
-"""How weights are rounded, scaled and pruned so that products err least."""
+"""Scaling and pruning of weights that minimise the error of layer outputs."""

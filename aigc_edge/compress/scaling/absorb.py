@@ -1,4 +1,4 @@
-"""Divides the channels of a tensor by constants without a new operator, where what computes the tensor can take them."""
+"""Divides the channels of a tensor by constants without a new operator, by scaling constants of the nodes that compute it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy.typing as npt
 import onnx
 
 from aigc_edge.compress.graphs.graph import attribute
-from aigc_edge.compress.scaling.rounding import Floats
+from aigc_edge.compress.rounding import Floats
 
 Array = npt.NDArray[Any]
 _PASSING = ("Relu", "LeakyRelu", "Identity")  # f(x / s) = f(x) / s for s above zero
 
 
 class Absorber:
-    """The constants of one model, as far as they were changed."""
+    """The changed constants of one model."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.changed: dict[str, Array] = {}
@@ -31,7 +31,7 @@ class Absorber:
             self._readers.setdefault(value.name, []).append("")
 
     def value(self, name: str) -> Array:
-        """The constant `name` as it stands now."""
+        """The current value of the constant `name`."""
         return self.changed[name] if name in self.changed else onnx.numpy_helper.to_array(self._tensors[name])
 
     def divide(self, tensor: str, readers: set[str], scales: Floats, axis: int) -> bool:
@@ -62,7 +62,7 @@ class Absorber:
         return self._weighted(node, own, factors, axis)
 
     def _along(self, name: str, readers: set[str], factors: Floats, axis: int) -> dict[str, Array] | None:
-        """A constant that holds one number a channel, multiplied; None when it is something else."""
+        """A constant with one number per channel, multiplied; None for any other."""
         if name not in self._tensors or not set(self._readers[name]) <= readers:
             return None
         value = self.value(name)

@@ -1,7 +1,7 @@
-"""SmoothQuant: outlier channels of activations are scaled down and the weights behind them up, which leaves the product the same.
+"""SmoothQuant: outlier channels of activations are scaled down and their weights up, which leaves the product unchanged.
 
 Xiao et al. 2023, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models" (arXiv 2211.10438).
-The factors stand as a multiplication in front of the products: engines fuse it with what computes the activation.
+The factors are a multiplication in front of the products, which engines fuse with the operator before it.
 """
 
 from __future__ import annotations
@@ -18,34 +18,30 @@ from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
 
-SAMPLES = 2  # whose trajectories show which channels are large
-LEAST = 1e-3  # of the largest factor of a tensor: channels at rest are not blown up
+SAMPLES = 2  # whose trajectories the largest magnitudes come from
+LEAST = 1e-3  # of the largest factor of a tensor: inactive channels are not amplified
 
 
-def largest(
+def largest_inputs(
     model: onnx.ModelProto, layers: Sequence[Layer], calibration: Calibration, threads: int
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The largest magnitude of each channel (the last axis) of the inputs of the matrix products among `layers`."""
     names = sorted({layer.input for layer in layers if _takes(layer)})
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    present = {value.name for value in (*watched.graph.input, *watched.graph.output)}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    network = graph.Network(watched, threads=threads)
+    network = graph.Network(graph.with_outputs(model, names), threads=threads)
     records: list[Record] = []
     few, _ = calibration.split(min(SAMPLES, len(calibration.latents)))
-    found: dict[str, npt.NDArray[np.float32]] = {}
+    largest: dict[str, npt.NDArray[np.float32]] = {}
 
     def watch(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        made = network(inputs)
-        values = dict(zip(network.outputs, made, strict=True)) | inputs
+        result = network(inputs)
+        values = dict(zip(network.outputs, result, strict=True)) | inputs
         for name in names:
             seen = np.abs(values[name]).reshape(-1, values[name].shape[-1]).max(0)
-            found[name] = np.maximum(found.get(name, seen), seen)
-        return made
+            largest[name] = np.maximum(largest.get(name, seen), seen)
+        return result
 
     few.run(watch, records)
-    return found
+    return largest
 
 
 def smoothed(
@@ -53,8 +49,8 @@ def smoothed(
 ) -> onnx.ModelProto:
     """A copy of `model` whose matrix products' input channels are divided by max|x|^s / max|w|^(1 − s), s the strength."""
     constants = graph.initialisers(model)
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
     readers: dict[str, set[str]] = {}
     for layer in layers:
         readers.setdefault(layer.weight, set()).add(layer.input)
@@ -77,20 +73,20 @@ def smoothed(
             inputs[layer.node] = f"{name}_smooth"
             scaled[layer.weight] = constants[layer.weight] * (factor if layer.axis == 0 else factor[:, None])
     nodes = []
-    for node in made.graph.node:
+    for node in result.graph.node:
         if node.output[0] in before:
             nodes.append(before[node.output[0]])
         if node.output[0] in inputs:
             node.input[0] = inputs[node.output[0]]
         nodes.append(node)
-    kept = [tensor for tensor in made.graph.initializer if tensor.name not in scaled]
+    kept = [tensor for tensor in result.graph.initializer if tensor.name not in scaled]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del made.graph.node[:]
-    made.graph.node.extend(copies)
-    del made.graph.initializer[:]
-    made.graph.initializer.extend(kept)
-    made.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in scaled.items())
-    return made
+    del result.graph.node[:]
+    result.graph.node.extend(copies)
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(kept)
+    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in scaled.items())
+    return result
 
 
 def _takes(layer: Layer) -> bool:

@@ -1,31 +1,37 @@
-"""Fine-tuning by distillation along the trajectory: a changed network learns what the float32 network says; no data is needed."""
+"""Fine-tuning by distillation: minibatches of evaluations, Adam with steps relative to each tensor's size, a cosine schedule.
+
+A changed network is trained towards the float32 network's outputs along the trajectory; no training data is needed.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
+from torch import nn
 
-from aigc_edge.compress.calibration.effort import dry_run, gains
-from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.trainable.distillation import DistillationSet
+from aigc_edge.compress.trainable.network import Trainable
+from aigc_edge.errors import AigcEdgeError
 
-TEACH = 4e12  # multiply-adds that the float32 network may spend on its answers: a few minutes of one core
-MEMORY = 512 * 2**20  # bytes that inputs and answers may take
-SAMPLES = 256  # trajectories that are enough for any network
-STEP = 5e10  # multiply-adds of one pass of a minibatch: larger networks take fewer evaluations at a time
-ONE_SHOT = 4096  # and latents, of a network that takes one evaluation
+STEP_MACS = 5e10  # multiply-adds of one pass of a minibatch: larger networks take fewer evaluations at a time
+LEAST_SIZE = 1e-2  # of a tensor's root mean square: a bias of zeros must be able to move
+PATIENCE = 20  # consecutive steps without a finite loss that end the training
 
-Tell = Callable[[int, int], None]
+Masters = dict[str, npt.NDArray[np.float32]]
+Progress = Callable[[int, int], None]  # steps done, steps in all
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """How long and how fast: at most `steps` steps of Adam and `seconds`, at most `batch` evaluations a step.
+class FineTuneSettings:
+    """At most `steps` steps of Adam and `seconds` of training, with at most `batch` evaluations per step.
 
     `rate` is the first step's size relative to each tensor's root mean square; it falls to zero along a cosine.
     """
@@ -38,8 +44,8 @@ class Tuning:
 
 
 @dataclass
-class Tuned:
-    """The network after fine-tuning, the steps that were taken and the mean loss of the first and of the last tenth of them."""
+class FineTuned:
+    """The network after fine-tuning, the number of steps, and the mean loss of the first and of the last tenth of them."""
 
     model: onnx.ModelProto
     steps: int
@@ -47,105 +53,69 @@ class Tuned:
     last_loss: float
 
 
-@dataclass
-class Lessons:
-    """Inputs of single evaluations along the trajectory, the float32 network's answers, and what each counts.
-
-    Every array has the evaluations of all samples and rows along its first axis.
-    """
-
-    inputs: dict[str, npt.NDArray[Any]]
-    answers: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32]
-    size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.size = len(self.answers)
-
-
-def lessons(original: onnx.ModelProto, calibration: Calibration, *, samples: int = 0, seed: int = 0, threads: int = 1) -> Lessons:
-    """Trajectories of the float32 network from noise that `calibration` does not hold, as many as TEACH and MEMORY allow.
-
-    Conditions are those of the calibration, in turn. An evaluation counts by what an error in it makes of the final sample, half,
-    and by how large its answer is, the other half: errors travel on through the network, too.
-    """
-    rows = dry_run(calibration)
-    each = sum(len(next(iter(record.inputs.values()))) for record in rows)
-    one = sum(value[:1].nbytes for value in rows[0].inputs.values()) * each * 2
-    work = max(1, sum(layer.macs for layer in graph.layers(original))) * each
-    most = samples or (SAMPLES if calibration.program.rows else ONE_SHOT)
-    number = max(2, min(most, int(TEACH / work), int(MEMORY / one)))
-    network = graph.Network(original, threads=threads)
-    records: list[Record] = []
-    answers: list[npt.NDArray[Any]] = []
-    for first in range(0, number, 16):
-
-        def watched(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-            made = network(inputs)
-            answers.append(made[0])
-            return made
-
-        redrawn(calibration, min(16, number - first), seed + 1 + first).run(watched, records)
-    value = _values(calibration, records, answers)
-    return Lessons(
-        {name: np.concatenate([record.inputs[name] for record in records]) for name in records[0].inputs},
-        np.concatenate(answers).astype(np.float32),
-        np.concatenate([np.full(len(made), worth, np.float32) for made, worth in zip(answers, value, strict=True)]),
-    )
-
-
-def redrawn(calibration: Calibration, n: int, seed: int) -> Calibration:
-    """`n` samples of the same program with other noise; classes and conditions are taken in turn from a random first one."""
-    rng = np.random.default_rng([seed, 0x7EAC4])
-    latents = rng.standard_normal((n, *calibration.latents.shape[1:]), dtype=np.float32)
-    held = len(calibration.latents)
-    turn = (np.arange(n) + int(rng.integers(held))) % held
-    classes = calibration.classes
-    if classes is not None:
-        known = int(calibration.null_class or int(classes.max()) + 1)
-        classes = rng.integers(0, known, n).astype(np.int64)
-    own, other = (
-        None if given is None else {name: np.asarray(value)[turn] for name, value in given.items()}
-        for given in (calibration.conditions, calibration.negative)
-    )
-    seeds = rng.integers(1 << 33, 1 << 62, n).astype(np.uint64)
-    return replace(calibration, latents=latents, classes=classes, seeds=seeds, conditions=own, negative=other)
-
-
-def _values(calibration: Calibration, records: list[Record], answers: list[npt.NDArray[Any]]) -> list[float]:
-    """What an evaluation counts, by record: a factor of its mean squared error."""
-    rows = sorted({record.row for record in records})
-    sizes = {
-        row: float(
-            np.mean([np.mean(np.square(a, dtype=np.float64)) for r, a in zip(records, answers, strict=True) if r.row == row])
-        )
-        for row in rows
-    }
-    relative = {row: 1 / max(size, 1e-12) for row, size in sizes.items()}
-    reach = dict(zip(rows, gains(calibration, range(len(rows))), strict=True)) if calibration.program.rows else {}
-    total = sum(reach.values())
-    mean = sum(relative.values()) / len(rows)
-    if not total > 0:
-        return [relative[record.row] / mean for record in records]
-    return [0.5 * relative[record.row] / mean + 0.5 * reach[record.row] * len(rows) / total for record in records]
-
-
 def finetune(
     model: onnx.ModelProto,
-    given: Lessons,
-    tuning: Tuning,
+    data: DistillationSet,
+    settings: FineTuneSettings,
     *,
-    latents: dict[str, npt.NDArray[np.float32]] | None = None,
-    tell: Tell | None = None,
+    master_weights: Masters | None = None,
+    progress: Progress | None = None,
     threads: int = 1,
-) -> Tuned:
-    """`model` with its float constants, and its weights stored in few bits, moved towards the answers of `given`.
+) -> FineTuned:
+    """Train the float constants of `model`, and its weights stored as integer codes, towards the teacher's outputs.
 
-    `latents`: see trainable.network.Trainable. Nothing is written; an interruption loses what was learned. Raises AigcEdgeError
-    when torch is missing, an operator of the model is not known, or its loss is not finite.
+    `master_weights`: see trainable.network.Trainable. Nothing is written; an interruption loses what was learned. Raises
+    AigcEdgeError when an operator of the model is not known, or the loss is not finite.
     """
     macs = max(1, sum(layer.macs for layer in graph.layers(model)))
-    tuning = replace(tuning, batch=max(2, min(tuning.batch, int(STEP / macs))))
-    from aigc_edge.compress.trainable.distil import distil  # torch: seconds to import, and needed for nothing else here
+    settings = replace(settings, batch=max(2, min(settings.batch, int(STEP_MACS / macs))))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _train(Trainable(model, master_weights), data, settings, progress or (lambda done, total: None))
+    finally:
+        torch.set_num_threads(before)
 
-    return distil(model, given, tuning, latents, tell or (lambda done, total: None), threads)
+
+def _train(network: Trainable, data: DistillationSet, settings: FineTuneSettings, progress: Progress) -> FineTuned:
+    optimiser = torch.optim.Adam(_groups(network), betas=(0.9, 0.99))
+    rates = [group["lr"] * settings.rate for group in optimiser.param_groups]
+    rng = np.random.default_rng(settings.seed)
+    started, losses, failed, step = time.monotonic(), list[float](), 0, 0
+    for step in range(1, settings.steps + 1):
+        part = max((step - 1) / settings.steps, (time.monotonic() - started) / settings.seconds)
+        if part >= 1:
+            step -= 1
+            break
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * part)) * min(1.0, step / 10)
+        loss = _loss(network, data, rng.integers(0, data.size, min(settings.batch, data.size)))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        losses.append(loss.item())
+        failed = 0 if math.isfinite(losses[-1]) else failed + 1
+        if failed == 0:
+            optimiser.step()
+        elif failed == PATIENCE:
+            raise AigcEdgeError(
+                f"fine-tuning does not converge (no finite loss after {step} steps): use a smaller rate than {settings.rate}"
+            )
+        progress(step, settings.steps)
+    tenth = max(1, len(losses) // 10)
+    mean = lambda values: float(np.mean(values)) if values else math.nan  # noqa: E731
+    return FineTuned(network.trained(), step, mean(losses[:tenth]), mean(losses[-tenth:]))
+
+
+def _loss(network: Trainable, data: DistillationSet, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
+    outputs = network({name: torch.from_numpy(value[chosen]) for name, value in data.inputs.items()})[0]
+    teacher = torch.from_numpy(data.teacher_outputs[chosen])
+    errors = (outputs - teacher).square().flatten(1).mean(1)
+    return (errors * torch.from_numpy(data.weights[chosen])).mean()
+
+
+def _groups(network: Trainable) -> list[dict[str, object]]:
+    """Parameters of about the same size (a power of two) together: Adam's steps are in proportion to it."""
+    groups: dict[int, list[nn.Parameter]] = {}
+    for parameter, size in network.sizes():
+        groups.setdefault(round(math.log2(max(size, LEAST_SIZE))), []).append(parameter)
+    return [{"params": parameters, "lr": 2.0**power} for power, parameters in sorted(groups.items())]

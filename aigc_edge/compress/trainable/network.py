@@ -1,4 +1,4 @@
-"""An ONNX graph as a torch module: its float constants are parameters, weights in few bits what they are rounded from."""
+"""An ONNX graph as a torch module: its float constants are parameters, and quantised weights are trained as master weights."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ _BY_SHAPE = ("Reshape", "Expand", "Resize", "Slice", "Tile", "Pad", "Range", "Co
 
 
 class Trainable(nn.Module):
-    """What `model` computes, as a function of named inputs, differentiable in its constants of type float.
+    """Computes `model` as a function of named inputs, differentiable in its constants of type float.
 
-    Constants that a DequantizeLinear reads are parameters in units of their scale, rounded straight-through on every call; the
-    scales, zero points and the sizes that operators such as Resize take stay as they are. Half precision is computed in float32.
-    `latents` gives what some of those codes were rounded from, in the same units. Raises AigcEdgeError for an operator that is
-    not known, naming it.
+    Constants that a DequantizeLinear reads are parameters in units of their scale, rounded straight-through on every call; they
+    start from `master_weights` where these are given, else from the codes. Scales, zero points and the sizes that operators such
+    as Resize read are fixed. Half precision is computed in float32. Raises AigcEdgeError for an unsupported operator.
     """
 
-    def __init__(self, model: onnx.ModelProto, latents: dict[str, npt.NDArray[np.float32]] | None = None) -> None:
+    def __init__(self, model: onnx.ModelProto, master_weights: dict[str, npt.NDArray[np.float32]] | None = None) -> None:
         super().__init__()
         self.model = model
         nodes = model.graph.node
@@ -44,7 +43,7 @@ class Trainable(nn.Module):
         lacking = sorted({node.op_type for node in nodes if node.op_type not in known or node.domain not in ("", "ai.onnx")})
         if lacking:
             raise AigcEdgeError(
-                f"the network uses {', '.join(lacking)}, which cannot be trained here: take a format without training (steps=0)"
+                f"the network uses {', '.join(lacking)}, which cannot be trained: use a format without training (steps=0)"
             )
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._nodes = [_with_kind(node_of(node, opset_of(model)), tensors) for node in nodes]
@@ -56,29 +55,29 @@ class Trainable(nn.Module):
         for name, tensor in tensors.items():
             value = _torch_value(tensor)
             if (name in coded or tensor.data_type in _FLOATS) and name not in fixed:
-                if latents and name in latents:
-                    value = torch.from_numpy(np.array(latents[name], np.float32)).reshape(value.shape)
+                if master_weights and name in master_weights:
+                    value = torch.from_numpy(np.array(master_weights[name], np.float32)).reshape(value.shape)
                 self._names[name] = f"p{len(self._names)}"
                 self.register_parameter(self._names[name], nn.Parameter(value.float()))
             else:
                 self._constants[name] = value
 
     def forward(self, inputs: dict[str, Tensor]) -> list[Tensor]:
-        """All outputs for `inputs`, of which those that have no float type get no gradient."""
+        """All outputs for `inputs`; integer inputs get no gradient."""
         values: dict[str, Tensor] = {**self._constants, **inputs}
         for name, parameter in self._names.items():
             own = self.get_parameter(parameter)
             values[name] = _coded(own, self._kinds[name]) if name in self._kinds else own
         for index, node in enumerate(self._nodes):
-            made = OPERATORS[node.op](node, *(values[name] if name else None for name in node.inputs))
-            for name, value in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
+            outputs = OPERATORS[node.op](node, *(values[name] if name else None for name in node.inputs))
+            for name, value in zip(node.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=False):
                 values[name] = value
             for name in self._last[index]:
                 values.pop(name, None)
         return [values[value.name] for value in self.model.graph.output]
 
     def trained(self) -> onnx.ModelProto:
-        """The model with the parameters as they are now, in the types that it had."""
+        """The model with the current parameters, in its original types."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for tensor in model.graph.initializer:
@@ -92,7 +91,7 @@ class Trainable(nn.Module):
         return model
 
     def sizes(self) -> list[tuple[nn.Parameter, float]]:
-        """Every parameter with its root mean square now."""
+        """Every parameter with its current root mean square."""
         return [(value, float(value.detach().square().mean().sqrt())) for value in self.parameters() if value.numel()]
 
 
@@ -106,18 +105,18 @@ def _torch_value(tensor: onnx.TensorProto) -> Tensor:
     try:
         return torch.from_numpy(np.array(value.astype(np.float32) if small else value))
     except TypeError as error:
-        raise AigcEdgeError(f"constant {tensor.name!r} is of type {value.dtype}, which cannot be trained here") from error
+        raise AigcEdgeError(f"constant {tensor.name!r} is of type {value.dtype}, which cannot be trained") from error
 
 
 def _with_kind(node: Node, tensors: dict[str, onnx.TensorProto]) -> Node:
-    """QuantizeLinear takes its type from its zero point."""
+    """Give QuantizeLinear the type of its zero point."""
     if node.op == "QuantizeLinear" and len(node.inputs) > 2 and node.inputs[2] in tensors:
         node.attributes["zero_kind"] = tensors[node.inputs[2]].data_type
     return node
 
 
 def _roles(nodes: list[Node], tensors: dict[str, onnx.TensorProto]) -> tuple[set[str], set[str]]:
-    """Constants that are not trained although they are floats, and those whose codes are."""
+    """Float constants that are not trained, and the integer codes that are."""
     fixed: set[str] = set()
     coded: set[str] = set()
     readers = Counter(name for node in nodes for name in node.inputs)
@@ -133,18 +132,18 @@ def _roles(nodes: list[Node], tensors: dict[str, onnx.TensorProto]) -> tuple[set
                 centred = zeros is None or not np.any(numpy_helper.to_array(zeros).astype(np.float32))
                 if centred:
                     coded.add(node.inputs[0])
-    # What is a single number (an epsilon, the factor of an approximation) is part of the formula, not learned.
+    # A single number (an epsilon, the factor of an approximation) is part of the formula and not trained.
     fixed |= {name for name, tensor in tensors.items() if name not in coded and int(np.prod(tensor.dims)) <= 1}
     return fixed, coded
 
 
 def _last_uses(nodes: list[Node], outputs: list[str]) -> list[list[str]]:
-    """For every node the tensors that nothing reads after it."""
+    """For every node the tensors that no later node reads."""
     last: dict[str, int] = {}
     for index, node in enumerate(nodes):
         last |= {name: index for name in (*node.inputs, *node.outputs) if name}
-    found: list[list[str]] = [[] for _ in nodes]
+    tensors_by_node: list[list[str]] = [[] for _ in nodes]
     for name, index in last.items():
         if name not in outputs:
-            found[index].append(name)
-    return found
+            tensors_by_node[index].append(name)
+    return tensors_by_node

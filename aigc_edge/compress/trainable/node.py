@@ -1,4 +1,4 @@
-"""A node of a graph as the operators see it, and the registry that they are found in."""
+"""A node of a graph as torch operators receive it, and the registry of these operators."""
 
 from __future__ import annotations
 
@@ -31,15 +31,13 @@ class Node:
         """The attribute `name`, or `default`."""
         return self.attributes.get(name, default)
 
-    def refuse(self, what: str) -> AigcEdgeError:
-        """The error that says which variant of the operator is not known."""
-        return AigcEdgeError(
-            f"{self.op} {self.outputs[0]!r} uses {what}, which cannot be trained here: take a format without training"
-        )
+    def unsupported(self, what: str) -> AigcEdgeError:
+        """The error for an unsupported variant of the operator."""
+        return AigcEdgeError(f"{self.op} {self.outputs[0]!r} uses {what}, which cannot be trained: use a format without training")
 
 
 def node_of(proto: onnx.NodeProto, opset: int) -> Node:
-    """The node that `proto` describes."""
+    """The node of `proto`."""
     attributes = {}
     for item in proto.attribute:
         value = onnx.helper.get_attribute_value(item)
@@ -48,5 +46,5 @@ def node_of(proto: onnx.NodeProto, opset: int) -> Node:
 
 
 def numbers(value: Tensor | None) -> list[int]:
-    """A tensor of whole numbers as a list; nothing of none."""
+    """A tensor of integers as a list; [] for None."""
     return [] if value is None else [int(item) for item in value.reshape(-1).tolist()]

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.channels.cut import cut
-from aigc_edge.compress.channels.tracing import Trace, trace
-from aigc_edge.compress.channels.units import Costs, Group, groups_of
+from aigc_edge.compress.channels.trace import trace
+from aigc_edge.compress.channels.tracing import ChannelTrace
+from aigc_edge.compress.channels.units import ChannelGroup, Costs, groups_of
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.weights import weights_of
 
@@ -26,7 +27,7 @@ def feeds(model: onnx.ModelProto, rng: np.random.Generator, batch: int = 3) -> d
     return found
 
 
-def zeroed(state: Trace, removed: set[int]) -> onnx.ModelProto:
+def zeroed(state: ChannelTrace, removed: set[int]) -> onnx.ModelProto:
     """The whole network with zeros where layers multiply the removed channels."""
     model = onnx.ModelProto()
     model.CopyFrom(state.model)
@@ -42,7 +43,7 @@ def zeroed(state: Trace, removed: set[int]) -> onnx.ModelProto:
     return model
 
 
-def some(groups: list[Group], rng: np.random.Generator) -> set[int]:
+def some(groups: list[ChannelGroup], rng: np.random.Generator) -> set[int]:
     """A random part of each group, at least one unit, not all."""
     removed: set[int] = set()
     for group in groups:

@@ -1,1 +1,1 @@
-"""What each ONNX operator computes in torch, by group: one function an operator, found by its name."""
+"""ONNX operators in torch, by group: one function per operator, registered by its name."""

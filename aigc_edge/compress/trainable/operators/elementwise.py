@@ -82,26 +82,26 @@ def _pow_(node: Node, a: Tensor, b: Tensor) -> Tensor:
 
 @OPERATORS.register("Max")
 def _max_(node: Node, *values: Tensor) -> Tensor:
-    made = values[0]
+    result = values[0]
     for value in values[1:]:
-        made = torch.maximum(made, value)
-    return made
+        result = torch.maximum(result, value)
+    return result
 
 
 @OPERATORS.register("Min")
 def _min_(node: Node, *values: Tensor) -> Tensor:
-    made = values[0]
+    result = values[0]
     for value in values[1:]:
-        made = torch.minimum(made, value)
-    return made
+        result = torch.minimum(result, value)
+    return result
 
 
 @OPERATORS.register("Sum")
 def _sum_(node: Node, *values: Tensor) -> Tensor:
-    made = values[0]
+    result = values[0]
     for value in values[1:]:
-        made = made + value
-    return made
+        result = result + value
+    return result
 
 
 @OPERATORS.register("Clip")
@@ -149,5 +149,5 @@ def _where(node: Node, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _cast(node: Node, x: Tensor) -> Tensor:
     kind = node.get("to")
     if kind not in _TYPES:
-        raise node.refuse(f"the element type {kind}")
+        raise node.unsupported(f"the element type {kind}")
     return x.to(_TYPES[kind])

@@ -28,7 +28,7 @@ def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 @OPERATORS.register("LayerNormalization")
 def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     if len(node.outputs) > 1:
-        raise node.refuse("more than one output")
+        raise node.unsupported("more than one output")
     axis = node.get("axis", -1) % x.ndim
     return nn.functional.layer_norm(x, x.shape[axis:], None, None, node.get("epsilon", 1e-5)) * scale + (
         0 if bias is None else bias
@@ -59,10 +59,10 @@ def _log_softmax(node: Node, x: Tensor) -> Tensor:
 
 
 def _axes(node: Node, x: Tensor, axes: Tensor | None) -> tuple[int, ...]:
-    found = node.get("axes") if axes is None else numbers(axes)
-    if not found:
+    reduced = node.get("axes") if axes is None else numbers(axes)
+    if not reduced:
         return () if node.get("noop_with_empty_axes", 0) else tuple(range(x.ndim))
-    return tuple(found)
+    return tuple(reduced)
 
 
 @OPERATORS.register("ReduceMean")
@@ -115,7 +115,7 @@ def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
     pads = list(node.get("pads", [0] * (2 * places)))
     odd = pads[:places] != pads[places:] or node.get("ceil_mode", 0) or node.get("auto_pad", "NOTSET") != "NOTSET"
     if odd or places != 2 or set(node.get("dilations", [1])) != {1}:
-        raise node.refuse("a window that is dilated, padded unevenly or not of two axes")
+        raise node.unsupported("a window that is dilated, padded unevenly or not of two axes")
     return kernel, list(node.get("strides", [1] * places)), pads[:places]
 
 

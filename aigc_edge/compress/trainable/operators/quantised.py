@@ -39,7 +39,7 @@ def fit(node: Node, scale: Tensor, like: Tensor) -> Tensor:
 def _quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     kind = node.get("output_dtype", 0) or node.get("zero_kind", 2)
     if kind != E4M3 and kind not in RANGES:
-        raise node.refuse(f"the element type {kind}")
+        raise node.unsupported(f"the element type {kind}")
     values = x / fit(node, scale, x)
     return rounded(values if zero is None else values + fit(node, zero, x).to(x.dtype), kind)
 

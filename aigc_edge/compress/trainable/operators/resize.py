@@ -21,7 +21,7 @@ def _resize(
         or node.get("antialias", 0)
         or node.get("keep_aspect_ratio_policy", "stretch") != "stretch"
     ):
-        raise node.refuse(f"mode {mode} (nearest and linear are known), antialias or an aspect ratio policy")
+        raise node.unsupported(f"mode {mode} (nearest and linear are known), antialias or an aspect ratio policy")
     axes = list(node.get("axes") or range(x.ndim))
     if sizes is not None and sizes.numel():
         wanted = numbers(sizes)
@@ -30,7 +30,7 @@ def _resize(
         factors = [float(value) for value in scales.tolist()]
         wanted = [math.floor(x.shape[axis] * factor) for axis, factor in zip(axes, factors, strict=True)]
     else:
-        raise node.refuse("neither scales nor sizes")
+        raise node.unsupported("neither scales nor sizes")
     for axis, size, factor in zip(axes, wanted, factors, strict=True):
         if size == x.shape[axis] and factor == 1:
             continue
@@ -50,7 +50,7 @@ def _places(node: Node, at: np.ndarray, factor: float, old: int, new: int) -> np
         return at * 0
     if kind == "align_corners":
         return at * (old - 1) / max(new - 1, 1)
-    raise node.refuse(f"coordinates of the kind {kind}")
+    raise node.unsupported(f"coordinates of the kind {kind}")
 
 
 def _nearest(node: Node, x: Tensor, axis: int, places: np.ndarray) -> Tensor:

@@ -80,8 +80,8 @@ def _slice_(
 def _gather(node: Node, x: Tensor, index: Tensor) -> Tensor:
     axis = node.get("axis", 0) % x.ndim
     index = torch.where(index < 0, index + x.shape[axis], index)
-    made = x.index_select(axis, index.reshape(-1).long())
-    return made.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    result = x.index_select(axis, index.reshape(-1).long())
+    return result.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
 @OPERATORS.register("GatherElements")
@@ -123,7 +123,7 @@ def _constant(node: Node) -> Tensor:
     if node.get("value_ints") is not None:
         return torch.tensor(list(node.get("value_ints")), dtype=torch.int64)
     if node.get("value") is None:
-        raise node.refuse("a constant that is no number")
+        raise node.unsupported("a constant that is no number")
     return torch.from_numpy(np.array(numpy_helper.to_array(node.get("value"))))
 
 
@@ -143,7 +143,7 @@ def _pad(node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes:
     mode = kinds[node.get("mode", "constant")]
     first = 0 if mode == "constant" else 2
     if any(sides.get(axis, (0, 0)) != (0, 0) for axis in range(first)):
-        raise node.refuse(f"padding of the first two axes in mode {mode}")
+        raise node.unsupported(f"padding of the first two axes in mode {mode}")
     flat = [side for axis in reversed(range(first, x.ndim)) for side in sides.get(axis, (0, 0))]
     return nn.functional.pad(x, flat, mode, *([0.0 if value is None else value.item()] if mode == "constant" else []))
 

@@ -1,0 +1,1 @@
+"""Evaluating compressed networks against float32, and the search for one that holds a quality budget."""

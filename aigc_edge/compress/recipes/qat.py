@@ -1,0 +1,135 @@
+"""Quantisation-aware training: weights and what is in float learn with the rounding of the format in the loop.
+
+The converted network is trained as it will be written (Jacob et al. 2018, arXiv 1712.05877): ranges and scales come from
+calibration and stay, the master weights behind the integer codes move (straight-through), towards the float32 network's outputs
+along the trajectory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from aigc_edge.compress.calibration.trajectory import Calibration, psnr
+from aigc_edge.compress.evaluation.reference import HeldOutReference
+from aigc_edge.compress.evaluation.search import Trial, search
+from aigc_edge.compress.format import Progress
+from aigc_edge.compress.graphs import graph
+from aigc_edge.compress.graphs.folding import folded
+from aigc_edge.compress.recipes.mixed_precision import Conversion, MixedPrecision, convert_layers
+from aigc_edge.compress.report import CompressionReport
+from aigc_edge.compress.trainable.distillation import DistillationSet, distillation_set
+from aigc_edge.config import names, option
+from aigc_edge.errors import BudgetError
+
+SLACK = 0.25  # dB above what training is expected to make up for, when layers fall back to float before it
+LONGEST = 1800.0  # seconds of each training
+
+
+@dataclass(frozen=True)
+class QuantisationAware(MixedPrecision):
+    """Options of formats whose converted network can be trained."""
+
+    qat: int = option(0, "steps of training with the rounding in the loop; 0 = none", low=0)
+
+    def converted(
+        self, source: Path, calibration: Calibration | None, progress: Progress, threads: int
+    ) -> tuple[onnx.ModelProto, CompressionReport]:
+        if not self.qat:
+            return super().converted(source, calibration, progress, threads)
+        return _Training(self, source, self.require(calibration), progress, threads).run()
+
+
+@dataclass
+class _Trained:
+    """A conversion after training, or as it was where that is better; its PSNR in dB before and after, and the steps taken."""
+
+    conversion: Conversion
+    model: onnx.ModelProto
+    before: float
+    after: float
+    steps: int
+
+
+class _Training:
+    """Converts and trains until the budget holds.
+
+    All layers are tried first. When they miss the budget, so many fall back to float that training makes up for the rest; last,
+    as many as the budget needs without training.
+    """
+
+    def __init__(
+        self, format: QuantisationAware, source: Path, calibration: Calibration, progress: Progress, threads: int
+    ) -> None:
+        self.format, self.source, self.calibration = format, source, calibration
+        self.progress, self.threads = progress, threads
+        original = graph.load(source)
+        self.reference = HeldOutReference(original, calibration, calibrates=True, threads=threads)
+        progress("learn from fp32", 0, 1)
+        self.distillation: DistillationSet = distillation_set(original, calibration, threads=threads)
+        progress("learn from fp32", 1, 1)
+        self.untrained = replace(format, qat=0)
+        self.gain = 0.0  # dB that the last training brought
+
+    def run(self) -> tuple[onnx.ModelProto, CompressionReport]:
+        """The trained model and its report."""
+        best = search(self._formats(), self._train, self._holds, self._missed).result
+        assert best is not None
+        report = best.conversion.report
+        report.psnr, report.rows = best.after, self.reference.row_errors(self._network(best.model))
+        report.budget_psnr = self.format.psnr
+        report.qat = {"steps": best.steps, "psnr_before": best.before, "psnr_after": best.after, "n": self.reference.n}
+        return best.model, report
+
+    def _formats(self) -> Generator[QuantisationAware, bool, None]:
+        if (yield self._with_budget(0.0)):
+            return
+        if not (yield self._with_budget(max(0.0, self.format.psnr - self.gain + SLACK))):
+            yield self.untrained
+
+    def _with_budget(self, psnr: float) -> QuantisationAware:
+        options: dict[str, Any] = {"psnr": psnr, "aim": 0.0, "rank": False}
+        known = names(type(self.format))
+        return replace(self.untrained, **{name: value for name, value in options.items() if name in known})
+
+    def _train(self, format: QuantisationAware) -> _Trained | None:
+        try:
+            conversion = convert_layers(format, self.source, self.calibration, self.progress, self.threads)
+        except BudgetError:
+            if format is self.untrained:
+                raise
+            return None
+        from aigc_edge.compress.trainable.finetune import FineTuneSettings, finetune  # imports torch, which takes seconds
+
+        limits = self.calibration.limits
+        before = psnr(self.reference.sample_error(self._network(conversion.model)), limits)
+        tuned = finetune(
+            conversion.model,
+            self.distillation,
+            FineTuneSettings(steps=self.format.qat, seconds=LONGEST),
+            master_weights=conversion.recipe.master_weights(),
+            progress=lambda *done: self.progress("train", *done),
+            threads=self.threads,
+        )
+        after = psnr(self.reference.sample_error(self._network(tuned.model)), limits)
+        self.gain = max(0.0, after - before)
+        model = tuned.model if after > before else conversion.model
+        return _Trained(conversion, model, before, max(before, after), tuned.steps)
+
+    def _holds(self, trained: _Trained | None) -> bool:
+        return trained is not None and trained.after >= self.format.psnr
+
+    def _missed(self, trials: list[Trial[QuantisationAware, _Trained | None]]) -> BudgetError:
+        last = trials[-1].result
+        assert last is not None
+        return BudgetError(
+            f"{self.format.name} with {last.steps} steps of training reaches {last.after:.1f} dB (PSNR against fp32 from the "
+            f"same noise), {self.format.psnr:.1f} dB was requested: lower the budget, train longer, or use another format"
+        )
+
+    def _network(self, model: onnx.ModelProto) -> graph.Network:
+        return graph.Network(folded(model), threads=self.threads, exact=True)
