@@ -1,1 +1,1 @@
-"""Speed, memory and quality of a bundle, measured in one run beside other ways to sample the same network."""
+"""Speed, memory and quality of a bundle, measured in one interleaved run with peers that sample the same network."""

@@ -23,7 +23,7 @@ def by_key(figures: Figures) -> dict[str, Figures]:
 
 def natives(figures: Figures) -> list[Figures]:
     """The rows of the native runtime."""
-    return [row for row in figures["configurations"] if row["way"] == "native"]
+    return [row for row in figures["configurations"] if row["runner"] == "native"]
 
 
 def large(figures: Figures) -> str:

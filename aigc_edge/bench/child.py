@@ -35,14 +35,14 @@ def peak_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def measure(recipe: Any, key: str, batch: int) -> dict[str, Any]:
+def measure(workload: Any, key: str, batch: int) -> dict[str, Any]:
     """Start a process that opens this configuration and draws one image, then a few more and a batch.
 
     Returns, in seconds, how long it took until the interpreter runs ("interpreter"), the code is imported ("import"), the bundle
     is open ("open"), the first image is there ("first_image"), and the sum ("total"); and peak bytes after batch 1 and `batch`.
     """
-    task = json.dumps({"recipe": recipe.to_json(), "key": key, "batch": batch})
-    environment = os.environ | {"OMP_NUM_THREADS": str(recipe.threads)}
+    task = json.dumps({"workload": workload.to_json(), "key": key, "batch": batch})
+    environment = os.environ | {"OMP_NUM_THREADS": str(workload.threads)}
     started = time.perf_counter()  # the clock is the system's monotonic one, the same in both processes
     done = subprocess.run(
         [sys.executable, "-c", _START], input=task, capture_output=True, text=True, env=environment, check=False
@@ -60,20 +60,20 @@ def measure(recipe: Any, key: str, batch: int) -> dict[str, Any]:
 def main(begun: float) -> None:
     """What the started process does: the task stands on stdin, the stamps go to stdout."""
     task = json.loads(sys.stdin.read())
-    from aigc_edge.bench.way import WAYS, Recipe
+    from aigc_edge.bench.runner import RUNNERS, Workload
 
     name, _, format = task["key"].partition("-")
-    way = WAYS[name]
-    recipe = Recipe.from_json(task["recipe"])
+    runner = RUNNERS[name]
+    workload = Workload.from_json(task["workload"])
     imported = time.perf_counter()
-    opened = way(recipe, format)
+    opened = runner(workload, format)
     ready = time.perf_counter()
-    opened.generate(1, 0, recipe.labels(1))
+    opened.generate(1, 0, workload.labels(1))
     first = time.perf_counter()
     for seed in range(1, 4):
-        opened.generate(1, seed, recipe.labels(1))
+        opened.generate(1, seed, workload.labels(1))
     peak = peak_bytes()
-    opened.generate(task["batch"], 0, recipe.labels(task["batch"]))
+    opened.generate(task["batch"], 0, workload.labels(task["batch"]))
     larger = max(peak, peak_bytes())  # the kernel's own figure is kept in shares of threads and may step back by some pages
     opened.close()
     stamps = {"begun": begun, "imported": imported, "opened": ready, "first": first, "peak_1": peak, "peak_batch": larger}

@@ -90,7 +90,7 @@ def _ratio(figures: Figures, row: Figures) -> str:
     if not comparison:
         return cells.NONE
     interval = f"{digits(comparison['interval'][0])} … {digits(comparison['interval'][1])}" if comparison["interval"] else ""
-    if row["way"] == "network":
+    if row["runner"] == "network":
         return _small(f"{digits(comparison['ratio'])}×", interval)
     tone = {"FASTER": "faster", "SLOWER": "slower"}.get(comparison["verdict"], "")
     return _small(f'<span class="{tone}">{cells.verdict(comparison)}</span>', interval)
@@ -104,7 +104,7 @@ def _row(figures: Figures, row: Figures) -> str:
         _small(milliseconds(one["median"]), f"{cells.spread(one)}, p90 {cells.p90(one)}"),
         _small(cells.rate(one), f"{cells.rate(row['latency'][large])} at {large}"),
         _ratio(figures, row),
-        _small(cells.outside(row), f"{cells.outside(row, 'call')} of call") if row["way"] == "native" else cells.NONE,
+        _small(cells.outside(row), f"{cells.outside(row, 'call')} of call") if row["runner"] == "native" else cells.NONE,
         _small(*cells.frechet(row.get("quality"))),
         cells.accuracy(row.get("quality")),
         cells.likeness(row),
@@ -112,7 +112,9 @@ def _row(figures: Figures, row: Figures) -> str:
         _small(cells.memory(row), memory),
         cells.cold(row),
     ]
-    return f'<tr class="{"ours" if row["way"] == "native" else "peer"}">{"".join(f"<td>{value}</td>" for value in values)}</tr>'
+    return (
+        f'<tr class="{"ours" if row["runner"] == "native" else "peer"}">{"".join(f"<td>{value}</td>" for value in values)}</tr>'
+    )
 
 
 def _table(figures: Figures) -> str:
@@ -124,7 +126,7 @@ def _table(figures: Figures) -> str:
     note = (
         "Peers sample the same networks with the same solver: as their PSNR shows, their images and their quality are the same."
     )
-    left = "".join(f"<li>{esc(way)} was left out: {esc(reason)}</li>" for way, reason in figures["left_out"].items())
+    left = "".join(f"<li>{esc(runner)} was left out: {esc(reason)}</li>" for runner, reason in figures["left_out"].items())
     return (
         f'<h2>Speed, memory and quality on one row</h2><div class="panel"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div><p class='soft'>{note}</p>" + (f"<ul class='soft'>{left}</ul>" if left else "")
@@ -133,7 +135,7 @@ def _table(figures: Figures) -> str:
 
 def _speed(figures: Figures) -> str:
     rows = [
-        charts.Row(cells.name(row), row["way"] == "native", [s * 1e3 for s in row["latency"]["1"]["samples"]])
+        charts.Row(cells.name(row), row["runner"] == "native", [s * 1e3 for s in row["latency"]["1"]["samples"]])
         for row in figures["configurations"]
     ]
     names = cells.by_key(figures)
@@ -163,10 +165,10 @@ def _cost(figures: Figures) -> str:
         return ""
     stages = ["interpreter", "import", "open", "first_image"]
     cold = [
-        charts.Row(cells.name(row), row["way"] == "native", [row["cold_start"][stage]["median"] for stage in stages])
+        charts.Row(cells.name(row), row["runner"] == "native", [row["cold_start"][stage]["median"] for stage in stages])
         for row in started
     ]
-    memory = [charts.Row(cells.name(row), row["way"] == "native", [row["peak_bytes"]["1"] / 1e6]) for row in started]
+    memory = [charts.Row(cells.name(row), row["runner"] == "native", [row["peak_bytes"]["1"] / 1e6]) for row in started]
     left = charts.stacked(cold, [stage.replace("_", " ") for stage in stages], "s", "cold start")
     right = charts.stacked(memory, ["peak resident memory at batch 1"], "MB", "peak memory")
     return (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bench.way import Recipe, Way
+from aigc_edge.bench.runner import Runner, Workload
 from aigc_edge.metrics.judge import Judge
 from aigc_edge.metrics.paired import psnr, relative_l2
 
@@ -18,39 +18,39 @@ BATCH = 32
 
 
 @contextlib.contextmanager
-def judge_of(recipe: Recipe) -> Iterator[Judge | None]:
+def judge_of(workload: Workload) -> Iterator[Judge | None]:
     """The judge in the bundle (a folder or a packed file); None when it has none."""
-    judge = recipe.manifest.judge
+    judge = workload.manifest.judge
     if judge is None:
         yield None
         return
     below = Path(judge.classifier).parent
-    with recipe.opened.extract(recipe.opened.below(str(below))) as folder:
-        yield Judge.load(folder / below, threads=recipe.threads)
+    with workload.opened.extract(workload.opened.below(str(below))) as folder:
+        yield Judge.load(folder / below, threads=workload.threads)
 
 
-def draw(way: Way, recipe: Recipe, n: int, progress: Callable[[int], None]) -> NDArray[np.uint8]:
+def draw(runner: Runner, workload: Workload, n: int, progress: Callable[[int], None]) -> NDArray[np.uint8]:
     """`n` images, classes in turn, seeds 0 … n - 1."""
-    labels, parts = recipe.labels(n), []
+    labels, parts = workload.labels(n), []
     for first in range(0, n, BATCH):
         size = min(BATCH, n - first)
-        parts.append(way.generate(size, first, None if labels is None else labels[first : first + size]))
+        parts.append(runner.generate(size, first, None if labels is None else labels[first : first + size]))
         progress(size)
     return np.concatenate(parts)
 
 
 def score(
-    native: Mapping[str, Way], recipe: Recipe, n: int, progress: Callable[[int], None] = lambda size: None
+    native: Mapping[str, Runner], workload: Workload, n: int, progress: Callable[[int], None] = lambda size: None
 ) -> dict[str, dict[str, Any]]:
     """Format → quality of `n` native images of it; the reference of psnr and relative_l2 is fp32 with the same seeds."""
-    images = {format: draw(way, recipe, n, progress) for format, way in native.items()}
+    images = {format: draw(runner, workload, n, progress) for format, runner in native.items()}
     reference, found = images.get("fp32"), {}
-    with judge_of(recipe) as judge:
+    with judge_of(workload) as judge:
         for format, drawn in images.items():
             against = None if format == "fp32" else reference
             figures: dict[str, Any] = {"n": n}
             if judge is not None:
-                figures |= judge.score(drawn, recipe.labels(n), against) | {"real_split": judge.card.get("real_split")}
+                figures |= judge.score(drawn, workload.labels(n), against) | {"real_split": judge.card.get("real_split")}
             elif against is not None:
                 figures |= paired(drawn, against)
             found[format] = figures
@@ -64,10 +64,12 @@ def paired(images: NDArray[np.uint8], reference: NDArray[np.uint8]) -> dict[str,
     return {"psnr": float(ratio) if np.isfinite(ratio) else None, "relative_l2": float(relative_l2(made, wished))}
 
 
-def agreement(ways: Mapping[str, Way], recipe: Recipe, n: int, seed: int) -> dict[str, dict[str, Any]]:
+def agreement(runners: Mapping[str, Runner], workload: Workload, n: int, seed: int) -> dict[str, dict[str, Any]]:
     """How well each peer reproduces native of its format from the same latents; the network alone draws no images."""
-    latents = np.random.default_rng(seed).standard_normal((n, *recipe.shape), dtype=np.float32)
-    drawn = {key: way.generate(n, 0, recipe.labels(n), latents) for key, way in ways.items() if way.name != "network"}
+    latents = np.random.default_rng(seed).standard_normal((n, *workload.shape), dtype=np.float32)
+    drawn = {
+        key: runner.generate(n, 0, workload.labels(n), latents) for key, runner in runners.items() if runner.name != "network"
+    }
     compared: dict[str, dict[str, Any]] = {}
     for key, images in drawn.items():
         base = f"native-{key.partition('-')[2]}"

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge.bench import cells, page
-from aigc_edge.bench.way import Recipe, key, opened
-from aigc_edge.bench.ways.native import Native
+from aigc_edge.bench.runner import Workload, key, opened
+from aigc_edge.bench.runners.native import Native
 from aigc_edge.files import atomic_file
 from aigc_edge.images import grid, write_png
 from aigc_edge.text import size, table
@@ -70,17 +70,17 @@ def text(figures: Figures) -> str:
             continue
         shares = f"{cells.outside(row)} of the loop's time and {cells.outside(row, 'call')} of the whole call's"
         lines.append(f"native {row['format']}, batch 1: {shares} is spent outside the network")
-    lines += [f"{way} was left out: {reason}" for way, reason in figures["left_out"].items()]
+    lines += [f"{runner} was left out: {reason}" for runner, reason in figures["left_out"].items()]
     warning = cells.warning(figures)
     return "\n".join(lines + ([f"warning: {warning}"] if warning else []))
 
 
-def sample_grids(recipe: Recipe, formats: list[str]) -> dict[str, bytes]:
+def sample_grids(workload: Workload, formats: list[str]) -> dict[str, bytes]:
     """Caption → PNG of native samples, one row a class, the same seeds in every format; and how far apart the ends are."""
-    rows = min(recipe.classes or ROWS, ROWS)
-    labels = np.repeat(np.arange(rows), COLUMNS) if recipe.classes else None
-    with opened(recipe, [key(Native, format) for format in formats]) as ways:
-        drawn = [way.generate(rows * COLUMNS, 0, labels) for way in ways.values()]
+    rows = min(workload.classes or ROWS, ROWS)
+    labels = np.repeat(np.arange(rows), COLUMNS) if workload.classes else None
+    with opened(workload, [key(Native, format) for format in formats]) as runners:
+        drawn = [runner.generate(rows * COLUMNS, 0, labels) for runner in runners.values()]
     pictures = dict(zip(formats, drawn, strict=True))
     if len(formats) > 1:
         apart = AMPLIFY * np.abs(drawn[0].astype(np.int16) - drawn[-1].astype(np.int16))
@@ -95,9 +95,9 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
         return file.read_bytes()
 
 
-def write_html(path: str | os.PathLike[str], figures: Figures, recipe: Recipe) -> None:
+def write_html(path: str | os.PathLike[str], figures: Figures, workload: Workload) -> None:
     """Write the report, whole or not at all; the samples in it are drawn anew from the bundle."""
     formats = [str(row["format"]) for row in cells.natives(figures)]
-    pictures = {name: base64.b64encode(png).decode("ascii") for name, png in sample_grids(recipe, formats).items()}
+    pictures = {name: base64.b64encode(png).decode("ascii") for name, png in sample_grids(workload, formats).items()}
     with atomic_file(path) as part:
         part.write_text(page.build(figures, pictures), encoding="utf-8")

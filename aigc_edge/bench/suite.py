@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from aigc_edge import __version__
 from aigc_edge.bench import child, machine, quality
 from aigc_edge.bench.measure import interleaved
+from aigc_edge.bench.runner import RUNNERS, Runner, Workload, key, opened
 from aigc_edge.bench.statistics import compare, summary
-from aigc_edge.bench.way import WAYS, Recipe, Way, key, opened
 from aigc_edge.errors import AigcEdgeError
 
 VERSION = 1
-AGREE_ON = 16  # images from the same latents, compared between ways
+AGREE_ON = 16  # images from the same latents, compared between runners
 Say = Callable[[str], None]
 
 
@@ -39,23 +39,27 @@ class Settings:
         return self.runs if batch == 1 else max(self.runs // 4, 1)
 
 
-def choose(recipe: Recipe, wanted: Sequence[str]) -> tuple[list[tuple[type[Way], str]], dict[str, str]]:
-    """The configurations that can run here, and why each other way cannot; raises AigcEdgeError for a format the bundle lacks."""
-    there = list(recipe.network.formats)
+def choose(workload: Workload, wanted: Sequence[str]) -> tuple[list[tuple[type[Runner], str]], dict[str, str]]:
+    """The configurations that can run here, and why each other runner cannot; raises AigcEdgeError for a format the bundle lacks."""
+    there = list(workload.network.formats)
     lacking = [format for format in wanted if format not in there]
     if lacking:
-        raise AigcEdgeError(f"{recipe.bundle} has no format {lacking[0]!r}: choose of {', '.join(there)}")
+        raise AigcEdgeError(f"{workload.bundle} has no format {lacking[0]!r}: choose of {', '.join(there)}")
     formats = [format for format in there if not wanted or format in wanted]
-    chosen: list[tuple[type[Way], str]] = []
+    chosen: list[tuple[type[Runner], str]] = []
     left_out: dict[str, str] = {}
-    for way in sorted((WAYS[name] for name in WAYS), key=lambda way: way.order):
-        on = recipe.device
-        reason = way.unavailable(recipe) if on in way.devices else f"it computes on {' and '.join(way.devices)} only, not on {on}"
+    for runner in sorted((RUNNERS[name] for name in RUNNERS), key=lambda runner: runner.order):
+        on = workload.device
+        reason = (
+            runner.unavailable(workload)
+            if on in runner.devices
+            else f"it computes on {' and '.join(runner.devices)} only, not on {on}"
+        )
         if reason:
-            left_out[way.name] = reason
+            left_out[runner.name] = reason
             continue
-        allowed = way.formats_on(on)
-        chosen += [(way, format) for format in formats if allowed is None or format in allowed]
+        allowed = runner.formats_on(on)
+        chosen += [(runner, format) for format in formats if allowed is None or format in allowed]
     return chosen, left_out
 
 
@@ -63,24 +67,24 @@ Clocks = dict[str, list[tuple[float, float]]]
 
 
 def timed(
-    ways: Mapping[str, Way], recipe: Recipe, batch: int, settings: Settings, say: Say
+    runners: Mapping[str, Runner], workload: Workload, batch: int, settings: Settings, say: Say
 ) -> tuple[dict[str, list[float]], Clocks]:
-    """Seconds of every call in every round, and what a way's own clock said of it where it has one (`Way.seconds`)."""
-    labels = recipe.labels(batch)
-    clocks: Clocks = {name: [] for name in ways}
+    """Seconds of every call in every round, and what a runner's own clock said of it where it has one (`Runner.seconds`)."""
+    labels = workload.labels(batch)
+    clocks: Clocks = {name: [] for name in runners}
 
-    def call(way: Way) -> Callable[[int], NDArray[np.uint8]]:
-        return lambda turn: way.generate(batch, (settings.seed + turn * batch) % 2**63, labels)
+    def call(runner: Runner) -> Callable[[int], NDArray[np.uint8]]:
+        return lambda turn: runner.generate(batch, (settings.seed + turn * batch) % 2**63, labels)
 
     def after(name: str) -> None:
-        said = ways[name].seconds()
+        said = runners[name].seconds()
         if said is not None:
             clocks[name].append(said)
 
     def progress(done: int, total: int) -> None:
         say(f"batch {batch}: round {done} of {total}")
 
-    calls = {name: call(way) for name, way in ways.items()}
+    calls = {name: call(runner) for name, runner in runners.items()}
     seconds = interleaved(calls, settings.rounds(batch), warmup=settings.warmup, after=after, progress=progress)
     return seconds, clocks
 
@@ -88,7 +92,7 @@ def timed(
 def latency(seconds: Sequence[float], clock: Sequence[tuple[float, float]], batch: int) -> dict[str, Any]:
     """The figures of one configuration at one batch size; `samples` are the raw seconds in the order of the rounds.
 
-    Where the way has a clock of its own, "outside_network" is the share of its loop that is not the network's, and
+    Where the runner has a clock of its own, "outside_network" is the share of its loop that is not the network's, and
     "outside_network_call" that share of the whole call as the application sees it.
     """
     figures: dict[str, Any] = summary(seconds) | {"samples": list(seconds)}
@@ -113,9 +117,9 @@ def comparisons(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> list[di
     return found
 
 
-def sizes(recipe: Recipe, format: str) -> dict[str, int]:
+def sizes(workload: Workload, format: str) -> dict[str, int]:
     """Bytes of the networks in this format, and of the whole bundle."""
-    manifest, networks = recipe.manifest, []
+    manifest, networks = workload.manifest, []
     for component in manifest.components.values():
         if component.table:  # of a schedule its table is read, not its network
             networks.append(component.table.file)
@@ -124,25 +128,25 @@ def sizes(recipe: Recipe, format: str) -> dict[str, int]:
     return {"networks": sum(map(manifest.bytes_of, networks)), "bundle": manifest.total_bytes}
 
 
-def isolated(recipe: Recipe, name: str, settings: Settings) -> dict[str, Any]:
+def isolated(workload: Workload, name: str, settings: Settings) -> dict[str, Any]:
     """Cold start (median of several processes, each part by itself) and peak memory of one configuration."""
-    starts = [child.measure(recipe, name, settings.batch) for _ in range(settings.cold_starts)]
+    starts = [child.measure(workload, name, settings.batch) for _ in range(settings.cold_starts)]
     parts = {part: [start["seconds"][part] for start in starts] for part in starts[0]["seconds"]}
     cold = {part: {"median": float(np.median(values)), "samples": values} for part, values in parts.items()}
     peaks = {batch: int(np.median([start["peak_bytes"][batch] for start in starts])) for batch in starts[0]["peak_bytes"]}
     return {"cold_start": cold, "peak_bytes": peaks}
 
 
-def bench(recipe: Recipe, settings: Settings, say: Say = lambda message: None) -> dict[str, Any]:
+def bench(workload: Workload, settings: Settings, say: Say = lambda message: None) -> dict[str, Any]:
     """Measure everything; returns the JSON value that `aigc-edge bench --json` writes. `say` hears what is going on."""
-    chosen, left_out = choose(recipe, settings.formats)
-    names = [key(way, format) for way, format in chosen]
+    chosen, left_out = choose(workload, settings.formats)
+    names = [key(runner, format) for runner, format in chosen]
     before = machine.busy()
     batches = sorted({1, settings.batch})
-    with opened(recipe, names) as ways:
-        agrees = quality.agreement(ways, recipe, AGREE_ON, settings.seed)
-        runs = {str(batch): timed(ways, recipe, batch, settings, say) for batch in batches}
-        native = {name.partition("-")[2]: way for name, way in ways.items() if way.name == "native"}
+    with opened(workload, names) as runners:
+        agrees = quality.agreement(runners, workload, AGREE_ON, settings.seed)
+        runs = {str(batch): timed(runners, workload, batch, settings, say) for batch in batches}
+        native = {name.partition("-")[2]: runner for name, runner in runners.items() if runner.name == "native"}
         scores: dict[str, dict[str, Any]] = {}
         if settings.quality_images:
             drawn = [0]
@@ -151,17 +155,17 @@ def bench(recipe: Recipe, settings: Settings, say: Say = lambda message: None) -
                 drawn[0] += size
                 say(f"quality: {drawn[0]} of {settings.quality_images * len(native)} images")
 
-            scores = quality.score(native, recipe, settings.quality_images, progress)
+            scores = quality.score(native, workload, settings.quality_images, progress)
     rows = []
-    for (way, format), name in zip(chosen, names, strict=True):
-        row: dict[str, Any] = {"key": name, "way": way.name, "title": way.title, "format": format}
-        row["engine"] = way.engine_on(recipe.device)
+    for (runner, format), name in zip(chosen, names, strict=True):
+        row: dict[str, Any] = {"key": name, "runner": runner.name, "title": runner.title, "format": format}
+        row["engine"] = runner.engine_on(workload.device)
         row["latency"] = {batch: latency(seconds[name], clocks[name], int(batch)) for batch, (seconds, clocks) in runs.items()}
-        row["bytes"] = sizes(recipe, format)
-        if way.name != "network" and settings.cold_starts:
+        row["bytes"] = sizes(workload, format)
+        if runner.name != "network" and settings.cold_starts:
             say(f"cold start and memory: {name}")
-            row |= isolated(recipe, name, settings)
-        if way.name == "native":
+            row |= isolated(workload, name, settings)
+        if runner.name == "native":
             row["quality"] = scores.get(format)
         row["agreement"] = agrees.get(name)
         rows.append(row)
@@ -170,29 +174,29 @@ def bench(recipe: Recipe, settings: Settings, say: Say = lambda message: None) -
         "tool": f"aigc-edge {__version__}",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine.fingerprint() | {"busy": {"before": before, "after": machine.busy()}},
-        "bundle": about(recipe),
-        "settings": settings_json(recipe, settings, batches),
+        "bundle": about(workload),
+        "settings": settings_json(workload, settings, batches),
         "configurations": rows,
         "comparisons": comparisons({batch: seconds for batch, (seconds, _) in runs.items()}),
         "left_out": left_out,
     }
 
 
-def about(recipe: Recipe) -> dict[str, Any]:
+def about(workload: Workload) -> dict[str, Any]:
     """What was measured, without a path."""
-    members = recipe.manifest.to_json()
+    members = workload.manifest.to_json()
     names = ("name", "family", "sample_shape", "output_shape", "classes", "default_format", "provenance", "created")
     return {name: members[name] for name in names}
 
 
-def settings_json(recipe: Recipe, settings: Settings, batches: Sequence[int]) -> dict[str, Any]:
+def settings_json(workload: Workload, settings: Settings, batches: Sequence[int]) -> dict[str, Any]:
     """How it was measured."""
     return {
-        "solver": recipe.solver,
-        "steps": recipe.steps,
-        "guidance_scale": recipe.guidance,
-        "threads": recipe.threads,
-        "device": recipe.device,
+        "solver": workload.solver,
+        "steps": workload.steps,
+        "guidance_scale": workload.guidance,
+        "threads": workload.threads,
+        "device": workload.device,
         "batches": list(batches),
         "rounds": {str(batch): settings.rounds(batch) for batch in batches},
         "warmup_rounds": settings.warmup,

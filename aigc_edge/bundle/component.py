@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.sizes import Size, follows, number
@@ -61,21 +61,20 @@ class PlanEntry:
         """The plan of a manifest; raises BundleError naming the member that is wrong."""
         text = {name: value[name].string() for name in ("engine", "format", "target", "file")}
         text |= {name: item.string() for name in ("built_with", "device") if (item := value.get(name))}
-        batches, options, precision = value.get("batches"), value.get("options"), value.get("precision")
+        batches, options = value.get("batches"), value.get("options")
         expected, surprises, sm = value.get("expected"), value.get("surprises"), value.get("sm")
         return PlanEntry(
             **text,
             sm=sm.integer(0, 10000) if sm else 0,
             batches=tuple(item.integer(1, 2**31 - 1) for item in batches.items()) if batches else (),
             options=options.object() if options else {},
-            precision=None if precision is None else precision.raw if isinstance(precision.raw, str) else precision.object(),
+            precision=_precision(value.get("precision")),
             expected=tuple(item.object() for item in expected.items()) if expected else (),
             surprises=surprises.strings() if surprises else (),
         )
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(NamedTuple):
     """A component's weights for torch: the file, the settings of its module, and the inputs of that (None: all)."""
 
     file: str
@@ -83,8 +82,7 @@ class Weights:
     inputs: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class ConstantTable:
+class ConstantTable(NamedTuple):
     """The schedule's outputs at the timesteps of a bundle's programs: float32 rows in a file, and the increasing timesteps."""
 
     file: str
@@ -199,6 +197,12 @@ def _names(value: Value, member: str, allowed: set[str]) -> tuple[str, ...] | No
         if item.string() not in allowed:
             raise item.error(f'is "{item.raw}", which is not among the inputs')
     return items.strings()
+
+
+def _precision(value: Value | None) -> Mapping[str, Any] | str | None:
+    if value is None:
+        return None
+    return value.string() if isinstance(value.raw, str) else value.object()
 
 
 def _table(value: Value) -> ConstantTable:

@@ -22,7 +22,7 @@ ABOVE = 2**28
 
 
 @dataclass(frozen=True)
-class Place:
+class ExternalData:
     """Where the bytes of a tensor are: the file, as its model names it, the first byte and their number (None: to the end)."""
 
     location: str
@@ -30,18 +30,18 @@ class Place:
     length: int | None
 
     @staticmethod
-    def of(tensor: Any) -> Place | None:
+    def of(tensor: Any) -> ExternalData | None:
         """That of an onnx.TensorProto; None: it holds its bytes itself."""
         if not tensor.external_data:
             return None
         entries = {pair.key: pair.value for pair in tensor.external_data}
         length = entries.get("length")
-        return Place(entries.get("location", ""), int(entries.get("offset", 0)), None if length is None else int(length))
+        return ExternalData(entries.get("location", ""), int(entries.get("offset", 0)), None if length is None else int(length))
 
 
 def check_places(tensors: Iterable[Any], model: Path) -> None:
     """Raise AigcEdgeError unless the weights of `tensors` lie beside the file `model`, and whole."""
-    for place in filter(None, map(Place.of, tensors)):
+    for place in filter(None, map(ExternalData.of, tensors)):
         file = model.parent / place.location
         if not place.location or Path(place.location).is_absolute() or ".." in Path(place.location).parts:
             raise AigcEdgeError(f"the weights of {model.name} lie outside its folder ({place.location!r}): export it again")
@@ -56,12 +56,12 @@ def check_places(tensors: Iterable[Any], model: Path) -> None:
 
 def read_weights(tensors: Iterable[Any], model: Path) -> None:
     """Put the bytes that lie beside the file `model` into `tensors`. Raises what `check_places` does."""
-    tensors = [tensor for tensor in tensors if Place.of(tensor)]
+    tensors = [tensor for tensor in tensors if ExternalData.of(tensor)]
     check_places(tensors, model)
     streams: dict[str, IO[bytes]] = {}
     try:
         for tensor in tensors:
-            place = Place.of(tensor)
+            place = ExternalData.of(tensor)
             assert place is not None
             if place.location not in streams:
                 streams[place.location] = (model.parent / place.location).open("rb")
@@ -78,6 +78,6 @@ def read_weights(tensors: Iterable[Any], model: Path) -> None:
 
 def mapped(tensor: Any, model: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """The values of an onnx.TensorProto whose bytes lie beside the file `model`: read from there as they are used."""
-    place, shape = Place.of(tensor), tuple(tensor.dims)
+    place, shape = ExternalData.of(tensor), tuple(tensor.dims)
     assert place is not None
     return np.memmap(model.parent / place.location, dtype, "r", place.offset, shape) if all(shape) else np.zeros(shape, dtype)

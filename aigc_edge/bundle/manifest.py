@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, TEXT_ENCODERS, Component
 from aigc_edge.bundle.parsing import Value, parse_json
@@ -21,8 +21,7 @@ MAX_SIDE, MAX_SIZES = 1 << 16, 1024
 Negative = Literal["encode", "zeros"]
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """A file of a bundle: its length in bytes and its SHA-256, 64 hexadecimal digits."""
 
     bytes: int
@@ -37,8 +36,7 @@ class Classes:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class TokenizerEntry:
+class TokenizerEntry(NamedTuple):
     """How a prompt becomes the tokens of an encoder: the tokenizer's file, the number of tokens, the id that fills up."""
 
     tokenizer: str
@@ -46,8 +44,7 @@ class TokenizerEntry:
     pad: int
 
 
-@dataclass(frozen=True)
-class TextEntry:
+class TextEntry(NamedTuple):
     """The tokenizers of the text encoders by component, the conditions without a negative prompt (those of "", or zeros), and
     the prompts that the formats were calibrated and measured with."""
 
@@ -56,8 +53,7 @@ class TextEntry:
     prompts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class JudgeEntry:
+class JudgeEntry(NamedTuple):
     """The classifier that scored the formats: its network, the features of real images, its held-out accuracy 0 … 1."""
 
     classifier: str
@@ -200,13 +196,13 @@ class Manifest:
             "default_format": self.default_format,
             "targets": list(self.targets),
             "notes": list(self.notes),
-            "judge": vars(self.judge).copy() if self.judge else None,
+            "judge": self.judge._asdict() if self.judge else None,
             "tools": dict(self.tools),
             "provenance": dict(self.provenance),
             "created": self.created,
         }
         if self.text:
-            encoders = {name: vars(entry).copy() for name, entry in self.text.encoders.items()}
+            encoders = {name: entry._asdict() for name, entry in self.text.encoders.items()}
             value["text"] = {"encoders": encoders, "negative": self.text.negative, "prompts": list(self.text.prompts)}
         if self.examples:
             value["examples"] = {kind: dict(files) for kind, files in self.examples.items()}
@@ -217,7 +213,7 @@ class Manifest:
             "programs": {name: program.to_json() for name, program in self.programs.items()},
             "quality": {name: dict(figures) for name, figures in self.quality.items()},
             **self.extra,
-            "files": {name: vars(entry).copy() for name, entry in self.files.items()},
+            "files": {name: entry._asdict() for name, entry in self.files.items()},
         }
 
     def to_text(self) -> bytes:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from aigc_edge.bundle.manifest import FileEntry
 from aigc_edge.errors import BundleError
+
+if TYPE_CHECKING:  # zipfile and tempfile are imported late: 13 ms that opening a folder must not cost
+    import zipfile
 
 CHUNK = 1 << 20
 AGAIN = "copy the bundle again or compile it again"
@@ -91,6 +92,8 @@ class Files:
         if not self.packed:
             yield self.path
             return
+        import tempfile
+
         parent = self.path.absolute().parent if beside else None
         with tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=parent) as folder:
             for name in self.listed or () if names is None else names:
@@ -133,13 +136,19 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise BundleError(f"{path} is not a whole bundle: it lacks {error.filename}; {AGAIN}") from None
-    except zipfile.BadZipFile as error:
+    except OSError as error:
+        raise BundleError(f"cannot read the bundle {path}: {error.strerror or error}") from error
+    except Exception as error:
+        import zipfile
+
+        if not isinstance(error, zipfile.BadZipFile):
+            raise
         raise BundleError(f"{path} is not a bundle, a folder or an uncompressed zip of it ({error}): {AGAIN}") from None
-    except (OSError, NotImplementedError, RuntimeError) as error:  # zipfile's for a compression or an encryption it does not know
-        raise BundleError(f"cannot read the bundle {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
+    import zipfile
+
     with path.open("rb") as stream:
         if stream.read(4) not in _ZIP:
             raise zipfile.BadZipFile("it does not begin as a zip does")

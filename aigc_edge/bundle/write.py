@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +38,8 @@ def write_bundle(
     """
     final = Path(path)
     if packed:
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.absolute().parent) as folder:
             written = write_bundle(Path(folder) / "whole", manifest, files, link=link)
             zip_folder(Path(folder) / "whole", written.files, final, overwrite=overwrite)
@@ -82,6 +82,8 @@ def zip_folder(folder: Path, names: Iterable[str], file: Path, *, overwrite: boo
         raise AigcEdgeError(f"{file} already exists: give another name or ask to overwrite it")
     if file.is_dir():
         raise AigcEdgeError(f"{file} is a folder: give the name of a file to pack the bundle into")
+    import zipfile
+
     with atomic_file(file) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted([MANIFEST, DIGEST, *names]):
             entry = zipfile.ZipInfo(name, _FIXED_TIME)

@@ -1,4 +1,4 @@
-"""`aigc-edge bench`: speed, memory, size and quality of a bundle, beside other ways to sample the same network."""
+"""`aigc-edge bench`: speed, memory, size and quality of a bundle, against peers that sample the same network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def configure(parser: Parser) -> None:
         "--guidance", type=values.real(0, 1000), metavar="X", help="guidance scale, 1 is off (default: the program's)"
     )
     how = parser.add_argument_group("how to measure it")
-    how.add_argument("--threads", type=values.threads, default=1, metavar="N", help="threads of every way (default: %(default)s)")
+    how.add_argument(
+        "--threads", type=values.threads, default=1, metavar="N", help="threads of every runner (default: %(default)s)"
+    )
     how.add_argument(
         "--device",
         choices=("cpu", "cuda"),
@@ -67,7 +69,7 @@ def configure(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from aigc_edge.bench import report, suite, way
+    from aigc_edge.bench import report, runner, suite
     from aigc_edge.errors import AigcEdgeError
     from aigc_edge.files import write_json
 
@@ -75,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise AigcEdgeError(
             "--quality-images 1 was given: a distance between distributions needs at least 2, and hundreds to say much"
         )
-    recipe = way.open_recipe(
+    workload = runner.open_workload(
         arguments.bundle, arguments.solver, arguments.steps, arguments.guidance, arguments.threads, arguments.device
     )
     settings = suite.Settings(
@@ -87,14 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         formats=tuple(arguments.formats),
     )
-    figures = suite.bench(recipe, settings, say)
+    figures = suite.bench(workload, settings, say)
     say("")
     print(report.text(figures))
     if arguments.json:
         write_json(arguments.json, figures)
         print(f"figures: {arguments.json}")
     if arguments.html:
-        report.write_html(arguments.html, figures, recipe)
+        report.write_html(arguments.html, figures, workload)
         print(f"report: {arguments.html}")
     return 0
 

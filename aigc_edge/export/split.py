@@ -48,7 +48,7 @@ class Split:
             spec=replace(whole.spec, inputs=(*inputs, *self.schedule.outputs)),
             onnx_inputs=tuple(tensor.name for tensor in self.inputs),
             schedule_constants=self.report.to_json(),
-            weights=whole.weights and replace(whole.weights, inputs=names),
+            weights=whole.weights._replace(inputs=names) if whole.weights else None,
         )
         return rest, Component(self.schedule, {"fp32": {"file": file}})
 

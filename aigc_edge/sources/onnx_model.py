@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.bundle.external import Place, check_places, mapped, read_weights
+from aigc_edge.bundle.external import ExternalData, check_places, mapped, read_weights
 from aigc_edge.bundle.sizes import METADATA, Size, named
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role
 from aigc_edge.compress.graphs.graph import outline
@@ -95,12 +95,12 @@ def _read_small(model: onnx.ModelProto, path: Path) -> None:
 
 def files_beside(path: Path) -> list[Path]:
     """The files that hold weights of the model in `path`."""
-    places = filter(None, map(Place.of, _parsed(path).graph.initializer))
+    places = filter(None, map(ExternalData.of, _parsed(path).graph.initializer))
     return [path.parent / location for location in sorted({place.location for place in places})]
 
 
 def _values(tensor: onnx.TensorProto, path: Path) -> npt.NDArray[Any]:
-    return mapped(tensor, path, np.float32) if Place.of(tensor) else numpy_helper.to_array(tensor)
+    return mapped(tensor, path, np.float32) if ExternalData.of(tensor) else numpy_helper.to_array(tensor)
 
 
 def _mapped(tensor: onnx.TensorProto, path: Path) -> ir.Tensor:
@@ -109,7 +109,7 @@ def _mapped(tensor: onnx.TensorProto, path: Path) -> ir.Tensor:
 
 def as_ir(model: onnx.ModelProto, path: Path) -> ir.Model:
     """`model`, read from `path`, as onnx_ir takes it; weights beside the file are read as they are used."""
-    apart = {tensor.name: tensor for tensor in model.graph.initializer if Place.of(tensor)}
+    apart = {tensor.name: tensor for tensor in model.graph.initializer if ExternalData.of(tensor)}
     made = ir.from_proto(model)
     for name, tensor in apart.items():
         # onnx_ir's own tensor for this refuses files that are links.

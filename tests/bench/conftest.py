@@ -39,22 +39,22 @@ def figures(rng: np.random.Generator) -> dict[str, Any]:
         for batch, n in rounds.items()
     }
     rows = []
-    for key, (way, title, engine, _) in KEYS.items():
+    for key, (runner, title, engine, _) in KEYS.items():
         format = key.partition("-")[2]
-        clock = {batch: [(0.99 * s, 0.985 * s) for s in seconds[batch][key]] if way == "native" else [] for batch in rounds}
-        row: dict[str, Any] = {"key": key, "way": way, "title": title, "engine": engine, "format": format}
+        clock = {batch: [(0.99 * s, 0.985 * s) for s in seconds[batch][key]] if runner == "native" else [] for batch in rounds}
+        row: dict[str, Any] = {"key": key, "runner": runner, "title": title, "engine": engine, "format": format}
         row["latency"] = {batch: suite.latency(seconds[batch][key], clock[batch], int(batch)) for batch in rounds}
         row["bytes"] = {"networks": 8_400_000 if format == "fp32" else 2_300_000, "bundle": 12_000_000}
         row["agreement"] = (
             None if key == "native-fp32" else {"psnr": 61.2, "relative_l2": 0.0012, "against": "native-fp32", "n": 16}
         )
-        if way != "network":
+        if runner != "network":
             stages = {"interpreter": 0.02, "import": 0.11, "open": 0.06, "first_image": 0.05}
-            stages["import"] += {"torch": 1.9, "diffusers": 2.4}.get(way, 0.0)
+            stages["import"] += {"torch": 1.9, "diffusers": 2.4}.get(runner, 0.0)
             cold = stages | {"total": sum(stages.values())}
             row["cold_start"] = {part: {"median": value, "samples": [value]} for part, value in cold.items()}
-            row["peak_bytes"] = {"1": {"torch": 410, "diffusers": 480}.get(way, 92) * 10**6, "16": 120 * 10**6}
-        if way == "native":
+            row["peak_bytes"] = {"1": {"torch": 410, "diffusers": 480}.get(runner, 92) * 10**6, "16": 120 * 10**6}
+        if runner == "native":
             row["quality"] = (
                 _quality(2.31, 0.987, real_split={"frechet": 1.1, "n": 898})
                 if format == "fp32"

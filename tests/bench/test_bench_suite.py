@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import aigc_edge
-from aigc_edge.bench import child, quality, report, suite, way
+from aigc_edge.bench import child, quality, report, runner, suite
 from aigc_edge.bench.statistics import compare
 from aigc_edge.errors import AigcEdgeError
 
@@ -21,14 +21,14 @@ PEERS = ("numpy-fp32", "torch-fp32", "diffusers-fp32")
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_bundle: Path) -> way.Recipe:
-    return way.open_recipe(str(tiny_bundle), None, None, None, 1)
+def workload(tiny_bundle: Path) -> runner.Workload:
+    return runner.open_workload(str(tiny_bundle), None, None, None, 1)
 
 
 @pytest.fixture(scope="module")
-def measured(recipe: way.Recipe) -> dict[str, Any]:
+def measured(workload: runner.Workload) -> dict[str, Any]:
     settings = suite.Settings(runs=4, batch=3, warmup=1, cold_starts=0, quality_images=40)
-    return json.loads(json.dumps(suite.bench(recipe, settings), allow_nan=False))  # as a reader of the JSON sees it
+    return json.loads(json.dumps(suite.bench(workload, settings), allow_nan=False))  # as a reader of the JSON sees it
 
 
 def rows(figures: dict[str, Any]) -> dict[str, Any]:
@@ -38,34 +38,34 @@ def rows(figures: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "euler", "heun"])
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_every_way_draws_the_same_images(tiny_bundle: Path, solver: str, guidance: float, rng: np.random.Generator) -> None:
-    recipe = way.open_recipe(str(tiny_bundle), solver, 6, guidance, 1)
-    chosen, left_out = suite.choose(recipe, ["fp32"])
+    workload = runner.open_workload(str(tiny_bundle), solver, 6, guidance, 1)
+    chosen, left_out = suite.choose(workload, ["fp32"])
     assert set(left_out) <= ({"diffusers"} if solver == "heun" else set())
-    with way.opened(recipe, [way.key(w, f) for w, f in chosen]) as ways:
-        agrees = quality.agreement(ways, recipe, 4, int(rng.integers(2**31)))
+    with runner.opened(workload, [runner.key(w, f) for w, f in chosen]) as runners:
+        agrees = quality.agreement(runners, workload, 4, int(rng.integers(2**31)))
     assert set(agrees) == {key for key in PEERS if key.partition("-")[0] not in left_out}
     for figures in agrees.values():  # float32 in another order of operations: at most a pixel on the edge between two levels
         assert figures["largest_difference"] <= 1
         assert figures["psnr"] is None or figures["psnr"] > 60
 
 
-def test_native_is_the_public_call(recipe: way.Recipe, rng: np.random.Generator) -> None:
-    seed, labels = int(rng.integers(2**31)), recipe.labels(5)
-    with way.opened(recipe, ["native-fp32"]) as ways:
-        drawn = ways["native-fp32"].generate(5, seed, labels)
-        loop, network = ways["native-fp32"].seconds() or (0.0, 0.0)
+def test_native_is_the_public_call(workload: runner.Workload, rng: np.random.Generator) -> None:
+    seed, labels = int(rng.integers(2**31)), workload.labels(5)
+    with runner.opened(workload, ["native-fp32"]) as runners:
+        drawn = runners["native-fp32"].generate(5, seed, labels)
+        loop, network = runners["native-fp32"].seconds() or (0.0, 0.0)
         assert 0 < network < loop
-    with aigc_edge.open(recipe.bundle, format="fp32", threads=1) as pipeline:
+    with aigc_edge.open(workload.bundle, format="fp32", threads=1) as pipeline:
         np.testing.assert_array_equal(drawn, pipeline.sample(5, seed=seed, classes=labels))
 
 
-def test_network_alone_evaluates_as_often_as_the_program(recipe: way.Recipe) -> None:
-    with way.opened(recipe, ["network-fp32"]) as ways:
-        floor, calls = ways["network-fp32"], []
+def test_network_alone_evaluates_as_often_as_the_program(workload: runner.Workload) -> None:
+    with runner.opened(workload, ["network-fp32"]) as runners:
+        floor, calls = runners["network-fp32"], []
         floor.generate(2, 0, None)
         floor._bound = {batch: lambda batch=batch: calls.append(batch) for batch in floor._bound}  # type: ignore[attr-defined]
         floor.generate(2, 0, None)
-    assert calls == [4 if recipe.guided else 2] * recipe.evaluations
+    assert calls == [4 if workload.guided else 2] * workload.evaluations
 
 
 def test_raw_samples_give_the_figures(measured: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def test_raw_samples_give_the_figures(measured: dict[str, Any]) -> None:
             assert latency["n"] == len(latency["samples"]) == measured["settings"]["rounds"][batch]
             assert latency["median"] == pytest.approx(np.median(latency["samples"]))
             assert latency["images_per_second"] == pytest.approx(int(batch) / np.median(latency["samples"]))
-        if row["way"] == "native":
+        if row["runner"] == "native":
             one = row["latency"]["1"]
             whole, loop, network = (np.array(one[name]) for name in ("samples", "loop_samples", "network_samples"))
             assert np.all((network > 0) & (network < loop) & (loop < whole))
@@ -89,19 +89,19 @@ def test_raw_samples_give_the_figures(measured: dict[str, Any]) -> None:
     assert {("native-fp32", peer) for peer in found if peer.endswith("fp32") and peer != "native-fp32"} <= pairs
 
 
-def test_sizes_are_those_of_the_files(measured: dict[str, Any], recipe: way.Recipe) -> None:
+def test_sizes_are_those_of_the_files(measured: dict[str, Any], workload: runner.Workload) -> None:
     assert rows(measured)
     for row in rows(measured).values():
-        file = recipe.network.file(row["format"])
-        assert row["bytes"]["networks"] == (Path(recipe.bundle) / file).stat().st_size
+        file = workload.network.file(row["format"])
+        assert row["bytes"]["networks"] == (Path(workload.bundle) / file).stat().st_size
 
 
-def test_quality_is_the_judges(measured: dict[str, Any], recipe: way.Recipe) -> None:
-    with quality.judge_of(recipe) as judge:
+def test_quality_is_the_judges(measured: dict[str, Any], workload: runner.Workload) -> None:
+    with quality.judge_of(workload) as judge:
         if judge is None:
             pytest.skip("the bundle has no judge")
-        labels = recipe.labels(40)
-        with aigc_edge.open(recipe.bundle, format="fp32", threads=1) as pipeline:
+        labels = workload.labels(40)
+        with aigc_edge.open(workload.bundle, format="fp32", threads=1) as pipeline:
             scores = judge.score(pipeline.sample(40, seed=0, classes=labels), labels)
     found = rows(measured)["native-fp32"]["quality"]
     assert found["frechet"] == pytest.approx(scores["frechet"], rel=1e-6)
@@ -110,12 +110,12 @@ def test_quality_is_the_judges(measured: dict[str, Any], recipe: way.Recipe) -> 
 
 
 @pytest.mark.parametrize("key", ["native-fp32", "numpy-fp32"])
-def test_cold_start_is_the_sum_of_its_parts(recipe: way.Recipe, key: str) -> None:
-    found = child.measure(recipe, key, 3)
+def test_cold_start_is_the_sum_of_its_parts(workload: runner.Workload, key: str) -> None:
+    found = child.measure(workload, key, 3)
     parts, peaks = found["seconds"], found["peak_bytes"]
     assert parts["total"] == pytest.approx(sum(parts[stage] for stage in child.STAGES))
     assert all(parts[stage] > 0 for stage in child.STAGES)
-    assert (Path(recipe.bundle) / "denoiser.fp32.onnx").stat().st_size < peaks["1"] <= peaks["3"]
+    assert (Path(workload.bundle) / "denoiser.fp32.onnx").stat().st_size < peaks["1"] <= peaks["3"]
 
 
 def test_peak_memory_counts_what_was_held_and_nothing_of_the_parent() -> None:
@@ -129,26 +129,26 @@ def test_peak_memory_counts_what_was_held_and_nothing_of_the_parent() -> None:
     assert before < parents.nbytes / 2
 
 
-def test_a_configuration_that_fails_alone_is_named(recipe: way.Recipe) -> None:
+def test_a_configuration_that_fails_alone_is_named(workload: runner.Workload) -> None:
     with pytest.raises(AigcEdgeError, match=r"native-fp99.*fp99"):
-        child.measure(recipe, "native-fp99", 2)
+        child.measure(workload, "native-fp99", 2)
 
 
-def test_an_unknown_format_is_a_sentence(recipe: way.Recipe) -> None:
+def test_an_unknown_format_is_a_sentence(workload: runner.Workload) -> None:
     with pytest.raises(AigcEdgeError, match=r"no format 'fp99'.*fp32"):
-        suite.choose(recipe, ["fp99"])
+        suite.choose(workload, ["fp99"])
 
 
-def test_grids_show_the_formats_and_how_far_apart_they_are(recipe: way.Recipe) -> None:
-    formats = list(recipe.network.formats)
-    pictures = report.sample_grids(recipe, formats)
+def test_grids_show_the_formats_and_how_far_apart_they_are(workload: runner.Workload) -> None:
+    formats = list(workload.network.formats)
+    pictures = report.sample_grids(workload, formats)
     assert list(pictures)[: len(formats)] == formats
     assert len(pictures) == len(formats) + (len(formats) > 1)
     assert all(png.startswith(b"\x89PNG") for png in pictures.values())
 
 
-def test_on_a_gpu_only_ways_that_compute_there_are_measured(recipe: way.Recipe) -> None:
-    chosen, left_out = suite.choose(dataclasses.replace(recipe, device="cuda"), [])
+def test_on_a_gpu_only_ways_that_compute_there_are_measured(workload: runner.Workload) -> None:
+    chosen, left_out = suite.choose(dataclasses.replace(workload, device="cuda"), [])
     assert [(kind.name, format, kind.engine_on("cuda")) for kind, format in chosen] == [
         ("native", "fp32", "torch"),
         ("torch", "fp32", "torch"),

@@ -26,7 +26,7 @@ TORCH = [
 # engines/tensorrt_network.py, runtime/device_loop.py: on a GPU torch owns memory and streams, where it is installed.
 TORCH_IN_FUNCTIONS = [
     *TORCH,
-    "bench/ways/",
+    "bench/runners/",
     "commands/train.py",
     "ops/",
     "compile/",
@@ -40,7 +40,7 @@ ONLY_IN = {
     "tensorrt_rtx": ["engines/tensorrt"],
     "onnx": ["export/", "compress/", "sources/", "engines/tensorrt", "metrics/classifier.py", "preflight/"],
     "openvino": ["engines/openvino.py"],
-    "diffusers": ["bench/ways/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
+    "diffusers": ["bench/runners/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
     "transformers": ["sources/"],
     "sklearn": ["data/"],
     "tokenizers": ["runtime/tokenizer.py", "sources/"],
@@ -144,7 +144,7 @@ def test_the_order_inside_a_package_counts_where_it_is_declared(path: str, sourc
         ("diffusion/x.py", "import torch"),
         ("runtime/pipeline.py", "def f():\n    import torch"),
         ("bench/x.py", "import torch"),
-        ("bench/ways/x.py", "import torch"),
+        ("bench/runners/x.py", "import torch"),
         ("engines/onnxruntime.py", "import tensorrt_rtx"),
         ("commands/x.py", "from aigc_edge import cli"),
         ("report/summary.py", "from aigc_edge import bench"),
@@ -159,7 +159,7 @@ def test_the_rule_finds_what_breaks_it(path: str, source: str) -> None:
     ("path", "source"),
     [
         ("nn/x.py", "import torch\nfrom aigc_edge.errors import AigcEdgeError"),
-        ("bench/ways/x.py", "def f():\n    import torch"),
+        ("bench/runners/x.py", "def f():\n    import torch"),
         ("runtime/pipeline.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("files.py", "from aigc_edge.errors import AigcEdgeError"),
     ],

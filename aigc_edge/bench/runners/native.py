@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bench.way import WAYS, Recipe, Way
+from aigc_edge.bench.runner import RUNNERS, Runner, Workload
 
 PROMPT = "a photograph of a cat on a red sofa"  # of a bundle with text encoders
 
 
-@WAYS.register("native")
-class Native(Way):
+@RUNNERS.register("native")
+class Native(Runner):
     """`aigc_edge.open(...).sample(...)`."""
 
     name, title, order = "native", "aigc-edge", 0
@@ -28,27 +28,27 @@ class Native(Way):
     def formats_on(cls, device: str) -> tuple[str, ...] | None:
         return ("fp32",) if device == "cuda" else cls.formats  # what the engine torch runs
 
-    def __init__(self, recipe: Recipe, format: str) -> None:
+    def __init__(self, workload: Workload, format: str) -> None:
         import aigc_edge
 
-        self._recipe = recipe
-        engine, device = self.engine_on(recipe.device), recipe.device
-        self._pipeline = aigc_edge.open(recipe.bundle, format=format, threads=recipe.threads, engine=engine, device=device)
-        self._text: dict[str, Any] = {"prompt": PROMPT} if recipe.manifest.text else {}
+        self._workload = workload
+        engine, device = self.engine_on(workload.device), workload.device
+        self._pipeline = aigc_edge.open(workload.bundle, format=format, threads=workload.threads, engine=engine, device=device)
+        self._text: dict[str, Any] = {"prompt": PROMPT} if workload.manifest.text else {}
         if self._text:  # encoded once, at opening: what is timed is sampling
             self._pipeline.encode([PROMPT, ""])
-        if own := recipe.conditions:
+        if own := workload.conditions:
             self._text["conditions"] = own
-            if recipe.guided:
+            if workload.guided:
                 self._text["negative_conditions"] = {name: np.zeros_like(value) for name, value in own.items()}
 
     def generate(
         self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        recipe = self._recipe
-        program: dict[str, Any] = {"solver": recipe.solver, "steps": recipe.steps} if recipe.custom else {}
+        workload = self._workload
+        program: dict[str, Any] = {"solver": workload.solver, "steps": workload.steps} if workload.custom else {}
         images: NDArray[np.uint8] = self._pipeline.sample(
-            n, seed=seed, classes=classes, guidance_scale=recipe.guidance, latents=latents, **self._text, **program
+            n, seed=seed, classes=classes, guidance_scale=workload.guidance, latents=latents, **self._text, **program
         )
         return images
 

@@ -1,4 +1,4 @@
-"""A way to sample a bundle's network: the native runtime, or a peer that evaluates the same network in another loop."""
+"""A runner to sample a bundle's network: the native runtime, or a peer that evaluates the same network in another loop."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from aigc_edge.runtime.programs import named_solver
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is sampled: every way gets the same. `custom` tells whether the program was requested or is the bundle's default."""
+class Workload:
+    """What is sampled: every runner gets the same. `custom` tells whether the program was requested or is the bundle's default."""
 
     opened: Bundle
     program: Program
@@ -106,40 +106,40 @@ class Recipe:
         return EngineSource(self.opened, self.network, format, self.manifest.family)
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe for another process."""
+        """The workload for another process."""
         value = {name: getattr(self, name) for name in ("bundle", "guidance", "custom", "threads", "device")}
         return value | {"manifest": self.opened.manifest.to_json(), "program": self.program.to_json()}
 
     @staticmethod
-    def from_json(value: dict[str, Any]) -> Recipe:
-        """The recipe of `to_json`."""
+    def from_json(value: dict[str, Any]) -> Workload:
+        """The workload of `to_json`."""
         bundle = Bundle(Path(value["bundle"]), Manifest.from_json(value["manifest"], validated=True))
         rest = {name: value[name] for name in ("guidance", "custom", "threads", "device")}
-        return Recipe(bundle, Program.from_json(value["program"]), **rest)
+        return Workload(bundle, Program.from_json(value["program"]), **rest)
 
     def labels(self, n: int) -> NDArray[np.int64] | None:
         """Classes for `n` images: each in turn; None when unconditional."""
         return np.arange(n, dtype=np.int64) % self.classes if self.classes else None
 
 
-def open_recipe(
+def open_workload(
     bundle: str,
     solver: str | None,
     steps: int | None,
     guidance: float | None,
     threads: int,
     device: Literal["cpu", "cuda"] = "cpu",
-) -> Recipe:
-    """The recipe for a bundle and what the user chose; raises BundleError for one that is no bundle, EngineUnavailable for a GPU
+) -> Workload:
+    """The workload for a bundle and what the user chose; raises BundleError for one that is no bundle, EngineUnavailable for a GPU
     that is not there."""
-    recipe = resolve(Bundle.open(bundle), solver, steps, guidance, threads)
+    workload = resolve(Bundle.open(bundle), solver, steps, guidance, threads)
     if device == "cuda":
         choose(ENGINES["torch"], device)
-    return replace(recipe, device=device)
+    return replace(workload, device=device)
 
 
-def resolve(bundle: Bundle, solver: str | None, steps: int | None, guidance: float | None, threads: int) -> Recipe:
-    """The recipe for what the user chose; what is None comes from the bundle's default program."""
+def resolve(bundle: Bundle, solver: str | None, steps: int | None, guidance: float | None, threads: int) -> Workload:
+    """The workload for what the user chose; what is None comes from the bundle's default program."""
     manifest = bundle.manifest
     program = manifest.programs[manifest.default_program]
     scale = float(program.guidance_scale if guidance is None else guidance)
@@ -149,11 +149,11 @@ def resolve(bundle: Bundle, solver: str | None, steps: int | None, guidance: flo
             raise AigcEdgeError(f"{bundle.path} generates in one evaluation: it has no solver and no steps to choose")
         solver, steps = solver or named_solver(manifest), steps or program.meta["steps"]
         program = build(manifest.schedule, str(solver), int(steps), guidance_scale=scale)
-    return Recipe(bundle, program, scale, custom, threads)
+    return Workload(bundle, program, scale, custom, threads)
 
 
-class Way(ABC):
-    """One way to sample, opened for one format. `name` and the format are its key: native-fp32."""
+class Runner(ABC):
+    """One runner to sample, opened for one format. `name` and the format are its key: native-fp32."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -173,47 +173,47 @@ class Way(ABC):
         return cls.formats
 
     @classmethod
-    def unavailable(cls, recipe: Recipe) -> str | None:
-        """None when this way can sample the recipe here, else why not."""
+    def unavailable(cls, workload: Workload) -> str | None:
+        """None when this runner can sample the workload here, else why not."""
         return None
 
     @abstractmethod
-    def __init__(self, recipe: Recipe, format: str) -> None: ...
+    def __init__(self, workload: Workload, format: str) -> None: ...
 
     @abstractmethod
     def generate(
         self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """Images uint8 [N, H, W, C] from seeds or, to compare ways, from given unit normal latents [N, ...]."""
+        """Images uint8 [N, H, W, C] from seeds or, to compare runners, from given unit normal latents [N, ...]."""
 
     def seconds(self) -> tuple[float, float] | None:
         """Seconds of the last `generate` by its own clock: of its loop, and in the network; None where it cannot tell."""
         return None
 
-    def close(self) -> None:  # noqa: B027 - most ways have nothing to give back
+    def close(self) -> None:  # noqa: B027 - most runners have nothing to give back
         """Give back what is held."""
 
 
-WAYS: Registry[type[Way]] = Registry("way to sample", "aigc_edge.bench.ways", "aigc_edge.runners", Way)
+RUNNERS: Registry[type[Runner]] = Registry("runner to sample", "aigc_edge.bench.runners", "aigc_edge.runners", Runner)
 
 
-def key(way: type[Way], format: str) -> str:
-    """The key of a configuration: the way's name and the format."""
-    return f"{way.name}-{format}"
+def key(runner: type[Runner], format: str) -> str:
+    """The key of a configuration: the runner's name and the format."""
+    return f"{runner.name}-{format}"
 
 
 @contextlib.contextmanager
-def opened(recipe: Recipe, keys: Sequence[str]) -> Iterator[dict[str, Way]]:
-    """The ways of these keys, open at once."""
-    ways: dict[str, Way] = {}
+def opened(workload: Workload, keys: Sequence[str]) -> Iterator[dict[str, Runner]]:
+    """The runners of these keys, open at once."""
+    runners: dict[str, Runner] = {}
     try:
         for each in keys:
             name, _, format = each.partition("-")
-            ways[each] = WAYS[name](recipe, format)
-        yield ways
+            runners[each] = RUNNERS[name](workload, format)
+        yield runners
     finally:
-        for way in ways.values():
-            way.close()
+        for runner in runners.values():
+            runner.close()
 
 
 def to_uint8(images: NDArray[Any]) -> NDArray[np.uint8]:

@@ -10,37 +10,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge.bench import plain
-from aigc_edge.bench.way import WAYS, Recipe, Way
-from aigc_edge.bench.ways.numpy_loop import not_plain
+from aigc_edge.bench.runner import RUNNERS, Runner, Workload
+from aigc_edge.bench.runners.numpy_loop import not_plain
 from aigc_edge.engines.base import ENGINES
 
 
-@WAYS.register("torch")
-class TorchLoop(Way):
+@RUNNERS.register("torch")
+class TorchLoop(Runner):
     """Eager torch under inference_mode, the same threads, the network rebuilt from the bundle's weights."""
 
     name, title, order = "torch", "torch loop", 30
     engine, formats, devices = "torch", ("fp32",), ("cpu", "cuda")
 
     @classmethod
-    def unavailable(cls, recipe: Recipe) -> str | None:
-        if recipe.network.weights is None:
+    def unavailable(cls, workload: Workload) -> str | None:
+        if workload.network.weights is None:
             return "the bundle carries no torch weights"
-        return ENGINES["torch"].unavailable() or not_plain(recipe)
+        return ENGINES["torch"].unavailable() or not_plain(workload)
 
-    def __init__(self, recipe: Recipe, format: str) -> None:
+    def __init__(self, workload: Workload, format: str) -> None:
         import torch
 
-        torch.set_num_threads(recipe.threads)
-        self._recipe = recipe
-        self._device = "cuda:0" if recipe.device == "cuda" else "cpu"
-        engine = ENGINES["torch"].load(recipe.source(format), threads=recipe.threads)
+        torch.set_num_threads(workload.threads)
+        self._workload = workload
+        self._device = "cuda:0" if workload.device == "cuda" else "cpu"
+        engine = ENGINES["torch"].load(workload.source(format), threads=workload.threads)
         self._network = engine.on_device(self._device)
         self._class = next((t.name for t in engine.spec.inputs if t.role == "class"), None)
-        schedule = recipe.manifest.schedule
+        schedule = workload.manifest.schedule
         if schedule:
             levels = (schedule["sigma_min"], schedule["sigma_max"], schedule["rho"])
-            self._sigmas = plain.karras(recipe.steps, *levels)
+            self._sigmas = plain.karras(workload.steps, *levels)
             self._data = float(schedule["sigma_data"])
 
     def generate(
@@ -48,21 +48,21 @@ class TorchLoop(Way):
     ) -> NDArray[np.uint8]:
         import torch
 
-        recipe, device = self._recipe, self._device
+        workload, device = self._workload, self._device
         with torch.inference_mode():
-            shape = (n, *recipe.shape)
+            shape = (n, *workload.shape)
             generator = torch.Generator(device).manual_seed(seed)
             drawn = torch.randn(shape, generator=generator, device=device) if latents is None else torch.from_numpy(latents)
             drawn = drawn.to(device)
             conditions = {}
             if classes is not None and self._class is not None:
                 labels = torch.as_tensor(np.asarray(classes, dtype=np.int64), device=device)
-                guided = [labels, torch.full_like(labels, recipe.classes)] if recipe.guided else [labels]
+                guided = [labels, torch.full_like(labels, workload.classes)] if workload.guided else [labels]
                 conditions[self._class] = torch.cat(guided)
-            if recipe.solver is None:
-                images = self._network(drawn * recipe.program.init_scale, None, **conditions)
+            if workload.solver is None:
+                images = self._network(drawn * workload.program.init_scale, None, **conditions)
             else:
-                images = plain.SOLVERS[recipe.solver](
+                images = plain.SOLVERS[workload.solver](
                     lambda x, sigma: self._denoise(x, sigma, conditions), drawn * self._sigmas[0], self._sigmas
                 )
             levels = images.add(1).mul(127.5).clamp(0, 255).round().to(torch.uint8)
@@ -71,10 +71,10 @@ class TorchLoop(Way):
     def _denoise(self, x: Any, sigma: float, conditions: Mapping[str, Any]) -> Any:
         import torch
 
-        recipe, n, total = self._recipe, x.shape[0], math.hypot(sigma, self._data)
+        workload, n, total = self._workload, x.shape[0], math.hypot(sigma, self._data)
         scaled = x * (1 / total)
-        given = torch.cat([scaled, scaled]) if recipe.guided else scaled
+        given = torch.cat([scaled, scaled]) if workload.guided else scaled
         output = self._network(given, x.new_full((len(given),), math.log(sigma) / 4), **conditions)
-        value = output[n:] + recipe.guidance * (output[:n] - output[n:]) if recipe.guided else output
+        value = output[n:] + workload.guidance * (output[:n] - output[n:]) if workload.guided else output
         denoised = (self._data / total) ** 2 * x + (sigma * self._data / total) * value
-        return denoised.clamp(*recipe.clip) if recipe.clip else denoised
+        return denoised.clamp(*workload.clip) if workload.clip else denoised

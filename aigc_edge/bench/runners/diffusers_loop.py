@@ -9,55 +9,55 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bench.way import WAYS, Recipe, Way, to_uint8
-from aigc_edge.bench.ways.numpy_loop import NumpyLoop, not_plain
+from aigc_edge.bench.runner import RUNNERS, Runner, Workload, to_uint8
+from aigc_edge.bench.runners.numpy_loop import NumpyLoop, not_plain
 
 SCHEDULERS = {"dpmpp_2m": "EDMDPMSolverMultistepScheduler", "euler": "EDMEulerScheduler"}
 
 
-@WAYS.register("diffusers")
-class DiffusersLoop(Way):
+@RUNNERS.register("diffusers")
+class DiffusersLoop(Runner):
     """A pipeline as diffusers writes it: scale_model_input, the network, guidance, scheduler.step."""
 
     name, title, order = "diffusers", "diffusers", 40
     formats = ("fp32",)
 
     @classmethod
-    def unavailable(cls, recipe: Recipe) -> str | None:
+    def unavailable(cls, workload: Workload) -> str | None:
         missing = [name for name in ("diffusers", "torch") if importlib.util.find_spec(name) is None]
         if missing:
             return f"{' and '.join(missing)} not installed (pip install 'aigc-edge[diffusers]')"
-        if recipe.solver not in SCHEDULERS:
-            return f"written for the solvers {', '.join(SCHEDULERS)} only, not for {recipe.solver or 'a single evaluation'}"
-        if recipe.program.meta.get("options"):
+        if workload.solver not in SCHEDULERS:
+            return f"written for the solvers {', '.join(SCHEDULERS)} only, not for {workload.solver or 'a single evaluation'}"
+        if workload.program.meta.get("options"):
             return "the scheduler knows no clipping and no other options of this program"
-        return not_plain(recipe)
+        return not_plain(workload)
 
-    def __init__(self, recipe: Recipe, format: str) -> None:
+    def __init__(self, workload: Workload, format: str) -> None:
         import diffusers
         import torch
 
-        torch.set_num_threads(recipe.threads)
-        self._recipe = recipe
-        self._network = NumpyLoop(recipe, format)
-        schedule = recipe.manifest.schedule
+        torch.set_num_threads(workload.threads)
+        self._workload = workload
+        self._network = NumpyLoop(workload, format)
+        schedule = workload.manifest.schedule
         assert schedule is not None  # of a program with a solver
         self._largest = schedule["sigma_max"]
         settings: dict[str, Any] = {name: schedule[name] for name in ("sigma_min", "sigma_max", "sigma_data", "rho")}
-        self._scheduler = getattr(diffusers, SCHEDULERS[str(recipe.solver)])(**settings, sigma_schedule="karras")
+        self._scheduler = getattr(diffusers, SCHEDULERS[str(workload.solver)])(**settings, sigma_schedule="karras")
 
     def generate(
         self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
         import torch
 
-        recipe, scheduler = self._recipe, self._scheduler
-        shape = (n, *recipe.shape)
+        workload, scheduler = self._workload, self._scheduler
+        shape = (n, *workload.shape)
         labels = None if classes is None else np.asarray(classes, dtype=np.int64)
-        if recipe.guided and labels is not None:
-            labels = np.concatenate([labels, np.full_like(labels, recipe.classes)])
+        if workload.guided and labels is not None:
+            labels = np.concatenate([labels, np.full_like(labels, workload.classes)])
         with torch.inference_mode():
-            scheduler.set_timesteps(recipe.steps)
+            scheduler.set_timesteps(workload.steps)
             drawn = (
                 torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                 if latents is None
@@ -65,10 +65,10 @@ class DiffusersLoop(Way):
             )
             x = drawn * self._largest
             for timestep in scheduler.timesteps:
-                network_input = scheduler.scale_model_input(torch.cat([x, x]) if recipe.guided else x, timestep)
+                network_input = scheduler.scale_model_input(torch.cat([x, x]) if workload.guided else x, timestep)
                 output = torch.from_numpy(self._network.evaluate(network_input.numpy(), float(timestep), labels))
-                if recipe.guided:
+                if workload.guided:
                     conditional, unconditional = output.chunk(2)
-                    output = unconditional + recipe.guidance * (conditional - unconditional)
+                    output = unconditional + workload.guidance * (conditional - unconditional)
                 x = scheduler.step(output, timestep, x).prev_sample
         return to_uint8(x.numpy())
