@@ -108,6 +108,11 @@ def test_the_lowest_layer_comes_first() -> None:
     assert layers("text\n```layers\na\nb c\nc.d\n```\n") == {"a": 0, "b": 1, "c": 1, "c.d": 2}
 
 
+def test_permissions_are_for_places_that_exist() -> None:
+    places = {*TORCH, *TORCH_IN_FUNCTIONS, *(place for allowed in ONLY_IN.values() for place in allowed)}
+    assert {place for place in places if not any(path.startswith(place) for path in python_sources())} == set()
+
+
 @pytest.mark.parametrize("path", python_sources())
 def test_imports_point_one_way(path: str) -> None:
     assert wrong_imports(path, python_sources()[path]) == []
