@@ -87,8 +87,8 @@ def _evaluate_format(work: Work, evaluator: Evaluator, name: str, reference: dic
         work.quality[name] = figures | {"program": work.default_program}
         return figures
 
-    def refuse(trials: list[Trial[Format, dict[str, Any]]]) -> BudgetError:
-        missed, layers = budget.missed(trials[-1].result, reference), most_sensitive(work.reports.get(name, {}))
+    def refuse(first: Trial[Format, dict[str, Any]], last: Trial[Format, dict[str, Any]]) -> BudgetError:
+        missed, layers = budget.missed(last.result, reference), most_sensitive(work.reports.get(name, {}))
         return BudgetError(
             f"{name} {missed}{layers}: lower the budget, or use a finer format (finished stages are kept: the same command with "
             "another budget continues from them)"
