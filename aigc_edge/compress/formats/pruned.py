@@ -130,8 +130,8 @@ class _Pruning:
     def _missed(self, first: Trial[float, _Attempt], last: Trial[float, _Attempt]) -> BudgetError:
         reached = [f"{trial.result.after:.1f} dB with {trial.candidate:.2f} of the multiply-adds" for trial in (first, last)]
         return BudgetError(
-            f"pruned reaches {reached[0]} removed and {reached[1]} (PSNR against fp32 from the same noise), {self.format.psnr:.1f} "
-            "dB was requested: the most sensitive layers are "
+            f"pruned reaches {reached[0]} removed and {reached[1]} (PSNR against fp32 from the same noise), "
+            f"{self.format.psnr:.1f} dB was requested: the most sensitive layers are "
             f"{most_sensitive_layers(self.pruner.predicted_errors(first.result.removed))}; lower the budget, or fine-tune longer "
             f"than {self.format.steps} steps"
         )

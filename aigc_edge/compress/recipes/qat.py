@@ -124,9 +124,10 @@ class _Training:
         return trained is not None and trained.after >= self.format.psnr
 
     def _missed(self, first: Trial[QuantisationAware, _Trained], last: Trial[QuantisationAware, _Trained]) -> BudgetError:
+        trained = last.result
         return BudgetError(
-            f"{self.format.name} with {last.result.steps} steps of training reaches {last.result.after:.1f} dB (PSNR against fp32 "
-            f"from the same noise), {self.format.psnr:.1f} dB was requested: lower the budget, train longer, or use another format"
+            f"{self.format.name} with {trained.steps} steps of training reaches {trained.after:.1f} dB (PSNR against fp32 from the "
+            f"same noise), {self.format.psnr:.1f} dB was requested: lower the budget, train longer, or use another format"
         )
 
     def _network(self, model: onnx.ModelProto) -> graph.Network:
