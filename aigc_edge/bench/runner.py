@@ -1,4 +1,4 @@
-"""A runner to sample a bundle's network: the native runtime, or a peer that evaluates the same network in another loop."""
+"""Runners sample a bundle's network: the native runtime, and peers that evaluate the same network in another loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from aigc_edge.runtime.programs import named_solver
 
 @dataclass(frozen=True)
 class Workload:
-    """What is sampled: every runner gets the same. `custom` tells whether the program was requested or is the bundle's default."""
+    """What every runner samples. `custom`: the program was requested, it is not the bundle's default."""
 
     opened: Bundle
     program: Program
@@ -130,8 +130,10 @@ def open_workload(
     threads: int,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> Workload:
-    """The workload for a bundle and what the user chose; raises BundleError for one that is no bundle, EngineUnavailable for a GPU
-    that is not there."""
+    """The workload for a bundle and the user's choices.
+
+    Raises BundleError for a path that is not a bundle, and EngineUnavailable for a GPU that is missing.
+    """
     workload = resolve(Bundle.open(bundle), solver, steps, guidance, threads)
     if device == "cuda":
         choose(ENGINES["torch"], device)
@@ -153,7 +155,7 @@ def resolve(bundle: Bundle, solver: str | None, steps: int | None, guidance: flo
 
 
 class Runner(ABC):
-    """One runner to sample, opened for one format. `name` and the format are its key: native-fp32."""
+    """Samples a workload in one format. `name` and the format are its key: native-fp32."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -174,7 +176,7 @@ class Runner(ABC):
 
     @classmethod
     def unavailable(cls, workload: Workload) -> str | None:
-        """None when this runner can sample the workload here, else why not."""
+        """None when this runner can sample the workload here, else the reason."""
         return None
 
     @abstractmethod
@@ -184,17 +186,17 @@ class Runner(ABC):
     def generate(
         self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
     ) -> NDArray[np.uint8]:
-        """Images uint8 [N, H, W, C] from seeds or, to compare runners, from given unit normal latents [N, ...]."""
+        """Images uint8 [N, H, W, C] from seeds or, to compare runners, from unit-normal latents [N, ...]."""
 
     def seconds(self) -> tuple[float, float] | None:
         """Seconds of the last `generate` by its own clock: of its loop, and in the network; None where it cannot tell."""
         return None
 
-    def close(self) -> None:  # noqa: B027 - most runners have nothing to give back
+    def close(self) -> None:  # noqa: B027 - most runners hold nothing
         """Give back what is held."""
 
 
-RUNNERS: Registry[type[Runner]] = Registry("runner to sample", "aigc_edge.bench.runners", "aigc_edge.runners", Runner)
+RUNNERS: Registry[type[Runner]] = Registry("runner", "aigc_edge.bench.runners", "aigc_edge.runners", Runner)
 
 
 def key(runner: type[Runner], format: str) -> str:

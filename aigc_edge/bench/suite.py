@@ -40,7 +40,7 @@ class Settings:
 
 
 def choose(workload: Workload, wanted: Sequence[str]) -> tuple[list[tuple[type[Runner], str]], dict[str, str]]:
-    """The configurations that can run here, and why each other runner cannot; raises AigcEdgeError for a format the bundle lacks."""
+    """The configurations that can run here, and why other runners cannot; raises AigcEdgeError for a format the bundle lacks."""
     there = list(workload.network.formats)
     lacking = [format for format in wanted if format not in there]
     if lacking:

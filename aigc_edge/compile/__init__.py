@@ -12,7 +12,7 @@ from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_of
-from aigc_edge.compile.compressing import EVALUATION_MACS, affordable, convert_all, store_schedule
+from aigc_edge.compile.compressing import EVALUATION_MACS, convert_all, sample_budget, store_schedule
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import PREVIEW, evaluate_formats, preview
 from aigc_edge.compile.exporting import describe, export, tabulate
@@ -92,7 +92,7 @@ def compile_source(
         tabulate(work)
         make_judge(work, found)
         convert_all(work)
-        evaluate_formats(work, request.samples or affordable(work, found.samples, EVALUATION_MACS))
+        evaluate_formats(work, request.samples or sample_budget(work, found.samples, EVALUATION_MACS))
         build_engines(work)
         preview(work)
         for name, part in work.networks.items():

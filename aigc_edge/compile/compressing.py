@@ -115,14 +115,14 @@ def _calibration(work: Work) -> Calibration:
     from aigc_edge.compress.calibration.trajectory import Calibration
 
     program, spec = work.programs[work.default_program], work.spec(work.main)
-    count = affordable(work, CALIBRATION, MACS)
+    count = sample_budget(work, CALIBRATION, MACS)
     own, negative = arrays(work)
     return Calibration.draw(
         spec, program, count, num_classes=work.num_classes, constants=work.constants, conditions=own, negative=negative
     )
 
 
-def affordable(work: Work, most: int, macs: float, least: int = LEAST) -> int:
+def sample_budget(work: Work, most: int, macs: float, least: int = LEAST) -> int:
     """The number of samples of the default program that `macs` multiply-adds allow, from `least` to `most`."""
     program = work.programs[work.default_program]
     each = _macs(work.file(work.main, REFERENCE)) * max(program.sample_evaluations, 1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_edge.bundle.sizes import at, named
-from aigc_edge.compile.compressing import EVALUATION_MACS, affordable, convert_format
+from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive, paired
 from aigc_edge.compile.request import REFERENCE, with_psnr
@@ -59,7 +59,7 @@ def _evaluate_size(work: Work) -> None:
         return
     size = max(sizes[1:], key=math.prod)
     more = math.prod(size) / math.prod(sizes[0])  # squared below: attention may dominate
-    if affordable(work, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / more**2, least=0) < SIZE_SAMPLES:
+    if sample_budget(work, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / more**2, least=0) < SIZE_SAMPLES:
         note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
         work.manifest = dataclasses.replace(work.manifest, notes=tuple(dict.fromkeys([*work.manifest.notes, note])))
         return
@@ -88,8 +88,8 @@ def _evaluate_format(work: Work, evaluator: Evaluator, name: str, reference: dic
         work.quality[name] = figures | {"program": work.default_program}
         return figures
 
-    def refuse(trials: list[Trial[Format, dict[str, Any]]]) -> BudgetError:
-        missed, layers = budget.missed(trials[-1].result, reference), most_sensitive(work.reports.get(name, {}))
+    def refuse(first: Trial[Format, dict[str, Any]], last: Trial[Format, dict[str, Any]]) -> BudgetError:
+        missed, layers = budget.missed(last.result, reference), most_sensitive(work.reports.get(name, {}))
         return BudgetError(
             f"{name} {missed}{layers}: lower the budget, or use a finer format (finished stages are kept: the same command with "
             "another budget continues from them)"
@@ -116,9 +116,9 @@ def preview(work: Work) -> None:
     if shape[0] not in (1, 3):
         return
     work.start(PREVIEW)
-    affords = affordable(work, PREVIEW_COLUMNS * PREVIEW_ROWS, EVALUATION_MACS)
-    columns = min(affords, int(np.clip(PREVIEW_WIDTH // int(shape[-1]), 2, PREVIEW_COLUMNS)))
-    rows = min(work.num_classes or len(work.prompts) or columns, PREVIEW_ROWS, 2 * columns, affords // columns)
+    most = sample_budget(work, PREVIEW_COLUMNS * PREVIEW_ROWS, EVALUATION_MACS)
+    columns = min(most, int(np.clip(PREVIEW_WIDTH // int(shape[-1]), 2, PREVIEW_COLUMNS)))
+    rows = min(work.num_classes or len(work.prompts) or columns, PREVIEW_ROWS, 2 * columns, most // columns)
     which = np.repeat(np.arange(rows), columns)
     name = work.manifest.default_format
     images = draw(

@@ -92,11 +92,11 @@ def test_figures_of_fp32_that_a_bundle_has_stay(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("width", "classes", "affords", "drawn"),
+    ("width", "classes", "most", "drawn"),
     [(16, 10, 128, (8, 10)), (512, 0, 128, (2, 2)), (1024, 3, 4, (2, 2)), (256, 40, 64, (4, 8)), (16, 10, 4, (4, 1))],
 )
 def test_the_preview_is_bounded_by_its_width_and_by_its_cost(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int, classes: int, affords: int, drawn: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int, classes: int, most: int, drawn: tuple[int, int]
 ) -> None:
     seen: list[int] = []
 
@@ -105,7 +105,7 @@ def test_the_preview_is_bounded_by_its_width_and_by_its_cost(
         return np.zeros((len(which), 1, 4, 4), np.float32)
 
     monkeypatch.setattr(evaluation, "draw", draw)
-    monkeypatch.setattr(evaluation, "affordable", lambda work, most, macs: min(most, affords))
+    monkeypatch.setattr(evaluation, "sample_budget", lambda work, limit, macs: min(limit, most))
     work = Case(monkeypatch, "int8w", Budget(), 0).work
     work.manifest = Manifest(output_shape=(1, width, width), default_format="fp32")
     work.num_classes, work.folder = classes, tmp_path

@@ -77,7 +77,7 @@ def choose_layers(
         _mixtures(layers, ranking, budget),
         measure,
         holds=lambda error: error <= budget.target,
-        refuse=lambda trials: _missed(ranking, budget),
+        refuse=lambda first, last: _missed(ranking, budget),
     )
     return best.candidate, best.result
 

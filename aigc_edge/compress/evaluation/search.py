@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from aigc_edge.errors import BudgetError
 
@@ -26,26 +26,28 @@ def search(
     candidates: Generator[C, bool, None],
     evaluate: Callable[[C], R],
     holds: Callable[[R], bool],
-    refuse: Callable[[list[Trial[C, R]]], BudgetError],
+    refuse: Callable[[Any, Any], BudgetError],
 ) -> Trial[C, R]:
     """Evaluate candidates and return the last one that held the budget.
 
     `candidates` is a strategy: a generator that yields what to try next, is sent whether it held, and returns when nothing better
-    is left to try. Raises what `refuse` makes of all trials when none held.
+    is left to try. When none held, raises what `refuse` makes of the first and the last trial (None without any).
     """
-    trials: list[Trial[C, R]] = []
+    first: Trial[C, R] | None = None
+    last: Trial[C, R] | None = None
+    best: Trial[C, R] | None = None
     candidate = next(candidates, None)
     while candidate is not None:
         result = evaluate(candidate)
-        trials.append(Trial(candidate, result, holds(result)))
+        last = Trial(candidate, result, holds(result))
+        first, best = first or last, last if last.held else best
         try:
-            candidate = candidates.send(trials[-1].held)
+            candidate = candidates.send(last.held)
         except StopIteration:
             break
-    held = [trial for trial in trials if trial.held]
-    if not held:
-        raise refuse(trials)
-    return held[-1]
+    if best is None:
+        raise refuse(first, last)
+    return best
 
 
 def most_sensitive_layers(errors: Mapping[str, float], count: int = 3) -> str:

@@ -61,9 +61,8 @@ class Pruned(Format):
 
 @dataclass
 class _Attempt:
-    """A share of the multiply-adds, the channels removed for it, and the resulting network."""
+    """The channels that were removed, and the resulting network."""
 
-    share: float
     removed: set[int]
     model: onnx.ModelProto
     before: float  # PSNR in dB, refitted but not fine-tuned
@@ -117,7 +116,7 @@ class _Pruning:
             tuned = finetune(model, self.distillation, settings, progress=report, threads=threads)
             after, steps = self._psnr(tuned.model), tuned.steps
             model = tuned.model if after > before else model
-        return _Attempt(share, removed, self._stored(model), before, max(before, after), steps)
+        return _Attempt(removed, self._stored(model), before, max(before, after), steps)
 
     def _stored(self, model: onnx.ModelProto) -> onnx.ModelProto:
         return to_half(model) if self.format.floats == "fp16" else model
@@ -126,13 +125,13 @@ class _Pruning:
         network = graph.Network(self._stored(model), threads=self.reference.threads)
         return psnr(self.reference.sample_error(network), self.reference.calibration.limits)
 
-    def _missed(self, trials: list[Trial[float, _Attempt]]) -> BudgetError:
-        first, last = trials[0].result, trials[-1].result
-        sensitive = most_sensitive_layers(self.pruner.predicted_errors(first.removed))
+    def _missed(self, first: Trial[float, _Attempt], last: Trial[float, _Attempt]) -> BudgetError:
+        reached = [f"{trial.result.after:.1f} dB with {trial.candidate:.2f} of the multiply-adds" for trial in (first, last)]
         return BudgetError(
-            f"pruned reaches {first.after:.1f} dB (PSNR against fp32 from the same noise) with {first.share:.2f} of the "
-            f"multiply-adds removed and {last.after:.1f} dB with {last.share:.2f}, {self.format.psnr:.1f} dB was requested: the "
-            f"most sensitive layers are {sensitive}; lower the budget, or fine-tune longer than {self.format.steps} steps"
+            f"pruned reaches {reached[0]} removed and {reached[1]} (PSNR against fp32 from the same noise), "
+            f"{self.format.psnr:.1f} dB was requested: the most sensitive layers are "
+            f"{most_sensitive_layers(self.pruner.predicted_errors(first.result.removed))}; lower the budget, or fine-tune longer "
+            f"than {self.format.steps} steps"
         )
 
     def _report(self, best: _Attempt, model: onnx.ModelProto) -> CompressionReport:

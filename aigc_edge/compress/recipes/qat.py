@@ -123,12 +123,11 @@ class _Training:
     def _holds(self, trained: _Trained | None) -> bool:
         return trained is not None and trained.after >= self.format.psnr
 
-    def _missed(self, trials: list[Trial[QuantisationAware, _Trained | None]]) -> BudgetError:
-        last = trials[-1].result
-        assert last is not None
+    def _missed(self, first: Trial[QuantisationAware, _Trained], last: Trial[QuantisationAware, _Trained]) -> BudgetError:
+        trained = last.result
         return BudgetError(
-            f"{self.format.name} with {last.steps} steps of training reaches {last.after:.1f} dB (PSNR against fp32 from the "
-            f"same noise), {self.format.psnr:.1f} dB was requested: lower the budget, train longer, or use another format"
+            f"{self.format.name} with {trained.steps} steps of training reaches {trained.after:.1f} dB (PSNR against fp32 from "
+            f"the same noise), {self.format.psnr:.1f} dB was requested: lower the budget, train longer, or use another format"
         )
 
     def _network(self, model: onnx.ModelProto) -> graph.Network:
