@@ -275,7 +275,7 @@ class Pipeline:
     def network(self, sample: NDArray[Any], timestep: NDArray[Any] | float, **conditions: NDArray[Any]) -> NDArray[Any]:
         """The bundle's denoiser on `sample` [M, *sample_shape] at `timestep` (one, or [M]), conditions by their input names.
 
-        May stand for the network in `Program.sample`. Raises AigcEdgeError for a bundle without a denoiser.
+        May stand for the network in `aigc_edge.diffusion.sample`. Raises AigcEdgeError for a bundle without a denoiser.
         """
         if "denoiser" not in self._engines:
             raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no denoiser")
