@@ -1,4 +1,4 @@
-"""`Program.sample` around functions, modules and engines, on NumPy arrays and torch tensors, against the NumPy executor."""
+"""`sample` around functions, modules and engines, on NumPy arrays and torch tensors, against the NumPy executor."""
 
 from __future__ import annotations
 

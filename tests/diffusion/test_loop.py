@@ -1,4 +1,4 @@
-"""Prepared loops: on the CPU their capture is recorded by stand-ins, on a GPU it is real. `Program.sample` is the truth."""
+"""Prepared loops: on the CPU their capture is recorded by stand-ins, on a GPU it is real. `sample` is the reference."""
 
 from __future__ import annotations
 
