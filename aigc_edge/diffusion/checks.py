@@ -1,4 +1,4 @@
-"""Checks of what a user gave: each returns the checked value or raises a ProgramError that says what is allowed."""
+"""Validation of arguments: each function returns the valid value or raises a ProgramError that says what is allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_DEPTH = 32
 
 
 def show(value: object) -> str:
-    """`value` as a short piece of a sentence."""
+    """`value` as short text for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -71,7 +71,7 @@ def numbers(values: Any, count: int | None, what: str) -> tuple[float, ...]:
         raise ProgramError(f"{what} must be a list of numbers, not {show(values)}")
     if count is not None and len(values) != count:
         raise ProgramError(f"{what} must hold {count} numbers, it holds {len(values)}")
-    # The plain case first: sampling builds a table each time that a caller changes the number of steps.
+    # The common case first: a program is built whenever a caller changes the number of steps.
     return tuple([v if type(v) is float and -FLOAT32_MAX <= v <= FLOAT32_MAX else number(v, what) for v in values])
 
 
@@ -90,7 +90,7 @@ def matrix(values: Any, rows: int, columns: int, what: str) -> tuple[tuple[float
 
 
 def members(value: Any, required: Collection[str], optional: Collection[str], what: str) -> dict[str, Any]:
-    """A JSON object that has every required member and no unknown one."""
+    """The members of a JSON object that has every required one and no unknown one."""
     if not isinstance(value, Mapping):
         raise ProgramError(f"{what} must be a JSON object, not {show(value)}")
     allowed = [*required, *optional]
@@ -104,7 +104,7 @@ def members(value: Any, required: Collection[str], optional: Collection[str], wh
 
 
 def plain(value: Any, what: str, depth: int = 0) -> Any:
-    """A deep copy of a JSON value; refuses what JSON cannot hold."""
+    """A deep copy of a JSON value; raises ProgramError for values that JSON cannot hold."""
     if depth > _MAX_DEPTH:
         raise ProgramError(f"{what} is nested more than {_MAX_DEPTH} deep")
     if value is None or isinstance(value, (bool, str)):
@@ -119,7 +119,7 @@ def plain(value: Any, what: str, depth: int = 0) -> Any:
 
 
 def look_up(registry: Registry[T], name: Any) -> T:
-    """The thing called `name`; unknown names raise a ProgramError that lists the known ones."""
+    """The entry `name` of a registry; raises ProgramError, which lists the known names."""
     if not isinstance(name, str):
         raise ProgramError(f"the name of a {registry.kind} must be text, not {show(name)}: choose one of {', '.join(registry)}")
     try:

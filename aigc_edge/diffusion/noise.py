@@ -1,4 +1,4 @@
-"""Where noise comes from: our own (in the kernels), or that of other tools for the same seeds, so that images can be compared."""
+"""Sources of noise: the library's own, drawn in the kernels, or that of other tools for the same seeds, for comparable images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aigc_edge.ops._philox import philox
 from aigc_edge.registry import Registry
 
 Stream = Callable[[tuple[int, ...]], NDArray[np.float32]]
-"""A sample's own stream: each call gives the next standard normals of a shape."""
+"""The noise of one sample: each call returns the next standard normals of a shape."""
 
-PHILOX = "philox"  # the library's own, drawn inside the kernels
-CUDA_THREADS = 24_576  # that torch has at least when it fills a tensor on an AGX Orin or a larger GPU
+PHILOX = "philox"  # the library's own, drawn in the kernels
+CUDA_THREADS = 24_576  # the fewest threads with which torch fills a tensor, on an AGX Orin and larger GPUs
 NOISES: Registry[Callable[[int], Stream]] = Registry("noise source", __name__, "aigc_edge.noises")
 
 
@@ -29,7 +29,7 @@ def numpy_stream(seed: int) -> Stream:
 
 @NOISES.register("torch-cpu")
 def torch_cpu_stream(seed: int) -> Stream:
-    """`torch.randn` with a CPU generator of that seed: what diffusers draws with a list of such generators."""
+    """`torch.randn` with a CPU generator of that seed, as diffusers draws with a list of generators."""
     import torch
 
     generator = torch.Generator().manual_seed(_signed(seed))
@@ -38,9 +38,9 @@ def torch_cpu_stream(seed: int) -> Stream:
 
 @NOISES.register("torch-cuda")
 def torch_cuda_stream(seed: int) -> Stream:
-    """`torch.randn` with a CUDA generator of that seed: by torch where it has a GPU, else computed here, to 1e-6.
+    """`torch.randn` with a CUDA generator of that seed: by torch where it has a GPU, else emulated here, to 1e-6.
 
-    What torch draws depends on the number of threads its GPU has when a tensor is larger than that: then a GPU is needed.
+    For tensors with more elements than the GPU has threads, the values depend on the GPU: these need one.
     """
     try:
         import torch
@@ -75,9 +75,9 @@ def _signed(seed: int) -> int:
 
 
 def draw(source: str, seeds: Sequence[int] | NDArray[np.uint64], shape: tuple[int, ...], count: int) -> NDArray[np.float32]:
-    """`count` draws of noise [count, N, *shape] from `source`, sample i from its own stream of seeds[i]; the first are latents.
+    """`count` draws of unit normal noise [count, N, *shape] from `source`; sample i uses seeds[i], and draw 0 is the latents.
 
-    Raises ProgramError when the source is not known.
+    Raises ProgramError for an unknown source.
     """
     streams = [checks.look_up(NOISES, source)(int(seed)) for seed in seeds]
     return np.stack([np.stack([stream(shape) for stream in streams]) for _ in range(count)])

@@ -1,4 +1,4 @@
-"""Options are keyword-only parameters: the signature of a solver, prediction or schedule says what it takes and of what type."""
+"""Options of solvers, predictions and schedules: their keyword-only parameters, with types from the annotations."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def _convert(parameter: inspect.Parameter, value: Any) -> Any:
     return convert(value, parameter.name) if convert else value
 
 
-def bind(owner: str, known: Parameters, given: Mapping[str, Any], others: Collection[str] = ()) -> dict[str, Any]:
-    """The given options, checked and converted by the annotations of `known`; ranges are the owner's own business.
+def bind(owner: str, known: Parameters, values: Mapping[str, Any], others: Collection[str] = ()) -> dict[str, Any]:
+    """The options `values`, checked and converted by the annotations of `known`; the owner itself checks their ranges.
 
-    Raises ProgramError, which lists what `owner` takes (and `others`, which are taken elsewhere), on an unknown or missing option
-    or one of the wrong type.
+    Raises ProgramError for an unknown or missing option or one of the wrong type; it lists what `owner` takes, with `others`,
+    which are handled elsewhere.
     """
-    for name in given:
+    for name in values:
         if name not in known:
             takes = ", ".join([*known, *others]) or "no options"
             raise ProgramError(f"unknown option {checks.show(name)} of {owner}: it takes {takes}")
-    missing = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
+    missing = [p.name for p in known.values() if p.default is p.empty and p.name not in values]
     if missing:
         raise ProgramError(f"{owner} needs {', '.join(missing)}")
-    return {name: _convert(known[name], value) for name, value in given.items()}
+    return {name: _convert(known[name], value) for name, value in values.items()}

@@ -93,8 +93,8 @@ class Program:
 
     def with_guidance(self, scale: float | None, rescale: float | None = None) -> Program:
         """A copy with another guidance scale and rescale; None keeps the program's own."""
-        given: dict[str, Any] = {"guidance_scale": scale, "guidance_rescale": rescale}
-        changes = {name: value for name, value in given.items() if value is not None}
+        fields: dict[str, Any] = {"guidance_scale": scale, "guidance_rescale": rescale}
+        changes = {name: value for name, value in fields.items() if value is not None}
         return dataclasses.replace(self, **changes) if changes else self
 
     def add_noise(self, image: np.ndarray, noise: np.ndarray) -> np.ndarray:

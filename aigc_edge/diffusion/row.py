@@ -15,26 +15,25 @@ Matrix = tuple[tuple[float, ...], ...]
 
 _REQUIRED = ("timestep", "c_in", "c_skip", "c_out", "after")
 _OPTIONAL = ("sigma", "level", "guidance", "clip", "threshold", "before", "before_noise", "after_output", "after_noise")
-_WRITTEN_IF_THERE = ("level", "threshold", "before", "before_noise", "after_output")  # in JSON
+_WRITTEN_IF_SET = ("level", "threshold", "before", "before_noise", "after_output")  # in JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One network evaluation and the arithmetic around it; S slots of the shape of the sample, slot 0 is the sample.
+    """One network evaluation and the arithmetic around it, on S slots of the sample's shape; slot 0 is the sample.
 
         before   slots ← before · slots + before_noise · ε        identity and no noise when None
-        input    c_in · slot_0, with the network's time input `timestep`
+        input    c_in · slot_0, evaluated at `timestep`
         guide    F = F_uncond + w (F_cond − F_uncond),  w = 1 + guidance · (guidance_scale − 1)
         denoise  R = c_skip · slot_0 + c_out · F;  D = R clipped
         after    slots ← after · [slots, D] + after_output · F + after_noise · ε
 
     `before` [S, S], `after` [S, S + 1], `after_output` and the noises [S]; each ε is one draw [N, C, H, W] of unit normal noise
     that all slots share. D is R limited to `clip` (low, high), or by `threshold` (quantile, largest): dynamic thresholding, where
-    the bound s is that quantile of a sample's |R|, within 1 … largest, and D = clamp(R, −s, s) / s (Saharia et al. 2022). `level`
-    (alpha, sigma) says that the network's input is c_in · (alpha x0 + sigma ε), which an image that is known in parts is brought
-    to. `sigma` is the noise level, for readers only. Raises ProgramError for numbers that are not finite or do not fit
-    float32, for wrong sizes, a guidance outside 0 … 1, a clip without low < high, a quantile outside 0 … 1 and a largest bound
-    below 1.
+    the bound s is that quantile of a sample's |R|, clipped to 1 … largest, and D = clamp(R, −s, s) / s (Saharia et al. 2022).
+    `level` (alpha, sigma): the network's input is c_in · (alpha · x0 + sigma · ε); inpainting brings the known image to it.
+    `sigma` is the noise level, for display only. Raises ProgramError for numbers that are not finite or do not fit float32, wrong
+    sizes, a guidance outside 0 … 1, a clip without low < high, a quantile outside 0 … 1 and a largest bound below 1.
     """
 
     timestep: float
@@ -85,14 +84,14 @@ class Row:
 
     @property
     def slots(self) -> int:
-        """How many slots the row works on."""
+        """Number of slots S."""
         return len(self.after)
 
     def to_json(self) -> dict[str, Any]:
-        """The row as JSON; what is seldom there only where it is."""
+        """The row as a JSON object; rare members are omitted where they are not set."""
         value: dict[str, Any] = {n: getattr(self, n) for n in ("sigma", "timestep", "c_in", "c_skip", "c_out", "guidance")}
         value["clip"] = None if self.clip is None else list(self.clip)
-        for name in _WRITTEN_IF_THERE:
+        for name in _WRITTEN_IF_SET:
             if (part := getattr(self, name)) is not None:
                 value[name] = [list(line) for line in part] if name == "before" else list(part)
         return value | {"after": [list(row) for row in self.after], "after_noise": list(self.after_noise or ())}

@@ -10,7 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import build, from_diffusers, resolve
+from aigc_edge.diffusion import build, from_diffusers, resolve, sample
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.schedules import clip_of, dynamic_shift, is_distilled, schedule_of, scheduler_of
@@ -58,7 +58,7 @@ def test_ddim_is_the_same_program(betas: str) -> None:
     def network(sample: np.ndarray, timestep: np.ndarray) -> np.ndarray:
         return np.tanh(sample) * np.cos(timestep[:, None, None, None] / 300)
 
-    np.testing.assert_allclose(built.sample(network, latents), own.sample(network, latents), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(sample(built, network, latents), sample(own, network, latents), rtol=1e-3, atol=1e-3)
 
 
 def test_flow_shift_by_size_is_a_shift() -> None:

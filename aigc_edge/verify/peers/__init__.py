@@ -1,1 +1,1 @@
-"""What a bundle can be compared with, one module each; found by a scan."""
+"""Peers that a bundle can be compared with: one module each, found by name in PEERS."""
