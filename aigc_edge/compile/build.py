@@ -19,7 +19,7 @@ from aigc_edge.compile.engines import engine_entry, share_of, sidecar, sidecar_o
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.constants import SCHEDULE
 from aigc_edge.engines.tensorrt_options import BuildOptions
-from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, module_version, shapes_of
+from aigc_edge.engines.tensorrt_plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, module_version, shapes_of
 from aigc_edge.errors import AigcEdgeError
 
 SECONDS = 3600.0  # a device is slower than the machine that compiles
@@ -121,7 +121,7 @@ def _request(
     return PlanRequest(model, made_as(model.name, one.format), target.sm, target.name, target.module, batches, device, options)
 
 
-def _enter(entry: dict[str, Any], one: _Wanted, plan: Plan) -> dict[str, Path | bytes]:
+def _enter(entry: dict[str, Any], one: _Wanted, plan: TensorRTPlan) -> dict[str, Path | bytes]:
     """Put the plan among the engines of a component, in the place of what it replaces; the files that come with it."""
     old = [e for e in entry["engines"] if _replaced(e, one)]
     rest = [e for e in entry["engines"] if e not in old]
@@ -166,7 +166,7 @@ def _there(entry: dict[str, Any], one: _Wanted, options: BuildOptions, batches: 
         _replaced(e, one)
         and e["target"] == one.target.name
         and e["built_with"] == have
-        and e.get("options", {}) == options.asked
+        and e.get("options", {}) == options.non_default
         and tuple(e["batches"]) == batches
         for e in entry["engines"]
     )

@@ -12,7 +12,7 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.tensorrt_limits import sentences
-from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, shapes_of
+from aigc_edge.engines.tensorrt_plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
 
 SHOWN = ("layers", "macs_share", "as_asked")  # of what a build log proves, the part that the manifest repeats
 
@@ -37,7 +37,7 @@ def build_engines(work: Work) -> None:
         work.clock.advance((index + 1) / len(wanted))
 
 
-def engine_entry(plan: Plan, file: str, target: str, format: str) -> dict[str, Any]:
+def engine_entry(plan: TensorRTPlan, file: str, target: str, format: str) -> dict[str, Any]:
     """What the manifest says of a plan: where it is, what it runs on, what the build log proves and what it does not hold."""
     report = plan.report
     entry = {"engine": "tensorrt", "format": format, "target": target, "sm": report["sm"], "file": file}
@@ -48,7 +48,7 @@ def engine_entry(plan: Plan, file: str, target: str, format: str) -> dict[str, A
     return entry | {"surprises": sentences(report)}
 
 
-def sidecar(plan: Plan) -> bytes:
+def sidecar(plan: TensorRTPlan) -> bytes:
     """The report of a plan, as it stands beside it in the bundle."""
     return json.dumps(plan.report, indent=1).encode()
 
