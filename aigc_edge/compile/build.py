@@ -16,7 +16,7 @@ from aigc_edge.compile.build_targets import AUTO, BuildTarget, build_targets
 from aigc_edge.compile.engines import plan_entry, share_of, sidecar
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.tensorrt_options import BuildOptions
-from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, module_version, shapes_of
+from aigc_edge.engines.tensorrt_plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, module_version, shapes_of
 from aigc_edge.errors import AigcEdgeError
 
 SECONDS = 3600.0  # a device is slower than the machine that compiles
@@ -121,7 +121,7 @@ def _request(
     return PlanRequest(model, made_as(model.name, one.format), place.sm, place.name, place.module, batches, device, options)
 
 
-def _enter(component: Component, one: _Wanted, plan: Plan) -> tuple[Component, dict[str, Path | bytes]]:
+def _enter(component: Component, one: _Wanted, plan: TensorRTPlan) -> tuple[Component, dict[str, Path | bytes]]:
     """The component with the plan among its engines, in the place of what it replaces; the files that come with it."""
     old = [entry for entry in component.engines if _replaced(entry, one)]
     rest = [entry for entry in component.engines if entry not in old]
@@ -163,7 +163,7 @@ def _there(component: Component, one: _Wanted, options: BuildOptions, batches: t
     return any(
         _replaced(entry, one)
         and (entry.target, entry.built_with) == (one.target.name, have)
-        and (entry.options, entry.batches) == (options.asked, batches)
+        and (entry.options, entry.batches) == (options.non_default, batches)
         for entry in component.engines
     )
 

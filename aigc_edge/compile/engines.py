@@ -11,7 +11,7 @@ from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.compile.work import Work
 from aigc_edge.engines.base import made_as
 from aigc_edge.engines.tensorrt_limits import sentences
-from aigc_edge.engines.tensorrt_plan import BATCHES, Plan, PlanRequest, build_plan, shapes_of
+from aigc_edge.engines.tensorrt_plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
 
 SHOWN = ("layers", "macs_share", "as_asked")  # of what a build log proves, the part that the manifest repeats
 
@@ -36,7 +36,7 @@ def build_engines(work: Work) -> None:
         work.clock.advance((index + 1) / len(wanted))
 
 
-def plan_entry(plan: Plan, file: str, target: str, format: str) -> PlanEntry:
+def plan_entry(plan: TensorRTPlan, file: str, target: str, format: str) -> PlanEntry:
     """The manifest's entry of a plan: its file, what it runs on, what the build log proves and what it does not hold."""
     report = plan.report
     return PlanEntry(
@@ -55,7 +55,7 @@ def plan_entry(plan: Plan, file: str, target: str, format: str) -> PlanEntry:
     )
 
 
-def sidecar(plan: Plan) -> bytes:
+def sidecar(plan: TensorRTPlan) -> bytes:
     """The report of a plan, as it stands beside it in the bundle."""
     return json.dumps(plan.report, indent=1).encode()
 

@@ -1,4 +1,4 @@
-"""Schedule constants for whoever samples outside the native runtime: calibration, and the peers of the benchmark."""
+"""Schedule constants for samplers outside the native runtime: calibration and the benchmark's peers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def schedule_source(files: Files, schedule: Component) -> EngineSource:
 
 
 class Constants:
-    """The schedule of a bundle evaluated at batch 1, as the runtime does: the same bits; results are kept."""
+    """The schedule of a bundle evaluated at batch 1, bit-identical to the runtime; results are cached."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._timestep = engine.spec.inputs[0].name
-        self._kept: dict[float, dict[str, NDArray[np.float32]]] = {}
+        self._cache: dict[float, dict[str, NDArray[np.float32]]] = {}
 
     @staticmethod
     def load(files: Files, schedule: Component | None, *, engine: str = "onnxruntime") -> Constants | None:
@@ -39,18 +39,18 @@ class Constants:
 
     @property
     def names(self) -> list[str]:
-        """The constants in the order of the schedule's outputs."""
+        """Names of the constants, in the order of the schedule's outputs."""
         return [tensor.name for tensor in self._engine.spec.outputs]
 
     def __call__(self, timestep: float) -> dict[str, NDArray[np.float32]]:
-        """Every constant by name, float32 [1, ...], of a timestep (rounded to float32)."""
+        """All constants by name, float32 [1, ...], at a timestep (rounded to float32)."""
         key = float(np.float32(timestep))
-        if key not in self._kept:
-            self._kept[key] = self._engine.evaluate({self._timestep: np.array([key], np.float32)})
-        return self._kept[key]
+        if key not in self._cache:
+            self._cache[key] = self._engine.evaluate({self._timestep: np.array([key], np.float32)})
+        return self._cache[key]
 
     def table(self, timesteps: Iterable[float]) -> tuple[bytes, list[float]]:
-        """The file of a bundle's table: float32 [timesteps, floats of a row], and the timesteps it is of, which increase."""
+        """The bundle's table of constants as bytes, float32 [timesteps, floats per row], and its timesteps in ascending order."""
         times = sorted({float(np.float32(t)) for t in timesteps})
-        rows = [np.concatenate([made[name].ravel() for name in self.names]) for made in map(self, times)]
+        rows = [np.concatenate([constants[name].ravel() for name in self.names]) for constants in map(self, times)]
         return b"".join(row.astype("<f4").tobytes() for row in rows), times

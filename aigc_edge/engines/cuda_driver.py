@@ -1,4 +1,4 @@
-"""The few calls of the CUDA driver that an engine needs, through ctypes: no CUDA package has to be installed, only the driver."""
+"""The CUDA driver API calls that engines need, through ctypes: only the driver has to be installed, no CUDA package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NON_BLOCKING = 1
 
 @dataclass(frozen=True)
 class Device:
-    """The first CUDA device: `sm` is its compute capability times ten, `memory` its size in bytes."""
+    """The first CUDA device: `sm` is its compute capability times ten, `memory` its total memory in bytes."""
 
     name: str
     sm: int
@@ -38,13 +38,13 @@ def _library() -> Any | None:
 def _call(name: str, *arguments: Any) -> None:
     library = _library()
     if library is None:
-        raise EngineUnavailable("no NVIDIA GPU with a driver is in this machine")
+        raise EngineUnavailable("this machine has no NVIDIA GPU with a driver")
     status = getattr(library, name)(*arguments)
     if status:
         text = ctypes.c_char_p()
         library.cuGetErrorString(status, ctypes.byref(text))
         reason = text.value.decode() if text.value else f"error {status}"
-        raise AigcEdgeError(f"the NVIDIA driver refused {name}: {reason}; a smaller batch may help, or --engine onnxruntime")
+        raise AigcEdgeError(f"the NVIDIA driver call {name} failed: {reason}; try a smaller batch or --engine onnxruntime")
 
 
 def device() -> Device | None:
@@ -68,7 +68,7 @@ def device() -> Device | None:
 
 
 class Stream:
-    """A stream in the device's primary context (the one that TensorRT uses too), and copies in its order."""
+    """A stream in the device's primary context (which TensorRT uses too), with stream-ordered copies."""
 
     def __init__(self) -> None:
         handle, self._context, self._stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
@@ -82,11 +82,11 @@ class Stream:
         return self._stream.value or 0
 
     def enter(self) -> None:
-        """Make the context current in the calling thread: the runtime may call from any."""
+        """Make the context current in the calling thread, since the runtime may call from any thread."""
         _call("cuCtxSetCurrent", self._context)
 
     def allocate(self, size: int) -> int:
-        """Device memory of `size` bytes; give it back with `free`."""
+        """Device memory of `size` bytes; release it with `free`."""
         pointer = ctypes.c_uint64()
         _call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(size))
         return pointer.value
@@ -104,7 +104,7 @@ class Stream:
         _call("cuMemcpyDtoHAsync_v2", _address(target), ctypes.c_uint64(pointer), ctypes.c_size_t(target.nbytes), self._stream)
 
     def wait(self) -> None:
-        """Return when everything queued has run."""
+        """Block until all queued work has completed."""
         _call("cuStreamSynchronize", self._stream)
 
 

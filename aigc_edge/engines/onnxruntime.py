@@ -1,4 +1,4 @@
-"""The embedded default: onnxruntime on any CPU, bound by pointer to the caller's buffers (no copy in, none out)."""
+"""The default engine for embedding: onnxruntime on any CPU, bound by pointer to the caller's buffers (zero-copy)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
-from aigc_edge.engines import laid_out
+from aigc_edge.engines import prepacked
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, shape_of
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.hardware import has_vnni
@@ -53,12 +53,12 @@ class OnnxRuntimeEngine(Engine):
         if reason is not None:
             raise EngineUnavailable(reason)
         relative, dims = source.model_file(), source.component.dims
-        how: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
-        place = laid_out.place_of(source, {"int8": source.format == "int8", "dims": dims})
-        session = None if place is None else _kept(source, place, threads, how)
+        options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
+        entry = prepacked.cache_entry(source, {"int8": source.format == "int8", "dims": dims})
+        session = None if entry is None else _open_prepacked(source, entry, threads, options)
         if session is None:
             with source.loadable() as (_, model):
-                session = open_session(model, threads, **how)
+                session = open_session(model, threads, **options)
         _check_signature(session, source, relative)
         return cls(source.spec, session)
 
@@ -78,20 +78,20 @@ class OnnxRuntimeEngine(Engine):
             try:
                 run(binding)
             except Exception as error:  # onnxruntime's own classes derive from Exception only
-                raise AigcEdgeError(f"onnxruntime failed while it evaluated {name!r}: {_first_line(error)}") from error
+                raise AigcEdgeError(f"onnxruntime failed while evaluating {name!r}: {_first_line(error)}") from error
 
         return call
 
 
-def _kept(source: EngineSource, place: Path, threads: int, how: dict[str, Any]) -> Any:
-    """A session of the network as it was laid out for this processor, which is done now if need be; None where that fails."""
+def _open_prepacked(source: EngineSource, entry: Path, threads: int, options: dict[str, Any]) -> Any:
+    """A session of the model with prepacked weights, which is written to the cache first if necessary; None on failure."""
     try:
-        if not laid_out.is_whole(place):
-            with source.loadable() as (_, model), laid_out.made(place) as file:
-                open_session(model, threads, **how, write=file)
-        return open_session(str(place / laid_out.MODEL), threads, **how, optimised=True)
-    except AigcEdgeError:  # a full disk, or an onnxruntime that cannot write what it made: the bundle has the network
-        shutil.rmtree(place, ignore_errors=True)
+        if not prepacked.is_complete(entry):
+            with source.loadable() as (_, model), prepacked.write_entry(entry) as file:
+                open_session(model, threads, **options, write=file)
+        return open_session(str(entry / prepacked.MODEL), threads, **options, optimised=True)
+    except AigcEdgeError:  # a full disk, or an onnxruntime that cannot save its optimised model: load from the bundle
+        shutil.rmtree(entry, ignore_errors=True)
         return None
 
 
@@ -107,11 +107,11 @@ def open_session(
 ) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
-    `format` is that of the bundle: only int8 is written for onnxruntime's integer kernels. `dims` are what dimensions of these
-    names are at the image size that the bundle was opened at: the session is made for it alone, as fast as for a fixed one.
-    The optimised network is written to `write`, its weights beside it; with `optimised` the model is one that was.
+    `format` is the bundle's format: only int8 files are written for onnxruntime's integer kernels. `dims` maps symbolic
+    dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with static
+    shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model.
     """
-    import onnxruntime as ort  # lazily: 60 ms that `import aigc_edge` must not cost
+    import onnxruntime as ort  # imported lazily: it takes 60 ms, which `import aigc_edge` must not cost
 
     if threads < 1:
         raise AigcEdgeError(f"threads is {threads}: it must be at least 1")
@@ -123,14 +123,14 @@ def open_session(
     options.graph_optimization_level = levels.ORT_DISABLE_ALL if optimised else levels.ORT_ENABLE_ALL
     if write is not None:
         options.optimized_model_filepath = str(write)
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", laid_out.WEIGHTS)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", prepacked.WEIGHTS)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    options.log_severity_level = 4  # what fails is raised; nothing belongs on a library user's stderr
-    if format != "int8":  # else DequantizeLinear nodes of weights run at every call, or round activations that nobody asked for
+    options.log_severity_level = 4  # failures are raised; a library does not write to stderr
+    if format != "int8":  # otherwise weights are dequantised at every call, or activations are rounded unasked
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     for name, length in (dims or {}).items():
         options.add_free_dimension_override_by_name(name, length)
-    if not has_vnni():  # the fast int8 kernels would saturate silently: the network must be the one whose quality was measured
+    if not has_vnni():  # the fast int8 kernels would saturate silently, and quality was measured without that
         options.add_session_config_entry("session.x64quantprecision", "1")
     if threads == 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -139,23 +139,23 @@ def open_session(
     except Exception as error:
         if "NOT_IMPLEMENTED" in str(error):
             raise BundleError(
-                f"onnxruntime {ort.__version__} has no kernels on a CPU for the format {format} of {what}: choose the engine "
+                f"onnxruntime {ort.__version__} has no CPU kernels for the format {format} of {what}: choose the engine "
                 "openvino or another format"
             ) from error
         raise BundleError(f"onnxruntime {ort.__version__} cannot load {what}: {_first_line(error)}") from error
 
 
 def _check_signature(session: Any, source: EngineSource, relative: str) -> None:
-    for kind, found, wanted in (
+    for kind, actual, declared in (
         ("inputs", session.get_inputs(), source.spec.inputs),
         ("outputs", session.get_outputs(), source.spec.outputs),
     ):
-        got = {t.name: (t.type, len(t.shape)) for t in found}
-        need = {t.name: (_onnx_type(t), len(t.shape)) for t in wanted}
-        if got != need:
+        actual_types = {t.name: (t.type, len(t.shape)) for t in actual}
+        declared_types = {t.name: (_onnx_type(t), len(t.shape)) for t in declared}
+        if actual_types != declared_types:
             raise BundleError(
-                f"{relative} of {source.bundle} has {kind} {_listed(got)}, its manifest says {_listed(need)}: "
-                "the bundle is inconsistent, compile it again"
+                f"{relative} of {source.bundle} has {kind} {_listed(actual_types)}, but its manifest declares "
+                f"{_listed(declared_types)}: the bundle is inconsistent, compile it again"
             )
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO on x86 and Arm CPUs: often the fastest where the network is int8, bound to the caller's buffers."""
+"""OpenVINO on x86 and Arm CPUs, often the fastest engine for int8 networks, bound to the caller's buffers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aigc_edge.hardware import has_vnni
 
 @ENGINES.register("openvino")
 class OpenVinoEngine(Engine):
-    """An ONNX file compiled by OpenVINO's CPU plugin for low latency, in float32 where the network says so."""
+    """An ONNX file compiled by OpenVINO's CPU plugin for low latency, in float32 where the network uses float32."""
 
     name = "openvino"
     features = dict.fromkeys(("fp32", "fp16", "bf16", "int8", "int8w", "int4", "fp8", "fp8w", "nvfp4", "w4a4"), 0)
@@ -48,15 +48,15 @@ class OpenVinoEngine(Engine):
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 where the CPU can: quality was measured without
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # nor activations rounded to int8 where only weights are
-            "ENABLE_CPU_PINNING": False,  # the caller's threads are the caller's business
+            "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 where the CPU supports it: quality was measured in float32
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # nor int8 activations where only the weights are quantised
+            "ENABLE_CPU_PINNING": False,  # thread affinity is left to the caller
         }
         core = openvino.Core()
         with source.loadable(cls.name) as (relative, model):
             try:
                 network = core.read_model(model)
-                if source.component.dims:  # fixed but for the batch, at the image size that the bundle was opened at
+                if source.component.dims:  # static except for the batch, at the image size that the bundle was opened at
                     network.reshape({t.name: openvino.PartialShape([-1, *map(int, t.shape[1:])]) for t in source.spec.inputs})
                 compiled = core.compile_model(network, "CPU", options)
             except (RuntimeError, ValueError) as error:
@@ -80,22 +80,22 @@ class OpenVinoEngine(Engine):
             try:
                 infer(share_inputs=True, share_outputs=True)
             except RuntimeError as error:
-                raise AigcEdgeError(f"OpenVINO failed while it evaluated {name!r}: {_first_line(error)}") from error
+                raise AigcEdgeError(f"OpenVINO failed while evaluating {name!r}: {_first_line(error)}") from error
 
         return call
 
 
 def _check_signature(compiled: Any, source: EngineSource, relative: str) -> None:
-    for kind, found, wanted in (
+    for kind, actual, declared in (
         ("inputs", compiled.inputs, source.spec.inputs),
         ("outputs", compiled.outputs, source.spec.outputs),
     ):
-        got = {port.get_any_name(): str(port.get_element_type().to_dtype()) for port in found}
-        need = {t.name: t.dtype for t in wanted}
-        if got != need:
+        actual_types = {port.get_any_name(): str(port.get_element_type().to_dtype()) for port in actual}
+        declared_types = {t.name: t.dtype for t in declared}
+        if actual_types != declared_types:
             raise BundleError(
-                f"{relative} of {source.bundle} has {kind} {got}, its manifest says {need}: the bundle is inconsistent, "
-                "compile it again"
+                f"{relative} of {source.bundle} has {kind} {actual_types}, but its manifest declares {declared_types}: "
+                "the bundle is inconsistent, compile it again"
             )
 
 

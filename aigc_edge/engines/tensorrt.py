@@ -1,6 +1,6 @@
 """TensorRT on NVIDIA GPUs: one engine over two modules of the same API, `tensorrt_rtx` (PyPI) and `tensorrt` (JetPack, NVIDIA).
 
-A plan in the bundle that was built for this GPU is loaded; without one the ONNX file is built here, once, into the cache.
+A plan in the bundle that was built for this GPU is loaded; otherwise the ONNX file is built here once and the plan is cached.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from aigc_edge.engines.tensorrt_support import FEATURES
 from aigc_edge.errors import BundleError, EngineUnavailable
 
 AMPERE = 80
-HOST_CODE = "AIGC_EDGE_PLAN_HOST_CODE"  # 1: load version-compatible plans, which hold code of their own
+HOST_CODE = "AIGC_EDGE_PLAN_HOST_CODE"  # 1: load version-compatible plans, which contain host code
 
 
 @functools.cache
 def _runtime(name: str) -> Any:
     trt = import_tensorrt(name)
-    return trt.Runtime(trt.Logger(trt.Logger.ERROR))  # one logger a process is all that TensorRT takes
+    return trt.Runtime(trt.Logger(trt.Logger.ERROR))  # TensorRT accepts one logger per process
 
 
 @ENGINES.register("tensorrt")
 class TensorRTEngine(Engine):
-    """A plan with one execution context; batches above the largest of its profile run in parts."""
+    """A plan with one execution context; batches larger than its profile's maximum run in several evaluations."""
 
     name, devices = "tensorrt", ("cuda",)
     features = FEATURES
@@ -47,7 +47,7 @@ class TensorRTEngine(Engine):
         self.spec = spec
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise EngineUnavailable(f"the GPU has no memory left to run {spec.name!r}: free some, or use --engine onnxruntime")
+            raise EngineUnavailable(f"out of GPU memory for running {spec.name!r}: free some, or use --engine onnxruntime")
         self._engine, self._stream, self._largest = engine, stream, largest
 
     @classmethod
@@ -59,8 +59,7 @@ class TensorRTEngine(Engine):
             )
         if cuda_driver.device() is None:
             return (
-                "running a TensorRT plan needs an NVIDIA GPU with a driver; this machine has none: the plans in a bundle are for "
-                "machines that have one, use --engine onnxruntime here"
+                "running a TensorRT plan needs an NVIDIA GPU with a driver; this machine has none: use --engine onnxruntime here"
             )
         return None
 
@@ -69,7 +68,7 @@ class TensorRTEngine(Engine):
         reason = cls.unavailable()
         device = cuda_driver.device()
         if reason is not None or device is None:
-            raise EngineUnavailable(reason or "no NVIDIA GPU with a driver is in this machine")
+            raise EngineUnavailable(reason or "this machine has no NVIDIA GPU with a driver")
         stream = cuda_driver.Stream()
         module, plan = _find_plan(source, device)
         runtime = _runtime(module)
@@ -78,8 +77,8 @@ class TensorRTEngine(Engine):
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineUnavailable(
-                f"{module} here cannot load the {source.format} plan of {source.spec.name!r} on {device.name}: another version "
-                "built it, or another GPU; build it here with aigc-edge build --force"
+                f"{module} here cannot load the {source.format} plan of {source.spec.name!r} on {device.name}: it was "
+                "built with another version or for another GPU; build it here with aigc-edge build --force"
             )
         _check_signature(import_tensorrt(module), engine, source)
         largest = int(engine.get_tensor_profile_shape(source.spec.inputs[0].name, 0)[2][0])
@@ -98,14 +97,14 @@ class TensorRTEngine(Engine):
                 for name, array in inputs.items():
                     stream.upload(memory[name], array[part])
                     accepted(context.set_input_shape(name, array[part].shape), f"the shape of {name!r}")
-                for name in arrays:  # each time: other bindings share the context
+                for name in arrays:  # every time, because other bindings share the context
                     accepted(context.set_tensor_address(name, memory[name]), f"the address of {name!r}")
                 accepted(context.execute_async_v3(stream.handle), "the evaluation")
                 for name, array in outputs.items():
                     stream.download(array[part], memory[name])
             stream.wait()
 
-        # The device memory goes back when the caller drops the call; at exit the driver takes it back itself.
+        # Device memory is freed when the caller drops the returned function; at exit the driver reclaims it.
         weakref.finalize(call, _release, stream, memory).atexit = False
         stream.enter()
         for name, array in arrays.items():
@@ -126,38 +125,40 @@ def _release(stream: cuda_driver.Stream, memory: dict[str, int]) -> None:
 
 
 def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, bytes]:
-    """The module and the bytes of the plan for `device`: from the bundle, else built here."""
+    """The module name and the plan's bytes for `device`: from the bundle, otherwise built on this machine."""
     modules = installed()
     plans = [plan for plan in source.component.engines if plan.format == source.format]
-    mine = [plan for plan in plans if _for_device(plan, device) and plan.module in modules]
-    for plan in mine:
+    matching = [plan for plan in plans if _for_device(plan, device) and plan.module in modules]
+    for plan in matching:
         if _loadable(plan, module_version(plan.module)):
             return plan.module, source.files.read(plan.file)
     what = f"the {source.format} plan of {source.spec.name!r} for {device.name} (SM{device.sm})"
-    other = f"in the bundle is of {mine[0].built_with}, not of what is installed" if mine else "is not in the bundle"
+    problem = (
+        f"in the bundle is of {matching[0].built_with}, not of the installed version" if matching else "is not in the bundle"
+    )
     if source.files.packed:
-        raise EngineUnavailable(f"{what} {other}: put it in with aigc-edge build {source.bundle}")
-    warnings.warn(f"{what} {other}: it is built now, once; aigc-edge build {source.bundle} keeps it", stacklevel=2)
+        raise EngineUnavailable(f"{what} {problem}: add it with aigc-edge build {source.bundle}")
+    warnings.warn(f"{what} {problem}: it is built now, once; aigc-edge build {source.bundle} adds it", stacklevel=2)
     relative, module = source.model_file("tensorrt"), modules[0]
     name = device.name if module == "tensorrt" else ""
     format = made_as(relative, source.format)
     request = PlanRequest(source.bundle / relative, format, device.sm, device.name, module=module, device=name)
-    if source.component.dims:  # for the size that the bundle was opened at alone, whose numbers the spec has already
+    if source.component.dims:  # only for the size that the bundle was opened at, which the spec already contains
         request = replace(request, shapes=shapes_of(source.spec, [(0, 0)], request.batches))
     return module, build_plan(request).file.read_bytes()
 
 
 def _for_device(plan: PlanEntry, device: cuda_driver.Device) -> bool:
-    """Whether a plan is for this GPU, as the manifest says: its capability, and its model where it belongs to one."""
+    """Whether the manifest lists the plan for this GPU: same compute capability, and same model where it is bound to one."""
     if plan.options.get("hardware_compatibility") == "ampere+":
         return device.sm >= AMPERE
     return plan.sm == device.sm and plan.device in ("", device.name)
 
 
 def _loadable(plan: PlanEntry, version: str) -> bool:
-    """Whether the installed version loads a plan: the one that built it, or a later one where the plan was built for that.
+    """Whether the installed version can load a plan: the version that built it, or a later one for version-compatible plans.
 
-    Such a plan carries machine code for the CPU, which is not run from a bundle unless the user says so.
+    A version-compatible plan contains host code, which is not run from a bundle unless the user allows it.
     """
     built = plan.built_with.partition(" ")[2]
     if not plan.options.get("version_compatible"):
@@ -172,7 +173,9 @@ def _host_code() -> bool:
 
 def _check_signature(trt: Any, engine: Any, source: EngineSource) -> None:
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    found = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name for name in names}
-    wanted = {t.name: t.dtype for t in (*source.spec.inputs, *source.spec.outputs)}
-    if found != wanted:
-        raise BundleError(f"the plan of {source.spec.name!r} has {found}, its manifest says {wanted}: compile the bundle again")
+    actual = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name for name in names}
+    declared = {t.name: t.dtype for t in (*source.spec.inputs, *source.spec.outputs)}
+    if actual != declared:
+        raise BundleError(
+            f"the plan of {source.spec.name!r} has {actual}, but its manifest declares {declared}: compile the bundle again"
+        )

@@ -1,7 +1,7 @@
 """The process that builds one plan: `python -m aigc_edge.engines.tensorrt_build JOB`, JOB being JSON (see tensorrt_plan).
 
-A process of its own, because a builder may take all memory, crash or hang, allows one logger a process, and can only be stopped
-from outside. It writes a report as JSON: what was built and which precision really runs, or the sentence why not.
+A separate process, because the builder may exhaust memory, crash or hang, allows one logger per process, and can only be stopped
+from outside. It writes a JSON report: what was built and the precision that layers actually run in, or the error message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aigc_edge.engines.tensorrt_options import BuildOptions, apply
 from aigc_edge.engines.tensorrt_timing import load_timings, save_timings
 from aigc_edge.errors import AigcEdgeError
 
-# "[pass.cpp:337: name] ", "IBuilder::x: Error Code 1: Myelin (" and ". In compileGraph at file" say nothing to a user.
+# "[pass.cpp:337: name] ", "IBuilder::x: Error Code 1: Myelin (" and ". In compileGraph at file" mean nothing to a user.
 _NOISE = re.compile(r"\[?\w+\.cpp:\d+(?:: \w+)?\]?:? ?|[\w:]+: Error Code \d+: (?:\w+ \()?|\.? In \w+ at \S+\)?$")
 
 
@@ -46,8 +46,8 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     if job["sparse"]:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     config.add_optimization_profile(_profile(builder, network, job["batches"], job["shapes"]))
-    # TensorRT-RTX times no kernels while it builds: its calls for it do nothing and warn.
-    timed = options.timing_cache and job["module"] == "tensorrt" and load_timings(config, Path(job["timings"]))
+    # TensorRT-RTX does not time kernels during the build; its timing-cache calls only warn.
+    has_timings = options.timing_cache and job["module"] == "tensorrt" and load_timings(config, Path(job["timings"]))
     started = time.monotonic()
     plan = builder.build_serialized_network(network, config)
     if plan is None or plan.nbytes == 0:
@@ -55,9 +55,9 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
     try:
         Path(job["plan"]).write_bytes(plan)
     except OSError as error:
-        place = "free some space, or let XDG_CACHE_HOME name another place"
-        raise AigcEdgeError(f"the plan of {plan.nbytes} bytes cannot be written ({error.strerror}): {place}") from error
-    if timed:
+        advice = "free some space, or set XDG_CACHE_HOME to another folder"
+        raise AigcEdgeError(f"the plan of {plan.nbytes} bytes cannot be written ({error.strerror}): {advice}") from error
+    if has_timings:
         save_timings(config, Path(job["timings"]))
     return {
         "module": job["module"],
@@ -72,18 +72,18 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _network_flags(trt: Any) -> int:
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # 11 has no other kind
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # always on in TensorRT 11
     return 0 if flag is None else 1 << int(flag)
 
 
 def _set_capability(trt: Any, config: Any, job: dict[str, Any], what: str) -> None:
-    # Without this, graphs in FP8 or FP4 build without a warning for cards that cannot run them.
+    # Without this, FP8 and FP4 graphs build without a warning for GPUs that cannot run them.
     if not hasattr(config, "set_compute_capability"):
-        return  # the full TensorRT builds for the device it runs on
+        return  # full TensorRT builds for the device that it runs on
     config.num_compute_capabilities = 1
-    wanted = getattr(trt.ComputeCapability, f"SM{job['sm']}", None)
-    if wanted is None or not config.set_compute_capability(wanted, 0):
-        raise AigcEdgeError(f"{what}: it does not serve SM{job['sm']}; build on the device itself with NVIDIA's full TensorRT")
+    capability = getattr(trt.ComputeCapability, f"SM{job['sm']}", None)
+    if capability is None or not config.set_compute_capability(capability, 0):
+        raise AigcEdgeError(f"{what}: it does not support SM{job['sm']}; build on the device itself with NVIDIA's full TensorRT")
 
 
 def _profile(builder: Any, network: Any, batches: list[int], shapes: dict[str, list[list[int]]]) -> Any:
@@ -92,15 +92,17 @@ def _profile(builder: Any, network: Any, batches: list[int], shapes: dict[str, l
         if -1 in tuple(tensor.shape):
             fixed = tuple(tensor.shape)[1:]
             low, best, high = shapes.get(tensor.name) or [[batch, *fixed] for batch in batches]
-            if -1 in low:  # where onnx is not installed nothing has looked before
-                raise AigcEdgeError(f"the input {tensor.name!r} has a dynamic size beside the batch: export it fixed")
+            if -1 in low:  # where onnx is not installed this was not checked before
+                raise AigcEdgeError(
+                    f"the input {tensor.name!r} has a dynamic dimension other than the batch: export it with static shapes"
+                )
             profile.set_shape(tensor.name, low, best, high)
     return profile
 
 
 def _logger(trt: Any) -> Any:
     class Log(trt.ILogger):
-        """Keeps everything: the layer table arrives as verbose messages."""
+        """Keeps all messages: the layer table is logged at verbose level."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -135,7 +137,7 @@ def _die_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one job; 0 when the plan and the report stand, 3 when the report holds an error."""
+    """Run one job; returns 0 when plan and report were written, 3 when the report contains an error."""
     job = json.loads(arguments[0])
     _die_with_parent()
     if job["limit_data"]:

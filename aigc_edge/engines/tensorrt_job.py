@@ -1,4 +1,4 @@
-"""Runs the process that builds one plan: watches its time and memory, ends it, and says in a sentence what became of it."""
+"""Runs the process that builds one plan, enforces its time and memory limits and turns failures into one-sentence errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import aigc_edge
 from aigc_edge.errors import AigcEdgeError
 
-# What a process says, in Python, C++ and the loader of libraries, that may not have more.
+# Out-of-memory messages of Python, C++ and the dynamic loader.
 _OUT_OF_MEMORY = re.compile(r"bad_alloc|MemoryError|failed to map segment|[Cc]annot allocate memory|[Oo]ut of (host )?memory")
 _GPU_OUT_OF_MEMORY = re.compile(r"cuda[^;\n]*out of memory|cudaErrorMemoryAllocation|Error Code 2: OutOfMemory", re.IGNORECASE)
 _SLICE = 0.05
@@ -26,20 +26,20 @@ _SLICE = 0.05
 def run_job(
     job: dict[str, Any], what: str, report: Path, *, seconds: float, waiting: Callable[[float], None] | None = None
 ) -> dict[str, Any]:
-    """Run the job (see tensorrt_build) and return its report; `waiting(elapsed)` is called meanwhile.
+    """Run the job (see tensorrt_build) and return its report, calling `waiting(elapsed)` periodically.
 
-    Raises AigcEdgeError, beginning with `what`, when it fails, dies, or takes more than `seconds` or its memory. The process ends
-    before the call does.
+    Raises AigcEdgeError, beginning with `what`, when it fails, is killed, or exceeds `seconds` or its memory limit. The
+    process has ended when this function returns.
     """
-    began, memory = time.monotonic(), int(job["memory"])
-    with tempfile.TemporaryFile() as errors:
+    start, memory = time.monotonic(), int(job["memory"])
+    with tempfile.TemporaryFile() as stderr_file:
         process = subprocess.Popen(
-            command(job), env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+            command(job), env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr_file
         )
         too_large = False
         try:
             while process.poll() is None:
-                elapsed = time.monotonic() - began
+                elapsed = time.monotonic() - start
                 if elapsed > seconds:
                     message = (
                         f"{what} took longer than {seconds:g} s and was stopped: allow more time or build on a faster machine"
@@ -54,30 +54,32 @@ def run_job(
         finally:  # Ctrl-C and SIGTERM too
             process.kill()
             code = process.wait()
-        errors.seek(0)
-        said = errors.read().decode(errors="replace")
-    found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-    problem = f"{found.get('error', '')} {said}" if code else ""
-    if _GPU_OUT_OF_MEMORY.search(problem):
-        raise AigcEdgeError(f"{what} ran out of GPU memory: close what else uses it, or take smaller batches or workspace_gb")
-    if too_large or _OUT_OF_MEMORY.search(problem):
+        stderr_file.seek(0)
+        stderr = stderr_file.read().decode(errors="replace")
+    result: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    output = f"{result.get('error', '')} {stderr}" if code else ""
+    if _GPU_OUT_OF_MEMORY.search(output):
+        raise AigcEdgeError(
+            f"{what} ran out of GPU memory: close other programs on it, or reduce the batch sizes or workspace_gb"
+        )
+    if too_large or _OUT_OF_MEMORY.search(output):
         limit = f"its memory limit of {memory / 2**30:.3g} GB"
         raise AigcEdgeError(f"{what} reached {limit}: allow more memory or build on a larger machine")
     if code == -signal.SIGKILL:
-        raise AigcEdgeError(f"{what} was killed (SIGKILL): most often memory ran out; free some or build on a larger machine")
+        raise AigcEdgeError(f"{what} was killed (SIGKILL): most likely out of memory; free some or build on a larger machine")
     if code < 0:
         name = signal.Signals(-code).name
         raise AigcEdgeError(f"{what} crashed ({name}) inside TensorRT: try another version of it, or another format")
-    if "error" in found:
-        raise AigcEdgeError(str(found["error"]))
-    if code or not found:
-        last = (said.strip().splitlines() or ["it printed nothing"])[-1]
+    if "error" in result:
+        raise AigcEdgeError(str(result["error"]))
+    if code or not result:
+        last = (stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise AigcEdgeError(f"{what} failed with exit code {code}: {last}")
-    return found
+    return result
 
 
 def command(job: dict[str, Any]) -> list[str]:
-    """The command line of the process."""
+    """Command line of the build process."""
     return [sys.executable, "-m", "aigc_edge.engines.tensorrt_build", json.dumps(job)]
 
 
@@ -90,13 +92,13 @@ def machine_gb() -> float:
 
 
 def _environment() -> dict[str, str]:
-    # The child must find the very package that runs here, however the parent found it; what PYTHONPATH names goes first, as here.
+    # The child must import the same package as the parent; PYTHONPATH keeps its precedence.
     root = str(Path(aigc_edge.__file__).resolve().parent.parent)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), root]))}
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 where the system does not tell."""
+    """Resident memory of a process in bytes; 0 where the system does not report it."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

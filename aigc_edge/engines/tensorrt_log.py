@@ -1,7 +1,7 @@
-"""Reads the layer table out of a TensorRT build log: which convolutions and matrix products really run in which precision.
+"""Parses the layer table of a TensorRT build log: the precision that each convolution and matrix product actually runs in.
 
-A network that asks for INT8 may be built with half or float kernels without a warning; the log of a DETAILED, VERBOSE build shows
-the type of every fused layer's inputs, and needs no GPU.
+TensorRT may silently build float kernels for a network that requests int8. The log of a DETAILED, VERBOSE build lists the input
+types of every fused layer, and needs no GPU.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _LAYER = re.compile(
     r"(?:, Constants: (?P<constants>.*?))?, Outputs: (?P<outputs>.*)"
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?(?:Format/)?Datatype: (?P<type>[^,}\]]+)")
-_WEIGHTS = re.compile(r'Weights: \{"Type": "\w+", "Count": (\d+)')  # how the full TensorRT mentions filters
+_WEIGHTS = re.compile(r'Weights: \{"Type": "\w+", "Count": (\d+)')  # how full TensorRT lists filters
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")  # nodes that were fused into the layer, in its metadata
 _PRODUCT_NAME = re.compile(r"gemm|_mha|_Fc|[a-z]Fc[A-Z_]")
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer that multiplies: the precision of its activations, its multiply-adds for a batch of one, and the ONNX nodes that
-    it was made from, as far as the log names them."""
+class BuiltLayer:
+    """A built convolution or matrix product: the precision of its activations, its MACs at batch 1, and the ONNX nodes that were
+    fused into it, as far as the log names them."""
 
     name: str
     kind: str
@@ -48,9 +48,9 @@ class Layer:
     nodes: tuple[str, ...] = ()
 
 
-def layers_of(lines: Iterable[str]) -> list[Layer]:
+def layers_of(lines: Iterable[str]) -> list[BuiltLayer]:
     """The convolutions and matrix products in the layer table of a build log, in order."""
-    found = []
+    layers = []
     for line in (part for message in lines for part in message.splitlines()):
         match = _LAYER.match(line.strip())
         if match is None:
@@ -67,18 +67,18 @@ def layers_of(lines: Iterable[str]) -> list[Layer]:
         if not data or not outputs or not (weights or len(data) > 1):
             continue
         macs = _convolution_macs(data, weights, outputs, kind) if convolution else _product_macs(data, weights, outputs)
-        found.append(Layer(name, kind, data[0][1], macs, _nodes(name, match["outputs"])))
-    return found
+        layers.append(BuiltLayer(name, kind, data[0][1], macs, _nodes(name, match["outputs"])))
+    return layers
 
 
-def _nodes(name: str, rest: str) -> tuple[str, ...]:
-    named = [part for entry in _NODE.findall(rest) for part in re.split("[\x1e\x1f]", entry)]
+def _nodes(name: str, metadata: str) -> tuple[str, ...]:
+    fused = [part for entry in _NODE.findall(metadata) for part in re.split("[\x1e\x1f]", entry)]
     own = [part.partition("_myl")[0] for part in name.split(" + ")]  # "conv + relu", "conv_myl0_3"
-    return tuple(dict.fromkeys(filter(None, [*named, *own])))
+    return tuple(dict.fromkeys(filter(None, [*fused, *own])))
 
 
-def summary(layers: list[Layer]) -> dict[str, Any]:
-    """How many layers, and which share of the multiply-adds, run in each precision; and the table itself."""
+def summary(layers: list[BuiltLayer]) -> dict[str, Any]:
+    """Number of layers and share of MACs per precision, and the layer table itself."""
     count = Counter(layer.precision for layer in layers)
     macs: Counter[str] = Counter()
     for layer in layers:
@@ -89,12 +89,12 @@ def summary(layers: list[Layer]) -> dict[str, Any]:
 
 
 def _tensors(text: str) -> list[tuple[list[int], str]]:
-    found = []
+    tensors = []
     for match in _TENSOR.finditer(text):
-        sizes = [abs(int(size)) for size in match["dims"].split(",") if size.strip()]  # the batch, -1, counts as one
+        sizes = [abs(int(size)) for size in match["dims"].split(",") if size.strip()]  # the batch (-1) counts as one
         words = match["type"].split()
-        found.append((sizes, next((_NAMES[word] for word in words if word in _NAMES), words[-1])))
-    return found
+        tensors.append((sizes, next((_NAMES[word] for word in words if word in _NAMES), words[-1])))
+    return tensors
 
 
 def _is_weight(sizes: list[int], convolution: bool) -> bool:
@@ -103,8 +103,8 @@ def _is_weight(sizes: list[int], convolution: bool) -> bool:
 
 def _convolution_macs(data: list[Any], weights: list[Any], outputs: list[Any], kind: str) -> int:
     filters = weights[0][0] if weights else data[1][0]  # dequantised filters may come as an input
-    places = data[0][0] if "deconv" in kind.lower() else outputs[0][0]
-    return int(math.prod(places[:1] + places[2:]) * math.prod(filters))
+    positions = data[0][0] if "deconv" in kind.lower() else outputs[0][0]
+    return int(math.prod(positions[:1] + positions[2:]) * math.prod(filters))
 
 
 def _product_macs(data: list[Any], weights: list[Any], outputs: list[Any]) -> int:

@@ -1,4 +1,4 @@
-"""The two modules of one API: `tensorrt` (JetPack, NVIDIA's index; 10.3 to 11.x) and `tensorrt_rtx` (PyPI)."""
+"""The two Python modules with the same API: `tensorrt` (JetPack, NVIDIA's index; 10.3 to 11.x) and `tensorrt_rtx` (PyPI)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from aigc_edge.errors import EngineUnavailable
 
-MODULES = ("tensorrt", "tensorrt_rtx")  # where both are, the full one knows more devices
+MODULES = ("tensorrt", "tensorrt_rtx")  # full TensorRT first: it supports more devices
 
 
 def installed() -> list[str]:
@@ -17,9 +17,9 @@ def installed() -> list[str]:
 
 
 def import_tensorrt(name: str) -> Any:
-    """Import one of the two modules; raises EngineUnavailable that says what to install."""
+    """Import one of the two modules; raises EngineUnavailable with installation instructions."""
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError) as error:  # OSError: a library that the wheel lacks
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
         package = "tensorrt-rtx-cu13" if name == "tensorrt_rtx" else "tensorrt"
         raise EngineUnavailable(f"the module {name!r} cannot be imported ({error}): pip install {package}") from error

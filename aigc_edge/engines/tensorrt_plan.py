@@ -1,4 +1,4 @@
-"""Builds TensorRT plans in a process of their own, within memory and time, and keeps them in a cache keyed by content."""
+"""Builds TensorRT plans in a separate process with memory and time limits, and caches them by content."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from aigc_edge.engines.cache import cache_limit
 from aigc_edge.engines.tensorrt_cache import evict, find, plans_folder, timings_file, typical_seconds
 from aigc_edge.engines.tensorrt_graph import Shapes, check_model
 from aigc_edge.engines.tensorrt_job import machine_gb, run_job
-from aigc_edge.engines.tensorrt_limits import compared, expected, prove, with_outputs
+from aigc_edge.engines.tensorrt_limits import check_precision, compare_with_log, expected_fallbacks, with_outputs
 from aigc_edge.engines.tensorrt_module import import_tensorrt
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file, sha256_of, write_json
 
-BATCHES = (1, 2, 32)  # guidance doubles the batch: two is what one sample takes
-BUILD_VERSION = 4  # raise it when the same inputs would be built differently
+BATCHES = (1, 2, 32)  # guidance doubles the batch: one sample takes two
+BUILD_VERSION = 4  # increase it when the same inputs would produce a different plan
 DEFAULT_SECONDS = 900.0
-SPARSE = "sparse24"  # the format whose zeros the builder is to look for
-Waiting = Callable[[float, float], None]  # seconds gone, seconds that it may take in all
+SPARSE = "sparse24"  # the format with structured zeros that the builder should exploit
+Waiting = Callable[[float, float], None]  # elapsed seconds, expected total seconds
 _PACKAGES = {
     "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
@@ -40,10 +40,10 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to build: an ONNX file in one format, for the compute capability `sm`, for batches (min, best, max).
+    """What to build: an ONNX file in one format, for the compute capability `sm`, for batches (min, opt, max).
 
-    `shapes` gives the least, best and largest shape of inputs that have further dynamic sizes. `device` is the model of GPU that
-    a plan of the full TensorRT belongs to.
+    `shapes` contains the min, opt and max shapes of inputs with further dynamic dimensions. `device` is the GPU model that a plan
+    of full TensorRT is bound to.
     """
 
     onnx: Path
@@ -58,8 +58,8 @@ class PlanRequest:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A built plan: its file in the cache, and the report that stands beside it as JSON."""
+class TensorRTPlan:
+    """A built plan: its file in the cache, and its report, stored beside it as JSON."""
 
     file: Path
     report: dict[str, Any]
@@ -70,16 +70,16 @@ class Plan:
 
 
 def shapes_of(spec: ComponentSpec, sizes: Sequence[Size], batches: tuple[int, int, int]) -> Shapes:
-    """The profile of a network that serves several image sizes: from the least to the largest of each side, the first the best.
+    """The optimisation profile for several image sizes: min and max of each side, opt is the first size.
 
-    Empty without sizes: then the batch alone is dynamic.
+    Empty without sizes: then only the batch is dynamic.
     """
-    found = {}
+    shapes = {}
     for tensor in spec.inputs if sizes else ():
-        at_each = [[int(d) for d in at(tensor.shape[1:], size)] for size in sizes]
-        low, high = ([function(lengths) for lengths in zip(*at_each, strict=True)] for function in (min, max))
-        found[tensor.name] = [[batch, *sides] for batch, sides in zip(batches, (low, at_each[0], high), strict=True)]
-    return found
+        sides_at_sizes = [[int(d) for d in at(tensor.shape[1:], size)] for size in sizes]
+        low, high = ([function(lengths) for lengths in zip(*sides_at_sizes, strict=True)] for function in (min, max))
+        shapes[tensor.name] = [[batch, *sides] for batch, sides in zip(batches, (low, sides_at_sizes[0], high), strict=True)]
+    return shapes
 
 
 def build_plan(
@@ -91,17 +91,17 @@ def build_plan(
     seconds: float = DEFAULT_SECONDS,
     force: bool = False,
     waiting: Waiting | None = None,
-) -> Plan:
-    """Return the plan for `request` from the cache, building it there first when it is missing (or anyway with `force`).
+) -> TensorRTPlan:
+    """Return the plan for `request` from the cache, building it first if it is missing (or always with `force`).
 
     `memory_gb` limits the builder's memory (None: three quarters of the machine's), `seconds` its time, `cache_gb` what the
-    plans in the cache may take (None: $AIGC_EDGE_PLAN_CACHE_GB, else 20). `waiting(elapsed, typical)` is called meanwhile.
-    Raises AigcEdgeError, one sentence, when the file is no usable ONNX, the target cannot run it, the asked precision shows up in
-    no layer, or the build fails, is killed or takes too long; what was in the cache stays there.
+    size of the plan cache (None: $AIGC_EDGE_PLAN_CACHE_GB, else 20). `waiting(elapsed, typical)` is called periodically.
+    Raises AigcEdgeError when the ONNX file is not usable, the target cannot run it, no layer runs in the requested precision, or
+    the build fails, is killed or times out; the cache is left unchanged then.
     """
     low, best, high = request.batches
     if not 1 <= low <= best <= high:
-        raise AigcEdgeError(f"batches {low}, {best}, {high} given: they must be 1 <= min <= best <= max")
+        raise AigcEdgeError(f"batches are {low}, {best}, {high}: they must satisfy 1 <= min <= opt <= max")
     target, limit = targets.of_gpu(request.target, request.sm), cache_limit(cache_gb)
     check_options(request.options, request.module, target, driver=cuda_driver.device() is not None)
     digests = _digests(request.onnx)
@@ -109,44 +109,48 @@ def build_plan(
     report = None if force else find(file)
     if report is None:
         check_version(request.module, target)
-        asked = check_model(request.onnx, request.shapes)
-        foreseen = expected(target, asked, request.onnx.name, request.module)
+        requested = check_model(request.onnx, request.shapes)
+        expected = expected_fallbacks(target, requested, request.onnx.name, request.module)
         typical = typical_seconds(file.parent, request.module, request.onnx.stat().st_size)
         with atomic_file(file) as part:
             report = _run(request, part, memory_gb or machine_gb() * 0.75, seconds, waiting, typical)
             report |= {"format": request.format, "target": request.target, "device": request.device}
             report |= {"shapes": dict(request.shapes)} if request.shapes else {}
-            report |= {"options": request.options.asked, "onnx_sha256": digests[0], "onnx_bytes": request.onnx.stat().st_size}
-            facts = compared(asked, report["precision"]["table"], foreseen)
-            report["precision"]["as_asked"] = facts["as_asked"]
-            report["precision"]["table"] = with_outputs(asked, report["precision"]["table"])
-            report |= {"expected": foreseen, "surprises": facts["surprises"], "plan_sha256": sha256_of(part)}
-            write_json(file.with_suffix(".json"), report)  # before the plan: a plan without its report does not exist
+            report |= {
+                "options": request.options.non_default,
+                "onnx_sha256": digests[0],
+                "onnx_bytes": request.onnx.stat().st_size,
+            }
+            comparison = compare_with_log(requested, report["precision"]["table"], expected)
+            report["precision"]["as_asked"] = comparison["as_asked"]
+            report["precision"]["table"] = with_outputs(requested, report["precision"]["table"])
+            report |= {"expected": expected, "surprises": comparison["surprises"], "plan_sha256": sha256_of(part)}
+            write_json(file.with_suffix(".json"), report)  # before the plan: a plan is never without its report
         evict(file.parent, limit, file)
-    prove(request.format, request.target, request.onnx.name, report["precision"], report["surprises"])
-    return Plan(file, report)
+    check_precision(request.format, request.target, request.onnx.name, report["precision"], report["surprises"])
+    return TensorRTPlan(file, report)
 
 
 def check_version(module: str, target: targets.Target | None) -> None:
-    """Raise AigcEdgeError when the installed module is older than the first one that serves the target."""
-    have = module_version(module)
-    if target is None or target.flavour != module or target.least is None or not have:
+    """Raise AigcEdgeError when the installed module is older than the first that supports the target."""
+    installed = module_version(module)
+    if target is None or target.flavour != module or target.least is None or not installed:
         return
-    if _numbers(have) < _numbers(target.least):
+    if _numbers(installed) < _numbers(target.least):
         raise AigcEdgeError(
-            f"{module} {have} is too old for {target.name}: install {target.least} or newer (up to {target.most})"
+            f"{module} {installed} is too old for {target.name}: install {target.least} or newer (up to {target.most})"
         )
 
 
 def module_version(module: str) -> str:
-    """The version of one of the two modules as it is installed here, as the module itself says it; "" where it is not."""
+    """The installed version of one of the two modules, as the module reports it; "" where it is not installed."""
     for package in _PACKAGES.get(module, ()):
         try:
-            return re.sub(r"\.?(post|dev|rc|\+).*", "", version(package))  # what packagers add
+            return re.sub(r"\.?(post|dev|rc|\+).*", "", version(package))  # suffixes of packagers
         except PackageNotFoundError:
             continue
     try:
-        return str(import_tensorrt(module).__version__)  # from the system's packages, as JetPack installs it
+        return str(import_tensorrt(module).__version__)  # a system package, as on JetPack
     except AigcEdgeError:
         return ""
 
@@ -156,7 +160,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _digests(onnx: Path) -> list[str]:
-    """SHA-256 of the ONNX file, and of the weights beside it when it is a huge model."""
+    """SHA-256 of the ONNX file, and of its external weights, if any."""
     try:
         if onnx.stat().st_size == 0:
             raise AigcEdgeError(f"{onnx.name} is empty: export the network again")
@@ -166,9 +170,9 @@ def _digests(onnx: Path) -> list[str]:
 
 
 def _key(request: PlanRequest, digests: list[str]) -> str:
-    found = [BUILD_VERSION, digests, request.format, request.sm, request.module, request.batches, request.options.asked]
-    found += [sorted(request.shapes.items()), module_version(request.module), aigc_edge.__version__, request.device]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
+    inputs = [BUILD_VERSION, digests, request.format, request.sm, request.module, request.batches, request.options.non_default]
+    inputs += [sorted(request.shapes.items()), module_version(request.module), aigc_edge.__version__, request.device]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
 
 
 def _run(
@@ -185,15 +189,15 @@ def _run(
         "sm": request.sm,
         "target": request.target,
         "batches": list(request.batches),
-        "shapes": {name: [list(shape) for shape in three] for name, three in request.shapes.items()},
+        "shapes": {name: [list(shape) for shape in profile] for name, profile in request.shapes.items()},
         "sparse": request.format == SPARSE,
         "options": to_dict(request.options),
         "timings": str(timings_file(f"{request.module}-{module_version(request.module)}-{device}")),
         "memory": int(memory_gb * 2**30),
-        "limit_data": not driver,  # a driver maps far more than it uses
+        "limit_data": not driver,  # the driver maps far more memory than it uses
     }
     try:
-        tell = None if waiting is None else lambda elapsed: waiting(elapsed, typical)
-        return run_job(job, f"building {request.onnx.name} for {request.target}", report, seconds=seconds, waiting=tell)
+        callback = None if waiting is None else lambda elapsed: waiting(elapsed, typical)
+        return run_job(job, f"building {request.onnx.name} for {request.target}", report, seconds=seconds, waiting=callback)
     finally:
         report.unlink(missing_ok=True)

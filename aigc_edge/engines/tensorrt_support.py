@@ -1,4 +1,4 @@
-"""What TensorRT runs by compute capability: numeric formats of layers, and operators that run in another type or not at all."""
+"""TensorRT's support by compute capability: numeric formats, and operators that fall back to another type or do not run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from aigc_edge.targets import Target
 
 ANY = "*"
-AROUND = "float"  # the float type that the network has around the layer
+AROUND = "float"  # the float type of the network around the layer
 # Numeric format of a layer → compute capability from which TensorRT has kernels for it: see Engine.features.
 FEATURES = {
     "fp16": 75,
@@ -25,10 +25,10 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Limit:
-    """`operator` ("*": every one) in `format` runs as `runs` instead ("float": as the network around it), which the builder does
-    not report, or not at all (None); on GPUs of capability `least` to below `below`, with `module` only where one is named.
+    """`operator` ("*": any) in `format` silently runs in `runs` instead ("float": the surrounding type), or not at all (None).
 
-    `seen` says that builds of TensorRT-RTX 1.7 showed it, instead of documentation.
+    Applies to GPUs with compute capability >= `least` and < `below`, and to `module` only if one is named. `seen` marks limits
+    that were observed in builds of TensorRT-RTX 1.7 rather than documented.
     """
 
     format: str
@@ -41,7 +41,7 @@ class Limit:
     seen: bool = False
 
     def covers(self, format: str, operator: str) -> bool:
-        """Whether this limit is about `operator` in `format`."""
+        """Whether this limit applies to `operator` in `format`."""
         return self.format == format and self.operator in (ANY, operator)
 
 
@@ -69,14 +69,14 @@ LIMITS = (
 
 
 def limits_of(target: Target, module: str | None = None) -> list[Limit]:
-    """What limits builds for the target by `module` (None: the target's own); empty for a target that TensorRT does not serve."""
+    """The limits of builds for the target with `module` (None: the target's own); empty for targets without TensorRT."""
     module = module or target.flavour
     sm = target.sm or 0
-    found = [x for x in LIMITS if target.flavour and x.least <= sm < x.below and x.module in (None, module)]
-    decides = "" if target.flavour == "tensorrt_rtx" else "; the build log on the device decides"
-    return [replace(x, why=f"{x.why} (seen in builds of TensorRT-RTX 1.7{decides})") if x.seen else x for x in found]
+    limits = [x for x in LIMITS if target.flavour and x.least <= sm < x.below and x.module in (None, module)]
+    suffix = "" if target.flavour == "tensorrt_rtx" else "; the build log on the device decides"
+    return [replace(x, why=f"{x.why} (seen in builds of TensorRT-RTX 1.7{suffix})") if x.seen else x for x in limits]
 
 
 def limit_of(target: Target, format: str, operator: str, module: str | None = None) -> Limit | None:
-    """What limits `operator` in `format` on the target, built by `module` (None: the target's own); None when nothing does."""
+    """The limit of `operator` in `format` on the target, built with `module` (None: the target's own), or None."""
     return next((limit for limit in limits_of(target, module) if limit.covers(format, operator)), None)

@@ -1,4 +1,4 @@
-"""The timing cache of a builder: how long kernels took on this device, kept for the next build of any network."""
+"""The builder's timing cache: measured kernel times on this device, reused by later builds of any network."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from aigc_edge.files import atomic_file
 
 
 def load_timings(config: Any, file: Path) -> bool:
-    """Give the builder what `file` holds, or an empty cache; whether it takes one at all."""
+    """Load the timing cache from `file`, or an empty one, into the builder; returns whether the builder accepts one."""
     data = b""
     with contextlib.suppress(OSError):
         data = file.read_bytes()
-    for content in dict.fromkeys((data, b"")):  # what another version or device left is of no use: begin anew
+    for content in dict.fromkeys((data, b"")):  # a cache of another version or device is rejected: use an empty one
         cache = config.create_timing_cache(content)
         if cache is not None and config.set_timing_cache(cache, False):
             return True
@@ -23,7 +23,7 @@ def load_timings(config: Any, file: Path) -> bool:
 
 
 def save_timings(config: Any, file: Path) -> None:
-    """Keep what the builder measured; that it cannot be written is no failure of the build."""
+    """Save the builder's measurements; a write error does not fail the build."""
     cache = config.get_timing_cache()
     if cache is None:
         return

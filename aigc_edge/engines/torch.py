@@ -1,4 +1,4 @@
-"""The reference: the family's own network, rebuilt from the weights in the bundle and run by torch on the CPU or a GPU."""
+"""The reference engine: the family's own network, rebuilt from the bundle's weights and run by torch on a CPU or GPU."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from aigc_edge.errors import BundleError, EngineUnavailable
 
 @ENGINES.register("torch")
 class TorchEngine(Engine):
-    """The component's module in eval mode without gradients; it runs the format fp32 only (the others live in ONNX files)."""
+    """The component's module in eval mode without gradients; fp32 only (the other formats exist only as ONNX files)."""
 
     name, devices = "torch", ("cpu", "cuda")
-    features: ClassVar[Mapping[str, int]] = {}  # it reads a copy of the weights, no ONNX file
+    features: ClassVar[Mapping[str, int]] = {}  # it reads its own copy of the weights instead of an ONNX file
 
     def __init__(self, spec: ComponentSpec, module: Any, threads: int) -> None:
         self.spec = spec
@@ -43,7 +43,7 @@ class TorchEngine(Engine):
             )
         weights = source.component.weights
         if weights is None:
-            raise BundleError(f"{source.bundle} carries no torch weights of {source.spec.name!r}: use --engine onnxruntime")
+            raise BundleError(f"{source.bundle} has no torch weights for {source.spec.name!r}: use --engine onnxruntime")
         return cls(source.component.module, _rebuild(source, weights), threads)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
@@ -56,24 +56,24 @@ class TorchEngine(Engine):
         module, threads = self._module, self._threads
 
         def call() -> None:
-            if torch.get_num_threads() != threads:  # a setting of the whole process
+            if torch.get_num_threads() != threads:  # a process-wide setting
                 torch.set_num_threads(threads)
             with torch.inference_mode():
                 value = module(*arguments)
-                for result, found in zip(results, value if isinstance(value, tuple) else (value,), strict=True):
-                    result.copy_(found)
+                for result, computed in zip(results, value if isinstance(value, tuple) else (value,), strict=True):
+                    result.copy_(computed)
 
         return call
 
     def on_device(self, device: str) -> Callable[..., Any]:
-        """In float32; whether its matrix products may be rounded to TF32 is torch's own setting, which is left alone."""
+        """The module in float32; whether matrix products use TF32 is left to torch's global setting."""
         import torch
 
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise EngineUnavailable(
                 f"torch cannot compute on {device!r} here: choose the device 'cpu', or install torch with CUDA"
             )
-        # A copy: the module itself stays where the buffers of `bind` are.
+        # A copy: the original module stays on the device of the buffers of `bind`.
         return TorchNetwork(self.spec, self._module if device == "cpu" else copy.deepcopy(self._module).to(device))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aigc_edge.bundle import external
 from aigc_edge.bundle.component import TEXT_ENCODERS
-from aigc_edge.engines import laid_out
+from aigc_edge.engines import prepacked
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.targets import Target
 
@@ -20,8 +20,8 @@ NODE_BYTES = 270
 # What a process takes that samples: Python, NumPy, the native core and onnxruntime; and each session beside its weights.
 PROCESS_BYTES, SESSION_BYTES = 78e6, 25e6
 # What a network takes when it is opened, by byte of its file or, where few bits are stored, of its floats, and by whether it is
-# of convolutions, which are laid out anew: fitted to networks of 36 to 90 M parameters. Small ones keep that; larger ones are
-# written to the cache the first time, and then mapped as they were laid out.
+# of convolutions, whose weights are prepacked: fitted to networks of 36 to 90 M parameters. Small ones keep that; larger ones are
+# written to the optimised-model cache the first time, and memory-mapped from then on.
 OPENING = {("fp32", True): 2.25, ("fp32", False): 1.25, ("half", True): 4.4, ("half", False): 3.0}
 OPENING |= {("int8", True): 1.1, ("int8", False): 1.1, ("stored", True): 1.75, ("stored", False): 1.0}
 MAKING = {("fp32", True): 2.9, ("fp32", False): 1.7, ("half", True): 5.0, ("half", False): 3.6}
@@ -119,7 +119,7 @@ def _opened(survey: Survey, size: int, format: str) -> tuple[float, float]:
     def taken(copies: Mapping[tuple[str, bool], float]) -> float:
         return base * (share * copies[kind, True] + (1 - share) * copies[kind, False]) + (size if kind == "stored" else 0)
 
-    if size < laid_out.LEAST:
+    if size < prepacked.MIN_BYTES:
         return taken(OPENING), taken(OPENING)
     held = size if kind in ("fp32", "int8") else floats
     return MAKING_APART * size if kind == "fp32" and size > external.ABOVE else taken(MAKING), held

@@ -286,9 +286,9 @@ def open(
     tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, but for an engine
     that needs a GPU. `size` is the height and width of the images, for a bundle that was compiled for several (None: its first).
 
-    onnxruntime lays a network out for the processor when it is opened. Of one of 32 MB or more, whose hashes were checked, the
-    outcome is kept in $XDG_CACHE_HOME/aigc-edge/laid-out (~/.cache without it) and mapped the next time: quicker, and in about
-    the memory of its weights. All that is kept takes at most AIGC_EDGE_PLAN_CACHE_GB (20); with 0 nothing is.
+    onnxruntime prepacks the weights of a network when it is opened. For networks of 32 MB or more whose hashes were verified, the
+    optimised model is cached in $XDG_CACHE_HOME/aigc-edge/prepacked (default ~/.cache) and memory-mapped from then on, which is
+    faster and takes about the memory of its weights. The cache is limited to AIGC_EDGE_PLAN_CACHE_GB (default 20; 0 disables it).
 
     Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
     and AigcEdgeError for a format or a size that the bundle does not have.

@@ -205,8 +205,8 @@ def test_a_gpu_that_no_target_is_for(bundle, orin):
         (None, ["tensorrt_rtx"], ["--target", "rtx-20"], "has no format that runs on rtx-20"),
         (None, ["tensorrt_rtx"], ["--target", "rtx-30", "--option", "speed=3"], "unknown build option speed"),
         (None, ["tensorrt_rtx"], ["--target", "rtx-30", "--option", "refit"], "write KEY=VALUE"),
-        (None, ["tensorrt_rtx"], ["--target", "rtx-30", "--option", "strip=true"], "strip cannot be had for rtx-30"),
-        (None, ["tensorrt_rtx"], ["--target", "rtx-30", "--batches", "4,2,1"], "1 <= min <= best <= max"),
+        (None, ["tensorrt_rtx"], ["--target", "rtx-30", "--option", "strip=true"], "strip is not available for rtx-30"),
+        (None, ["tensorrt_rtx"], ["--target", "rtx-30", "--batches", "4,2,1"], "1 <= min <= opt <= max"),
         (None, ["tensorrt_rtx"], ["--target", "rtx-30", "-o", "."], "already exists"),
     ],
 )

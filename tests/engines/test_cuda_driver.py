@@ -89,5 +89,5 @@ def test_memory_is_copied_both_ways(monkeypatch):
 def test_a_failing_call_is_a_sentence_with_its_reason(monkeypatch):
     _install(monkeypatch, FakeLibrary(fail="cuMemAlloc_v2"))
     stream = cuda_driver.Stream()
-    with pytest.raises(AigcEdgeError, match="refused cuMemAlloc_v2: out of memory"):
+    with pytest.raises(AigcEdgeError, match="call cuMemAlloc_v2 failed: out of memory"):
         stream.allocate(1 << 40)

@@ -42,7 +42,7 @@ def test_engine_computes_what_is_written(tiny_bundle: Path, name: str, engine: s
     inputs = records[3].inputs
     place = EngineSource(Files(tmp_path), Component(spec, {name: {"file": "net.onnx"}}), name)
     if engine not in engines_of(format):
-        with pytest.raises(BundleError, match=f"no kernels on a CPU for the format {name} of .*: choose the engine openvino"):
+        with pytest.raises(BundleError, match=f"no CPU kernels for the format {name} of .*: choose the engine openvino"):
             ENGINES[engine].load(place, threads=1)
         return
     loaded = ENGINES[engine].load(place, threads=1)

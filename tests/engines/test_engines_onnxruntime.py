@@ -78,7 +78,7 @@ def test_a_failing_evaluation_is_a_sentence(network):
     engine = OnnxRuntimeEngine.load(network.source(), threads=1)
     inputs = network.inputs(1, seed=0)
     inputs["class_labels"][:] = 99  # outside the embedding
-    with pytest.raises(AigcEdgeError, match="onnxruntime failed while it evaluated 'denoiser'"):
+    with pytest.raises(AigcEdgeError, match="onnxruntime failed while evaluating 'denoiser'"):
         engine.evaluate(inputs)
     inputs["class_labels"][:] = 1
     assert np.isfinite(engine.evaluate(inputs)["output"]).all()  # usable again

@@ -18,7 +18,7 @@ from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.bundle.storage import Files
 from aigc_edge.engines import cuda_driver, tensorrt
 from aigc_edge.engines.tensorrt import TensorRTEngine
-from aigc_edge.engines.tensorrt_plan import Plan
+from aigc_edge.engines.tensorrt_plan import TensorRTPlan
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 
 LARGEST = 4
@@ -133,7 +133,7 @@ def machine(network, monkeypatch):
         state.built.append(request)
         file = network.folder / "built.plan"
         file.write_bytes(b"built here")
-        return Plan(file, {})
+        return TensorRTPlan(file, {})
 
     monkeypatch.setattr(cuda_driver, "device", lambda: DEVICE)
     monkeypatch.setattr(cuda_driver, "Stream", lambda: stream)
@@ -219,7 +219,7 @@ def test_a_plan_of_another_version_or_network_is_refused(network, machine, refus
     assert "another version" in refusal(error.value)
     (network.folder / "0.plan").write_bytes(b"good")
     machine.engine.types = {**FakeEngine.types, "sample": np.float16}
-    with pytest.raises(BundleError, match="manifest says"):
+    with pytest.raises(BundleError, match="manifest declares"):
         TensorRTEngine.load(source, threads=1)
 
 
@@ -271,7 +271,7 @@ def test_a_packed_bundle_is_finished_by_a_command(network, machine, refusal, tmp
     source = dataclasses.replace(network.source(), files=Files(file))
     with pytest.raises(EngineUnavailable) as error:
         TensorRTEngine.load(source, threads=1)
-    assert f"put it in with aigc-edge build {file}" in refusal(error.value)
+    assert f"add it with aigc-edge build {file}" in refusal(error.value)
 
 
 @pytest.mark.parametrize("what", ["shape", "address", "evaluation"])

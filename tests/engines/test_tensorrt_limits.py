@@ -13,16 +13,16 @@ from aigc_edge import targets
 from aigc_edge.engines.cache import VARIABLE, cache_limit
 from aigc_edge.engines.formats import formats_of
 from aigc_edge.engines.tensorrt_cache import evict, find, typical_seconds
-from aigc_edge.engines.tensorrt_graph import Asked
-from aigc_edge.engines.tensorrt_limits import compared, expected, prove, sentences, with_outputs
+from aigc_edge.engines.tensorrt_graph import RequestedLayer
+from aigc_edge.engines.tensorrt_limits import check_precision, compare_with_log, expected_fallbacks, sentences, with_outputs
 from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
 from aigc_edge.engines.tensorrt_support import Limit
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
 
-CONV = Asked("conv", "Conv", "int8", "int8", "fp16")
-UP = Asked("up", "ConvTranspose", "int8", "int8", "fp16")
-GEMM = Asked("gemm", "Gemm", "fp32", "fp32", "fp32")
+CONV = RequestedLayer("conv", "Conv", "int8", "int8", "fp16")
+UP = RequestedLayer("up", "ConvTranspose", "int8", "int8", "fp16")
+GEMM = RequestedLayer("gemm", "Gemm", "fp32", "fp32", "fp32")
 
 
 @pytest.mark.parametrize(
@@ -45,71 +45,71 @@ GEMM = Asked("gemm", "Gemm", "fp32", "fp32", "fp32")
         ("rtx-20", replace(CONV, format="bf16", runs="bf16", around="bf16"), "bfloat16 begins with Ampere"),
     ],
 )
-def test_what_cannot_run_is_refused_with_the_layer_and_the_reason(target, layer, words):
+def test_unsupported_layers_are_refused_with_name_and_reason(target, layer, words):
     with pytest.raises(AigcEdgeError, match=r"net\.onnx cannot be built for") as error:
-        expected(targets.get(target), [layer], "net.onnx")
+        expected_fallbacks(targets.get(target), [layer], "net.onnx")
     assert words in str(error.value)
     assert ", ".join(formats_of(targets.get(target))) in str(error.value)
 
 
-def test_what_runs_in_another_type_is_told_before():
-    (found,) = expected(targets.get("rtx-40"), [CONV, UP, replace(UP, name="up2")], "net.onnx")
-    assert (found["operator"], found["format"], found["runs"]) == ("ConvTranspose", "int8", "fp16")
-    assert found["layers"] == ["up", "up2"]
-    assert [e["operator"] for e in expected(targets.get("rtx-20"), [CONV, UP], "net.onnx")] == ["Conv", "ConvTranspose"]
-    assert expected(targets.get("rtx-40"), [CONV, GEMM], "net.onnx") == []
-    assert expected(None, [CONV, UP], "net.onnx") == []
+def test_fallbacks_are_predicted():
+    (fallback,) = expected_fallbacks(targets.get("rtx-40"), [CONV, UP, replace(UP, name="up2")], "net.onnx")
+    assert (fallback["operator"], fallback["format"], fallback["runs"]) == ("ConvTranspose", "int8", "fp16")
+    assert fallback["layers"] == ["up", "up2"]
+    assert [e["operator"] for e in expected_fallbacks(targets.get("rtx-20"), [CONV, UP], "net.onnx")] == ["Conv", "ConvTranspose"]
+    assert expected_fallbacks(targets.get("rtx-40"), [CONV, GEMM], "net.onnx") == []
+    assert expected_fallbacks(None, [CONV, UP], "net.onnx") == []
     four = [replace(layer, format="w4a4", runs="fp4") for layer in (CONV, GEMM)]
-    (found,) = expected(targets.get("rtx-50"), four, "net.onnx")
-    assert (found["operator"], found["format"], found["runs"], found["layers"]) == ("Conv", "w4a4", "fp16", ["conv"])
-    assert "no convolution in fp4" in found["why"]
+    (fallback,) = expected_fallbacks(targets.get("rtx-50"), four, "net.onnx")
+    assert (fallback["operator"], fallback["format"], fallback["runs"], fallback["layers"]) == ("Conv", "w4a4", "fp16", ["conv"])
+    assert "no convolution in fp4" in fallback["why"]
 
 
-def test_a_limit_of_one_module_does_not_bind_the_other():
+def test_a_limit_of_one_module_does_not_apply_to_the_other():
     up = replace(UP, format="bf16", runs="bf16", around="bf16")
     for module in (None, "tensorrt_rtx"):
         with pytest.raises(AigcEdgeError, match="its ConvTranspose in bf16"):
-            expected(targets.get("rtx-40"), [up], "net.onnx", module)
-    assert expected(targets.get("rtx-40"), [up], "net.onnx", "tensorrt") == []
+            expected_fallbacks(targets.get("rtx-40"), [up], "net.onnx", module)
+    assert expected_fallbacks(targets.get("rtx-40"), [up], "net.onnx", "tensorrt") == []
 
 
 def _row(node, precision, macs):
     return {"name": f"{node}_myl0_1", "kind": "x", "precision": precision, "macs": macs, "nodes": [node, "node_of_scale"]}
 
 
-def test_the_log_is_compared_with_what_was_asked():
+def test_the_log_is_compared_with_the_requested_types():
     other = replace(CONV, name="other")
-    foreseen = expected(targets.get("rtx-40"), [CONV, UP, other], "net.onnx")
+    fallbacks = expected_fallbacks(targets.get("rtx-40"), [CONV, UP, other], "net.onnx")
     table = [_row("conv", "int8", 600), _row("up", "fp16", 300), _row("other", "fp16", 100), _row("unknown", "fp32", 5000)]
-    facts = compared([CONV, UP, other], table, foreseen)
-    assert facts["as_asked"] == 0.6
-    assert [(s["layer"], s["asked"], s["runs"], s["foreseen"]) for s in facts["surprises"]] == [
+    comparison = compare_with_log([CONV, UP, other], table, fallbacks)
+    assert comparison["as_asked"] == 0.6
+    assert [(s["layer"], s["asked"], s["runs"], s["foreseen"]) for s in comparison["surprises"]] == [
         ("up", "int8", "fp16", True),
         ("other", "int8", "fp16", False),
     ]
-    lines = sentences({"expected": foreseen, "surprises": facts["surprises"]})
+    lines = sentences({"expected": fallbacks, "surprises": comparison["surprises"]})
     assert lines[0].startswith("1 ConvTranspose in fp16, not int8 (up): TensorRT has no transposed convolution in int8")
     assert lines[1] == "1 Conv in fp16, not int8 (other)"
-    assert compared([CONV], [], []) == {"as_asked": None, "surprises": []}
+    assert compare_with_log([CONV], [], []) == {"as_asked": None, "surprises": []}
 
 
-def test_rows_name_what_their_products_make():
+def test_rows_name_the_outputs_of_their_layers():
     table = [_row("conv", "int8", 600), _row("up", "fp16", 300), _row("unknown", "fp32", 5)]
     rows = with_outputs([replace(CONV, output="image"), replace(UP, output="up"), replace(GEMM, output="y")], table)
     assert [row["nodes"] for row in rows] == [["conv", "node_of_scale", "image"], *(row["nodes"] for row in table[1:])]
     assert with_outputs([], table) == table
 
 
-def test_a_format_that_shows_up_nowhere_is_no_plan():
-    prove("int8", "rtx-30", "net.onnx", {"layers": {"int8": 1, "fp16": 9}})
-    prove("int4", "rtx-30", "net.onnx", {"layers": {"fp16": 9}})  # weights only
+def test_a_format_that_no_layer_runs_in_is_refused():
+    check_precision("int8", "rtx-30", "net.onnx", {"layers": {"int8": 1, "fp16": 9}})
+    check_precision("int4", "rtx-30", "net.onnx", {"layers": {"fp16": 9}})  # weights only
     with pytest.raises(AigcEdgeError, match=r"no convolution or matrix product of net.onnx runs in it there \(9 in fp16\)"):
-        prove("int8", "rtx-30", "net.onnx", {"layers": {"fp16": 9}})
-    asked = [{"layer": "a", "operator": "MatMul", "asked": "fp4", "runs": "fp16", "foreseen": False}]
-    prove("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9}})
-    prove("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9, "fp4": 1}}, asked)
-    with pytest.raises(AigcEdgeError, match="fp4 was asked for rtx-50, but no convolution or matrix product"):
-        prove("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9}}, asked)
+        check_precision("int8", "rtx-30", "net.onnx", {"layers": {"fp16": 9}})
+    surprises = [{"layer": "a", "operator": "MatMul", "asked": "fp4", "runs": "fp16", "foreseen": False}]
+    check_precision("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9}})
+    check_precision("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9, "fp4": 1}}, surprises)
+    with pytest.raises(AigcEdgeError, match="fp4 was requested for rtx-50, but no convolution or matrix product"):
+        check_precision("nvfp4", "rtx-50", "net.onnx", {"layers": {"fp16": 9}}, surprises)
 
 
 def test_a_limit_says_where_it_holds():
@@ -119,7 +119,7 @@ def test_a_limit_says_where_it_holds():
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("values", "words"),
     [
         ({"refits": True}, "unknown build option refits: choose from version_compatible"),
         ({"refit": "yes"}, "refit is 'yes'"),
@@ -127,23 +127,23 @@ def test_a_limit_says_where_it_holds():
         ({"workspace_gb": 0}, "above 0"),
     ],
 )
-def test_options_say_what_is_allowed(given, words):
+def test_options_say_what_is_allowed(values, words):
     with pytest.raises(AigcEdgeError, match=words):
-        BuildOptions.parse(given)
+        BuildOptions.parse(values)
 
 
 def test_a_device_may_not_take_an_option():
     options = BuildOptions.parse({"hardware_compatibility": "ampere+", "workspace_gb": 2})
-    assert options.asked == {"hardware_compatibility": "ampere+", "workspace_gb": 2.0}
+    assert options.non_default == {"hardware_compatibility": "ampere+", "workspace_gb": 2.0}
     check_options(options, "tensorrt", targets.get("h100"), driver=True)
     check_options(options, "tensorrt", None, driver=True)
-    with pytest.raises(AigcEdgeError, match=r"cannot be had for jetson-thor: .*not supported on Jetson; leave it out"):
+    with pytest.raises(AigcEdgeError, match=r"is not available for jetson-thor: .*not supported on Jetson; leave it out"):
         check_options(options, "tensorrt", targets.get("jetson-thor"), driver=True)
 
 
 @pytest.fixture
 def plans(tmp_path):
-    """plan(name, bytes, hours) makes a plan with its report, used so long ago."""
+    """plan(name, bytes, hours) makes a plan with its report, last used so many hours ago."""
 
     def make(name, size, hours, **report):
         file = tmp_path / f"{name}.plan"
@@ -157,9 +157,9 @@ def plans(tmp_path):
     return make
 
 
-def test_the_least_recently_used_plans_go(plans, tmp_path):
+def test_the_least_recently_used_plans_are_evicted(plans, tmp_path):
     old, middle, recent, new = plans("old", 400, 50), plans("middle", 400, 40), plans("recent", 400, 0.5), plans("new", 400, 60)
-    find(old)  # a use
+    find(old)  # marks it as used
     assert evict(tmp_path, 1300, keep=new) == [middle]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         p.with_suffix(s).name for p in (old, recent, new) for s in (".plan", ".json")
@@ -169,7 +169,7 @@ def test_the_least_recently_used_plans_go(plans, tmp_path):
     assert find(middle) is None
 
 
-def test_what_killed_processes_left_goes_after_a_day(plans, tmp_path):
+def test_stale_partial_files_are_removed_after_a_day(plans, tmp_path):
     plans("whole", 10, 50)
     for name, hours in ((".a.part", 30), (".b.part", 1), ("orphan.json", 30), ("fresh.json", 1)):
         (tmp_path / name).write_text("{}")

@@ -183,7 +183,7 @@ def test_an_empty_or_missing_file(tmp_path, refusal):
 
 @pytest.mark.parametrize("batches", [(0, 1, 2), (2, 1, 4), (1, 8, 4)])
 def test_batches_out_of_order(tmp_path, refusal, batches):
-    assert "min <= best <= max" in _refused(PlanRequest(tmp_path / "x", "fp32", 86, "rtx-30", batches=batches), refusal)
+    assert "min <= opt <= max" in _refused(PlanRequest(tmp_path / "x", "fp32", 86, "rtx-30", batches=batches), refusal)
 
 
 def _instead(monkeypatch, code):

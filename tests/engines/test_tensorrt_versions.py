@@ -103,7 +103,7 @@ def test_the_zeros_of_sparse_weights_are_looked_for(on_device, version):
 
 @pytest.mark.parametrize("option", [{"version_compatible": True}, {"hardware_compatibility": "same_sm"}])
 def test_what_tensorrt_rtx_never_takes(on_device, option):
-    with pytest.raises(AigcEdgeError, match=rf"{next(iter(option))} cannot be had for rtx-40: TensorRT-RTX .*; leave it out"):
+    with pytest.raises(AigcEdgeError, match=rf"{next(iter(option))} is not available for rtx-40: TensorRT-RTX .*; leave it out"):
         build_plan(on_device("tensorrt_rtx_1_7", options=BuildOptions.parse(option)))
 
 
@@ -111,14 +111,16 @@ def test_what_tensorrt_rtx_never_takes(on_device, option):
 def test_what_tensorrt_rtx_needs_a_driver_for(on_device, monkeypatch, option):
     request = on_device("tensorrt_rtx_1_7", options=BuildOptions.parse({option: True}))
     monkeypatch.setattr(cuda_driver, "device", lambda: None)
-    with pytest.raises(AigcEdgeError, match=rf"{option} cannot be had for rtx-40: TensorRT-RTX needs an NVIDIA driver"):
+    with pytest.raises(AigcEdgeError, match=rf"{option} is not available for rtx-40: TensorRT-RTX needs an NVIDIA driver"):
         build_plan(request)
 
 
 def test_hardware_compatibility_where_module_and_device_have_it(on_device):
     level = {name: BuildOptions(hardware_compatibility=name) for name in ("ampere+", "same_sm")}
     request = on_device("tensorrt_11_4", options=level["same_sm"])
-    with pytest.raises(AigcEdgeError, match=r"cannot be had for jetson-thor: hardware compatibility is not supported on Jetson"):
+    with pytest.raises(
+        AigcEdgeError, match=r"is not available for jetson-thor: hardware compatibility is not supported on Jetson"
+    ):
         build_plan(request)
     hopper = dataclasses.replace(request, sm=90, target="h100", device="NVIDIA H100")
     assert _asked(hopper)[1]["level"] == "SAME_COMPUTE_CAPABILITY"

@@ -9,7 +9,7 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.bundle import external
 from aigc_edge.compress.format import parse
-from aigc_edge.engines import laid_out
+from aigc_edge.engines import prepacked
 from aigc_edge.preflight import predict, processor
 from aigc_edge.preflight.survey import Survey, Weight
 
@@ -118,7 +118,7 @@ def test_what_is_kept_is_mapped_and_one_network_is_opened_after_the_other(monkey
     more = memory("a", "b", "c") - memory("a", "b")
     assert more == pytest.approx(predict.SESSION_BYTES + size, rel=1e-6), "a further one adds what is mapped of it"
     assert memory("a") > predict.PROCESS_BYTES + 2 * size
-    monkeypatch.setattr(laid_out, "LEAST", 2 * size)
+    monkeypatch.setattr(prepacked, "MIN_BYTES", 2 * size)
     assert memory("a", "b", "c") - memory("a", "b") > more + size
 
 

@@ -1,4 +1,4 @@
-"""Networks as onnxruntime lays them out: written once, mapped after, the same to the last bit, and never in the way."""
+"""The optimised-model cache: written once, memory-mapped afterwards, bit-identical, and never an obstacle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import aigc_edge
 from aigc_edge.bundle import external
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.compile import compile_source
-from aigc_edge.engines import laid_out
+from aigc_edge.engines import prepacked
 from aigc_edge.engines.cache import VARIABLE
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime.pipeline import Verify
@@ -26,7 +26,7 @@ FORMATS = ("fp32", "int8", "int4")
 
 
 class Network(nn.Module):
-    """F(sample [N, 3, 8, 8], timestep [N]) of convolutions, which are laid out in blocks."""
+    """F(sample [N, 3, 8, 8], timestep [N]) of convolutions, whose weights are prepacked into blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,11 +53,11 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a cache that is empty, and takes small networks too."""
-    monkeypatch.setattr(laid_out, "LEAST", 0)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an empty cache that accepts small networks too."""
+    monkeypatch.setattr(prepacked, "MIN_BYTES", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "aigc-edge" / "laid-out"
+    return tmp_path / "cache" / "aigc-edge" / "prepacked"
 
 
 def _sample(bundle: Path, format: str = "fp32", verify: Verify = "used", threads: int = 1) -> np.ndarray:
@@ -66,55 +66,55 @@ def _sample(bundle: Path, format: str = "fp32", verify: Verify = "used", threads
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_same_pixels_from_what_is_kept(bundle: Path, kept: Path, format: str, tmp_path: Path) -> None:
+def test_the_same_pixels_from_the_cache(bundle: Path, cache: Path, format: str, tmp_path: Path) -> None:
     plain = _sample(bundle, format, "none")
-    assert not kept.exists(), "a network whose hashes were not checked leaves nothing behind"
+    assert not cache.exists(), "a network whose hashes were not checked is not cached"
     first = _sample(bundle, format)
-    (place,) = kept.iterdir()
-    before = (place / laid_out.MODEL).stat().st_mtime_ns
+    (entry,) = cache.iterdir()
+    before = (entry / prepacked.MODEL).stat().st_mtime_ns
     again, threaded = _sample(bundle, format), _sample(bundle, format, threads=2)
-    assert (place / laid_out.MODEL).stat().st_mtime_ns == before, "it is made once"
-    for found in (first, again, threaded):
-        np.testing.assert_array_equal(found, plain)
-    one = tmp_path / "one.aigc"
-    Bundle.open(bundle, verify=True).pack(one)
-    np.testing.assert_array_equal(_sample(one, format), plain)
-    assert list(kept.iterdir()) == [place], "a packed bundle of the same files has the same network"
+    assert (entry / prepacked.MODEL).stat().st_mtime_ns == before, "it is written once"
+    for images in (first, again, threaded):
+        np.testing.assert_array_equal(images, plain)
+    packed = tmp_path / "one.aigc"
+    Bundle.open(bundle, verify=True).pack(packed)
+    np.testing.assert_array_equal(_sample(packed, format), plain)
+    assert list(cache.iterdir()) == [entry], "a packed bundle of the same files has the same network"
 
 
-def test_small_networks_are_not_kept(bundle: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(laid_out, "LEAST", 10**6)
+def test_small_networks_are_not_cached(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacked, "MIN_BYTES", 10**6)
     _sample(bundle)
-    assert not kept.exists()
+    assert not cache.exists()
 
 
-def test_each_format_has_its_own(bundle: Path, kept: Path) -> None:
+def test_each_format_has_its_own_entry(bundle: Path, cache: Path) -> None:
     for format in FORMATS:
         _sample(bundle, format)
-    assert len(list(kept.iterdir())) == len(FORMATS)
+    assert len(list(cache.iterdir())) == len(FORMATS)
 
 
-@pytest.mark.parametrize("file", [laid_out.MODEL, laid_out.WEIGHTS, "files.json"])
-def test_what_is_damaged_is_made_again(bundle: Path, kept: Path, file: str) -> None:
+@pytest.mark.parametrize("file", [prepacked.MODEL, prepacked.WEIGHTS, "files.json"])
+def test_a_damaged_entry_is_written_again(bundle: Path, cache: Path, file: str) -> None:
     plain = _sample(bundle)
-    (place,) = kept.iterdir()
-    (place / file).write_bytes((place / file).read_bytes()[:-7])
+    (entry,) = cache.iterdir()
+    (entry / file).write_bytes((entry / file).read_bytes()[:-7])
     np.testing.assert_array_equal(_sample(bundle), plain)
-    assert laid_out.is_whole(place)
+    assert prepacked.is_complete(entry)
 
 
-def test_a_model_that_does_not_load_is_no_hindrance(bundle: Path, kept: Path) -> None:
+def test_an_entry_that_does_not_load_is_ignored_and_replaced(bundle: Path, cache: Path) -> None:
     plain = _sample(bundle)
-    (place,) = kept.iterdir()
-    size = (place / laid_out.MODEL).stat().st_size
-    (place / laid_out.MODEL).write_bytes(bytes(size))
+    (entry,) = cache.iterdir()
+    size = (entry / prepacked.MODEL).stat().st_size
+    (entry / prepacked.MODEL).write_bytes(bytes(size))
     np.testing.assert_array_equal(_sample(bundle), plain)
-    assert not place.exists()
+    assert not entry.exists()
     np.testing.assert_array_equal(_sample(bundle), plain)
-    assert laid_out.is_whole(place)
+    assert prepacked.is_complete(entry)
 
 
-def test_a_changed_network_is_refused_not_taken_from_the_cache(bundle: Path, kept: Path, tmp_path: Path) -> None:
+def test_a_changed_network_is_refused_not_taken_from_the_cache(bundle: Path, cache: Path, tmp_path: Path) -> None:
     _sample(bundle)
     changed = Path(shutil.copytree(bundle, tmp_path / "changed.aigc"))
     data = max(changed.glob("denoiser.fp32.onnx*"), key=lambda file: file.stat().st_size)
@@ -123,41 +123,41 @@ def test_a_changed_network_is_refused_not_taken_from_the_cache(bundle: Path, kep
         _sample(changed)
 
 
-def test_a_disk_that_is_full_or_not_to_be_used(bundle: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_or_a_disabled_cache(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = _sample(bundle, verify="none")
     monkeypatch.setenv(VARIABLE, "0")
     np.testing.assert_array_equal(_sample(bundle), plain)
-    assert not kept.exists()
+    assert not cache.exists()
     monkeypatch.delenv(VARIABLE)
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda entry: type("Usage", (), {"free": 1000})())
     np.testing.assert_array_equal(_sample(bundle), plain)
-    assert not kept.exists()
+    assert not cache.exists()
 
-    def refused(place: Path) -> None:
-        raise PermissionError(place)
+    def refused(entry: Path) -> None:
+        raise PermissionError(entry)
 
     monkeypatch.setattr(shutil, "disk_usage", refused)
     np.testing.assert_array_equal(_sample(bundle), plain)
-    assert not kept.exists()
+    assert not cache.exists()
     monkeypatch.undo()
-    monkeypatch.setattr(laid_out, "LEAST", 0)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(kept.parent.parent))
-    kept.parent.mkdir(parents=True)
-    kept.write_text("a file where a folder is wanted")
+    monkeypatch.setattr(prepacked, "MIN_BYTES", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent))
+    cache.parent.mkdir(parents=True)
+    cache.write_text("a file in place of the folder")
     np.testing.assert_array_equal(_sample(bundle), plain)
 
 
-def test_what_was_not_used_for_longest_goes(bundle: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_entry_is_evicted(bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _sample(bundle, "fp32")
-    (old,) = kept.iterdir()
+    (old,) = cache.iterdir()
     _sample(bundle, "int8")
-    (recent,) = (place for place in kept.iterdir() if place != old)
+    (recent,) = (entry for entry in cache.iterdir() if entry != old)
     ago = time.time() - 7200
     os.utime(old, (ago, ago))
-    sizes = sum(file.stat().st_size for place in (old, recent) for file in place.iterdir())
+    sizes = sum(file.stat().st_size for entry in (old, recent) for file in entry.iterdir())
     monkeypatch.setenv(VARIABLE, str(1.2 * sizes / 1e9))
-    monkeypatch.setattr(laid_out, "FLOATS", 0.0)
+    monkeypatch.setattr(prepacked, "DEFAULT_GROWTH", 0.0)
     _sample(bundle, "int4")
     assert not old.exists()
     assert recent.exists(), "it was used within the hour"
-    assert len(list(kept.iterdir())) == 2
+    assert len(list(cache.iterdir())) == 2
