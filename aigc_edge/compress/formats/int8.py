@@ -40,7 +40,6 @@ class Int8(QuantisationAware):
     name: ClassVar[str] = "int8"
     requires: ClassVar[tuple[str, ...]] = ("int8",)
     companion: ClassVar[str | None] = "int8w"
-    least_sm: ClassVar[int] = 80  # SM 75 runs int8 convolutions in half precision
     expected_psnr: ClassVar[float] = 20.0
     expected_size: ClassVar[float] = 0.27
     alternative: ClassVar[str] = "fp16"
