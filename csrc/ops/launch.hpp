@@ -1,12 +1,12 @@
-// How an op is to be run; part of every parameter struct.
+// How to run an op; part of every parameter struct.
 #pragma once
 
 namespace ae::ops {
 
 struct Launch {
-  int threads = 1;         // CPU: the most threads to use; small work takes one whatever stands here
+  int threads = 1;         // CPU: the maximum; small work uses one
   void* stream = nullptr;  // CUDA: the caller's stream
-  int device = 0;          // CUDA: where the pointers are
+  int device = 0;          // CUDA: the device of the pointers
 };
 
 }  // namespace ae::ops
