@@ -88,6 +88,7 @@ void PythonArguments::check_all_used(const ops::Op& op) const {
 PyObject* PythonArguments::find(const char* name) {
   if (used_ < positional_) return values_[used_++];
   const Py_ssize_t count = keywords_ ? PyTuple_GET_SIZE(keywords_) : 0;
+  if (used_ == positional_ + count) return nullptr;
   for (Py_ssize_t i = 0; i < count; ++i) {  // usually in the order of the parameters
     const Py_ssize_t index = (keyword_ + i) % count;
     if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(keywords_, index), name) != 0) continue;
