@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kMaxTimesteps = 1000000;
 constexpr int64_t kMaxWidth = int64_t{1} << 31;
-constexpr size_t kMaxKeptBytes = size_t{1} << 28;
+constexpr size_t kMaxCachedBytes = size_t{1} << 28;
 
 int64_t width_of(const Component& schedule) {
   int64_t width = 0;
@@ -86,7 +86,7 @@ void Constants::reserve(int64_t samples) {
 float* Constants::input(const std::string& name) { return inputs_.at(name).data.data(); }
 
 void Constants::begin(float timestep) {
-  row_known_ = false;
+  row_valid_ = false;
   if (row_.size() == 0) row_ = Buffer<float>(table_.width + 1);
   row_[table_.width] = timestep;
 }
@@ -106,24 +106,24 @@ const uint8_t* Constants::find(float timestep) const {
   const auto& known = table_.timesteps;
   const auto at = std::lower_bound(known.begin(), known.end(), timestep);
   if (at != known.end() && *at == timestep) return table_.data + (at - known.begin()) * table_.width * int64_t{sizeof(float)};
-  const auto kept = kept_.find(timestep);
-  if (kept != kept_.end()) return reinterpret_cast<const uint8_t*>(kept->second.data());
-  return row_known_ && row_[table_.width] == timestep ? reinterpret_cast<const uint8_t*>(row_.data()) : nullptr;
+  const auto cached = cache_.find(timestep);
+  if (cached != cache_.end()) return reinterpret_cast<const uint8_t*>(cached->second.data());
+  return row_valid_ && row_[table_.width] == timestep ? reinterpret_cast<const uint8_t*>(row_.data()) : nullptr;
 }
 
-bool Constants::room() const { return kept_.size() * static_cast<size_t>(table_.width) * sizeof(float) < kMaxKeptBytes; }
+bool Constants::has_room() const { return cache_.size() * static_cast<size_t>(table_.width) * sizeof(float) < kMaxCachedBytes; }
 
-void Constants::forget() {
-  if (!room()) kept_.clear();
+void Constants::trim() {
+  if (!has_room()) cache_.clear();
 }
 
-void Constants::keep() {
+void Constants::store() {
   const float *begin = row_.data(), *end = begin + table_.width, timestep = *end;
-  row_known_ = std::all_of(begin, end, [](float v) { return std::isfinite(v); });
-  if (!row_known_)
+  row_valid_ = std::all_of(begin, end, [](float v) { return std::isfinite(v); });
+  if (!row_valid_)
     throw Error(kEngine, "the schedule gave a constant that is not finite for the timestep " + std::to_string(timestep) +
                              ": use a program whose timesteps the network was trained on");
-  if (room()) kept_[timestep].assign(begin, end);
+  if (has_room()) cache_[timestep].assign(begin, end);
 }
 
 void Constants::fill(float timestep, int64_t samples) {

@@ -41,13 +41,13 @@ class Constants {
   float* timestep();                       // [1]: what it takes
   float* output(const std::string& name);  // [1, ...]: where it puts a constant
 
-  bool knows(float timestep) const { return find(timestep) != nullptr; }
-  void forget();      // all that was kept, when there is no more room; call it before a program, not within one
-  bool room() const;  // whether more can be kept
-  // After an evaluation: its constants are known until the next `begin`, and kept while there is room. Throws Error(kEngine) when
-  // they are not finite.
-  void keep();
-  void fill(float timestep, int64_t samples);  // of a known timestep
+  bool has(float timestep) const { return find(timestep) != nullptr; }
+  void trim();            // empties a full cache; call it before a program, not within one
+  bool has_room() const;  // whether the cache takes more
+  // After an evaluation: its constants are available until the next `begin`, and cached while there is room. Throws
+  // Error(kEngine) when they are not finite.
+  void store();
+  void fill(float timestep, int64_t samples);  // of an available timestep
 
  private:
   struct Input {
@@ -60,9 +60,9 @@ class Constants {
   const Component* schedule_;
   const ConstantTable& table_;
   std::map<std::string, Input> inputs_;
-  std::map<float, std::vector<float>> kept_;
+  std::map<float, std::vector<float>> cache_;
   Buffer<float> row_;       // [width + 1]: of the schedule's evaluation, and the timestep
-  bool row_known_ = false;  // whether it holds the constants of that timestep
+  bool row_valid_ = false;  // whether it holds the constants of that timestep
   float filled_timestep_ = 0;
   int64_t filled_ = 0;  // samples
 };

@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "runtime/conditions.hpp"
+#include "runtime/rows.hpp"
 
 namespace ae {
 namespace {
@@ -65,6 +66,7 @@ void check_request(const ae_sample_options& options, const Bundle& bundle, const
                                       " adds noise " + std::to_string(program.draws()) + " times");
   if ((options.mask == nullptr) != (options.known == nullptr))
     throw Error(kInvalidArgument, "a mask and what is known must be given together");
+  if (options.mask != nullptr) require_levels(program);
   check_guidance(options, bundle, program);
   if (program.rows.empty() && bundle.decoder() == nullptr)
     throw Error(kInvalidArgument, "program " + program.name + " has no rows");

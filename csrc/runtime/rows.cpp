@@ -71,12 +71,15 @@ void Rows::prepare(size_t r, ops::SolverStepParams& p) const {
   }
 }
 
+void require_levels(const Program& program) {
+  if (std::all_of(program.rows.begin(), program.rows.end(), [](const Row& row) { return row.has_level; })) return;
+  throw Error(kUnsupported, "program " + program.name +
+                                " does not say the noise levels of its rows, which a mask needs: take one that was built by this "
+                                "version");
+}
+
 void Rows::bind(const RowBuffers& buffers) {
-  const bool has_levels = std::all_of(program_.rows.begin(), program_.rows.end(), [](const Row& row) { return row.has_level; });
-  if (buffers.mask != nullptr && !has_levels)
-    throw Error(kUnsupported, "program " + program_.name +
-                                  " does not say the noise levels of its rows, which a mask needs: take one that was built by "
-                                  "this version");
+  if (buffers.mask != nullptr) require_levels(program_);
   buffers_ = buffers;
   steps_.clear();
   steps_.resize(size() + 1);

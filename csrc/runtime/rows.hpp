@@ -38,6 +38,9 @@ struct RowOptions {
   bool guides = true;  // whether a row whose guidance weight is not 1 evaluates a second, unconditional half
 };
 
+// Throws Error(kUnsupported) unless every row says its noise level, which a mask needs.
+void require_levels(const Program& program);
+
 class Rows {
  public:
   Rows(const Program& program, const RowOptions& options);  // the program must live as long

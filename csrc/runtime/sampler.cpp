@@ -148,23 +148,23 @@ void Sampler::evaluate(const Component& component, int64_t batch, int row, int n
               message[0] != 0 ? std::string(message) : "the engine failed and gave no reason");
 }
 
-void Sampler::know_constants(float timestep, int num_rows) {
-  if (!constants_.any() || constants_.knows(timestep)) return;
+void Sampler::ensure_constants(float timestep, int num_rows) {
+  if (!constants_.any() || constants_.has(timestep)) return;
   constants_.begin(timestep);
   evaluate(*bundle_.schedule(), 1, -1, num_rows);
-  constants_.keep();
+  constants_.store();
 }
 
 // The constants of every row, before the first: a timestep that the bundle's own programs do not have is evaluated now. What
 // there is no room for, in programs of very many rows, is evaluated in its row.
 void Sampler::prepare_constants(const Program& program) {
-  constants_.forget();
+  constants_.trim();
   for (const Row& row : program.rows)
-    if (constants_.room()) know_constants(static_cast<float>(row.timestep), static_cast<int>(program.rows.size()));
+    if (constants_.has_room()) ensure_constants(static_cast<float>(row.timestep), static_cast<int>(program.rows.size()));
 }
 
 void Sampler::fill_constants(float timestep, int64_t samples, int num_rows) {
-  know_constants(timestep, num_rows);
+  ensure_constants(timestep, num_rows);
   constants_.fill(timestep, samples);
 }
 
@@ -301,17 +301,17 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   const auto& shape = bundle_.manifest().output_shape;
   if (options.count > kMaxImageElements / output_elements_)
     throw Error(kOutOfMemory, std::to_string(options.count) + " samples do not fit into one image array: draw fewer at once");
-  ae_image made = {};
-  made.size = image->size;
-  made.count = options.count;
-  made.channels = static_cast<int32_t>(shape[0]);
-  made.height = static_cast<int32_t>(shape[1]);
-  made.width = static_cast<int32_t>(shape[2]);
-  made.output = options.output;
-  made.bytes = static_cast<size_t>(options.count) * static_cast<size_t>(output_elements_) *
-               (options.output == AE_OUTPUT_RGB8 ? 1 : sizeof(float));
-  auto data = Buffer<unsigned char>(static_cast<int64_t>(made.bytes));
-  made.data = data.data();
+  ae_image result = {};
+  result.size = image->size;
+  result.count = options.count;
+  result.channels = static_cast<int32_t>(shape[0]);
+  result.height = static_cast<int32_t>(shape[1]);
+  result.width = static_cast<int32_t>(shape[2]);
+  result.output = options.output;
+  result.bytes = static_cast<size_t>(options.count) * static_cast<size_t>(output_elements_) *
+                 (options.output == AE_OUTPUT_RGB8 ? 1 : sizeof(float));
+  auto data = Buffer<unsigned char>(static_cast<int64_t>(result.bytes));
+  result.data = data.data();
   prepare_constants(program);
   RowOptions row_options;
   row_options.guidance_scale = guidance_scale(options, program);
@@ -320,10 +320,10 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   row_options.guides = bundle_.guides();
   Rows rows(program, row_options);
   for (int first = 0; first < options.count; first += max_batch_)
-    run_batch(rows, options, first, std::min(max_batch_, options.count - first), &made);
+    run_batch(rows, options, first, std::min(max_batch_, options.count - first), &result);
   statistics_.total_seconds = seconds_since(start);
   data.release();
-  *image = made;
+  *image = result;
 }
 
 }  // namespace ae

@@ -33,7 +33,8 @@ class Sampler {
   const ae_statistics& statistics() const { return statistics_; }
 
  private:
-  // What one evaluation of a component at one batch size is called with; kept, so that an engine can keep what it prepared.
+  // What one evaluation of a component at one batch size is called with. Bindings persist, so that an engine can cache what it
+  // prepared for them.
   struct Binding {
     uint64_t id;
     std::vector<std::vector<int64_t>> shapes;
@@ -45,7 +46,7 @@ class Sampler {
   void release_bindings();
   Binding& binding(const Component& component, int64_t batch);
   void evaluate(const Component& component, int64_t batch, int row, int num_rows);
-  void know_constants(float timestep, int num_rows);
+  void ensure_constants(float timestep, int num_rows);
   void prepare_constants(const Program& program);
   void fill_constants(float timestep, int64_t samples, int num_rows);
   void fill_conditions(const ae_sample_options& options, int first, int batch);
