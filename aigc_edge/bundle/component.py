@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aigc_edge.bundle.parsing import Value
@@ -17,8 +18,7 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 KINDS = (DENOISER, DECODER, SCHEDULE, *TEXT_ENCODERS)  # every name that a component may have
 
 
-@dataclass(frozen=True)
-class PlanEntry:
+class PlanEntry(NamedTuple):
     """An engine plan of a component: its file, its target, and what its build log proves.
 
     `sm` is the compute capability (86 for 8.6), `built_with` the module and its version, `batches` the smallest, best and largest
@@ -33,7 +33,7 @@ class PlanEntry:
     built_with: str = ""
     batches: tuple[int, ...] = ()
     device: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = MappingProxyType({})
     precision: Mapping[str, Any] | str | None = None
     expected: tuple[Mapping[str, Any], ...] = ()
     surprises: tuple[str, ...] = ()

@@ -28,14 +28,6 @@ class FileEntry(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True)
-class Classes:
-    """How many classes a network knows, and their names."""
-
-    count: int
-    names: tuple[str, ...] = ()
-
-
 class TokenizerEntry(NamedTuple):
     """How a prompt becomes the tokens of an encoder: the tokenizer's file, the number of tokens, the id that fills up."""
 
@@ -88,9 +80,10 @@ class Manifest:
     """Everything that a bundle says of itself.
 
     Shapes are [C, H, W] (or any) without the batch; with several `sizes`, of which the first is the default, their sides may be
-    "H", "W" or a fraction of them until `at` makes them numbers. `output_range` is that of the decoded float32 images. `schedule`
-    holds the settings of the noise schedule (`diffusion.build`), None for one evaluation. `quality` maps a format to its figures,
-    `examples` the kind of a condition and its name to a file. `extra` keeps members that this version does not know.
+    "H", "W" or a fraction of them until `at` makes them numbers. `num_classes` is 0 when unconditional. `output_range` is that of
+    the decoded float32 images. `schedule` holds the settings of the noise schedule (`diffusion.build`), None for one evaluation.
+    `quality` maps a format to its figures, `examples` the kind of a condition and its name to a file. `extra` keeps members that
+    this version does not know.
     """
 
     sample_shape: tuple[Dim, ...] = ()
@@ -104,7 +97,8 @@ class Manifest:
     name: str = ""
     family: str = ""
     sizes: tuple[Size, ...] = ()
-    classes: Classes | None = None
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
     schedule: Mapping[str, Any] | None = None
     text: TextEntry | None = None
     examples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -117,11 +111,6 @@ class Manifest:
     created: str = ""
     version: int = VERSION
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes; 0 when unconditional."""
-        return self.classes.count if self.classes else 0
 
     @property
     def denoiser(self) -> Component | None:
@@ -191,7 +180,7 @@ class Manifest:
         value |= {"sizes": [list(size) for size in self.sizes]} if self.sizes else {}
         value |= {
             "output_range": list(self.output_range),
-            "classes": {"count": self.classes.count, "names": list(self.classes.names)} if self.classes else None,
+            "classes": {"count": self.num_classes, "names": list(self.class_names)} if self.num_classes else None,
             "schedule": None if self.schedule is None else dict(self.schedule),
             "default_format": self.default_format,
             "targets": list(self.targets),
@@ -257,8 +246,11 @@ def _parse(root: Value) -> Manifest:
     plain: dict[str, Any] = {name: item.string() for name in ("name", "family", "created") if (item := root.get(name))}
     plain |= {name: item.object() for name in ("schedule", "provenance") if (item := root.get(name))}
     plain |= {name: item.strings() for name in ("targets", "notes") if (item := root.get(name))}
-    classes, judge, text, tools = root.get("classes"), root.get("judge"), root.get("text"), root.get("tools")
+    judge, text, tools = root.get("judge"), root.get("text"), root.get("tools")
     examples, quality = root.get("examples"), root.get("quality")
+    if classes := root.get("classes"):
+        names = classes.get("names")
+        plain |= {"num_classes": classes["count"].integer(1, 1 << 30), "class_names": names.strings() if names else ()}
     return Manifest(
         sample_shape=parse_shape(root["sample_shape"]),
         output_shape=parse_shape(root["output_shape"]),
@@ -269,7 +261,6 @@ def _parse(root: Value) -> Manifest:
         default_format=root["default_format"].string(),
         files=_files(root["files"]),
         sizes=_sizes(root.get("sizes")),
-        classes=_classes(classes) if classes else None,
         text=_text(text) if text else None,
         examples={kind: _strings(files) for kind, files in examples.members()} if examples else {},
         judge=_judge(judge) if judge else None,
@@ -314,11 +305,6 @@ def _sizes(value: Value | None) -> tuple[Size, ...]:
             raise item.error("must be [height, width]")
         sizes.append((sides[0].integer(1, MAX_SIDE), sides[1].integer(1, MAX_SIDE)))
     return tuple(sizes)
-
-
-def _classes(value: Value) -> Classes:
-    names = value.get("names")
-    return Classes(value["count"].integer(1, 1 << 30), names.strings() if names else ())
 
 
 def _judge(value: Value) -> JudgeEntry:

@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
     )
     with opened as pipe:
-        names = pipe.manifest.classes.names if pipe.manifest.classes else ()
+        names = pipe.manifest.class_names
         indices: list[int] = []
         if arguments.classes:
             indices = values.class_indices(arguments.classes, names, pipe.manifest.num_classes, arguments.bundle)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.bundle.component import SCHEDULE, Component, ConstantTable, Weights
-from aigc_edge.bundle.manifest import Classes, Manifest, TextEntry, TokenizerEntry
+from aigc_edge.bundle.manifest import Manifest, TextEntry, TokenizerEntry
 from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.provenance import created, tools
 from aigc_edge.bundle.storage import Files
@@ -40,7 +40,8 @@ def describe(work: Work, source: Source) -> None:
         family=source.family,
         **_shapes(source),
         output_range=source.output_range,
-        classes=Classes(source.num_classes, tuple(names)) if source.num_classes else None,
+        num_classes=source.num_classes,
+        class_names=tuple(names),
         schedule=source.schedule,
         default_format=next(iter(request.formats)),
         targets=tuple(target.name for target in request.targets),

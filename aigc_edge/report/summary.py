@@ -86,7 +86,7 @@ def _head(manifest: Manifest) -> str:
     if manifest.sizes:
         first, *others = map(named, manifest.sizes)
         lines.insert(1, f"sizes {first} (default), {', '.join(others)}: H×W in the shapes below, the weights serve all")
-    names = manifest.classes.names if manifest.classes else ()
+    names = manifest.class_names
     if names and list(names) != [str(i) for i in range(len(names))]:
         lines += textwrap.wrap(
             "classes: " + ", ".join(f"{i} {name}" for i, name in enumerate(names)), WIDTH, subsequent_indent="  "

@@ -226,7 +226,7 @@ def test_a_plan_of_another_version_or_network_is_refused(network, machine, refus
 def _entries(source, *changes):
     """The source with its only plan's entry changed, once for each of `changes`."""
     (entry,) = source.component.engines
-    engines = tuple(dataclasses.replace(entry, **change) for change in changes)
+    engines = tuple(entry._replace(**change) for change in changes)
     return dataclasses.replace(source, component=dataclasses.replace(source.component, engines=engines))
 
 

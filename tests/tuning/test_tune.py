@@ -149,7 +149,7 @@ def test_bundles_without_a_denoiser_are_refused(own_bundle: Path, tmp_path: Path
         patch.setattr(tune.Bundle, "open", lambda path: Bundle(own_bundle, manifest))
         with pytest.raises(AigcEdgeError, match="generates in one evaluation"):
             tune_bundle(own_bundle, [8])
-        manifest = replace(manifest, schedule={"prediction": "edm"}, classes=None)
+        manifest = replace(manifest, schedule={"prediction": "edm"}, num_classes=0)
         with pytest.raises(AigcEdgeError, match="unconditional: leave the guidance scale out"):
             tune_bundle(own_bundle, [8], guidance_scale=2.0)
         manifest = replace(manifest, components={})
