@@ -11,8 +11,8 @@ from gpu_timing import Bench, Call
 
 from aigc_edge import ops
 from aigc_edge.diffusion import Program, build, from_diffusers
-from aigc_edge.diffusion.arrays import TorchArrays
-from aigc_edge.diffusion.execution import Execution
+from aigc_edge.diffusion.executor.arrays import TorchArrays
+from aigc_edge.diffusion.executor.execution import Execution
 
 STEPS = 20
 EDM = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}

@@ -42,10 +42,10 @@ class Record(TorchDispatchMode):
 
 
 class RecordedGraphs:
-    """Replaces what `aigc_edge.diffusion.graph` uses of torch.cuda; `events` tells what was asked for, in order."""
+    """Replaces what `aigc_edge.diffusion.executor.graph` uses of torch.cuda; `events` tells what was asked for, in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from aigc_edge.diffusion import arrays, execution, graph
+        from aigc_edge.diffusion.executor import arrays, execution, graph
 
         self.events: list[str] = []
         self.records: list[Record] = []

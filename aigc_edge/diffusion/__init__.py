@@ -17,9 +17,9 @@ from aigc_edge.diffusion.schedules import SCHEDULES, Level, Schedule
 from aigc_edge.diffusion.solvers import SOLVERS, Order, Step
 
 if TYPE_CHECKING:
+    from aigc_edge.diffusion.executor.loop import Loop
     from aigc_edge.diffusion.format import format_table
     from aigc_edge.diffusion.importer import from_diffusers
-    from aigc_edge.diffusion.loop import Loop
     from aigc_edge.diffusion.sampling import prepare, sample
     from aigc_edge.diffusion.svg import plot
     from aigc_edge.diffusion.truncation import truncate
@@ -47,7 +47,7 @@ __all__ = [
 
 # Loaded when first used: the package itself needs neither the native core nor torch and diffusers.
 _MODULES = {
-    "Loop": "loop",
+    "Loop": "executor.loop",
     "format_table": "format",
     "from_diffusers": "importer",
     "plot": "svg",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from aigc_edge.diffusion import execution
-from aigc_edge.diffusion.loop import Loop
+from aigc_edge.diffusion.executor import execution
+from aigc_edge.diffusion.executor.loop import Loop
 from aigc_edge.diffusion.program import Program
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.diffusion import Program, build, execution, reference, sample
+from aigc_edge.diffusion import Program, build, reference, sample
+from aigc_edge.diffusion.executor import execution
 from aigc_edge.errors import AigcEdgeError, ProgramError
 
 pytest.importorskip("aigc_edge._core")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from aigc_edge.diffusion import graph as graphs
 from aigc_edge.diffusion import noise as noises
-from aigc_edge.diffusion.execution import Execution
+from aigc_edge.diffusion.executor import graph as graphs
+from aigc_edge.diffusion.executor.execution import Execution
 from aigc_edge.diffusion.program import Program
 from aigc_edge.errors import ProgramError
 from aigc_edge.ops import randn

@@ -9,8 +9,8 @@ import numpy as np
 
 from aigc_edge._core import Rows
 from aigc_edge.diffusion import checks, noise
-from aigc_edge.diffusion.arrays import DTYPES, Arrays, arrays_of
-from aigc_edge.diffusion.networks import as_network, dtype_of
+from aigc_edge.diffusion.executor.arrays import DTYPES, Arrays, arrays_of
+from aigc_edge.diffusion.executor.networks import as_network, dtype_of
 from aigc_edge.diffusion.program import Program
 from aigc_edge.errors import AigcEdgeError, ProgramError
 
