@@ -1,4 +1,4 @@
-"""Graph cleaning: what the exporter leaves behind and no engine needs, removed with standard ONNX operators only."""
+"""Graph simplification: removes exporter artefacts that no engine needs, with standard ONNX operators only."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from onnx_ir.passes import common
 from aigc_edge.bundle.sizes import Size, number
 from aigc_edge.export.inference import infer
 
-BATCHES = (2, 3)  # two sizes tell a dimension that follows the batch from one that happens to be equal
-TIMES = (2, 5)  # what height and width grow by from the one to the other: no product of these is another
-SMALL = 1024  # elements: what holds shapes, axes and the like is small; weights need not be copied to infer shapes
+BATCHES = (2, 3)  # two batch sizes distinguish dimensions that follow the batch from constants
+TIMES = (2, 5)  # growth factors of height and width between the two inferences
+SMALL = 1024  # elements: tensors of shapes and axes are smaller; weights are not needed for shape inference
 
 
-class Known(NamedTuple):
-    """What inference says of a value: its element type and its shape at either batch size (and, of several, image size)."""
+class InferredValue(NamedTuple):
+    """Inferred element type of a value and its shapes at both batch sizes (and image sizes, if there are several)."""
 
     type: int
     first: list[int]
     second: list[int]
 
 
-Shapes = dict[str, Known]
+Shapes = dict[str, InferredValue]
 
 
 def _shapes(model: ir.Model, size: Size | None) -> Shapes:
-    """Concrete shape of every value at both batch sizes, by ONNX shape inference; values it cannot infer are absent."""
+    """Concrete shape of every value at both batch sizes, by ONNX shape inference; values without a result are absent."""
     first = size or (1, 1)
     skeleton = ir.from_proto(ir.to_proto(_without_weights(model)))
     inferred: list[dict[str, list[int]]] = []
     types: dict[str, int] = {}
     for batch, image in zip(BATCHES, (first, (first[0] * TIMES[0], first[1] * TIMES[1])), strict=True):
-        for value, given in zip(skeleton.graph.inputs, model.graph.inputs, strict=False):  # weights come after them
-            assert given.shape is not None
-            value.shape = ir.Shape([batch, *(d if isinstance(d, int) else number(str(d), image) for d in given.shape[1:])])
+        for value, declared in zip(skeleton.graph.inputs, model.graph.inputs, strict=False):  # weights follow the inputs
+            assert declared.shape is not None
+            value.shape = ir.Shape([batch, *(d if isinstance(d, int) else number(str(d), image) for d in declared.shape[1:])])
         for node in skeleton.graph:
             for value in node.outputs:
                 value.shape = None
@@ -48,8 +48,12 @@ def _shapes(model: ir.Model, size: Size | None) -> Shapes:
         values = [value for value in values if value.type.tensor_type.HasField("shape")]
         types |= {v.name: v.type.tensor_type.elem_type for v in values}
         inferred.append({v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values})
-    one, other = inferred
-    return {name: Known(types[name], one[name], other[name]) for name in one if 0 not in one[name] and name in other}
+    first_shapes, second_shapes = inferred
+    return {
+        name: InferredValue(types[name], first_shapes[name], second_shapes[name])
+        for name in first_shapes
+        if 0 not in first_shapes[name] and name in second_shapes
+    }
 
 
 def _without_weights(model: ir.Model) -> ir.Model:
@@ -85,9 +89,9 @@ def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def _fix_reshapes(model: ir.Model, shapes: Shapes) -> None:
-    """A Reshape to a computed shape becomes a Reshape to a constant one when at most one size follows the batch.
+    """Replace computed Reshape targets by constants where at most one dimension follows the batch.
 
-    Where several do, those that the input has in the same place are copied from it.
+    Where several do, dimensions that the input has at the same axis are copied from it (0).
     """
     for node in model.graph:
         name = node.outputs[0].name
@@ -97,9 +101,9 @@ def _fix_reshapes(model: ir.Model, shapes: Shapes) -> None:
         target = [a if a == b else -1 for a, b in zip(first, second, strict=True)]
         source = shapes.get((node.inputs[0] and node.inputs[0].name) or "")
         if target.count(-1) > 1 and source is not None:
-            for place, sizes in enumerate(zip(source.first, source.second, first, second, strict=False)):
-                if target[place] == -1 and sizes[:2] == sizes[2:]:
-                    target[place] = 0
+            for axis, sizes in enumerate(zip(source.first, source.second, first, second, strict=False)):
+                if target[axis] == -1 and sizes[:2] == sizes[2:]:
+                    target[axis] = 0
             node.attributes.pop("allowzero", None)
         if target.count(-1) <= 1:
             node.replace_input_with(1, _constant(model.graph, f"{name}_shape", np.array(target, np.int64)))
@@ -113,13 +117,13 @@ def _replace(model: ir.Model, old: ir.Value, new: ir.Value) -> bool:
 
 
 def _drop_neutral(model: ir.Model, shapes: Shapes) -> None:
-    """x · 1 and x + 0 (the scale and shift of a normalisation without any) become x, where they do not broadcast it."""
+    """Replace x · 1 and x + 0 (from normalisations without scale and shift) by x, unless they broadcast it."""
     neutral: dict[str, Callable[[np.ndarray], np.ndarray]] = {"Mul": lambda a: a == 1, "Add": lambda a: a == 0}
     for node in model.graph:
         if node.op_type not in neutral:
             continue
-        for kept, other in ((0, 1), (1, 0)):
-            constant, value, out = _array(node.inputs[other]), node.inputs[kept], node.outputs[0]
+        for operand, other in ((0, 1), (1, 0)):
+            constant, value, out = _array(node.inputs[other]), node.inputs[operand], node.outputs[0]
             if constant is None or value is None or not neutral[node.op_type](constant).all():
                 continue
             same = out.name in shapes and value.name in shapes and shapes[out.name] == shapes[value.name]
@@ -128,14 +132,14 @@ def _drop_neutral(model: ir.Model, shapes: Shapes) -> None:
 
 
 def _merge_transposes(model: ir.Model, shapes: Shapes) -> None:
-    """Reshape [n, h, a, b] → [n·h, a, b], Transpose (0, 2, 1), Reshape → [n, h, b, a] is one Transpose (0, 1, 3, 2)."""
+    """Reshape [n, h, a, b] → [n·h, a, b], Transpose (0, 2, 1), Reshape → [n, h, b, a] becomes one Transpose (0, 1, 3, 2)."""
     for node in list(model.graph):
-        if node.op_type != "Reshape" or (turn := node.inputs[0].producer() if node.inputs[0] else None) is None:
+        if node.op_type != "Reshape" or (transpose := node.inputs[0].producer() if node.inputs[0] else None) is None:
             continue
-        start = turn.inputs[0].producer() if turn.op_type == "Transpose" and turn.inputs[0] else None
-        if start is None or start.op_type != "Reshape" or list(turn.attributes.get_ints("perm", [])) != [0, 2, 1]:
+        reshape = transpose.inputs[0].producer() if transpose.op_type == "Transpose" and transpose.inputs[0] else None
+        if reshape is None or reshape.op_type != "Reshape" or list(transpose.attributes.get_ints("perm", [])) != [0, 2, 1]:
             continue
-        source, flat, out = start.inputs[0], start.outputs[0], node.outputs[0]
+        source, flat, out = reshape.inputs[0], reshape.outputs[0], node.outputs[0]
         if source is None or any(v.name not in shapes for v in (source, flat, out)):
             continue
         sides = zip(*(shapes[v.name or ""][1:] for v in (source, flat, out)), strict=True)
@@ -149,23 +153,29 @@ def _merge_transposes(model: ir.Model, shapes: Shapes) -> None:
 
 
 def _plain_einsums(model: ir.Model) -> None:
-    """An Einsum that reorders the dimensions of one input is a Transpose, which every engine and quantiser knows."""
+    """Replace Einsums that permute the dimensions of one input by Transpose, which every engine and quantiser supports."""
     for node in list(model.graph):
         if node.op_type != "Einsum" or len(node.inputs) != 1 or (value := node.inputs[0]) is None:
             continue
-        given, _, made = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
-        if not made or "." in given or len(set(given)) != len(given) or sorted(given) != sorted(made):
+        subscripts, _, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+        if not result or "." in subscripts or len(set(subscripts)) != len(subscripts) or sorted(subscripts) != sorted(result):
             continue
-        turn = ir.node("Transpose", [value], {"perm": [given.index(letter) for letter in made]}, name=f"{node.name}_turned")
+        transpose = ir.node(
+            "Transpose", [value], {"perm": [subscripts.index(letter) for letter in result]}, name=f"{node.name}_transposed"
+        )
         out = node.outputs[0]
-        turn.outputs[0].name, turn.outputs[0].shape, turn.outputs[0].type = f"{out.name}_turned", out.shape, out.type
-        model.graph.insert_before(node, turn)
-        if not _replace(model, out, turn.outputs[0]):
-            model.graph.remove(turn, safe=True)
+        transpose.outputs[0].name, transpose.outputs[0].shape, transpose.outputs[0].type = (
+            f"{out.name}_transposed",
+            out.shape,
+            out.type,
+        )
+        model.graph.insert_before(node, transpose)
+        if not _replace(model, out, transpose.outputs[0]):
+            model.graph.remove(transpose, safe=True)
 
 
 def _copy_shapes(model: ir.Model, shapes: Shapes) -> None:
-    """A Reshape to a computed shape that an earlier value has takes that value's: no arithmetic on sizes is left of it."""
+    """Replace computed Reshape targets by the shape of an earlier value with that shape, so that no size arithmetic remains."""
     like: dict[tuple[tuple[int, ...], tuple[int, ...]], ir.Value] = {}
     for node in list(model.graph):
         out = node.outputs[0]
@@ -181,16 +191,16 @@ def _copy_shapes(model: ir.Model, shapes: Shapes) -> None:
                 like[_key(shapes[value.name])] = value
 
 
-def _key(known: Known) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _key(known: InferredValue) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(known.first), tuple(known.second)
 
 
 def clean(model: ir.Model, size: Size | None = None) -> None:
-    """Simplify `model` (batch = first dimension "N" of every input) in place; its results stay the same to the last bit.
+    """Simplify `model` (batch = first dimension "N" of every input) in place; the results stay bit-identical.
 
-    `size` is one of the image sizes where inputs follow them ("H/8"), of which nothing is made a number then.
-    Shapes that the exporter computes at run time become constants, neutral arithmetic and doubled transposes go, unused parts go,
-    and so do names of source files and lines, which would tell of the machine and change the bytes.
+    `size` is one of the image sizes if inputs depend on them ("H/8"); those dimensions then stay symbolic. Shapes that the
+    exporter computes at run time become constants. Neutral arithmetic, redundant transposes, unused nodes, and source file names
+    and lines are removed; the latter would make the file depend on the machine.
     """
     shapes = _shapes(model, size)
     _fix_reshapes(model, shapes)

@@ -1,4 +1,4 @@
-"""Minimum cuts: which of two sides each node of a small graph belongs on, so that the edges between them cost least."""
+"""Minimum cuts: the partition of a small graph's nodes into two sides with the least cost of the edges between them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Hashable
 INFINITE = 1 << 60
 
 
-class Cut:
-    """Nodes joined by directed edges with a cost; an edge is paid when it leads from the source's side to the sink's.
+class MinimumCut:
+    """A directed graph with edge costs; the cost of an edge counts if it leads from the source's side to the sink's.
 
-    Dinic's algorithm; costs are whole numbers, so that no tolerance is needed.
+    Dinic's algorithm with integer costs, so that no tolerance is needed.
     """
 
     def __init__(self, source: Hashable, sink: Hashable) -> None:
         self._numbers: dict[Hashable, int] = {}
-        self._edges: list[list[int]] = []  # of a node: indices into _heads and _rest
+        self._edges: list[list[int]] = []  # per node: indices into _heads and _capacity
         self._heads: list[int] = []
-        self._rest: list[int] = []  # capacity that is left; edge e ^ 1 is the reverse of e
+        self._capacity: list[int] = []  # residual capacity; edge e ^ 1 is the reverse of e
         self._source, self._sink = self._number(source), self._number(sink)
 
     def _number(self, node: Hashable) -> int:
@@ -32,24 +32,24 @@ class Cut:
         for start, end, capacity in ((tail, head, cost), (head, tail, 0)):
             self._edges[self._number(start)].append(len(self._heads))
             self._heads.append(self._number(end))
-            self._rest.append(capacity)
+            self._capacity.append(capacity)
 
     def source_side(self) -> set[Hashable]:
-        """The largest source's side among the cheapest cuts."""
+        """The largest source side among the minimum cuts."""
         while self._push_level(self._levels(self._source, forward=True)):
             pass
         behind = self._levels(self._sink, forward=False)
         return {node for node, number in self._numbers.items() if behind[number] < 0}
 
     def _levels(self, start: int, *, forward: bool) -> list[int]:
-        """Distance of every node from `start` along edges with capacity left (against them when not `forward`), -1: none."""
+        """Distance of every node from `start` along edges with residual capacity (reversed unless `forward`); -1: unreachable."""
         levels = [-1] * len(self._edges)
         levels[start] = 0
         queue = deque([start])
         while queue:
             node = queue.popleft()
             for e in self._edges[node]:
-                if self._rest[e if forward else e ^ 1] > 0 and levels[self._heads[e]] < 0:
+                if self._capacity[e if forward else e ^ 1] > 0 and levels[self._heads[e]] < 0:
                     levels[self._heads[e]] = levels[node] + 1
                     queue.append(self._heads[e])
         return levels
@@ -58,22 +58,22 @@ class Cut:
         """Push a blocking flow through the level graph; False when the sink cannot be reached any more."""
         if levels[self._sink] < 0:
             return False
-        todo = [iter(edges) for edges in self._edges]
+        pending = [iter(edges) for edges in self._edges]
         path: list[int] = []
         node = self._source
         while True:
             if node == self._sink:
-                flow = min(self._rest[e] for e in path)
+                flow = min(self._capacity[e] for e in path)
                 for e in path:
-                    self._rest[e] -= flow
-                    self._rest[e ^ 1] += flow
-                first = next(i for i, e in enumerate(path) if self._rest[e] == 0)
+                    self._capacity[e] -= flow
+                    self._capacity[e ^ 1] += flow
+                first = next(i for i, e in enumerate(path) if self._capacity[e] == 0)
                 node = self._heads[path[first] ^ 1]
-                todo[node] = iter(self._edges[node])  # its edge is full now, others were not tried to their end
+                pending[node] = iter(self._edges[node])  # its edge is saturated, the other edges are not exhausted
                 del path[first:]
                 continue
-            for e in todo[node]:
-                if self._rest[e] > 0 and levels[self._heads[e]] == levels[node] + 1:
+            for e in pending[node]:
+                if self._capacity[e] > 0 and levels[self._heads[e]] == levels[node] + 1:
                     path.append(e)
                     node = self._heads[e]
                     break

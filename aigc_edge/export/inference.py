@@ -1,4 +1,4 @@
-"""Shape inference of graphs whose shapes follow the image size, through arithmetic on sizes that ONNX's own gives up on."""
+"""Shape inference through size arithmetic that ONNX's own inference does not evaluate, for graphs of several image sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-SMALL = 64  # elements: what holds sizes
+SMALL = 64  # elements: tensors that hold sizes
 _ARITHMETIC = frozenset(
     ("Squeeze", "Unsqueeze", "Reshape", "Concat", "Slice", "Gather", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Cast")
 )
@@ -20,37 +20,37 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, whose inputs have numbers as sizes, with the shape of every value that can be known.
+    """`model`, whose inputs have numbers as sizes, with the shape of every value that can be inferred.
 
-    What the sizes alone decide is computed and becomes a constant, which inference then builds on. Raises
+    Values that depend on sizes only are evaluated and replaced by constants, which inference then uses. Raises
     onnx.shape_inference.InferenceError for a graph that does not fit its inputs.
     """
     while True:
-        whole = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        made = _computed(whole)
-        if not made:
-            return whole
-        model = _with_constants(model, made)
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        constants = _computed(inferred)
+        if not constants:
+            return inferred
+        model = _with_constants(model, constants)
 
 
 def _computed(model: onnx.ModelProto) -> Arrays:
-    """The results of all nodes that follow from known shapes and small constants."""
+    """The results of all nodes that depend only on known shapes and small constants."""
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values if _ranked(value)}
-    known: Arrays = {
+    constants: Arrays = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if np.prod(tensor.dims) <= SMALL
     }
-    made: Arrays = {}
+    results: Arrays = {}
     for node in model.graph.node:
         if node.op_type == "Shape" and all(shapes.get(node.input[0], [0])):
             bounds = {attribute.name: attribute.i for attribute in node.attribute}
             sizes = shapes[node.input[0]][slice(bounds.get("start", 0), bounds.get("end"))]
-            made[node.output[0]] = np.array(sizes, np.int64)
-        elif node.op_type in _ARITHMETIC and all(not name or name in known or name in made for name in node.input):
-            result = _evaluated(node, {name: made.get(name, known.get(name)) for name in node.input if name}, model)
+            results[node.output[0]] = np.array(sizes, np.int64)
+        elif node.op_type in _ARITHMETIC and all(not name or name in constants or name in results for name in node.input):
+            result = _evaluated(node, {name: results.get(name, constants.get(name)) for name in node.input if name}, model)
             if result.size <= SMALL:
-                made[node.output[0]] = result
-    return made
+                results[node.output[0]] = result
+    return results
 
 
 def _ranked(value: onnx.ValueInfoProto) -> bool:
@@ -65,10 +65,10 @@ def _evaluated(node: onnx.NodeProto, values: Mapping[str, Any], model: onnx.Mode
     return np.asarray(results[0])
 
 
-def _with_constants(model: onnx.ModelProto, made: Arrays) -> onnx.ModelProto:
+def _with_constants(model: onnx.ModelProto, constants: Arrays) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
-    result.graph.node.extend(node for node in model.graph.node if node.output[0] not in made)
-    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in made.items())
+    result.graph.node.extend(node for node in model.graph.node if node.output[0] not in constants)
+    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     return result

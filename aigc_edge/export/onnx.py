@@ -1,4 +1,4 @@
-"""Export of a component to ONNX, checked against torch before it is kept."""
+"""Export of a component to ONNX, verified against torch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from aigc_edge.export.double import in_double
 from aigc_edge.export.shapes import Exportable, dynamic_shapes, example_at, sizes_of
 from aigc_edge.files import atomic_file
 
-OPSET = 20  # opset 21 and later break quantisers and bring operators that TensorRT-RTX has no kernel for
-CHECK_BATCHES = (1, 2)  # not the batch of the export: 1 and another catch sizes that were baked in
+OPSET = 20  # opset 21 and later break quantisers and add operators that TensorRT-RTX does not support
+CHECK_BATCHES = (1, 2)  # different from the batch of the export, to catch hard-coded sizes
 ULPS = 4 * float(np.finfo(np.float32).eps)
-# Times the root of the terms of the longest sum: onnxruntime adds up a normalisation's input in 16 partial sums, torch in pairs.
-# Of a million terms, four channels of 512 × 512 pixels, its variance is off by 1e-5.
+# Times the square root of the length of the longest sum: in normalisations onnxruntime uses 16 partial sums, torch pairwise
+# summation. For a million terms (four channels of 512 × 512 pixels) the variance is off by 1e-5.
 SUMS = float(np.finfo(np.float32).eps) / 4
 
 
@@ -39,7 +39,7 @@ Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter speaks of its own affairs through warnings and a logger; neither is the user's concern."""
+    """Suppress the exporter's internal warnings and log messages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -69,7 +69,7 @@ def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # the exporter wraps whatever the module raised
+    except Exception as error:  # the exporter wraps the module's exception
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         several = " for several sizes" if sizes else ""
         raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX{several}: {reason[0]}") from error
@@ -83,8 +83,8 @@ def to_ir(component: Exportable, *, opset: int = OPSET) -> ir.Model:
         what = str(error).strip().rpartition("] ")[2]
         kind = "batch and the size" if sizes else "batch"
         raise AigcEdgeError(
-            f"component {spec.name!r} fits the {kind} that it was exported with alone ({what}): its code makes a number of "
-            "the batch, as len(x) does; take x.shape[0]"
+            f"component {spec.name!r} only works with the {kind} that it was exported with ({what}): its code converts the "
+            "batch size to a number, as len(x) does; use x.shape[0]"
         ) from error
     model.producer_name, model.producer_version, model.graph.name = "aigc-edge", aigc_edge.__version__, spec.name
     model.metadata_props.update({"component": spec.name, "format": "fp32", "aigc_edge": aigc_edge.__version__})
@@ -98,7 +98,7 @@ def _error(value: npt.NDArray[Any], exact: npt.NDArray[np.float64]) -> float:
 
 
 def session_of(path: str | os.PathLike[str]) -> Any:
-    """An onnxruntime session on the CPU for a check."""
+    """An onnxruntime CPU session for verification."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -107,7 +107,7 @@ def session_of(path: str | os.PathLike[str]) -> Any:
 
 
 def check(component: Exportable, path: str | os.PathLike[str], *, seed: int = 0) -> list[dict[str, Any]]:
-    """Compare the ONNX file with torch on random inputs at two batch sizes, and every image size (see `compare`)."""
+    """Compare the ONNX file with torch on random inputs at two batch sizes and every image size (see `compare`)."""
     sessions = [session_of(path)]
     return compare(component, lambda feeds: sessions[0].run(None, feeds), "in ONNX", seed=seed, done=sessions.clear)
 
@@ -121,12 +121,12 @@ def compare(
     one_timestep: bool = False,
     done: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Compare `evaluate`, the component `what`, with torch on random inputs; returns the figures of each batch and image size.
+    """Compare `evaluate`, the component `what`, with torch on random inputs; returns the errors for each batch and image size.
 
-    The yardstick is the module in float64: `evaluate` may err at most twice as much as torch in float32 does, plus 4 units in the
-    last place, plus what long sums lose that are taken one term after another (SUMS). With `one_timestep` all samples of a batch
-    have the same. `done` is called when `evaluate` is needed no more, so that its memory need not be there beside the module in
-    float64. Raises AigcEdgeError when it errs more, or gives values that are not finite.
+    The reference is the module in float64: the error of `evaluate` may be at most twice that of torch in float32, plus 4 ULPs,
+    plus the rounding error of long sequential sums (SUMS). With `one_timestep` all samples of a batch share a timestep. `done` is
+    called when `evaluate` is no longer needed, so that its memory can be freed before the module is converted to float64. Raises
+    AigcEdgeError when the error is larger or values are not finite.
     """
     spec, module = component.spec, component.module.eval()
     generator = torch.Generator().manual_seed(seed)
@@ -135,34 +135,34 @@ def compare(
     if one_timestep:
         times = [t.role == "timestep" for t in spec.inputs]
         batches = [tuple(x[:1].repeat(len(x)) if t else x for t, x in zip(times, inputs, strict=True)) for inputs in batches]
-    made = [evaluate({t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)}) for inputs in batches]
+    results = [evaluate({t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)}) for inputs in batches]
     done()
-    single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
+    in_single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
     with in_double(module) as double:
-        exact = [in_dtype(double, inputs, torch.float64)[0] for inputs in batches]
+        in_double_values = [in_dtype(double, inputs, torch.float64)[0] for inputs in batches]
     figures = []
-    for (batch, size), value_of, exact_of, (single_of, longest) in zip(cases, made, exact, single, strict=True):
+    for (batch, size), value_of, exact_of, (single_of, longest) in zip(cases, results, in_double_values, in_single, strict=True):
         where = f"{spec.name} {what}" + (f" at {named(size)}" if size else "")
-        for tensor, value, wanted, torch_value in zip(spec.outputs, value_of, exact_of, single_of, strict=True):
-            allowed = 2 * _error(torch_value, wanted) + ULPS + SUMS * longest**0.5
-            reason = " (or the code makes a number of the size)" if size else ""
-            found = _judged(where, tensor.name, value, wanted, allowed, reason)
-            figures.append({"output": tensor.name, "batch": batch} | ({"size": list(size)} if size else {}) | found)
+        for tensor, value, reference, torch_value in zip(spec.outputs, value_of, exact_of, single_of, strict=True):
+            allowed = 2 * _error(torch_value, reference) + ULPS + SUMS * longest**0.5
+            reason = " (or the code converts the size to a number)" if size else ""
+            deviation = _check_deviation(where, tensor.name, value, reference, allowed, reason)
+            figures.append({"output": tensor.name, "batch": batch} | ({"size": list(size)} if size else {}) | deviation)
     return figures
 
 
-def _judged(
-    what: str, name: str, value: npt.NDArray[Any], wanted: npt.NDArray[np.float64], allowed: float, reason: str
+def _check_deviation(
+    what: str, name: str, value: npt.NDArray[Any], reference: npt.NDArray[np.float64], allowed: float, reason: str
 ) -> dict[str, float]:
-    if value.shape != wanted.shape:
-        raise AigcEdgeError(f"{what} gives {name} of shape {value.shape}, torch {wanted.shape}: not kept")
-    error = _error(value, wanted)
+    if value.shape != reference.shape:
+        raise AigcEdgeError(f"{what} returns {name} of shape {value.shape}, but torch {reference.shape}: the file was discarded")
+    error = _error(value, reference)
     if not error <= allowed:  # written so that NaN fails
         raise AigcEdgeError(
-            f"{what} is off by {error:.2g} (relative L2 of {name}, batch {len(value)}); {allowed:.2g} is what rounding explains: "
-            f"the exporter got an operation wrong{reason}, the file was not kept"
+            f"{what} is off by {error:.2g} (relative L2 of {name}, batch {len(value)}); rounding explains {allowed:.2g}: "
+            f"the exporter translated an operation incorrectly{reason}; the file was discarded"
         )
-    return {"max_abs": float(np.abs(value - wanted).max()), "relative_l2": error, "allowed": allowed}
+    return {"max_abs": float(np.abs(value - reference).max()), "relative_l2": error, "allowed": allowed}
 
 
 def export_component(
@@ -172,10 +172,10 @@ def export_component(
     opset: int = OPSET,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write the component as ONNX (float32, dynamic batch) to `path` and return the figures of its check against torch.
+    """Write the component as ONNX (float32, dynamic batch) to `path` and return the results of its verification.
 
-    Same weights, same bytes. Weights beyond `external.ABOVE` bytes go to `path`.data beside it. Nothing is left at `path` when
-    the export or the check fails; raises AigcEdgeError with the reason.
+    Deterministic: the same weights give the same bytes. Weights above `external.ABOVE` bytes are stored in `path`.data beside it.
+    No file is left when the export or the verification fails; raises AigcEdgeError with the reason.
     """
     path = Path(path)
     model = to_ir(component, opset=opset)
@@ -196,20 +196,20 @@ def _data(path: Path) -> Path:
 
 @contextlib.contextmanager
 def saved(model: ir.Model, path: Path) -> Iterator[Path]:
-    """Write `model` to the file that is yielded, to be checked; it becomes `path` when the block ends well, and goes otherwise.
+    """Write `model` to the yielded temporary file for verification; it becomes `path` on success and is removed otherwise.
 
-    Weights beyond `external.ABOVE` bytes go to `path`.data beside it.
+    Weights above `external.ABOVE` bytes are stored in `path`.data beside it.
     """
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     data, apart = _data(path), size > external.ABOVE
     if apart:
-        path.unlink(missing_ok=True)  # its data is about to change: a reader must not find the one without the other
+        path.unlink(missing_ok=True)  # its data is about to change: never leave a model without its data
     try:
         with atomic_file(path) as part:
             if not apart:
-                ir.external_data.load_to_model(model)  # weights that it has in a file of another model
+                ir.external_data.load_to_model(model)  # weights stored in another model's file
             ir.save(model, part, external_data=data.name if apart else None)
-            del model  # of which the caller may hold no other: the check takes memory of its own
+            del model  # free it before verification unless the caller holds a reference
             yield part
     finally:
         if not (apart and path.exists()):

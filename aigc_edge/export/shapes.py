@@ -1,4 +1,4 @@
-"""What of a component's shapes is dynamic in its export, the batch and the image size, and examples at every size."""
+"""Dynamic dimensions of an exported component (batch and image size) and example inputs at every size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from aigc_edge.bundle.sizes import Size, at, follows, number, units
 from aigc_edge.bundle.spec import BATCH, ComponentSpec
 from aigc_edge.errors import AigcEdgeError
 
-LARGEST_BATCH = 63  # of the trace alone: diffusers' networks branch at 64 samples (to no effect), and would be traced twice
-LEAST = (3, 5)  # times what all sides are multiples of is the least size to trace at: 1 and 2 could be taken for other numbers
+LARGEST_BATCH = 63  # for tracing only: diffusers' networks branch at 64 samples (to no effect) and would be traced twice
+LEAST = (3, 5)  # minimum height and width to trace at, in multiples of the unit; 1 and 2 could be confused with other constants
 
 
 class Exportable(Protocol):
-    """What is exported: a spec, its module, and example inputs of a batch size in the order of the spec.
+    """Protocol of components to export: a spec, its module, and example inputs for a batch size, in the order of the spec.
 
-    Where it serves several image sizes, which its shapes then follow, it has `sizes`, and its example is of the first.
+    Components of several image sizes also have `sizes`; their shapes depend on them, and the example has the first size.
     """
 
     @property
@@ -31,22 +31,22 @@ class Exportable(Protocol):
 
 
 def sizes_of(component: Exportable) -> tuple[Size, ...]:
-    """The image sizes that the component serves, the default first; empty where there is one."""
+    """The image sizes that the component supports, the default first; empty if there is only one."""
     return tuple(getattr(component, "sizes", ()))
 
 
 def example_at(component: Exportable, batch: int, generator: torch.Generator, size: Size | None = None) -> tuple[Tensor, ...]:
-    """The component's example; what follows the image size drawn anew where that is another."""
-    spec, given = component.spec, component.example(batch, generator)
-    if len(given) != len(spec.inputs):
+    """The component's example inputs; inputs that depend on the image size are random tensors of that `size`, if given."""
+    spec, example = component.spec, component.example(batch, generator)
+    if len(example) != len(spec.inputs):
         count = len(spec.inputs)
-        raise AigcEdgeError(f"component {spec.name!r} has {count} inputs in its spec but its example gives {len(given)}")
-    found = []
-    for tensor, value in zip(spec.inputs, given, strict=True):
-        other = any(map(follows, tensor.shape)) and size is not None
-        sides = (int(dim) for dim in at(tensor.shape[1:], size)) if other else ()
-        found.append(torch.randn((batch, *sides), generator=generator) if other else value)
-    return tuple(found)
+        raise AigcEdgeError(f"component {spec.name!r} has {count} inputs in its spec, but its example returns {len(example)}")
+    values = []
+    for tensor, value in zip(spec.inputs, example, strict=True):
+        resized = any(map(follows, tensor.shape)) and size is not None
+        sides = (int(dim) for dim in at(tensor.shape[1:], size)) if resized else ()
+        values.append(torch.randn((batch, *sides), generator=generator) if resized else value)
+    return tuple(values)
 
 
 def dynamic_shapes(component: Exportable) -> tuple[tuple[dict[int, Any], ...], Size | None]:
@@ -55,13 +55,13 @@ def dynamic_shapes(component: Exportable) -> tuple[tuple[dict[int, Any], ...], S
     if not sizes:
         return tuple({0: batch} for _ in component.spec.inputs), None
     unit = units(sizes)
-    most = [max(least, *(size[axis] // unit[axis] for size in sizes)) for axis, least in enumerate(LEAST)]
-    most[1] += most[0] * unit[0] == most[1] * unit[1]  # a square could hide that the code takes one side for the other
-    free = {"H": torch.export.Dim("height", max=most[0]), "W": torch.export.Dim("width", max=most[1])}
+    largest = [max(least, *(size[axis] // unit[axis] for size in sizes)) for axis, least in enumerate(LEAST)]
+    largest[1] += largest[0] * unit[0] == largest[1] * unit[1]  # a square would hide swapped sides in the code
+    symbols = {"H": torch.export.Dim("height", max=largest[0]), "W": torch.export.Dim("width", max=largest[1])}
 
     def dim(text: str) -> Any:
-        times = int(number(text, unit))
-        return free[text[0]] if times == 1 else times * free[text[0]]
+        factor = int(number(text, unit))
+        return symbols[text[0]] if factor == 1 else factor * symbols[text[0]]
 
     each = [{i: dim(str(d)) for i, d in enumerate(tensor.shape) if follows(d)} for tensor in component.spec.inputs]
-    return tuple({0: batch} | dims for dims in each), (most[0] * unit[0], most[1] * unit[1])
+    return tuple({0: batch} | dims for dims in each), (largest[0] * unit[0], largest[1] * unit[1])

@@ -1,4 +1,4 @@
-"""Edits of a graph that take the schedule out of it: values become inputs of the one part and outputs of the other."""
+"""Graph edits that separate the schedule: values become inputs of the network and outputs of the schedule."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from onnx_ir.passes import common
 
 from aigc_edge.bundle.spec import BATCH
 
-UNKNOWN = 1 << 20  # elements of a value whose shape is not known: better not kept, if it can go
+UNKNOWN = 1 << 20  # assumed elements of a value of unknown shape, so that it is removed if possible
 
 
 @dataclass(frozen=True)
-class Place:
-    """A value by position, the same in a model and its clones: output `output` of node `node`, or the graph's input when -1."""
+class ValuePosition:
+    """A value by position, valid in a model and its clones: output `output` of node `node`, or the graph's input when -1."""
 
     node: int
     output: int
 
 
 def batched(shape: ir.Shape | None) -> bool:
-    """[N, ...] with numbers behind the batch."""
+    """Whether the shape is [N, ...] with static dimensions after the batch."""
     return shape is not None and len(shape) > 0 and str(shape[0]) == BATCH and all(isinstance(size, int) for size in shape[1:])
 
 
-def asked(node: ir.Node) -> list[int | str] | None:
-    """The dimensions that a Shape node gives, where they are the batch and numbers; None: another node, or not known."""
+def batch_shape(node: ir.Node) -> list[int | str] | None:
+    """The result of a Shape node if it consists of the batch and static sizes; None for other nodes and unknown shapes."""
     value = node.inputs[0] if node.op_type == "Shape" else None
     if value is None or value.shape is None or len(value.shape) == 0 or str(value.shape[0]) != BATCH:
         return None
@@ -40,16 +40,16 @@ def asked(node: ir.Node) -> list[int | str] | None:
 
 
 def elements(shape: ir.Shape | None) -> int:
-    """How many elements one sample has; a large guess when that is not known."""
+    """Number of elements per sample; a large estimate if unknown."""
     if shape is None:
         return UNKNOWN
     return math.prod(size if isinstance(size, int) else 1 for size in shape)
 
 
 def name_shapes(graph: ir.Graph, nodes: Iterable[ir.Node], source: ir.Value) -> None:
-    """Let the shapes that `nodes` (Shape) ask for follow from the batch of `source`, not from the value that has the shape."""
+    """Compute the shapes that Shape nodes among `nodes` read from the batch of `source` instead of from the value itself."""
     for node in nodes:
-        sizes = asked(node)
+        sizes = batch_shape(node)
         if sizes is None or node.inputs[0] is source:
             continue
         name = str(node.outputs[0].name)
@@ -66,7 +66,7 @@ def name_shapes(graph: ir.Graph, nodes: Iterable[ir.Node], source: ir.Value) -> 
 
 
 def free_names(model: ir.Model, count: int) -> list[str]:
-    """`count` names for constants that no value of the model has."""
+    """`count` unused names for constants."""
     taken = {v.name for v in _values(model)}
     prefix = "constant"
     while any(f"{prefix}_{i}" in taken for i in range(count)):
@@ -81,9 +81,9 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def _at(model: ir.Model, places: list[Place]) -> list[ir.Value]:
+def _at(model: ir.Model, positions: list[ValuePosition]) -> list[ir.Value]:
     nodes = list(model.graph)
-    return [nodes[place.node].outputs[place.output] for place in places]
+    return [nodes[position.node].outputs[position.output] for position in positions]
 
 
 def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
@@ -109,10 +109,10 @@ def _batch(graph: ir.Graph, source: ir.Value, before: ir.Node | None) -> ir.Valu
     return _insert(graph, before, "Shape", [source], {"start": 0, "end": 1}, f"{source.name}_batch_{len(graph)}")
 
 
-def keep_schedule(model: ir.Model, timestep: int, places: list[Place], names: list[str]) -> ir.Model:
-    """`model` made to what the values at `places` need, with the timestep as its only input."""
+def reduce_to_schedule(model: ir.Model, timestep: int, positions: list[ValuePosition], names: list[str]) -> ir.Model:
+    """Reduce `model` to the computation of the values at `positions`, with the timestep as its only input."""
     graph, time = model.graph, model.graph.inputs[timestep]
-    values = _at(model, places)
+    values = _at(model, positions)
     name_shapes(graph, list(graph), time)
     graph.outputs.clear()
     for name, value in zip(names, values, strict=True):
@@ -121,11 +121,11 @@ def keep_schedule(model: ir.Model, timestep: int, places: list[Place], names: li
         if batched(shape):
             out = _insert(graph, None, "Identity", [value], {}, name)
             sizes = list(shape[1:])
-        else:  # the same for every sample: one for each
+        else:  # the same for every sample: expand to the batch
             sizes = list(shape[1:]) if len(shape) and shape[0] == 1 else list(shape)
             tail = _initializer(graph, f"{name}_sizes", np.array(sizes, np.int64))
-            wanted = _insert(graph, None, "Concat", [_batch(graph, time, None), tail], {"axis": 0}, f"{name}_shape")
-            out = _insert(graph, None, "Expand", [value, wanted], {}, name)
+            target_shape = _insert(graph, None, "Concat", [_batch(graph, time, None), tail], {"axis": 0}, f"{name}_shape")
+            out = _insert(graph, None, "Expand", [value, target_shape], {}, name)
         out.dtype, out.shape = ir.DataType.FLOAT, ir.Shape([BATCH, *sizes])
         graph.outputs.append(out)
     common.RemoveUnusedNodesPass()(model)
@@ -136,16 +136,16 @@ def keep_schedule(model: ir.Model, timestep: int, places: list[Place], names: li
     return model
 
 
-def feed(model: ir.Model, time: ir.Value, places: list[Place], names: list[str]) -> None:
-    """Replace the values at `places` by inputs, and drop what nothing needs any more."""
+def replace_by_inputs(model: ir.Model, time: ir.Value, positions: list[ValuePosition], names: list[str]) -> None:
+    """Replace the values at `places` by inputs and remove unused nodes and inputs."""
     graph = model.graph
-    for name, old in zip(names, _at(model, places), strict=True):
+    for name, old in zip(names, _at(model, positions), strict=True):
         shape = old.shape
         assert shape is not None
         sizes = list(shape[1:]) if batched(shape) or (len(shape) and shape[0] == 1) else list(shape)
         new = ir.Value(name=name, shape=ir.Shape([BATCH, *sizes]), type=ir.TensorType(ir.DataType.FLOAT))
         graph.inputs.append(new)
-        if not batched(shape):  # all samples have the same: the first one's
+        if not batched(shape):  # the same for all samples: take the first
             before = next(iter(graph))
             bounds = [
                 _initializer(graph, f"{name}_{w}", np.array([i], np.int64)) for w, i in (("from", 0), ("to", 1), ("axis", 0))

@@ -1,4 +1,4 @@
-"""Writes a component without what depends on the timestep alone, and the schedule that gives its constants, both checked."""
+"""Exports a component without its timestep-only subgraph, and the schedule that computes the constants; both are verified."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from aigc_edge.export.onnx import saved, session_of
 from aigc_edge.export.schedule import SplitReport, split_schedule
 from aigc_edge.export.shapes import Exportable
 
-Compare = Callable[..., list[dict[str, Any]]]  # evaluate, what is evaluated; seed, one_timestep and done by name
+Compare = Callable[..., list[dict[str, Any]]]  # (evaluate, description, *, seed, one_timestep, done)
 
 
 class _Refused(AigcEdgeError):
-    """The two files together are not what the whole is."""
+    """The two files together do not reproduce the whole component."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A component and its schedule as two files: what the first takes now, what the second is, and what that brought."""
+    """A component exported as two files: the inputs of the first, the spec of the schedule, the report and its verification."""
 
     inputs: tuple[TensorSpec, ...]
     schedule: ComponentSpec
@@ -62,48 +62,47 @@ def export_split(
     seed: int = 0,
     compare: Compare | None = None,
 ) -> Split | str:
-    """Split the ONNX file `whole` of the component into the files `denoiser` and `schedule`; else the reason why it stays whole.
+    """Split the ONNX file `whole` into the files `denoiser` and `schedule`, or return the reason why it stays whole.
 
-    Together the two err at most twice as much as torch in float32 does, against the module in float64, on random inputs at two
-    batch sizes whose samples share a timestep (or as little as `compare` allows); what errs more is not kept. A reason leaves no
-    file behind.
+    Compared with the module in float64, the error of the two files is at most twice that of torch in float32, on random inputs at
+    two batch sizes whose samples share a timestep (or as `compare` allows). No file is written when a reason is returned.
     """
     time = next((t for t in component.spec.inputs if t.role == "timestep"), None)
     if time is None:
         return "it takes no timestep"
-    rest, constants, report = split_schedule(ir.load(whole), time.name)
+    network, constants, report = split_schedule(ir.load(whole), time.name)
     if constants is None:
         return "nothing in it depends on the timestep alone"
-    given = tuple(_constant(value) for value in constants.graph.outputs)
-    known = {t.name: t for t in (*component.spec.inputs, *given)}
-    taken = tuple(known[str(value.name)] for value in rest.graph.inputs)
-    spec = ComponentSpec("schedule", (time,), given)
+    constant_specs = tuple(_constant(value) for value in constants.graph.outputs)
+    specs = {t.name: t for t in (*component.spec.inputs, *constant_specs)}
+    inputs = tuple(specs[str(value.name)] for value in network.graph.inputs)
+    spec = ComponentSpec("schedule", (time,), constant_specs)
     try:
-        with saved(constants, schedule) as first, saved(rest, denoiser) as second:
-            checks = _check(compare or functools.partial(against_torch, component), second, first, spec, taken, seed)
+        with saved(constants, schedule) as first, saved(network, denoiser) as second:
+            checks = _check(compare or functools.partial(against_torch, component), second, first, spec, inputs, seed)
     except _Refused as error:
         return str(error)
-    return Split(taken, spec, report, checks)
+    return Split(inputs, spec, report, checks)
 
 
 def _check(
-    compare: Compare, denoiser: Path, schedule: Path, spec: ComponentSpec, taken: tuple[TensorSpec, ...], seed: int
+    compare: Compare, denoiser: Path, schedule: Path, spec: ComponentSpec, inputs: tuple[TensorSpec, ...], seed: int
 ) -> list[dict[str, Any]]:
     names, time = [t.name for t in spec.outputs], spec.inputs[0].name
     sessions: list[Any] = []
 
     def evaluate(feeds: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        first, second = sessions
-        row = dict(zip(names, first.run(names, {time: feeds[time][:1]}), strict=True))
+        schedule_session, denoiser_session = sessions
+        row = dict(zip(names, schedule_session.run(names, {time: feeds[time][:1]}), strict=True))
         batch = len(feeds[time])
-        given = feeds | {name: np.repeat(value, batch, axis=0) for name, value in row.items()}
-        made: list[npt.NDArray[Any]] = second.run(None, {t.name: given[t.name] for t in taken})
-        return made
+        feeds_with_constants = feeds | {name: np.repeat(value, batch, axis=0) for name, value in row.items()}
+        outputs: list[npt.NDArray[Any]] = denoiser_session.run(None, {t.name: feeds_with_constants[t.name] for t in inputs})
+        return outputs
 
     try:
         sessions += [session_of(schedule), session_of(denoiser)]
         return compare(evaluate, "without its schedule", seed=seed, one_timestep=True, done=sessions.clear)
-    except Exception as error:  # onnxruntime raises its own; whatever it is, the whole component is still there
+    except Exception as error:  # onnxruntime has its own exceptions; the whole component remains usable in any case
         raise _Refused((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
 
 

@@ -1,4 +1,4 @@
-"""What every source of a bundle offers: components that are loaded one at a time, programs, and what is known of its data."""
+"""The base class of sources: components that are loaded one at a time, programs, and information about the data."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from aigc_edge.data.image_set import ImageSet
     from aigc_edge.export.onnx import Evaluate
 
-# Compiled into every bundle whose schedule is known, at these numbers of steps; the runtime builds others when asked.
+# Compiled into every bundle with a known schedule, at these numbers of steps; the runtime builds others on request.
 SOLVERS = ("dpmpp_2m", "euler", "heun", "ddim", "euler_ancestral")
 STEPS = (10, 20)
 
 
 class Part:
-    """One network to export: its spec, how its module is loaded, and example inputs of a batch size, in the order of the spec.
+    """One network to export: its spec, a function that loads its module, and one that returns example inputs for a batch size.
 
-    The module is loaded when it is first asked for, in eval mode and float32, and can be let go: of a large generator only one
-    network has to be in memory at a time. `sizes` are those of the images where the network serves several and its shapes follow
-    them; the example is then of the first.
+    The module is loaded on first access, in eval mode and float32, and can be released, so that only one network of a large
+    generator is in memory at a time. `sizes` are the image sizes if the network supports several and its shapes depend on them;
+    the example inputs, in the order of the spec, then have the first size.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Part:
         return self._module
 
     def release(self) -> None:
-        """Let the module go; it is loaded again when it is asked for."""
+        """Release the module; it is loaded again on the next access."""
         self._module = None
 
     def write(self, path: Path) -> dict[str, Any]:
-        """Write the network as ONNX to `path`, checked against torch; returns the figures of the check."""
+        """Write the network as ONNX to `path`, verified against torch; returns the results of the verification."""
         from aigc_edge.export.onnx import export_component
 
         return export_component(self, path)
@@ -72,7 +72,7 @@ class Part:
         one_timestep: bool = False,
         done: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
-        """Hold `evaluate`, the network `what`, to torch (or to the file `whole` that `write` wrote): see `export.onnx`."""
+        """Compare `evaluate`, described by `what`, with torch (or the file `whole` that `write` wrote); see `export.onnx`."""
         from aigc_edge.export.onnx import compare
 
         return compare(self, evaluate, what, seed=seed, one_timestep=one_timestep, done=done)
@@ -80,7 +80,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Tokens:
-    """How a text encoder wants its tokens: the bytes of a tokenizer.json, the length to cut or pad to, with which id."""
+    """Tokenizer of a text encoder: the bytes of its tokenizer.json, the length to truncate or pad to, and the padding id."""
 
     tokenizer: bytes
     length: int
@@ -89,10 +89,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Text:
-    """How prompts become conditions: tokens by text encoder; what an absent negative prompt is; prompts to calibrate with.
+    """Text conditioning: tokenizer by text encoder, the default negative prompt, and calibration prompts.
 
-    The outputs of the text encoders (components `text_encoder`, `text_encoder_2`, …) feed the denoiser's inputs of role
-    "condition" of the same names.
+    The outputs of the text encoders (components `text_encoder`, `text_encoder_2`, …) are the denoiser's inputs of role
+    "condition" with the same names.
     """
 
     encoders: Mapping[str, Tokens]
@@ -102,13 +102,13 @@ class Text:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a user says of a source that does not say it itself."""
+    """User-provided options for what a source does not specify itself."""
 
     role: str | None = None  # "denoiser" or "decoder"
     prediction: str | None = None  # an entry of PREDICTIONS
     schedule: Mapping[str, Any] = field(default_factory=dict)  # further members of the schedule
-    size: Size | None = None  # height and width of the images, where the networks take several
-    further_sizes: tuple[Size, ...] = ()  # that the bundle serves beside it
+    size: Size | None = None  # height and width of the images, where the networks support several
+    further_sizes: tuple[Size, ...] = ()  # further sizes that the bundle supports
     data: str | None = None  # a data set or folder of real images
     prompts: tuple[str, ...] = ()
     classes: int | None = None
@@ -116,100 +116,100 @@ class SourceOptions:
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """Every size that was asked for, the default first."""
+        """All requested sizes, the default first."""
         return () if self.size is None else tuple(dict.fromkeys((self.size, *self.further_sizes)))
 
     def refuse(self, what: str, *names: str) -> None:
-        """Raise AigcEdgeError when one of the options `names` was given, which `what` says itself."""
+        """Raise AigcEdgeError when one of the options `names` was given although `what` specifies it itself."""
         for name in names:
             if getattr(self, name):
-                raise AigcEdgeError(f"--{name} was given, but {what} says that itself: leave the option out")
+                raise AigcEdgeError(f"--{name} was given, but {what} specifies it itself: leave the option out")
 
 
 class Source(ABC):
     """A generator to compile.
 
-    A kind of source is one class with `@SOURCES.register(name)`; `claims` says which texts on a command line are its own.
+    A kind of source is one class with `@SOURCES.register(name)`; `claims` decides which command-line arguments it handles.
     """
 
-    name: str  # of the bundle, unless another is asked for
+    name: str  # of the bundle, unless another is requested
     family: str  # "diffusion", "gan", the class of a pipeline, "module", "onnx"
     sample_shape: tuple[int, ...]  # of the state or latents of one sample
     output_shape: tuple[int, int, int]  # C, H, W of an image
-    sizes: tuple[Size, ...] = ()  # of the images, the one of these shapes first; empty: there is one
+    sizes: tuple[Size, ...] = ()  # image sizes, the size of these shapes first; empty: only one
     output_range: tuple[float, float] = (-1.0, 1.0)
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
-    guidance_scale: float = 1.0  # of its programs, unless another is asked for
-    steps: int = 10  # of its default program, unless another number is asked for
-    samples: int = 64  # a format that are measured, unless another number is asked for
+    guidance_scale: float = 1.0  # of its programs, unless another is requested
+    steps: int = 10  # of its default program, unless another number is requested
+    samples: int = 64  # evaluated per format, unless another number is requested
     text: Text | None = None
-    conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of what no text encoder gives
+    conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of conditions without a text encoder
     negative: Mapping[str, Any] = {}
-    schedule: Mapping[str, Any] | None = None  # what `diffusion.build` takes; None: one evaluation, or own programs only
-    folder: Path | None = None  # a folder that may keep what is made of it (the judge)
-    opened: tuple[str, SourceOptions] | None = None  # what `open_source` was given
+    schedule: Mapping[str, Any] | None = None  # arguments of `diffusion.build`; None: one evaluation, or custom programs only
+    folder: Path | None = None  # a folder where derived data (the judge) may be stored
+    opened: tuple[str, SourceOptions] | None = None  # arguments of `open_source`
 
     @classmethod
     @abstractmethod
     def claims(cls, text: str) -> bool:
-        """Whether `text` names a source of this kind; cheap, and never raises."""
+        """Whether `text` refers to a source of this kind; cheap, never raises."""
 
     @classmethod
     @abstractmethod
     def open(cls, text: str, options: SourceOptions) -> Source:
-        """Look at the source without loading weights; raises AigcEdgeError that says what is wrong with it."""
+        """Open the source without loading weights; raises AigcEdgeError when it is invalid."""
 
     @abstractmethod
     def parts(self) -> list[Part]:
         """The networks: "denoiser" and/or "decoder", and text encoders. Nothing is loaded yet."""
 
     def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:
-        """The programs of the bundle, the default first; None is the source's own choice."""
+        """The programs of the bundle, the default first; None selects the source's default."""
         if self.schedule is None:
             return [Program("one-shot", slots=1, init_scale=1.0, rows=())]
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        chosen = [(solver or SOLVERS[0], steps or self.steps), *((name, n) for name in SOLVERS for n in STEPS)]
-        return [build(self.schedule, name, n, guidance_scale=scale) for name, n in dict.fromkeys(chosen)]
+        settings = [(solver or SOLVERS[0], steps or self.steps), *((name, n) for name in SOLVERS for n in STEPS)]
+        return [build(self.schedule, name, n, guidance_scale=scale) for name, n in dict.fromkeys(settings)]
 
     def identity(self, part: str) -> str | None:
-        """What the exported network of that name depends on, as text: equal means equal; None: it cannot be told."""
+        """A fingerprint of everything that the exported network `part` depends on; None: unknown."""
         return None
 
     def data(self) -> ImageSet | None:
-        """Real images to judge by, in the size of the output; None: none are known."""
+        """Real images for evaluation, at the output size, or None."""
         return None
 
     @property
     def judged(self) -> bool:
-        """Whether there are real images to judge by, known without loading them."""
+        """Whether there are real images for evaluation, without loading them."""
         return False
 
     def model_config(self) -> dict[str, Any] | None:
-        """What the torch engine rebuilds the modules of the family from; None: it cannot."""
+        """The model configuration from which the torch engine rebuilds the modules; None: not supported."""
         return None
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
-        """Where weights and data came from and on what terms: the manifest's "provenance" without the command."""
+        """Origin and licence of weights and data: the manifest's "provenance" without the command."""
 
 
 SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources", Source)
 
 
 def open_source(text: str, options: SourceOptions | None = None) -> Source:
-    """The source that `text` names: a run's folder, a diffusers folder, an ONNX file, or `package:function`.
+    """The source that `text` refers to: a run's folder, a diffusers folder, an ONNX file, or `package:function`.
 
-    Raises AigcEdgeError that lists what there could be.
+    Raises AigcEdgeError that lists the kinds of sources.
     """
     for kind in SOURCES:
         if SOURCES[kind].claims(text):
             options = options or SourceOptions()
-            found = SOURCES[kind].open(text, options)
-            found.opened = (text, options)
-            return found
-    there = "is none of them" if Path(text).exists() else "does not exist"
+            source = SOURCES[kind].open(text, options)
+            source.opened = (text, options)
+            return source
+    problem = "is not a source" if Path(text).exists() else "does not exist"
     raise AigcEdgeError(
-        f"{text} {there}: give a folder that 'aigc-edge train' wrote (config.json), a diffusers folder (model_index.json), an "
+        f"{text} {problem}: give a folder that 'aigc-edge train' wrote (config.json), a diffusers folder (model_index.json), an "
         "ONNX file or package:function"
     )

@@ -1,4 +1,4 @@
-"""A generator of one's own: torch modules with what a bundle has to know of them."""
+"""User-defined generators: torch modules with the information that a bundle needs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ IMAGE = 3  # dimensions without the batch
 
 
 class Generator(Source):
-    """Any torch modules as a source: what `package:function` may return, and what `compile_source` takes.
+    """Arbitrary torch modules as a source, for `compile_source` and as return value of `package:function`.
 
     Give a `denoiser`, evaluated at every step, a `decoder`, evaluated once, or both (the decoder then takes the denoised sample).
-    Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example of what the first of them
-    takes, float32 [N, ...]: its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
-    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where the index `num_classes` stands
-    for no class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further
-    inputs of the denoiser, examples [k, ...] by name, in the order of its arguments: what a caller gives for each sample;
-    `negative` are examples of what guidance leads away from. Formats are calibrated and measured with these.
-    `schedule` is what `aigc_edge.diffusion.build` takes ({"prediction": "epsilon", "betas": "linear"}); `programs` are programs
-    of one's own in place of it. `sizes`, height and width, are those of the images that the bundle is to serve, that of the
-    example first: the last two dimensions of the sample follow them, everything else keeps its shape. `data` is a data set or a
-    folder of real images to judge by; the output is in `output_range`.
+    Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example input of the first network,
+    float32 [N, ...]; its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
+    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index `num_classes` is the null
+    class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
+    the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller passes for each sample; `negative` are
+    examples of negative conditions. Formats are calibrated and evaluated with these. `schedule` contains arguments of
+    `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs` are custom programs instead of it.
+    `sizes` are the image sizes (height, width) that the bundle supports, the size of the example first; only the last two
+    dimensions of the sample depend on them. `data` is a data set or a folder of real images for evaluation; the output is in
+    `output_range`.
 
-    Raises AigcEdgeError for what does not fit together.
+    Raises AigcEdgeError for inconsistent arguments.
     """
 
     family = "module"
@@ -66,7 +66,9 @@ class Generator(Source):
                 "a denoiser was given without its schedule: give schedule={'prediction': …} (--prediction), or programs"
             )
         if denoiser is None and (schedule is not None or programs or conditions):
-            raise AigcEdgeError("a schedule, programs or conditions were given without a denoiser, which alone takes them")
+            raise AigcEdgeError(
+                "a schedule, programs or conditions were given without a denoiser, which they need: give one, or leave them out"
+            )
         if class_names and len(class_names) != num_classes:
             raise AigcEdgeError(f"{len(class_names)} class names for {num_classes} classes: give one each, or none")
         self.name, self.schedule, self.num_classes = name, schedule, num_classes
@@ -86,7 +88,7 @@ class Generator(Source):
         if len(shape) != IMAGE:
             raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
         self.output_shape = (shape[0], shape[1], shape[2])
-        self.sizes = _checked(sizes, self.sample_shape, self.output_shape)
+        self.sizes = _validate_sizes(sizes, self.sample_shape, self.output_shape)
 
     @classmethod
     def claims(cls, text: str) -> bool:
@@ -94,27 +96,27 @@ class Generator(Source):
 
     @classmethod
     def open(cls, text: str, options: SourceOptions) -> Source:
-        raise AigcEdgeError(f"{text} is no generator: make one in Python")
+        raise AigcEdgeError(f"{text} is not a generator: create one in Python")
 
     def parts(self) -> list[Part]:
-        found = []
+        parts = []
         if self._denoiser is not None:
             values = {"sample": self._sample, "timestep": None} | self._classes() | dict(self.conditions)
             output = self._following(self.sample_shape)
-            found.append(self._part("denoiser", self._denoiser, values, output, self._times()))
+            parts.append(self._part("denoiser", self._denoiser, values, output, self._times()))
         if self._decoder is not None:
-            given = {"sample": self._sample} | (self._classes() if self._denoiser is None else {})
-            found.append(self._part("decoder", self._decoder, given, self._following(self.output_shape), (0.0, 0.0)))
-        return found
+            inputs = {"sample": self._sample} | (self._classes() if self._denoiser is None else {})
+            parts.append(self._part("decoder", self._decoder, inputs, self._following(self.output_shape), (0.0, 0.0)))
+        return parts
 
     def _following(self, shape: Sequence[int]) -> tuple[Dim, ...]:
-        """A shape whose last two dimensions follow the size of the images."""
+        """The shape with the last two dimensions as functions of the image size."""
         return (*shape[:-2], *sides(self.sizes, self.sizes[0][0] // shape[-2])) if self.sizes else tuple(shape)
 
     def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:
-        made = [] if self._programs and self.schedule is None else super().programs(solver, steps, guidance_scale)
-        own = [p if guidance_scale is None else p.with_guidance(guidance_scale) for p in self._programs]
-        return own + made if solver is None and steps is None else made + own
+        built = [] if self._programs and self.schedule is None else super().programs(solver, steps, guidance_scale)
+        custom = [p if guidance_scale is None else p.with_guidance(guidance_scale) for p in self._programs]
+        return custom + built if solver is None and steps is None else built + custom
 
     def data(self) -> ImageSet | None:
         return None if self._data is None else data.load(self._data, self.output_shape[1])
@@ -134,7 +136,7 @@ class Generator(Source):
         output: Sequence[Dim],
         times: tuple[float, float],
     ) -> Part:
-        """A part whose inputs are the examples `values` by name, in order; None: a timestep within `times`, or a class."""
+        """A component with the examples `values` by name as inputs, in order; None: a timestep within `times`, or a class."""
         roles: dict[str, Role] = {"sample": "sample", "timestep": "timestep", "class_labels": "class"}
         inputs = []
         for key, value in values.items():
@@ -148,15 +150,15 @@ class Generator(Source):
         def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
             import torch
 
-            made = []
+            values = []
             for tensor in first.inputs:
                 if tensor.role == "class":
-                    made.append(torch.randint(0, self.num_classes, (batch,), generator=generator))
+                    values.append(torch.randint(0, self.num_classes, (batch,), generator=generator))
                 elif tensor.role == "timestep":
-                    made.append(times[0] + (times[1] - times[0]) * torch.rand(batch, generator=generator))
+                    values.append(times[0] + (times[1] - times[0]) * torch.rand(batch, generator=generator))
                 else:
-                    made.append(torch.randn(batch, *(int(size) for size in tensor.shape[1:]), generator=generator))
-            return tuple(made)
+                    values.append(torch.randn(batch, *(int(size) for size in tensor.shape[1:]), generator=generator))
+            return tuple(values)
 
         return Part(spec, lambda: module, example, self.sizes)
 
@@ -164,7 +166,7 @@ class Generator(Source):
         return {"class_labels": None} if self.num_classes else {}
 
     def _times(self) -> tuple[float, float]:
-        """Least and largest time input that the programs give."""
+        """Smallest and largest timestep of the programs."""
         times = [row.timestep for program in self.programs(None, None, None) for row in program.rows]
         return min(times), max(times)
 
@@ -176,35 +178,37 @@ class Generator(Source):
         try:
             with torch.no_grad():
                 return tuple(self._decoder.eval()(self._sample, *labels).shape[1:])
-        except Exception as error:  # whatever the module raises
+        except Exception as error:  # any exception of the module
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise AigcEdgeError(f"the decoder does not take a sample of {list(self._sample.shape)}: {reason}") from error
+            raise AigcEdgeError(f"the decoder does not accept a sample of shape {list(self._sample.shape)}: {reason}") from error
 
 
 def _floats(value: Tensor, name: str) -> Tensor:
     import torch
 
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32 or value.ndim < 2:
-        given = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise AigcEdgeError(f"the example {name!r} is {given}: give a float32 tensor [N, ...]")
+        description = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise AigcEdgeError(f"the example {name!r} is {description}: give a float32 tensor [N, ...]")
     return value
 
 
-def _checked(sizes: Sequence[Size], sample: Sequence[int], output: tuple[int, int, int]) -> tuple[Size, ...]:
-    """The sizes, when the sample can follow them; empty where there is one."""
-    found = tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))
-    if not found:
+def _validate_sizes(sizes: Sequence[Size], sample: Sequence[int], output: tuple[int, int, int]) -> tuple[Size, ...]:
+    """The distinct sizes if the sample supports them; empty for a single size."""
+    distinct = tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))
+    if not distinct:
         return ()
-    if found[0] != output[1:]:
-        raise AigcEdgeError(f"the first size is {named(found[0])}, but the example makes {named(output[1:])}: give that first")
+    if distinct[0] != output[1:]:
+        raise AigcEdgeError(
+            f"the first size is {named(distinct[0])}, but the example produces {named(output[1:])}: give that size first"
+        )
     scale = output[1] // sample[-2] if len(sample) == IMAGE else 0
     if (
         scale == 0
         or [side // scale for side in output[1:]] != list(sample[1:])
-        or (len(found) > 1 and any(side < 1 or side % scale for size in found for side in size))
+        or (len(distinct) > 1 and any(side < 1 or side % scale for size in distinct for side in size))
     ):
         raise AigcEdgeError(
-            f"the sizes {listed(found)} do not suit a sample of {list(sample)} that becomes {named(output[1:])}: its last two "
-            "dimensions must be height and width, or the same whole part of both, at every size"
+            f"the sizes {listed(distinct)} do not fit a sample of {list(sample)} that becomes {named(output[1:])}: its last "
+            "two dimensions must be height and width, or both divided by the same integer, at every size"
         )
-    return found if len(found) > 1 else ()
+    return distinct if len(distinct) > 1 else ()

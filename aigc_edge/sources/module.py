@@ -1,4 +1,4 @@
-"""`package:function`: a Python function that returns a torch module, or a Generator that says more of it."""
+"""`package:function`: a Python function that returns a torch module, or a Generator with more information."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETURNS = "return an nn.Module with example inputs, (module, sample) or an aigc_
 
 @SOURCES.register("module")
 class ModuleSource(Source):
-    """A function without arguments, called to get the generator; the current folder is looked in too, as `python -m` does."""
+    """A function without arguments, called to create the generator; the current folder is searched too, as with `python -m`."""
 
     @classmethod
     def claims(cls, text: str) -> bool:
@@ -30,16 +30,16 @@ class ModuleSource(Source):
     def open(cls, text: str, options: SourceOptions) -> Source:
         function = _find(text)
         try:
-            found = function()
+            result = function()
         except AigcEdgeError:
             raise
         except Exception as error:  # the user's own code
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {reason}") from error
-        if isinstance(found, Source):
+        if isinstance(result, Source):
             options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs")
-            return found
-        return _wrap(text, found, options)
+            return result
+        return _wrap(text, result, options)
 
 
 def _find(text: str) -> Callable[[], Any]:
@@ -50,7 +50,9 @@ def _find(text: str) -> Callable[[], Any]:
     try:
         module = importlib.import_module(name)
     except ImportError as error:
-        raise AigcEdgeError(f"{name} cannot be imported ({error}): give the name of a module, from here or installed") from error
+        raise AigcEdgeError(
+            f"{name} cannot be imported ({error}): give the name of a module in the current folder or an installed one"
+        ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
@@ -58,26 +60,28 @@ def _find(text: str) -> Callable[[], Any]:
     return function
 
 
-def _wrap(text: str, found: Any, options: SourceOptions) -> Generator:
+def _wrap(text: str, result: Any, options: SourceOptions) -> Generator:
     import torch
 
     options.refuse("a torch module", *([] if options.further_sizes else ["size"]), "prompts", "inputs")
     sizes = options.sizes if options.further_sizes else ()
     example = None
-    if isinstance(found, tuple) and len(found) == 2:
-        found, example = found
-    if isinstance(example, (tuple, list)):  # the arguments of a call: timestep and classes are known by their roles
+    if isinstance(result, tuple) and len(result) == 2:
+        result, example = result
+    if isinstance(example, (tuple, list)):  # example arguments of a call: timestep and classes follow from their roles
         example = example[0] if example else None
-    if not isinstance(found, torch.nn.Module) or not isinstance(example, torch.Tensor):
-        raise AigcEdgeError(f"{text} returned {type(found).__name__} and {type(example).__name__}: it must {RETURNS}")
+    if not isinstance(result, torch.nn.Module) or not isinstance(example, torch.Tensor):
+        raise AigcEdgeError(f"{text} returned {type(result).__name__} and {type(example).__name__}: it must {RETURNS}")
     name = text.partition(":")[0].rpartition(".")[2]
     if options.role == "denoiser":
         if options.prediction is None:
-            raise AigcEdgeError("a denoiser was named without --prediction: say what it predicts (epsilon, v, x0, flow or edm)")
+            raise AigcEdgeError(
+                "a denoiser was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)"
+            )
         schedule = {"prediction": options.prediction, **options.schedule}
         return Generator(
             sample=example,
-            denoiser=found,
+            denoiser=result,
             schedule=schedule,
             num_classes=options.classes or 0,
             sizes=sizes,
@@ -87,4 +91,4 @@ def _wrap(text: str, found: Any, options: SourceOptions) -> Generator:
     if options.prediction or options.schedule:
         raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
     classes = options.classes or 0
-    return Generator(sample=example, decoder=found, num_classes=classes, sizes=sizes, name=name, data=options.data)
+    return Generator(sample=example, decoder=result, num_classes=classes, sizes=sizes, name=name, data=options.data)

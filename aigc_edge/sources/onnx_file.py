@@ -1,4 +1,4 @@
-"""An ONNX file as a source: its inputs find their roles, what it cannot say is asked for."""
+"""An ONNX file as a source: roles of inputs are inferred, and what the file does not specify is an option."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
 from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
 from aigc_edge.sources.onnx_model import (
-    Tensor,
+    GraphTensor,
     adapted,
     as_ir,
     checked_model,
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
     from aigc_edge.export.onnx import Evaluate
 
-BATCHES = (1, 4)  # what a batch gives must be what its samples give one by one
-TOLERANCE = 2e-5  # relative L2: kernels sum in another order for another batch
+BATCHES = (1, 4)  # a batch must return the same results as its samples one by one
+TOLERANCE = 2e-5  # relative L2: the order of summation depends on the batch size
 IMAGE = 3  # dimensions without the batch
-MAX_TIME = 999.0  # of random timesteps that the network is checked on
+MAX_TIME = 999.0  # of the random timesteps for verification
 
 
 @SOURCES.register("onnx")
 class OnnxSource(Source):
-    """One network in an ONNX file: a denoiser with its schedule, or a generator of one evaluation."""
+    """One network in an ONNX file: a denoiser with its schedule, or a one-step generator."""
 
     family = "onnx"
 
@@ -61,56 +61,60 @@ class OnnxSource(Source):
             options.refuse("an ONNX file of one size", "size")
         if denoiser:
             self.schedule = {"prediction": options.prediction, **options.schedule}
-            resolve(self.schedule)  # says what is wrong with it
+            resolve(self.schedule)  # raises for an invalid schedule
         roles = roles_of(inputs, str(options.role), options.inputs, path)
         conditions = [name for name, role in roles.items() if role == "condition"]
         if conditions:
             raise AigcEdgeError(
-                f"{path.name} takes {', '.join(conditions)}, which a single ONNX file cannot explain: compile a diffusers "
+                f"{path.name} takes {', '.join(conditions)}, which a single ONNX file does not describe: compile a diffusers "
                 "folder, or a Generator with conditions"
             )
         if "class" in roles.values() and not options.classes:
-            raise AigcEdgeError(f"{path.name} takes a class: say how many classes there are with --classes")
+            raise AigcEdgeError(f"{path.name} takes a class: set the number of classes with --classes")
         self.num_classes = options.classes or 0
         ((output, tensor),) = outputs.items()
         sample = next(name for name, role in roles.items() if role == "sample")
-        known = self._sized(model, inputs[sample], tensor) if inputs[sample].sized else {}
-        shapes = known | {name: one.sizes(path) for name, one in (inputs | outputs).items() if name not in known}
-        default = options.size if known else None
-        shape, taken_shape = (tuple(map(int, at(shapes[name], default))) for name in (output, sample))
+        sized_shapes = self._sized(model, inputs[sample], tensor) if inputs[sample].sized else {}
+        shapes = sized_shapes | {name: each.sizes(path) for name, each in (inputs | outputs).items() if name not in sized_shapes}
+        default = options.size if sized_shapes else None
+        shape, input_shape = (tuple(map(int, at(shapes[name], default))) for name in (output, sample))
         if len(shape) != IMAGE:
-            raise AigcEdgeError(f"{path.name} gives {[BATCH, *shape]}: images must be [N, C, H, W]")
-        if denoiser and shape != taken_shape:
-            raise AigcEdgeError(f"{path.name} takes {list(taken_shape)} and gives {list(shape)}: a denoiser keeps the shape")
-        self.sample_shape, self.output_shape = taken_shape, (shape[0], shape[1], shape[2])
-        taken = tuple(
+            raise AigcEdgeError(f"{path.name} returns {[BATCH, *shape]}: images must be [N, C, H, W]")
+        if denoiser and shape != input_shape:
+            raise AigcEdgeError(
+                f"{path.name} takes {list(input_shape)} but returns {list(shape)}: a denoiser must preserve the shape"
+            )
+        self.sample_shape, self.output_shape = input_shape, (shape[0], shape[1], shape[2])
+        input_specs = tuple(
             TensorSpec(name, role, "int64" if role == "class" else "float32", (BATCH, *shapes[name]))
             for name, role in roles.items()
         )
-        spec = ComponentSpec(str(options.role), taken, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
-        self.sizes = options.sizes if known and options.further_sizes else ()
+        spec = ComponentSpec(str(options.role), input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
+        self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
         self._part = OnnxPart(spec, path, roles, self.num_classes, self.sizes)
 
-    def _sized(self, model: onnx.ModelProto, sample: Tensor, output: Tensor) -> dict[str, tuple[Dim, ...]]:
-        """Shapes of the sample and the image, where height and width are dynamic, at the sizes that were asked for."""
+    def _sized(self, model: onnx.ModelProto, sample: GraphTensor, output: GraphTensor) -> dict[str, tuple[Dim, ...]]:
+        """Shapes of the sample and the image with dynamic height and width, at the requested sizes."""
         path, sizes = self._path, self._options.sizes
         if not sizes:
-            raise AigcEdgeError(f"{sample.name!r} of {path.name} has a dynamic size beside the batch: say which with --size HxW")
+            raise AigcEdgeError(
+                f"{sample.name!r} of {path.name} has a dynamic dimension other than the batch: set it with --size HxW"
+            )
         scale = scale_of(model, sample.name, path)
-        wrong = [size for size in sizes if any(side % scale for side in size)]
-        if wrong:
-            raise AigcEdgeError(f"the size {named(wrong[0])} does not suit {path.name}: both must be multiples of {scale}")
+        unsupported = [size for size in sizes if any(side % scale for side in size)]
+        if unsupported:
+            raise AigcEdgeError(f"the size {named(unsupported[0])} does not fit {path.name}: both must be multiples of {scale}")
         if not output.shape[1:2] or not output.shape[1]:
-            raise AigcEdgeError(f"{path.name} does not say how many channels its image has: export it again")
-        taken, given = (sample.shape[1] or 0, *sides(sizes, scale)), (output.shape[1], *sides(sizes))
-        return {sample.name: taken, output.name: given}
+            raise AigcEdgeError(f"{path.name} does not specify the number of channels of its image: export it again")
+        input_shape, output_shape = (sample.shape[1] or 0, *sides(sizes, scale)), (output.shape[1], *sides(sizes))
+        return {sample.name: input_shape, output.name: output_shape}
 
     def _role(self) -> str:
         options, name = self._options, self._path.name
         if options.role is None:
-            raise AigcEdgeError(f"{name} was given without --role: say denoiser (evaluated each step) or decoder (once)")
+            raise AigcEdgeError(f"{name} was given without --role: choose denoiser (evaluated each step) or decoder (once)")
         if options.role == "denoiser" and options.prediction is None:
-            raise AigcEdgeError(f"{name} was given without --prediction: say what it predicts (epsilon, v, x0, flow or edm)")
+            raise AigcEdgeError(f"{name} was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)")
         if options.role == "decoder" and (options.prediction or options.schedule):
             raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
         return options.role
@@ -122,7 +126,7 @@ class OnnxSource(Source):
     @classmethod
     def open(cls, text: str, options: SourceOptions) -> OnnxSource:
         if not Path(text).is_file():
-            raise AigcEdgeError(f"there is no ONNX file {text}: give one that exists")
+            raise AigcEdgeError(f"the ONNX file {text} does not exist: give an existing one")
         return cls(Path(text), options)
 
     def parts(self) -> list[Part]:
@@ -146,7 +150,7 @@ class OnnxSource(Source):
 
 
 class OnnxPart(Part):
-    """A network that is ONNX already: no torch module stands behind it, and what it is compared with is itself."""
+    """A network that is already ONNX: it has no torch module and is compared with itself."""
 
     def __init__(
         self, spec: ComponentSpec, path: Path, roles: Mapping[str, Role], classes: int, sizes: Sequence[Size] = ()
@@ -154,19 +158,19 @@ class OnnxPart(Part):
         self.spec, self._path, self._roles, self._classes, self.sizes = spec, path, roles, classes, tuple(sizes)
 
     def model(self) -> onnx.ModelProto:
-        """The network with the signature that the runtime feeds, read anew; weights beside the file stay there."""
+        """The network with the runtime's signature, read again from the file; external weights are not loaded."""
         return with_shapes(adapted(read_model(self._path), self._roles), self.spec, self.sizes)
 
     @property
     def module(self) -> Any:
-        """None: there is only the file."""
+        """Raises AigcEdgeError: there is only the file."""
         raise AigcEdgeError(f"{self._path.name} is an ONNX file: there is no torch module of it")
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Does nothing: no module is held."""
 
     def write(self, path: Path) -> dict[str, Any]:
-        """Write the file with our signature, cleaned where that can be; raises AigcEdgeError where it cannot run in batches."""
+        """Write the file with the runtime's signature, simplified if possible; raises AigcEdgeError where batches fail."""
         import onnx
 
         from aigc_edge.export.onnx import saved
@@ -189,7 +193,7 @@ class OnnxPart(Part):
         model = as_ir(proto, self._path)
         try:
             clean(model, self.sizes[0] if self.sizes else None)
-        except Exception:  # whatever shape inference stumbles over: a graph that is not simplified is still right
+        except Exception:  # shape inference may fail: the unsimplified graph is still correct
             model = as_ir(proto, self._path)
         return model
 
@@ -198,23 +202,23 @@ class OnnxPart(Part):
         return self.sizes or (None,)
 
     def _inputs(self, batch: int, rng: np.random.Generator, size: Size | None) -> dict[str, npt.NDArray[Any]]:
-        made: dict[str, npt.NDArray[Any]] = {}
+        inputs: dict[str, npt.NDArray[Any]] = {}
         for tensor in self.spec.at(size).inputs:
             shape = (batch, *(int(size) for size in tensor.shape[1:]))
             if tensor.role == "class":
-                made[tensor.name] = rng.integers(0, self._classes, batch)
+                inputs[tensor.name] = rng.integers(0, self._classes, batch)
             elif tensor.role == "timestep":
-                made[tensor.name] = np.full(batch, rng.uniform(0, MAX_TIME), np.float32)  # a row has one timestep
+                inputs[tensor.name] = np.full(batch, rng.uniform(0, MAX_TIME), np.float32)  # all samples share a timestep
             else:
-                made[tensor.name] = rng.standard_normal(shape, dtype=np.float32)
-        return made
+                inputs[tensor.name] = rng.standard_normal(shape, dtype=np.float32)
+        return inputs
 
     def _batches_agree(self, evaluate: Evaluate, size: Size | None) -> float:
         inputs = self._inputs(BATCHES[1], np.random.default_rng(0), size)
         try:
             (together,) = evaluate(inputs)
             alone = [evaluate({name: value[i : i + 1] for name, value in inputs.items()})[0] for i in range(BATCHES[1])]
-        except Exception as error:  # onnxruntime's own
+        except Exception as error:  # onnxruntime's own exceptions
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             where = f" at {named(size)}" if size else ""
             raise AigcEdgeError(
@@ -223,18 +227,18 @@ class OnnxPart(Part):
             ) from error
         shape = (BATCHES[1], *self.spec.outputs[0].at(size).shape[1:])
         if together.shape != shape:
-            raise AigcEdgeError(f"{self._path.name} gives {list(together.shape)} where {list(shape)} was meant: export it again")
+            raise AigcEdgeError(f"{self._path.name} returns {list(together.shape)} instead of {list(shape)}: export it again")
         return self._same(together, np.concatenate(alone), f"in a batch of {BATCHES[1]}")
 
-    def _same(self, made: npt.NDArray[Any], wanted: npt.NDArray[Any], what: str) -> float:
-        if made.shape != wanted.shape or not np.isfinite(made).all():
-            state = "values that are not finite" if made.shape == wanted.shape else f"{list(made.shape)}"
-            raise AigcEdgeError(f"{self._path.name} gives {state} {what}: export it again, with a dynamic batch")
-        error = float(np.linalg.norm(made - wanted) / (np.linalg.norm(wanted) or 1.0))
+    def _same(self, value: npt.NDArray[Any], reference: npt.NDArray[Any], what: str) -> float:
+        if value.shape != reference.shape or not np.isfinite(value).all():
+            state = "values that are not finite" if value.shape == reference.shape else f"{list(value.shape)}"
+            raise AigcEdgeError(f"{self._path.name} returns {state} {what}: export it again, with a dynamic batch")
+        error = float(np.linalg.norm(value - reference) / (np.linalg.norm(reference) or 1.0))
         if not error <= TOLERANCE:
             raise AigcEdgeError(
-                f"{self._path.name} gives other values {what} (relative L2 {error:.2g}, {TOLERANCE:g} is rounding): its "
-                "samples depend on each other, export it with a dynamic batch"
+                f"{self._path.name} returns different values {what} (relative L2 {error:.2g}, rounding explains {TOLERANCE:g}): "
+                "its samples depend on each other, export it with a dynamic batch"
             )
         return error
 
@@ -248,7 +252,7 @@ class OnnxPart(Part):
         one_timestep: bool = False,
         done: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
-        """Hold `evaluate` to the file itself on random inputs at two batch sizes, and every image size."""
+        """Compare `evaluate` with the file itself on random inputs at two batch sizes, and every image size."""
         session, rng = engine_takes(str(whole), self._path), np.random.default_rng(seed)
         figures = []
         for size, batch in itertools.product(self._each_size, BATCHES):

@@ -37,7 +37,7 @@ class RunSource(Source):
     def claims(cls, text: str) -> bool:
         file = Path(text) / "config.json"
         with contextlib.suppress(OSError):
-            return b"_class_name" not in file.read_bytes()  # which a part of a diffusers folder has
+            return b"_class_name" not in file.read_bytes()  # which components of a diffusers folder have
         return False
 
     @classmethod
@@ -55,12 +55,12 @@ class RunSource(Source):
         return f"{part} {digest.hexdigest()}"
 
     def data(self) -> ImageSet:
-        known = self._config["data"]
-        images = data.load(known["source"], known["size"])
-        if images.fingerprint != known["fingerprint"]:
+        data_config = self._config["data"]
+        images = data.load(data_config["source"], data_config["size"])
+        if images.fingerprint != data_config["fingerprint"]:
             raise AigcEdgeError(
-                f"the data in {known['source']} are not those that {self._run.path} was trained on: restore them, so that a "
-                "judge can be trained, or copy the judge folder of another run on the same data"
+                f"the data in {data_config['source']} differ from those that {self._run.path} was trained on: restore them so "
+                "that a judge can be trained, or copy the judge folder of another run on the same data"
             )
         return images
 

@@ -376,7 +376,7 @@ def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):
     (run / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(compilation, "export", lambda *_, **__: None)
     monkeypatch.setattr(compilation, "tabulate", lambda *_: None)
-    with pytest.raises(AigcEdgeError, match="not those that"):
+    with pytest.raises(AigcEdgeError, match="differ from those that"):
         compile_source(run, tmp_path / "out.aigc")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
 

@@ -99,7 +99,7 @@ class Placed(nn.Module):
 
 
 class Counting(nn.Module):
-    """A network whose code makes a number of the size."""
+    """A network whose code converts the size to a number."""
 
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
         return sample / len(sample[0, 0])
@@ -109,7 +109,7 @@ class Counting(nn.Module):
 def test_a_network_that_fits_one_size(tmp_path: Path, module: type[nn.Module]) -> None:
     (part,) = Generator(sample=torch.randn(1, 3, 8, 8), decoder=nn.Identity(), sizes=[(8, 8), (12, 16)]).parts()
     part._load = lambda: module()
-    with pytest.raises(AigcEdgeError, match=r"cannot be exported to ONNX for several|makes a number of the size"):
+    with pytest.raises(AigcEdgeError, match=r"cannot be exported to ONNX for several|converts the size to a number"):
         part.write(tmp_path / "a.onnx")
     assert not (tmp_path / "a.onnx").exists()
 
@@ -117,16 +117,16 @@ def test_a_network_that_fits_one_size(tmp_path: Path, module: type[nn.Module]) -
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sizes": [(16, 16), (8, 8)]}, r"the first size is 16x16, but the example makes 8x8"),
-        ({"sizes": [(8, 8), (8, 0)]}, r"do not suit a sample"),
-        ({"sizes": [(24, 24), (25, 24)], "decoder": nn.Upsample(scale_factor=3.0)}, r"the sizes 24x24, 25x24 do not suit"),
+        ({"sizes": [(16, 16), (8, 8)]}, r"the first size is 16x16, but the example produces 8x8"),
+        ({"sizes": [(8, 8), (8, 0)]}, r"do not fit a sample"),
+        ({"sizes": [(24, 24), (25, 24)], "decoder": nn.Upsample(scale_factor=3.0)}, r"the sizes 24x24, 25x24 do not fit"),
         (
             {"sizes": [(8, 8), (8, 16)], "sample": torch.zeros(1, 6), "decoder": nn.Unflatten(1, (1, 2, 3))},
             r"the first size is 8x8",
         ),
         (
             {"sizes": [(2, 3), (4, 6)], "sample": torch.zeros(1, 6), "decoder": nn.Unflatten(1, (1, 2, 3))},
-            r"do not suit a sample",
+            r"do not fit a sample",
         ),
     ],
 )
@@ -184,10 +184,10 @@ def test_an_onnx_file_with_dynamic_sides(file: Any, tmp_path: Path, rng: np.rand
 def test_onnx_files_that_need_sizes_or_take_none(file: Any) -> None:
     path = str(file(2))
     for options, words in [
-        ({}, r"dynamic size beside the batch: say which with --size"),
-        ({"size": (9, 8)}, r"the size 9x8 does not suit net.onnx: both must be multiples of 2"),
+        ({}, r"dynamic dimension other than the batch: set it with --size"),
+        ({"size": (9, 8)}, r"the size 9x8 does not fit net.onnx: both must be multiples of 2"),
     ]:
         with pytest.raises(AigcEdgeError, match=words):
             open_source(path, SourceOptions(role="decoder", **options))
-    with pytest.raises(AigcEdgeError, match=r"--size was given, but an ONNX file of one size says that itself"):
+    with pytest.raises(AigcEdgeError, match=r"--size was given, but an ONNX file of one size specifies it itself"):
         open_source(str(file(2, 4, 4)), SourceOptions(role="decoder", size=(8, 8)))

@@ -58,9 +58,9 @@ def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         model = onnx.load(os.fspath(path), load_external_data=False)
     except FileNotFoundError as error:
-        raise AigcEdgeError(f"there is no ONNX file {path}: export the network first") from error
+        raise AigcEdgeError(f"the ONNX file {path} does not exist: export the network first") from error
     except Exception as error:  # protobuf's own errors have no useful base class
-        raise AigcEdgeError(f"{path} is no readable ONNX file ({type(error).__name__}): export the network again") from error
+        raise AigcEdgeError(f"{path} is not a readable ONNX file ({type(error).__name__}): export the network again") from error
     read_weights(model.graph.initializer, Path(path))
     return model
 
