@@ -112,7 +112,7 @@ def test_a_generator_of_one_evaluation(open_gan: Any) -> None:
             for output in ("uint8", "float32"):
                 options: dict[str, Any] = {"seed": 9, "classes": classes, "output": output}
                 close(ours.sample(3, **options), native.sample(3, **options))
-        assert ours.reason == "one evaluation is no loop"
+        assert ours.reason == "one evaluation is not a loop"
         with pytest.raises(AigcEdgeError, match="class -1 is out of range"):
             ours.sample(1, classes=-1)
 
@@ -188,7 +188,7 @@ def test_where_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_is_not_there_is_a_sentence(tiny_bundle: Path) -> None:
     with pytest.raises(EngineUnavailable) as error:
         pipeline.open(tiny_bundle, engine="torch", device="cuda")
-    assert str(error.value).startswith("device='cuda' was asked for, and torch finds no GPU here")
+    assert str(error.value).startswith("device='cuda' was requested, and torch finds no GPU here")
     assert "\n" not in str(error.value)
     with pytest.raises(EngineUnavailable, match="torch cannot compute on 'cuda:0' here"):
         opened(tiny_bundle, "cuda:0")
@@ -198,7 +198,7 @@ def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any) -> None:
     with open_gan("cpu") as ours:
         latents = np.zeros((2, *ours.manifest.sample_shape), np.float32)
         latents[1] = np.nan
-        with pytest.raises(AigcEdgeError, match="the decoder gave a value that is not finite for sample 1"):
+        with pytest.raises(AigcEdgeError, match="the decoder returned a value that is not finite for sample 1"):
             ours.sample(2, latents=latents)
     with pytest.raises(AigcEdgeError, match="closed"):
         ours.sample(1)

@@ -20,14 +20,14 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import cache_folder, write_json
 
 AUTO = "auto"
-ROUNDS, SECONDS = 15, 2.0  # at most so many evaluations, or so long an engine
+ROUNDS, SECONDS = 15, 2.0  # upper limits per engine: evaluations, and time
 
 
 def fastest(bundle: Bundle, format: str, threads: int) -> str:
     """The name of the engine whose evaluations of the bundle's largest network at batch 1 take the least time here.
 
-    Engines take turns, so that what else the machine does hits all alike. The answer is kept in the cache, by the network's hash,
-    the CPU, the number of threads and the engines' versions.
+    Engines take turns, so that other load on the machine affects all alike. The result is cached by the network's hash, the CPU,
+    the number of threads and the versions of the engines.
     """
     names = candidates(format)
     if not names:

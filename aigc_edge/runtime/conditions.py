@@ -1,4 +1,4 @@
-"""What a call of `Pipeline.sample` says of conditions, checked and brought into the arrays that the denoiser takes."""
+"""The conditions of a request, validated and converted to the arrays that the denoiser takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime.request import Prompt, SampleRequest
 from aigc_edge.runtime.text_encoders import Arrays, TextEncoders
 
-Given = Mapping[str, NDArray[Any]]
+Named = Mapping[str, NDArray[Any]]
 
 
 class Conditions:
@@ -26,49 +26,48 @@ class Conditions:
         self.specs: dict[str, TensorSpec] = {tensor.name: tensor for tensor in inputs if tensor.role == "condition"}
         self._embeds = any(tensor.role == "guidance" for tensor in inputs)
         self._path, self._encoders = path, encoders
-        self._text = [name for name in encoders.gives if name in self.specs]
+        self._text = [name for name in encoders.outputs if name in self.specs]
 
     def arrays(self, request: SampleRequest, guided: bool) -> tuple[Arrays, Arrays]:
         """Conditions and negative ones by name, float32 [n, ...] or, where all samples share one, [1, ...].
 
-        Negative ones are only made where rows are `guided` and the network does not take the scale as a number. Raises
-        AigcEdgeError for what is missing, given twice, or does not fit.
+        Negative conditions are returned only where rows are `guided` and the network does not take the guidance scale as an
+        input. Raises AigcEdgeError for a condition that is missing, specified twice, or of the wrong shape.
         """
         n, prompt, negative_prompt = request.count, request.prompt, request.negative_prompt
         conditions, negative_conditions = request.conditions, request.negative_conditions
-        given = {"prompt": prompt, "negative_prompt": negative_prompt, "conditions": conditions,
-                 "negative_conditions": negative_conditions}  # fmt: skip
-        named = [name for name, value in given.items() if value is not None]
+        fields = ("prompt", "negative_prompt", "conditions", "negative_conditions")
+        present = [name for name in fields if getattr(request, name) is not None]
         if not self.specs:
-            if named:
-                raise AigcEdgeError(f"{self._path} takes no conditions: leave {' and '.join(named)} out")
+            if present:
+                raise AigcEdgeError(f"{self._path} takes no conditions: leave {' and '.join(present)} out")
             return {}, {}
-        without = [name for name in named if name.startswith("negative_")]
-        if self._embeds and without:
+        negative = [name for name in present if name.startswith("negative_")]
+        if self._embeds and negative:
             raise AigcEdgeError(
                 f"the network of {self._path} takes the guidance scale as a number, so that nothing negative has an effect: "
-                f"leave {' and '.join(without)} out"
+                f"leave {' and '.join(negative)} out"
             )
-        own = self._part(n, "", prompt, conditions)
-        missing = [name for name in self.specs if name not in own]
+        positive = self._part(n, "", prompt, conditions)
+        missing = [name for name in self.specs if name not in positive]
         if missing:
             a_prompt = "give a prompt, or " if set(missing) & set(self._text) else ""
             raise AigcEdgeError(f"{self._path} generates by conditions: {a_prompt}give conditions={{{self._listed(missing, n)}}}")
         other = self._part(n, "negative_", negative_prompt, negative_conditions, encoded=guided and not self._embeds)
         if not guided or self._embeds:
-            return own, {}
+            return positive, {}
         if set(self._text) - set(other):
-            other = {name: self._encoders.nothing()[name] for name in self._text} | other
+            other = {name: self._encoders.default_negative()[name] for name in self._text} | other
         missing = [name for name in self.specs if name not in other]
         if missing:
             raise AigcEdgeError(
                 f"guidance needs what it leads away from: give negative_conditions={{{self._listed(missing, n)}}}, or a guidance "
                 "scale of 1"
             )
-        return own, other
+        return positive, other
 
-    def _part(self, n: int, kind: str, prompt: Prompt | None, conditions: Given | None, *, encoded: bool = True) -> Arrays:
-        """The conditions that are given, and those of the prompt where it is to be `encoded`."""
+    def _part(self, n: int, kind: str, prompt: Prompt | None, conditions: Named | None, *, encoded: bool = True) -> Arrays:
+        """The conditions passed by name, and those of the prompt if it is to be `encoded`."""
         arrays = {name: self._checked(f"{kind}conditions", name, value, n) for name, value in (conditions or {}).items()}
         if prompt is None:
             return arrays
@@ -80,13 +79,13 @@ class Conditions:
         twice = [name for name in self._text if name in arrays]
         if twice:
             raise AigcEdgeError(
-                f"{kind}conditions has {twice[0]!r} beside a {kind}prompt, which gives it too: leave one of them out"
+                f"{kind}conditions has {twice[0]!r} beside a {kind}prompt, which sets it too: leave one of them out"
             )
         prompts = texts(f"{kind}prompt", prompt, n)
         if not encoded:
             return arrays
-        made = self._encoders(prompts[:1] if len(set(prompts)) == 1 else prompts)
-        return arrays | {name: made[name] for name in self._text}
+        embeddings = self._encoders(prompts[:1] if len(set(prompts)) == 1 else prompts)
+        return arrays | {name: embeddings[name] for name in self._text}
 
     def _checked(self, what: str, name: str, value: Any, n: int) -> NDArray[np.float32]:
         if name not in self.specs:
@@ -106,12 +105,12 @@ class Conditions:
         return ", ".join(f"{name!r}: float32 {[n, *self.specs[name].shape[1:]]}" for name in names)
 
 
-def texts(name: str, given: Prompt, n: int) -> list[str]:
+def texts(name: str, prompt: Prompt, n: int) -> list[str]:
     """One text for all of `n` samples, or one for each; raises AigcEdgeError for anything else."""
-    if isinstance(given, str):
-        return [given]
-    if not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
-        raise AigcEdgeError(f"{name} is {given!r:.80}: it must be a text, or a list with one for each of the {n} samples")
-    if len(given) != n or not given:
-        raise AigcEdgeError(f"{name} holds {len(given)} texts: it must hold one for each of the {n} samples, or be one text")
-    return list(given)
+    if isinstance(prompt, str):
+        return [prompt]
+    if not isinstance(prompt, Sequence) or not all(isinstance(text, str) for text in prompt):
+        raise AigcEdgeError(f"{name} is {prompt!r:.80}: it must be a text, or a list with one for each of the {n} samples")
+    if len(prompt) != n or not prompt:
+        raise AigcEdgeError(f"{name} holds {len(prompt)} texts: it must hold one for each of the {n} samples, or be one text")
+    return list(prompt)

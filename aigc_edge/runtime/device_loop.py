@@ -1,4 +1,4 @@
-"""Sampling from a bundle on a GPU: noise, rows, decoder and bytes stay there, the loop is one graph, images come back once."""
+"""Sampling from a bundle on a GPU: noise, rows, decoder and bytes stay there, the loop is one graph, images are copied back once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from aigc_edge.runtime.initial_state import classes_of_seeds, seeds_of
 from aigc_edge.runtime.request import SampleRequest
 
 DEVICES = ("auto", "cpu", "cuda")
-LARGEST = 64  # samples at once: larger counts run in turn, with the same result, and need no graph of their own
-KEPT = 8  # prepared loops: each holds its graph, whose memory is that of one run
+MAX_BATCH = 64  # larger counts run one after the other, with the same result, and need no graph of their own
+CACHED_LOOPS = 8  # each holds its graph, whose memory is that of one run
 
 
 def without_gpu() -> str | None:
@@ -42,8 +42,8 @@ def without_gpu() -> str | None:
 def choose(engine: type[Engine], device: str) -> tuple[str | None, str | None]:
     """Where a pipeline samples: torch's device, or None for the runtime's own loop in host memory; and why it is not the GPU.
 
-    "auto" takes the GPU for an engine that computes nowhere else. Raises EngineUnavailable for a GPU that is not there, and
-    AigcEdgeError for what an engine cannot do.
+    "auto" takes the GPU for an engine that computes nowhere else. Raises EngineUnavailable for a GPU that is missing, and
+    AigcEdgeError for a device that the engine does not support.
     """
     if device not in DEVICES:
         raise AigcEdgeError(f"device is {device!r}: it must be one of {', '.join(DEVICES)}")
@@ -59,7 +59,7 @@ def choose(engine: type[Engine], device: str) -> tuple[str | None, str | None]:
     if reason is None:
         return "cuda:0", None
     if "cpu" in engine.devices:
-        raise EngineUnavailable(f"device='cuda' was asked for, and {reason}")
+        raise EngineUnavailable(f"device='cuda' was requested, and {reason}")
     return None, f"the loop runs on the CPU around a network on the GPU: {reason}"  # such an engine copies by itself
 
 
@@ -96,30 +96,30 @@ class DeviceLoop:
         program = program.with_guidance(request.guidance_scale, request.guidance_rescale)
         if not self._guides and self._embedded is None:  # without classes and conditions there is nothing to guide by
             program = program.with_guidance(1.0, 0.0)
-        every = seeds_of(request)
-        chosen = self._labels(every, request.classes)
-        other = self._labels(every, np.full(count, -1) if request.negative_classes is None else request.negative_classes)
+        seeds = seeds_of(request)
+        chosen = self._labels(seeds, request.classes)
+        other = self._labels(seeds, np.full(count, -1) if request.negative_classes is None else request.negative_classes)
         parts = []
         evaluations = 0
         with torch.no_grad():
-            for first in range(0, count, LARGEST):
-                part = slice(first, min(first + LARGEST, count))
-                rows = {name: None if value is None else self._give(value[part]) for name, value in
+            for first in range(0, count, MAX_BATCH):
+                part = slice(first, min(first + MAX_BATCH, count))
+                rows = {name: None if value is None else self._to_device(value[part]) for name, value in
                         (("mask", request.mask), ("known", request.known), ("known_noise", request.known_noise))}  # fmt: skip
-                start = self._latents(every[part], latents, part)
-                own = tuple(
-                    self._conditions("denoiser", labels, part) | self._rows(given, part)
-                    for labels, given in ((chosen, request.conditions), (other, request.negative_conditions))
+                start = self._latents(seeds[part], latents, part)
+                both = tuple(
+                    self._conditions("denoiser", labels, part) | self._rows(named, part)
+                    for labels, named in ((chosen, request.conditions), (other, request.negative_conditions))
                 )
                 if program.rows:
-                    given = "philox" if noise is None else self._give(noise[:, part])
-                    loop = self._loop(program, start, own, rows)
-                    samples = loop(start, seeds=every[part], noise=given, conditions=own[0], negative=own[1], progress=progress,
+                    source = "philox" if noise is None else self._to_device(noise[:, part])
+                    loop = self._loop(program, start, both, rows)
+                    samples = loop(start, seeds=seeds[part], noise=source, conditions=both[0], negative=both[1], progress=progress,
                                    before=first, **rows)  # fmt: skip
                     self.captured, self.reason = loop.captured, loop.reason
                 else:
                     samples = start * program.init_scale
-                    self.captured, self.reason = False, "one evaluation is no loop"
+                    self.captured, self.reason = False, "one evaluation is not a loop"
                 evaluations += len(program.rows)
                 if "decoder" in self._networks:
                     samples = self._decode(samples, self._conditions("decoder", chosen, part), first)
@@ -132,11 +132,11 @@ class DeviceLoop:
         return images
 
     def close(self) -> None:
-        """Give back graphs and networks."""
+        """Release graphs and networks."""
         self._loops.clear()
         self._networks.clear()
 
-    def _give(self, array: NDArray[Any]) -> Any:
+    def _to_device(self, array: NDArray[Any]) -> Any:
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
@@ -145,32 +145,32 @@ class DeviceLoop:
         import torch
 
         if latents is not None:
-            return self._give(latents[part])
-        drawn: Any = torch.empty((len(seeds), *self._shape), device=self._device)
-        randn(self._give(seeds), 0, drawn.view(len(seeds), -1))
-        return drawn
+            return self._to_device(latents[part])
+        normals: Any = torch.empty((len(seeds), *self._shape), device=self._device)
+        randn(self._to_device(seeds), 0, normals.view(len(seeds), -1))
+        return normals
 
     def _labels(self, seeds: NDArray[np.uint64], classes: Any) -> NDArray[np.int64]:
-        """Class indices [N]; the one behind the last class is none."""
+        """Class indices [N]; the index after the last class stands for unconditional."""
         if classes is None:
             return classes_of_seeds(seeds, self._classes)
         return np.where(classes < 0, self._classes, classes).astype(np.int64)
 
     def _conditions(self, component: str, labels: NDArray[np.int64], part: slice) -> dict[str, Any]:
         spec = self._specs.get(component)
-        return {t.name: self._give(labels[part]) for t in (spec.inputs if spec else ()) if t.role == "class"}
+        return {t.name: self._to_device(labels[part]) for t in (spec.inputs if spec else ()) if t.role == "class"}
 
     def _rows(self, conditions: Mapping[str, NDArray[np.float32]] | None, part: slice) -> dict[str, Any]:
-        """Given conditions of a part of the samples; one that stands for all is one."""
-        return {name: self._give(value if len(value) == 1 else value[part]) for name, value in (conditions or {}).items()}
+        """The conditions of a part of the samples; an array [1, ...] is shared by all."""
+        return {name: self._to_device(value if len(value) == 1 else value[part]) for name, value in (conditions or {}).items()}
 
-    def _loop(self, program: Program, start: Any, own: tuple[Any, ...], rows: Mapping[str, Any]) -> Any:
+    def _loop(self, program: Program, start: Any, both: tuple[Any, ...], rows: Mapping[str, Any]) -> Any:
         from aigc_edge.diffusion import prepare  # here: only sampling on a GPU needs it
 
         key = (program, len(start), rows["mask"] is not None)
         if key not in self._loops:
-            options = {"conditions": own[0], "negative": own[1], "mask": rows["mask"], "known": rows["known"]}
-            while len(self._loops) >= KEPT:
+            options = {"conditions": both[0], "negative": both[1], "mask": rows["mask"], "known": rows["known"]}
+            while len(self._loops) >= CACHED_LOOPS:
                 self._loops.popitem(last=False)
             rows_program = program if self._embedded is None else program.with_guidance(1.0, 0.0)
             self._loops[key] = prepare(rows_program, self._denoiser(program), start, **options)
@@ -178,16 +178,16 @@ class DeviceLoop:
         return self._loops[key]
 
     def _denoiser(self, program: Program) -> Any:
-        """The denoiser, with what it takes beside that each row of `program` fixes: the schedule's constants, the weight."""
+        """The denoiser with the inputs that each row of `program` fixes: the schedule constants and the guidance weight."""
         network = self._networks["denoiser"]
         names = [t.name for t in self._specs["denoiser"].inputs if t.role == "constant"]
         constants = Constants.of(self._bundle) if names else None
         rows: list[dict[str, Any]] = [{} for _ in program.rows]
         if constants is not None:
-            rows = [{n: self._give(constants(row.timestep)[n]) for n in names} for row in program.rows]
+            rows = [{n: self._to_device(constants(row.timestep)[n]) for n in names} for row in program.rows]
         if self._embedded is not None:
             for row, weight in zip(rows, program.weights, strict=True):
-                row[self._embedded] = self._give(np.array([weight], np.float32))
+                row[self._embedded] = self._to_device(np.array([weight], np.float32))
         return WithConstants(network, rows) if any(rows) else network
 
     def _decode(self, samples: Any, conditions: Mapping[str, Any], first: int) -> Any:
@@ -198,7 +198,7 @@ class DeviceLoop:
         bad = (~torch.isfinite(pixels)).flatten(1).any(1).cpu().numpy()
         if bad.any():
             raise AigcEdgeError(
-                f"the decoder gave a value that is not finite for sample {first + int(np.flatnonzero(bad)[0])}: try another "
+                f"the decoder returned a value that is not finite for sample {first + int(np.flatnonzero(bad)[0])}: try another "
                 "format or engine, or other latents"
             )
         return pixels
@@ -215,11 +215,13 @@ class DeviceLoop:
 
 
 class WithConstants:
-    """A network that takes what its row fixes, constants or the weight: `rows[r]` has those of row r, [1, ...] by name."""
+    """A network with inputs that its row fixes, schedule constants or the guidance weight: `rows[r]` by name, [1, ...]."""
 
     def __init__(self, network: Any, rows: list[dict[str, Any]]) -> None:
         self._network, self._rows, self._row = network, rows, 0
-        self._whole: dict[tuple[int, int], dict[str, Any]] = {}  # by row and batch: made once, so that a graph copies nothing
+        self._whole: dict[
+            tuple[int, int], dict[str, Any]
+        ] = {}  # by row and batch: allocated once, so that a graph copies nothing
         self.dtype = network.dtype
 
     def at_row(self, row: int) -> None:
@@ -227,7 +229,7 @@ class WithConstants:
         self._row = row
 
     def uncapturable(self, batch: int) -> str | None:
-        """What the network says of a batch."""
+        """Why a batch of this size cannot be captured in a graph; None when it can."""
         limit = getattr(self._network, "uncapturable", None)
         reason: str | None = limit(batch) if callable(limit) else None
         return reason

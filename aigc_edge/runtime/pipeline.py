@@ -1,4 +1,4 @@
-"""Open a bundle and draw samples from it: a thin layer over the C API (`csrc/include/aigc_edge/aigc_edge.h`)."""
+"""Open a bundle and sample from it: a thin layer over the C API (`csrc/include/aigc_edge/aigc_edge.h`)."""
 
 from __future__ import annotations
 
@@ -64,31 +64,31 @@ class Pipeline:
             engine = "torch"  # AUTO chooses among engines of the CPU
         if engine != AUTO:
             require(engine)
-        on_device = ENGINES["onnxruntime" if engine == AUTO else engine]
-        place, self._why = (torch_device, None) if torch_device else device_loop.choose(on_device, device)
+        engine_class = ENGINES["onnxruntime" if engine == AUTO else engine]
+        loop_device, self._why = (torch_device, None) if torch_device else device_loop.choose(engine_class, device)
         self._verified = verify != "none"
         self._lock = threading.Lock()
         self._engines: dict[str, Engine] = {}
         self._progress: Progress | None = None
         self._watch: Watch | None = None
         self._constants: Constants | None = None
-        chosen = None if size is None else image_size(size)
+        image = None if size is None else image_size(size)
         self._handle = _core.Handle(
-            os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=chosen
+            os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=image
         )
-        self._bundle = Bundle.of(self.path, self._handle.manifest, validated=True).at(chosen)
+        self._bundle = Bundle.of(self.path, self._handle.manifest, validated=True).at(image)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)
         self.format = format or self.manifest.default_format
         self.engine = fastest(self._bundle, self.format, self.threads) if engine == AUTO else engine
-        kind = require(self.engine)
+        engine_class = require(self.engine)
         for name in self.manifest.components:
-            if name in (DENOISER, DECODER):  # a call may need the others or not
-                self._engines[name] = kind.load(self._source(name), threads=self.threads)
+            if name in (DENOISER, DECODER):  # the other components are loaded by the first call that needs them
+                self._engines[name] = engine_class.load(self._source(name), threads=self.threads)
         self._encoders = TextEncoders(self.manifest, self._load_encoder, self._handle.file)
         self._conditions = Conditions(self.path, self.manifest, self._encoders)
-        self._on_device = None if place is None else device_loop.DeviceLoop(self._bundle, self._engines, place)
+        self._on_device = None if loop_device is None else device_loop.DeviceLoop(self._bundle, self._engines, loop_device)
 
     def _source(self, name: str) -> EngineSource:
         return EngineSource.of(self._bundle, name, self.format, verified=self._verified)
@@ -160,14 +160,14 @@ class Pipeline:
     ) -> Program:
         """A program of the bundle (None: its default), or one that is built for its network from `solver` and `steps`.
 
-        With `strength` below 1 it is the last part of it, for image to image. Raises AigcEdgeError for what is not there.
+        With `strength` below 1, the last part of it, for image to image. Raises AigcEdgeError for an unknown name or solver.
         """
         return self._programs[self._programs.find(name, solver, steps, strength)]
 
     def add_program(self, program: Program) -> None:
-        """Take a program beside the bundle's own, to be sampled from by its name; one of that name that was added is replaced.
+        """Add a program, which `sample` then finds by its name; an added program of the same name is replaced.
 
-        Raises AigcEdgeError for the name of a program of the bundle, and for rows that do not suit its networks.
+        Raises AigcEdgeError for the name of a program of the bundle, and for rows that do not fit its networks.
         """
         if program.name in self.manifest.programs:
             raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
@@ -220,38 +220,38 @@ class Pipeline:
             raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no denoiser")
         engine = self._engines["denoiser"]
         times = np.broadcast_to(np.asarray(timestep, np.float32), (len(sample),))
-        given: dict[str, NDArray[Any]] = dict(conditions)
+        inputs: dict[str, NDArray[Any]] = dict(conditions)
         for tensor in engine.spec.inputs:
             if tensor.role == "sample":
-                given[tensor.name] = sample
+                inputs[tensor.name] = sample
             elif tensor.role == "timestep":
-                given[tensor.name] = times
-            elif tensor.role == "guidance" and tensor.name in given:
-                given[tensor.name] = np.broadcast_to(np.asarray(given[tensor.name], np.float32), (len(sample),))
+                inputs[tensor.name] = times
+            elif tensor.role == "guidance" and tensor.name in inputs:
+                inputs[tensor.name] = np.broadcast_to(np.asarray(inputs[tensor.name], np.float32), (len(sample),))
             elif tensor.role == "constant":
                 self._constants = self._constants or Constants.of(self._bundle)
                 assert self._constants is not None
-                given[tensor.name] = np.concatenate([self._constants(float(time))[tensor.name] for time in times])
-        (output,) = engine.evaluate(given).values()
+                inputs[tensor.name] = np.concatenate([self._constants(float(time))[tensor.name] for time in times])
+        (output,) = engine.evaluate(inputs).values()
         return output
 
     def encode(self, prompt: Prompt) -> dict[str, NDArray[np.float32]]:
-        """What the bundle's text encoders make of one prompt or of several: conditions by name, float32 [N, ...].
+        """Encode one prompt or several with the bundle's text encoders: conditions by name, float32 [N, ...].
 
         Raises AigcEdgeError for a bundle without text encoders, and where the package tokenizers is not installed.
         """
-        if not self._encoders.gives:
+        if not self._encoders.outputs:
             raise AigcEdgeError(f"{self.path} has no text encoder: it cannot encode a prompt")
         with self._lock:
             return self._encoders(texts("prompt", prompt, len(prompt)))
 
     def close_encoders(self) -> None:
-        """Give back the text encoders alone, which may be larger than all else; a prompt that is not kept loads them again."""
+        """Release the text encoders, which may be larger than all other networks; a prompt that is not cached loads them again."""
         with self._lock:
             self._encoders.close()
 
     def close(self) -> None:
-        """Give back the networks and buffers; further calls say that the bundle was closed."""
+        """Release the networks and buffers; later calls raise AigcEdgeError."""
         with self._lock:
             self._handle.close()
             if self._on_device is not None:
@@ -283,7 +283,7 @@ def open(
     `engine` evaluates the networks, "auto" measures once which CPU engine is fastest here and remembers it; `format` chooses
     among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical cores); `verify`
     says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
-    tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, but for an engine
+    tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, except for an engine
     that needs a GPU. `size` is the height and width of the images, for a bundle that was compiled for several (None: its first).
 
     onnxruntime prepacks the weights of a network when it is opened. For networks of 32 MB or more whose hashes were verified, the

@@ -1,4 +1,4 @@
-"""The sampling programs of an open bundle: its own, and those that are built for its networks when they are asked for."""
+"""The sampling programs of an open bundle: its own, and those that are built for its networks on request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Programs:
 
     def __init__(self, path: Path, manifest: Manifest, handle: Handle) -> None:
         self._path, self._manifest, self._handle = path, manifest, handle
-        self._known: dict[str, Program] = {}  # what was asked for so far
+        self._known: dict[str, Program] = {}  # requested so far
 
     def __getitem__(self, name: str) -> Program:
         return self._known[name]
@@ -28,25 +28,25 @@ class Programs:
         return [default, *sorted(set(self._manifest.programs) - {default})]
 
     def add(self, name: str, program: Program) -> None:
-        """Take a program; one of that name is replaced. Raises AigcEdgeError for rows that do not suit the networks."""
+        """Add a program, or replace the one of that name. Raises AigcEdgeError for rows that do not fit the networks."""
         self._handle.add_program(json.dumps(program.to_json() | {"name": name}))
         self._known[name] = program
 
     def find(self, name: str | None, solver: str | None, steps: int | None, strength: float) -> str:
-        """The name of the program that is asked for, built when it is new; raises AigcEdgeError for what is not there."""
+        """The name of the requested program, which is built if it is new; raises AigcEdgeError for an unknown one."""
         if solver is None and steps is None:
-            found = name or self._manifest.default_program
-            if found not in self._known:
-                if found not in self._manifest.programs:
-                    raise AigcEdgeError(f"{self._path} has no program {found}: choose one of {', '.join(self.own)}")
-                self._known[found] = self._manifest.programs[found]
+            program_name = name or self._manifest.default_program
+            if program_name not in self._known:
+                if program_name not in self._manifest.programs:
+                    raise AigcEdgeError(f"{self._path} has no program {program_name}: choose one of {', '.join(self.own)}")
+                self._known[program_name] = self._manifest.programs[program_name]
         else:
-            found = self._build(name, solver, steps)
+            program_name = self._build(name, solver, steps)
         if strength >= 1:
-            return found
-        part = f"{found} strength {strength:g}"
+            return program_name
+        part = f"{program_name} strength {strength:g}"
         if part not in self._known:
-            self.add(part, truncate(self._known[found], strength))
+            self.add(part, truncate(self._known[program_name], strength))
         return part
 
     def _build(self, program: str | None, solver: str | None, steps: int | None) -> str:

@@ -13,15 +13,15 @@ from aigc_edge.engines.base import Engine, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime.tokenizer import Tokenize, tokenizer
 
-KEPT = 32  # prompts whose conditions are kept: a few megabytes each with the largest encoders
+CACHED_PROMPTS = 32  # whose conditions are cached: a few megabytes each with the largest encoders
 Arrays = dict[str, NDArray[np.float32]]
 
 
 class TextEncoders:
     """The encoders of a bundle with this manifest; each is loaded (`load(name)`) when it is first needed.
 
-    `read(file)` gives the bytes of a file of the bundle. Every prompt is encoded by itself, so that its conditions do not depend
-    on what else is asked for; those of the last prompts are kept, also when the encoders were closed.
+    `read(file)` returns the bytes of a file of the bundle. Every prompt is encoded on its own, so that its conditions do not
+    depend on the other prompts; those of the latest prompts are cached, also after the encoders were closed.
     """
 
     def __init__(self, manifest: Manifest, load: Callable[[str], Engine], read: Callable[[str], bytes]) -> None:
@@ -30,11 +30,11 @@ class TextEncoders:
         self._load, self._read = load, read
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[str, Tokenize] = {}
-        self._kept: OrderedDict[str, Arrays] = OrderedDict()
+        self._cache: OrderedDict[str, Arrays] = OrderedDict()
 
     @property
-    def gives(self) -> list[str]:
-        """The conditions that they give."""
+    def outputs(self) -> list[str]:
+        """The names of the conditions that they compute."""
         return [tensor.name for spec in self._specs.values() for tensor in spec.outputs]
 
     @property
@@ -44,28 +44,28 @@ class TextEncoders:
 
     def __call__(self, prompts: Sequence[str]) -> Arrays:
         """The conditions of the prompts by name, float32 [N, ...]; raises AigcEdgeError for text that cannot be encoded."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
-        made: dict[str, Arrays] = {prompt: {} for prompt in new}
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cache]
+        encoded: dict[str, Arrays] = {prompt: {} for prompt in new}
         for name in self._specs if new else ():
             for prompt in new:
-                made[prompt] |= self._encode(name, prompt)
-        found = {prompt: made[prompt] if prompt in made else self._kept[prompt] for prompt in dict.fromkeys(prompts)}
-        for prompt, arrays in found.items():
-            self._kept[prompt] = arrays
-            self._kept.move_to_end(prompt)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return {name: np.concatenate([found[prompt][name] for prompt in prompts]) for name in self.gives}
+                encoded[prompt] |= self._encode(name, prompt)
+        all_prompts = {p: encoded[p] if p in encoded else self._cache[p] for p in dict.fromkeys(prompts)}
+        for prompt, arrays in all_prompts.items():
+            self._cache[prompt] = arrays
+            self._cache.move_to_end(prompt)
+        while len(self._cache) > CACHED_PROMPTS:
+            self._cache.popitem(last=False)
+        return {name: np.concatenate([all_prompts[prompt][name] for prompt in prompts]) for name in self.outputs}
 
-    def nothing(self) -> Arrays:
-        """The conditions of a negative prompt that was not given: those of "", or zeros, as the bundle says; float32 [1, ...]."""
+    def default_negative(self) -> Arrays:
+        """The conditions without a negative prompt: those of "", or zeros, as the bundle says; float32 [1, ...]."""
         if self._text is None or self._text.negative != "zeros":
             return self([""])
         outputs = [tensor for spec in self._specs.values() for tensor in spec.outputs]
         return {tensor.name: np.zeros(shape_of(tensor, 1), np.float32) for tensor in outputs}
 
     def close(self) -> None:
-        """Give back the encoders; a new prompt loads them again."""
+        """Release the encoders; a new prompt loads them again."""
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
@@ -78,11 +78,11 @@ class TextEncoders:
         tokens = self._tokenizers[name](prompt)  # first: what is wrong with a prompt is known before a large network is loaded
         if name not in self._engines:
             self._engines[name] = self._load(name)
-        made = self._engines[name].evaluate({self._specs[name].inputs[0].name: tokens[None]})
-        for output, array in made.items():
+        arrays = self._engines[name].evaluate({self._specs[name].inputs[0].name: tokens[None]})
+        for output, array in arrays.items():
             if not np.isfinite(array).all():
                 raise AigcEdgeError(
-                    f"the {name} gave a value that is not finite in {output!r} for the prompt {prompt!r:.80}: try another format "
+                    f"the {name} returned a value that is not finite in {output!r} for the prompt {prompt!r:.80}: try another format "
                     "or engine"
                 )
-        return made
+        return arrays

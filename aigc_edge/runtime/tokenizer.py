@@ -33,21 +33,21 @@ def tokenizer(data: bytes, length: int, pad: int, what: str) -> Tokenize:
     import tokenizers
 
     try:
-        made: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-        made.enable_truncation(max_length=length)
-        made.enable_padding(length=length, pad_id=pad, pad_token=made.id_to_token(pad) or "[PAD]")
+        library: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+        library.enable_truncation(max_length=length)
+        library.enable_padding(length=length, pad_id=pad, pad_token=library.id_to_token(pad) or "[PAD]")
     except Exception as error:  # the library raises Exception itself
         raise BundleError(f"tokenizers {tokenizers.__version__} cannot read {what}: {_first_line(error)}") from error
 
     def tokenize(prompt: str) -> NDArray[np.int64]:
         try:
-            ids = made.encode(prompt).ids
-        except Exception as error:  # also a lone surrogate, which is no Unicode text
+            ids = library.encode(prompt).ids
+        except Exception as error:  # also a lone surrogate, which is not Unicode text
             raise AigcEdgeError(
                 f"the prompt {prompt!r:.80} cannot be tokenized ({_first_line(error)}): give other text"
             ) from error
         if len(ids) != length:
-            raise BundleError(f"{what} makes {len(ids)} tokens where {length} are wanted: compile the bundle again")
+            raise BundleError(f"{what} makes {len(ids)} tokens, not {length}: compile the bundle again")
         return np.array(ids, np.int64)
 
     return tokenize

@@ -83,10 +83,10 @@ def test_encoders_are_loaded_when_they_are_needed_and_prompts_are_kept(text, eng
 
 def test_no_more_prompts_are_kept_than_is_said(text, engine):
     opened = text()
-    prompts = [f"{'a ' * i}" for i in range(3)] + [f"cat {i}" for i in range(encoders.KEPT)]
+    prompts = [f"{'a ' * i}" for i in range(3)] + [f"cat {i}" for i in range(encoders.CACHED_PROMPTS)]
     found = opened.encode(prompts)
     assert found["pooled"].shape == (len(prompts), 2)
-    assert len(opened._encoders._kept) == encoders.KEPT
+    assert len(opened._encoders._cache) == encoders.CACHED_PROMPTS
     engine.calls.clear()
     np.testing.assert_array_equal(opened.encode(prompts[-1])["text"][0], found["text"][-1])
     assert engine.calls == []
@@ -216,7 +216,7 @@ def test_without_tokenizers_conditions_still_work(text, toy, monkeypatch):
 
 def test_an_encoder_that_is_not_finite_is_named(text, engine, toy):
     engine.networks["text_encoder"] = lambda input_ids: {k: v + np.nan for k, v in toy.text_encoder(input_ids).items()}
-    with pytest.raises(AigcEdgeError, match=r"text_encoder gave a value that is not finite in 'text' for the prompt 'a cat'"):
+    with pytest.raises(AigcEdgeError, match=r"text_encoder returned a value that is not finite in 'text' for the prompt 'a cat'"):
         text().sample(1, prompt="a cat")
 
 
