@@ -1,4 +1,4 @@
-"""Sampling from a bundle on a GPU: noise, rows, decoder and bytes stay there, the loop is one graph, images are copied back once."""
+"""Sampling from a bundle on a GPU: noise, rows, decoder and bytes stay there, and the loop is one graph."""
 
 from __future__ import annotations
 
@@ -114,8 +114,16 @@ class DeviceLoop:
                 if program.rows:
                     source = "philox" if noise is None else self._to_device(noise[:, part])
                     loop = self._loop(program, start, both, rows)
-                    samples = loop(start, seeds=seeds[part], noise=source, conditions=both[0], negative=both[1], progress=progress,
-                                   before=first, **rows)  # fmt: skip
+                    samples = loop(
+                        start,
+                        seeds=seeds[part],
+                        noise=source,
+                        conditions=both[0],
+                        negative=both[1],
+                        progress=progress,
+                        before=first,
+                        **rows,
+                    )
                     self.captured, self.reason = loop.captured, loop.reason
                 else:
                     samples = start * program.init_scale
@@ -219,9 +227,7 @@ class WithConstants:
 
     def __init__(self, network: Any, rows: list[dict[str, Any]]) -> None:
         self._network, self._rows, self._row = network, rows, 0
-        self._whole: dict[
-            tuple[int, int], dict[str, Any]
-        ] = {}  # by row and batch: allocated once, so that a graph copies nothing
+        self._whole: dict[tuple[int, int], dict[str, Any]] = {}  # by row and batch; allocated once, as a graph needs
         self.dtype = network.dtype
 
     def at_row(self, row: int) -> None:

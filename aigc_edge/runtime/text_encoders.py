@@ -82,7 +82,7 @@ class TextEncoders:
         for output, array in arrays.items():
             if not np.isfinite(array).all():
                 raise AigcEdgeError(
-                    f"the {name} returned a value that is not finite in {output!r} for the prompt {prompt!r:.80}: try another format "
-                    "or engine"
+                    f"the {name} returned a value that is not finite in {output!r} for the prompt {prompt!r:.80}: try another "
+                    "format or engine"
                 )
         return arrays

@@ -173,7 +173,7 @@ void Sampler::require_finite(int first, int batch, const char* component, int ro
     if (non_finite_[i] == 0) continue;
     const std::string step =
         row < num_rows ? "in row " + std::to_string(row) + " of " + std::to_string(num_rows) : std::string("after the last row");
-    throw Error(kEngine, std::string("the ") + component + " gave a value that is not finite " + step + " for sample " +
+    throw Error(kEngine, std::string("the ") + component + " returned a value that is not finite " + step + " for sample " +
                              std::to_string(first + i) +
                              ": try another format or engine, a lower guidance scale, or other latents");
   }
