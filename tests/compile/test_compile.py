@@ -366,7 +366,7 @@ def test_a_kept_budget_passes(runs, tmp_path, monkeypatch):
     made = compile_source(
         runs["gan"], tmp_path / "out.aigc", formats=["fp32", "int8"], budget=["frechet=1.2x", "psnr=30"], samples=4
     )
-    assert made["name"] == "out"
+    assert made.name == "out"
 
 
 def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ class Case:
             draft=lambda formats: formats[0],
             num_classes=0,
             prompts=(),
-            manifest={},
+            manifest=Manifest(),
         )
         self.convert(self.work, parsed)
         monkeypatch.setattr(evaluation, "convert_format", self.convert)
