@@ -59,8 +59,8 @@ class RunSource(Source):
         images = data.load(data_config["source"], data_config["size"])
         if images.fingerprint != data_config["fingerprint"]:
             raise AigcEdgeError(
-                f"the data in {data_config['source']} differ from those that {self._run.path} was trained on: restore them so that "
-                "a judge can be trained, or copy the judge folder of another run on the same data"
+                f"the data in {data_config['source']} differ from those that {self._run.path} was trained on: restore them so "
+                "that a judge can be trained, or copy the judge folder of another run on the same data"
             )
         return images
 
