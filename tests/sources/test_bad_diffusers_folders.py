@@ -72,7 +72,7 @@ def sharded_in_part(folder: Path) -> None:
         (lambda f: change(f / "scheduler" / "scheduler_config.json", beta_schedule="x"), r"is not valid for a DDIMScheduler"),
         (pickled, r"contains pickled weights \(diffusion_pytorch_model.bin\).*save_pretrained"),
         (lambda f: (f / WEIGHTS).unlink(), r"unet contains no safetensors"),
-        (sharded_in_part, r"lacks some of its 2 files"),
+        (sharded_in_part, r"lacks some of its 2 weight files"),
         (lambda f: cut(f / WEIGHTS, 0.9), r"safetensors is truncated or damaged"),
         (lambda f: cut(f / WEIGHTS, 0.0), r"safetensors is truncated or damaged"),
     ],
