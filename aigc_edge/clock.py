@@ -1,4 +1,4 @@
-"""Progress of long work in stages: which stage it is, how far, and how many seconds are left."""
+"""Progress of long tasks in stages: current stage, completed fraction, estimated seconds left."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ Progress = Callable[[str, float, float], None]
 
 
 class Clock:
-    """Reports `report(what, done, seconds_left)`, `done` in 0 … 1, for stages whose rough costs are known beforehand.
+    """Reports `report(what, done, seconds_left)`, `done` in 0 … 1, for stages with approximately known costs.
 
-    `stages` gives the cost of each stage in any unit; the time left follows from the time that the finished share took, so only
+    `stages` gives the cost of each stage in any unit; the time left is extrapolated from the completed fraction, so only
     the ratios of the costs matter.
     """
 
@@ -27,13 +27,13 @@ class Clock:
         self._stage = ""
 
     def start(self, stage: str) -> None:
-        """Enter `stage`; the one before it is finished."""
+        """Start `stage`, completing the previous one."""
         self._before += self._costs.get(self._stage, 0.0)
         self._stage = stage
         self.advance(0.0)
 
     def advance(self, share: float) -> None:
-        """Say that `share` (0 … 1) of the current stage is done."""
+        """Report that `share` (0 … 1) of the current stage is completed."""
         if self._report is None:
             return
         done = min(1.0, (self._before + self._costs.get(self._stage, 0.0) * share) / self._total)
@@ -42,23 +42,23 @@ class Clock:
         self._report(self._stage, done, left)
 
     def within(self, first: float, last: float) -> Callable[[str, int, int], None]:
-        """A `tell(what, done, total)` for work that fills `first` … `last` of the current stage, in an unknown number of steps.
+        """Return `report(what, done, total)` for work of unknown length within `first` … `last` of the current stage.
 
-        Every step takes 60 % of what is left, so the share only grows and never passes `last`.
+        Every step takes 60 % of the remainder, so progress is monotonic and never exceeds `last`.
         """
         begin = reached = first
         current = ""
 
-        def tell(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int) -> None:
             nonlocal begin, reached, current
             if what != current:
                 begin, current = reached, what
             reached = begin + (last - begin) * 0.6 * done / max(total, 1)
             self.advance(reached)
 
-        return tell
+        return report
 
     def finish(self) -> None:
-        """Everything is done."""
+        """Report completion."""
         if self._report is not None:
             self._report("done", 1.0, 0.0)

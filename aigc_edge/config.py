@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses that read themselves from JSON or keyword arguments, and say what is wrong with a value."""
+"""Settings: frozen dataclasses that are parsed from JSON or keyword arguments and validate their values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def option(
     above: float | None = None,
     choices: tuple[Any, ...] | None = None,
 ) -> Any:
-    """A dataclass field with its explanation and the values it allows: low ≤ value ≤ high, value > above, one of choices."""
+    """A dataclass field with a help text and its allowed values: low ≤ value ≤ high, value > above, one of choices."""
     metadata = {"help": help, "low": low, "high": high, "above": above, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -32,9 +32,9 @@ def names(cls: type) -> list[str]:
 
 
 def from_dict(cls: type[T], values: dict[str, Any], what: str = "settings") -> T:
-    """Build the dataclass `cls` from `values`; lists become tuples and whole numbers floats where the field says so.
+    """Build the dataclass `cls` from `values`; converting lists to tuples and integers to floats where the field requires it.
 
-    Raises AigcEdgeError for an unknown or missing name, a value of another type, or one outside what the field allows.
+    Raises AigcEdgeError for an unknown or missing name, or a value of the wrong type or outside the allowed range.
     """
     if not isinstance(values, dict):
         raise AigcEdgeError(f"{what} must be an object of names and values, not {type(values).__name__}")
@@ -46,7 +46,9 @@ def from_dict(cls: type[T], values: dict[str, Any], what: str = "settings") -> T
     if needed:
         raise AigcEdgeError(f"{what} lack {', '.join(needed)}: add them")
     hints = typing.get_type_hints(cls)
-    return cls(**{name: _checked(f"{what}: {name}", value, hints[name], fields[name].metadata) for name, value in values.items()})
+    return cls(
+        **{name: _validated(f"{what}: {name}", value, hints[name], fields[name].metadata) for name, value in values.items()}
+    )
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(settings).items()}
 
 
-def _checked(what: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> Any:
+def _validated(what: str, value: Any, hint: Any, limits: typing.Mapping[str, Any]) -> Any:
     value = _converted(what, value, hint)
     if value is None:
         return value
@@ -84,6 +86,6 @@ def _converted(what: str, value: Any, hint: Any) -> Any:
         return tuple(_converted(what, item, typing.get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not hint:  # not isinstance: True is no number here
+    if type(value) is not hint:  # not isinstance: True is not a number here
         raise AigcEdgeError(f"{what} is {value!r}: give a value of type {hint.__name__}")
     return value

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Atomic files and folders: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def _temporary(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn the failures of writing to `path` into a sentence; an OSError about another thing passes unchanged."""
+    """Turn the failures of writing to `path` into an error message; other OSErrors pass unchanged."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"no space left to write {path}: free some disk space or choose another place; nothing was kept"
+            message = f"no space left to write {path}: free some disk space or choose another location; nothing was written"
             raise AigcEdgeError(message) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise AigcEdgeError(f"cannot write {path}: {error.strerror}; choose a place that can be written") from error
+            raise AigcEdgeError(f"cannot write {path}: {error.strerror}; choose a writable location") from error
         raise
 
 
@@ -39,7 +39,7 @@ def _explained(path: Path) -> Iterator[None]:
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it becomes `path`, on any failure it is removed.
 
-    Raises AigcEdgeError when the disk is full or the place cannot be written.
+    Raises AigcEdgeError when the disk is full or the path is not writable.
     """
     final = Path(path)
     part = _temporary(final)
@@ -60,7 +60,7 @@ def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
     """
     final = Path(path)
     if final.exists() and not overwrite:
-        raise AigcEdgeError(f"{final} already exists: give another name or ask to overwrite it")
+        raise AigcEdgeError(f"{final} already exists: give another name or allow overwriting it")
     part = _temporary(final)
     with _explained(final):
         try:
@@ -94,6 +94,6 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: $XDG_CACHE_HOME/aigc-edge, without it ~/.cache/aigc-edge."""
+    """The cache folder for data that can be recreated: $XDG_CACHE_HOME/aigc-edge, by default ~/.cache/aigc-edge."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "aigc-edge"

@@ -1,4 +1,4 @@
-"""What this machine's processor can do, and how to be a good neighbour on it."""
+"""Processor features and memory of this machine, and process settings for shared machines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def has_vnni() -> bool:
     """
     try:
         return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux: the slow and exact kernels
+    except OSError:  # not Linux: use the slower exact kernels
         return False
 
 
 @functools.cache
 def processor_features() -> str:
-    """What kernels are chosen by: the features that the processor has, as the system names them."""
+    """The processor's feature flags, which determine kernel selection, as the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.lower().startswith(("flags", "features")))
@@ -33,26 +33,26 @@ def processor_features() -> str:
 
 
 def let_threads_sleep() -> None:
-    """Have OpenMP's threads sleep while they wait, not spin; to be called before torch is imported.
+    """Make idle OpenMP threads sleep instead of spin; call before importing torch.
 
-    On cores that other processes use too, spinning made a training step seven times slower.
+    On cores shared with other processes, spinning made a training step seven times slower.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def return_memory() -> None:
-    """Give the system back what was freed; glibc keeps large networks' pieces, which would count on top of what comes next."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    """Return freed memory to the system; glibc otherwise retains the freed memory of large networks."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not tell."""
+    """Available memory in bytes without swapping; None where the system does not report it."""
     return _memory("MemAvailable:")
 
 
 def total_memory() -> int | None:
-    """Bytes that this machine has; None where the system does not tell."""
+    """Total memory in bytes; None where the system does not report it."""
     return _memory("MemTotal:")
 
 

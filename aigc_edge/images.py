@@ -1,4 +1,4 @@
-"""Pictures of samples: grids and PNG files (NumPy and Pillow only)."""
+"""Image conversion, grids and PNG files (NumPy and Pillow only)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def to_uint8(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def to_float(images: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
-    """uint8 [N, H, W, C] → float32 [N, C, H, W] in [low, high]; floating images [N, C, H, W] stay as they are."""
-    given = np.asarray(images)
-    if given.dtype != np.uint8 or given.ndim != 4:
-        return np.ascontiguousarray(given, np.float32)
-    return np.ascontiguousarray(given.transpose(0, 3, 1, 2) * np.float32((high - low) / 255) + np.float32(low), np.float32)
+    """uint8 [N, H, W, C] → float32 [N, C, H, W] in [low, high]; floating-point images [N, C, H, W] are returned unchanged."""
+    array = np.asarray(images)
+    if array.dtype != np.uint8 or array.ndim != 4:
+        return np.ascontiguousarray(array, np.float32)
+    return np.ascontiguousarray(array.transpose(0, 3, 1, 2) * np.float32((high - low) / 255) + np.float32(low), np.float32)
 
 
 def grid(images: NDArray[np.uint8], *, columns: int | None = None, border: int = 1, smallest: int = 48) -> NDArray[np.uint8]:
-    """Lay out uint8 images [N, H, W, C] row by row as one picture [height, width, C].
+    """Arrange uint8 images [N, H, W, C] row by row in one picture [height, width, C].
 
     `columns` is near square when None; `border` is the width of the grey lines in pixels of the picture. Images with a side below
     `smallest` pixels are enlarged by a whole factor (nearest neighbour), so that small ones can be seen. Raises AigcEdgeError for
@@ -37,7 +37,7 @@ def grid(images: NDArray[np.uint8], *, columns: int | None = None, border: int =
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise AigcEdgeError(f"a grid takes uint8 [N, H, W, 1 or 3] with N >= 1, not {images.dtype} {list(images.shape)}")
     if columns is not None and columns < 1:
-        raise AigcEdgeError(f"a grid of {columns} columns was asked for: give at least 1")
+        raise AigcEdgeError(f"a grid of {columns} columns was requested: give at least 1")
     number, height, width, channels = images.shape
     columns = min(number, columns or math.ceil(math.sqrt(number)))
     rows = math.ceil(number / columns)
@@ -51,7 +51,7 @@ def grid(images: NDArray[np.uint8], *, columns: int | None = None, border: int =
 
 
 def write_png(path: str | os.PathLike[str], picture: NDArray[np.uint8]) -> None:
-    """Write uint8 [H, W, 1 or 3] as a PNG file, whole or not at all; raises AigcEdgeError when it cannot be written."""
+    """Write uint8 [H, W, 1 or 3] as a PNG file, atomically; raises AigcEdgeError when it cannot be written."""
     try:
         from PIL import Image
     except ImportError as error:

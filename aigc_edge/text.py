@@ -1,4 +1,4 @@
-"""Text for a terminal: aligned columns, numbers that read well."""
+"""Text for terminals: aligned columns, human-readable numbers."""
 
 from __future__ import annotations
 

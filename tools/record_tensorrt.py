@@ -1,9 +1,9 @@
-"""Record the names and signatures of a TensorRT module's build and run API, for the tests that have to do without that version.
+"""Record the names and signatures of a TensorRT module's build and run API, for tests without that version.
 
     python tools/record_tensorrt.py tensorrt_rtx > tests/engines/recorded_tensorrt_rtx_1_7.json
     python tools/record_tensorrt.py tensorrt_bindings > tests/engines/recorded_tensorrt_11_4.json
 
-The second form reads the bindings' package alone; its libraries need not be those of TensorRT for that, any of the same names do.
+The second form reads only the bindings package; stub libraries with the names of TensorRT's suffice.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SIGNATURE = re.compile(r"^(?:\d+\. )?(\w+)\((.*)\) -> ")
 
 
 def parameters(text: str) -> list[str]:
-    """ "self: A, x: tuple[int, int], y: int = 0" → ["x", "y="]; a "=" marks what may be left out."""
+    """ "self: A, x: tuple[int, int], y: int = 0" → ["x", "y="]; a "=" marks optional parameters."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "[(") - (character in "])")
@@ -59,14 +59,14 @@ def parameters(text: str) -> list[str]:
 
 
 def overloads(function: Any, name: str) -> list[list[str]]:
-    """The parameters of each form that a bound function takes."""
+    """The parameters of each overload of a bound function."""
     lines = (_SIGNATURE.match(line.strip()) for line in (function.__doc__ or "").splitlines())
-    found = [parameters(match[2]) for match in lines if match and match[1] == name and not match[2].startswith("*args")]
-    return [form for index, form in enumerate(found) if form not in found[:index]]
+    signatures = [parameters(match[2]) for match in lines if match and match[1] == name and not match[2].startswith("*args")]
+    return [form for index, form in enumerate(signatures) if form not in signatures[:index]]
 
 
 def record(module: Any) -> dict[str, Any]:
-    """Everything of `module` that is in the lists above and exists."""
+    """All existing members of `module` in the lists above."""
     classes: dict[str, Any] = {}
     enums = {name: members(getattr(module, name)) for name in ENUMS if hasattr(module, name)}
     enums["ILogger.Severity"] = members(module.ILogger.Severity)
@@ -92,8 +92,8 @@ def members(enum: Any) -> dict[str, int]:
 
 
 def main() -> int:
-    found = record(importlib.import_module(sys.argv[1]))
-    lines = json.dumps(found, indent=1)
+    recording = record(importlib.import_module(sys.argv[1]))
+    lines = json.dumps(recording, indent=1)
     # Short lists on one line.
     print(re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", lines))
     return 0

@@ -1,4 +1,4 @@
-"""Real images to learn from: named data sets, any folder of images, augmentation, splits."""
+"""Training images: named data sets, any folder of images, augmentation, splits."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def augment(
     images: Tensor, generator: torch.Generator, *, flip: bool = False, shift: float = 0.0, rotate: float = 0.0, zoom: float = 0.0
 ) -> Tensor:
-    """Change each image of a batch float32 [N, C, H, W] at random; the same shape comes back.
+    """Randomly augment each image of a batch float32 [N, C, H, W]; the shape is unchanged.
 
     `flip` mirrors half of them; `shift` moves by up to that share of the size, `rotate` turns by up to that many degrees,
     `zoom` scales by up to 1 ± zoom, all uniform. Pixels from outside repeat the border; interpolation is bicubic, clamped

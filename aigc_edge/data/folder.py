@@ -15,16 +15,16 @@ from aigc_edge.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 Watch = Callable[[list[Path]], Iterable[Path]]
-LICENCE = "not known to aigc-edge: the terms of whoever made the images hold"
+LICENCE = "not known to aigc-edge: the terms of the images' authors apply"
 
 
 def load_folder(root: Path, size: int | None = None, *, skip_corrupt: bool = False, watch: Watch = iter) -> ImageSet:
     """Read every image below `root`, centre-cropped and resized to squares of `size` pixels (32 when None).
 
-    When the images lie in subfolders, the first level of folders gives the classes, in the order of their names; one folder
-    alone, or images directly in `root`, make an unconditional set. Grey when every image is grey, else RGB; transparency is
-    laid on white, the EXIF orientation is applied. `watch` may wrap the list of files to show how far reading is. Raises
-    DataError for an empty or unreadable folder, for a mixture of loose images and subfolders, and for a corrupt image
+    If the images are in subfolders, the first level of folders defines the classes, sorted by name; a single folder, or images
+    directly in `root`, are an unconditional set. Greyscale if every image is grey, otherwise RGB; transparency is composited on
+    white, and the EXIF orientation is applied. `watch` may wrap the list of files to display progress. Raises
+    DataError for an empty or unreadable folder, for images both in `root` and in subfolders, and for a corrupt image
     unless `skip_corrupt`.
     """
     size = size or 32
@@ -32,15 +32,15 @@ def load_folder(root: Path, size: int | None = None, *, skip_corrupt: bool = Fal
     groups = {file.relative_to(root).parts[0] if len(file.relative_to(root).parts) > 1 else "" for file in files}
     if "" in groups and len(groups) > 1:
         raise DataError(
-            f"{root} has images of its own beside images in subfolders ({', '.join(sorted(groups - {''})[:3])}): "
-            "put all of them into subfolders, one a class, or all directly into one folder"
+            f"{root} has images both directly in it and in subfolders ({', '.join(sorted(groups - {''})[:3])}): "
+            "put all of them into subfolders, one per class, or all directly into one folder"
         )
     images: list[npt.NDArray[np.uint8]] = []
-    kept: list[Path] = []
+    readable: list[Path] = []
     for file in watch(files):
         try:
             images.append(_read(file, size))
-            kept.append(file)
+            readable.append(file)
         except (
             OSError,
             ValueError,
@@ -52,32 +52,32 @@ def load_folder(root: Path, size: int | None = None, *, skip_corrupt: bool = Fal
                 message = f"cannot read the image {file} ({_reason(error)}): remove or replace it"
                 raise DataError(f"{message}, or leave out such files with --skip-corrupt") from error
     if not images:
-        raise DataError(f"none of the {len(files)} images in {root} can be read: give a folder with whole images")
+        raise DataError(f"none of the {len(files)} images in {root} can be read: give a folder with intact images")
     stack = np.stack(images)
     if bool((stack == stack[..., :1]).all()):
         stack = stack[..., :1]
-    groups_kept = [file.relative_to(root).parts[0] for file in kept] if "" not in groups else [""] * len(kept)
-    names = sorted(set(groups_kept))
-    labels = np.array([names.index(group) for group in groups_kept], np.int64)
+    labels_by_file = [file.relative_to(root).parts[0] for file in readable] if "" not in groups else [""] * len(readable)
+    names = sorted(set(labels_by_file))
+    labels = np.array([names.index(group) for group in labels_by_file], np.int64)
     classes = tuple(names) if len(names) > 1 else ()
     pixels = np.ascontiguousarray(stack.transpose(0, 3, 1, 2))
-    return ImageSet(pixels, labels, classes, str(root), LICENCE, skipped=len(files) - len(kept))
+    return ImageSet(pixels, labels, classes, str(root), LICENCE, skipped=len(files) - len(readable))
 
 
 def _find(root: Path) -> list[Path]:
-    """All image files below `root`, sorted; hidden files and folders are left out, links are followed once."""
+    """All image files below `root`, sorted; hidden files and folders are skipped, links are followed once."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give a folder of images ({', '.join(EXTENSIONS)})")
-    found, others, seen = [], 0, set()
+    images, other_files, seen = [], 0, set()
 
     def unreadable(error: OSError) -> None:
         raise DataError(
             f"cannot read the folder {error.filename}: {error.strerror}; allow reading or give another folder"
         ) from error
 
-    for place, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link that leads back up
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to an ancestor
             folders.clear()
             continue
         seen.add(real)
@@ -86,15 +86,15 @@ def _find(root: Path) -> list[Path]:
             if name.startswith("."):
                 continue
             if name.lower().endswith(EXTENSIONS):
-                found.append(Path(place) / name)
+                images.append(Path(folder) / name)
             else:
-                others += 1
-    if not found:
-        what = f"holds {others} other files but no images" if others else "is empty"
+                other_files += 1
+    if not images:
+        what = f"contains {other_files} other files but no images" if other_files else "is empty"
         raise DataError(
             f"the folder {root} {what}: give a folder with images ({', '.join(EXTENSIONS)}), in subfolders for classes"
         )
-    return sorted(found, key=lambda file: file.relative_to(root).parts)
+    return sorted(images, key=lambda file: file.relative_to(root).parts)
 
 
 def _read(file: Path, size: int) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Images in memory, with their classes and where they came from."""
+"""Images in memory, with their classes and origin."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from aigc_edge.errors import DataError
 class ImageSet:
     """Images uint8 [N, C, H, W] with class indices int64 [N] (all 0 when there are no classes).
 
-    `class_names` is empty for an unconditional set. `source` and `licence` say where the images came from and on what terms;
-    `skipped` counts files that could not be read and were left out on request. `groups` int64 [N], where given, says which images
-    show the same thing and must not be parted by a split.
+    `class_names` is empty for an unconditional set. `source` and `licence` are the origin and licence of the images;
+    `skipped` counts unreadable files that were skipped on request. `groups` int64 [N], if given, assigns related images to
+    groups that `split` keeps together.
     """
 
     images: npt.NDArray[np.uint8]
@@ -61,7 +61,7 @@ class ImageSet:
         """Split into (training, held out): `fraction` of each class is held out, at least one image in all.
 
         Stratified: every class is shuffled by `seed` and cut on its own. A class keeps at least one image for training. With
-        `groups` it is the groups that are shuffled and cut, whatever their class. Raises DataError when there are fewer than 2
+        `groups`, groups are shuffled and split instead, regardless of class. Raises DataError when there are fewer than 2
         images (or groups).
         """
         if len(self) < 2:

@@ -16,14 +16,14 @@ LICENCE = (
 LARGEST = 96
 _GRID = (4, 5)  # regions down and across a photograph of 427 × 640
 _ZOOMS = ((1.0, 8), (1.5, 12), (2.0, 16), (3.0, 16))  # pixels of the photograph for one of the crop; distance of the crops
-_PLAIN = 8.0  # a crop whose levels 0 … 255 spread less than this in every channel is sky or blur
+_PLAIN = 8.0  # a crop with a smaller standard deviation (levels 0 … 255) in every channel is sky or blur
 
 
 @DATASETS.register("photos")
 def photos(size: int | None = None) -> ImageSet:
     """Crops [N, 3, `size`, `size`] (32 when None) of two photographs at several scales, unconditional.
 
-    Plain crops (sky, blurred background), which were a third, are left out. Every crop lies within one of 20 regions of a
+    Plain crops (sky, blurred background; about a third) are excluded. Every crop lies within one of 20 regions of a
     photograph, and crops of a region stay together when the set is split: no held-out image shares a pixel with a training
     image. Raises DataError for a size above 96.
     """
@@ -33,13 +33,13 @@ def photos(size: int | None = None) -> ImageSet:
         raise AigcEdgeError("the data set photos comes with scikit-learn: install it (pip install scikit-learn)") from error
     size = size or 32
     if size > LARGEST:
-        raise DataError(f"photos of {size} pixels were asked for: the crops have at most {LARGEST}")
+        raise DataError(f"photos of {size} pixels were requested: the crops have at most {LARGEST}, give a smaller size")
     crops, groups = [], []
     for number, photo in enumerate(load_sample_images().images):
-        for place, region in enumerate(_regions(photo)):
-            found = list(_crops(region, size))
-            crops += found
-            groups += [number * _GRID[0] * _GRID[1] + place] * len(found)
+        for index, region in enumerate(_regions(photo)):
+            region_crops = list(_crops(region, size))
+            crops += region_crops
+            groups += [number * _GRID[0] * _GRID[1] + index] * len(region_crops)
     images = np.stack(crops).transpose(0, 3, 1, 2)
     labels = np.zeros(len(images), np.int64)
     return ImageSet(np.ascontiguousarray(images), labels, (), "photos", LICENCE, groups=np.array(groups, np.int64))
@@ -51,7 +51,7 @@ def _regions(photo: np.ndarray) -> list[np.ndarray]:
 
 def _crops(region: np.ndarray, size: int) -> list[np.ndarray]:
     """Crops [size, size, 3] of a region at every zoom that fits into it."""
-    found = []
+    crops = []
     for zoom, distance in _ZOOMS:
         side = round(zoom * size)
         height, width = region.shape[0] - side, region.shape[1] - side
@@ -60,5 +60,5 @@ def _crops(region: np.ndarray, size: int) -> list[np.ndarray]:
                 crop = Image.fromarray(region[top : top + side, left : left + side])
                 pixels = np.asarray(crop if zoom == 1 else crop.resize((size, size), Image.Resampling.LANCZOS))
                 if pixels.std(axis=(0, 1)).max() >= _PLAIN:
-                    found.append(pixels)
-    return found
+                    crops.append(pixels)
+    return crops

@@ -1,1 +1,1 @@
-"""Quality of generated images: distances between sets, errors between pairs, and the judge that looks at them."""
+"""Quality metrics of generated images: distances between sets, errors between pairs, and the judge."""

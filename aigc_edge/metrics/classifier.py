@@ -1,4 +1,4 @@
-"""Trains the judge: a small classifier on the same real images as the generator, exported so that scoring needs no torch."""
+"""Trains the judge: a small classifier on the same real images as the generator, exported so that scoring does not need torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class JudgeNetwork(nn.Module):
-    """Images [N, C, H, W] in [-1, 1] → logits [N, K] and features [N, 64] (what the last layer reads)."""
+    """Images [N, C, H, W] in [-1, 1] → logits [N, K] and features [N, 64] (the input of the last layer)."""
 
     def __init__(self, channels: int, size: int, classes: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class JudgeNetwork(nn.Module):
             layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
             layers += [nn.MaxPool2d(2)] if pool and size >= 4 else []
             channels, size = out, size // 2 if pool and size >= 4 else size
-        # A small grid of averages instead of one: where the strokes are matters, not only that they are there.
+        # A small grid of averages instead of global pooling: the positions of strokes matter.
         grid = 2 if size % 2 == 0 else 1
         self.body = nn.Sequential(*layers, nn.AvgPool2d(size // grid), nn.Flatten())
         self.squeeze = nn.Linear(channels * grid * grid, FEATURE_SIZE)
@@ -52,8 +52,8 @@ class JudgeNetwork(nn.Module):
         return self.head(features), features
 
 
-def _moved(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Augmentation that keeps the meaning of digits and photos alike: small rotation, scale and shift, no mirror."""
+def _augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Label-preserving augmentation for digits and photos: small rotation, scale and shift, no mirroring."""
     n = len(images)
 
     def uniform(bound: float, *shape: int) -> torch.Tensor:
@@ -88,7 +88,7 @@ def _rotations(images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter speaks of its own affairs on three channels; none is the user's concern."""
+    """Suppress the exporter's internal warnings and log messages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -116,7 +116,7 @@ def _export(network: JudgeNetwork, shape: tuple[int, ...], path: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    common.ClearMetadataAndDocStringPass()(program.model)  # it would hold paths of this machine
+    common.ClearMetadataAndDocStringPass()(program.model)  # it contains paths of this machine
     onnx_ir.save(program.model, path)
 
 
@@ -133,7 +133,7 @@ def _train(
     network.train()
     for step in range(steps):
         chosen = torch.randint(len(images), (min(TRAIN_BATCH, len(images)),), generator=generator)
-        logits, _ = network(_moved(images[chosen], generator))
+        logits, _ = network(_augment(images[chosen], generator))
         loss = functional.cross_entropy(logits, labels[chosen], label_smoothing=0.05)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -157,14 +157,14 @@ def train_judge(
     """Train the judge on real images (float32 [N, C, H, W] in [-1, 1] or uint8 [N, H, W, C]), write its folder, return its card.
 
     A fifth of every class is held out for the accuracy on the card. Without `labels` (int64 [N], at least two classes) the
-    classes are the four rotations of the images, and the judge says nothing on class accuracy. Deterministic by `seed` on one
+    classes are the four rotations of the images, and the judge reports no class accuracy. Deterministic by `seed` on one
     machine and thread count. Raises DataError for fewer than 10 images.
     """
     real = to_unit(images)
     if len(real) < 10:
         raise DataError(f"{len(real)} images given: a judge needs at least 10 (and hundreds to judge well)")
     if labels is not None and len(labels) != len(real):
-        raise DataError(f"{len(labels)} labels for {len(real)} images: give one label an image, or none")
+        raise DataError(f"{len(labels)} labels for {len(real)} images: give one label per image, or none")
     classes = 0 if labels is None else int(np.max(labels)) + 1
     supervised = labels is not None and len(np.unique(labels)) > 1
     if supervised:
@@ -174,7 +174,7 @@ def train_judge(
     else:
         seen, targets = _rotations(real)
         classes = int(targets.max()) + 1
-        held = np.tile(_held_out(np.zeros(len(real), np.int64), seed), classes)  # an image with all its turns
+        held = np.tile(_held_out(np.zeros(len(real), np.int64), seed), classes)  # an image with all its rotations
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the initial weights come from the global generator
         network = JudgeNetwork(real.shape[1], min(real.shape[2:]), classes)
@@ -183,7 +183,7 @@ def train_judge(
     shape = list(real.shape[1:])
     with atomic_dir(out, overwrite=overwrite) as part:
         _export(network, real.shape[1:], part / CLASSIFIER)
-        # Judged by the exported file: real and generated images must meet the very same arithmetic.
+        # Evaluated with the exported file, so that real and generated images go through the same arithmetic.
         judge = Judge(open_classifier(part / CLASSIFIER), np.empty(0, np.float32), {"image_shape": shape})
         held_logits, features = judge.look(seen[held])[0], judge.look(real)[1]
         _check_export(network, seen[held][:BATCH], held_logits[:BATCH])
@@ -200,7 +200,7 @@ def train_judge(
             "seed": seed,
             "steps": steps,
         }
-        # Half precision is half the file; its rounding is far below the noise of any n.
+        # Half precision halves the file; its rounding error is far below the sampling noise.
         np.save(part / FEATURES, features.astype(np.float16), allow_pickle=False)
         write_json(part / CARD, card)
     return card
@@ -210,13 +210,11 @@ def _check_export(network: JudgeNetwork, images: npt.NDArray[np.float32], export
     with torch.no_grad():
         error = relative_l2(exported, network(torch.from_numpy(images))[0].numpy())
     if error > 1e-4:  # rounding is 1e-6
-        raise AigcEdgeError(
-            f"the exported judge is off by {error:.2g} (relative L2 of its logits): another version of torch may help"
-        )
+        raise AigcEdgeError(f"the exported judge is off by {error:.2g} (relative L2 of its logits): try another version of torch")
 
 
 def _real_split(features: npt.NDArray[np.float32], seed: int) -> dict[str, float]:
-    """What two halves of the real images score against each other: no generator can be expected to score less."""
+    """The distance between two halves of the real images, a lower bound for what a generator can reach."""
     order = np.random.default_rng(seed).permutation(len(features))
     half = len(features) // 2
     distance = frechet_distance(FeatureStatistics.of(features[order[:half]]), FeatureStatistics.of(features[order[half:]]))

@@ -17,7 +17,7 @@ def _checked(features: npt.ArrayLike) -> Array:
     if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 1:
         raise AigcEdgeError(f"features of shape {list(values.shape)} given: they must be [n, D] with n of at least 2")
     if not np.isfinite(values).all():
-        raise AigcEdgeError("the features hold NaN or infinity: the images they came from are broken, look at those first")
+        raise AigcEdgeError("the features contain NaN or infinity: check the images that they were computed from")
     return values
 
 
@@ -39,7 +39,7 @@ class FeatureStatistics:
 
 
 def _factor(cov: Array) -> Array:
-    """S with S Sᵀ = cov; eigenvalues that are rounding noise (also negative ones) count as the zeros they stand for."""
+    """S with S Sᵀ = cov; eigenvalues that are rounding noise (also negative ones) are treated as zero."""
     values, vectors = np.linalg.eigh((cov + cov.T) / 2)
     noise = len(values) * np.finfo(np.float64).eps * max(float(np.abs(values).max()), 0.0)
     return vectors * np.sqrt(np.where(values > noise, values, 0.0))
@@ -70,7 +70,7 @@ def bootstrap_interval(
     by that measured bias (mean of the draws − distance), so the interval belongs to the distance that is reported (Efron 1981).
     """
     if draws < 2:
-        raise AigcEdgeError(f"a bootstrap of {draws} draws was asked for: give at least 2 (200 is usual)")
+        raise AigcEdgeError(f"a bootstrap of {draws} draws was requested: give at least 2 (200 is usual)")
     a, b = _checked(features_a), _checked(features_b)
     generator = np.random.default_rng(seed)
     point = frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b))

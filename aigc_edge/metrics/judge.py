@@ -22,9 +22,9 @@ BATCH = 256
 
 
 def to_unit(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Images as the judge sees them: float32 [N, C, H, W] in [-1, 1]; accepts that or uint8 [N, H, W, C].
+    """Images as inputs of the judge: float32 [N, C, H, W] in [-1, 1]; accepts that or uint8 [N, H, W, C].
 
-    Floats are clamped and rounded to the 256 levels of the picture that a user gets, so that both forms of it score the same.
+    Floats are clamped and rounded to the 256 levels of the output image, so that both forms have the same score.
     """
     if images.ndim != 4 or 0 in images.shape:
         raise AigcEdgeError(
@@ -34,7 +34,7 @@ def to_unit(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         levels = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
     else:
         if not np.isfinite(images).all():
-            raise AigcEdgeError("the images hold NaN or infinity: the network that made them is broken")
+            raise AigcEdgeError("the images contain NaN or infinity: check the network that generated them")
         levels = np.rint(np.clip((images.astype(np.float32) + 1) / 2 * 255, 0, 255))
     return (levels / 127.5 - 1).astype(np.float32)
 
@@ -98,8 +98,8 @@ class Judge:
     ) -> dict[str, Any]:
         """Quality of generated images: Fréchet distance to the real ones with its 95 % interval and n, and the class accuracy.
 
-        `classes` [N] are the classes that were asked for (None: no class accuracy); `reference` are the images that the fp32
-        network made from the same noise (adds psnr in dB and relative_l2; psnr is None when they are equal). Distances are
+        `classes` [N] are the requested classes (None: no class accuracy); `reference` are the images that the fp32
+        network generated from the same noise (adds psnr in dB and relative_l2; psnr is None when they are equal). Distances are
         comparable only between equal n.
         """
         logits, features = self.look(images)
@@ -114,12 +114,12 @@ class Judge:
             "judge_accuracy": self.card["accuracy"],
         }
         if classes is not None and self.card["pretext"] == "class":
-            wanted = np.asarray(classes)
-            if wanted.shape != (len(features),):
-                raise AigcEdgeError(f"{wanted.size} classes for {len(features)} images: give one class an image")
-            scores["class_accuracy"] = float(np.mean(logits.argmax(axis=1) == wanted))
+            requested = np.asarray(classes)
+            if requested.shape != (len(features),):
+                raise AigcEdgeError(f"{requested.size} classes for {len(features)} images: give one class per image")
+            scores["class_accuracy"] = float(np.mean(logits.argmax(axis=1) == requested))
         if reference is not None:
-            made, wished = (to_unit(x) if x.dtype == np.uint8 else x for x in (images, reference))
-            ratio = psnr(made, wished)
-            scores |= {"psnr": ratio if math.isfinite(ratio) else None, "relative_l2": relative_l2(made, wished)}
+            generated, expected = (to_unit(x) if x.dtype == np.uint8 else x for x in (images, reference))
+            ratio = psnr(generated, expected)
+            scores |= {"psnr": ratio if math.isfinite(ratio) else None, "relative_l2": relative_l2(generated, expected)}
         return scores

@@ -1,4 +1,4 @@
-"""Errors between two results that came from the same noise."""
+"""Errors between two results from the same noise."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ def _pair(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], 
         )
     for name, values in (("first", x), ("second", y)):
         bad = values.size - int(np.isfinite(values).sum())
-        if bad:  # a NaN compares false with every bound: it must never look like a pass
-            raise AigcEdgeError(f"{bad} of {values.size} values of the {name} array are NaN or infinite: its network is broken")
+        if bad:  # comparisons with NaN are false, so NaN must not be mistaken for a pass
+            raise AigcEdgeError(
+                f"{bad} of {values.size} values of the {name} array are NaN or infinite: check the network that computed it"
+            )
     return x, y
 
 

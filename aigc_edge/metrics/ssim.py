@@ -11,16 +11,16 @@ WINDOW, SIGMA = 11, 1.5  # Wang et al. 2004
 
 
 def ssim(images: npt.NDArray[np.float32], reference: npt.NDArray[np.float32], data_range: float = 2.0) -> float:
-    """Mean SSIM of images [N, C, H, W] against others, in [-1, 1], 1 where they are equal (Wang et al. 2004).
+    """Mean SSIM of images [N, C, H, W] against `reference`, in [-1, 1], 1 for equal images (Wang et al. 2004).
 
-    Gaussian windows of 11 pixels with sigma 1.5, fewer in smaller images, that lie within the image; channels are averaged.
+    Gaussian windows of 11 pixels with sigma 1.5, smaller in smaller images, entirely within the image; channels are averaged.
     `data_range` is 2 for images in [-1, 1]. Raises AigcEdgeError for shapes that differ.
     """
     if images.shape != reference.shape or images.ndim != 4:
         raise AigcEdgeError(f"images of shape {list(images.shape)} and {list(reference.shape)}: give two of [N, C, H, W]")
     size = min(WINDOW, *(side - 1 + side % 2 for side in images.shape[2:]))
-    places = np.arange(size) - size // 2
-    window = np.exp(-0.5 * (places / SIGMA) ** 2)
+    offsets = np.arange(size) - size // 2
+    window = np.exp(-0.5 * (offsets / SIGMA) ** 2)
     window /= window.sum()
 
     def blurred(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -29,7 +29,7 @@ def ssim(images: npt.NDArray[np.float32], reference: npt.NDArray[np.float32], da
 
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     total = 0.0
-    for one, other in zip(images, reference, strict=True):  # one image at a time: windows take eleven times its memory
+    for one, other in zip(images, reference, strict=True):  # one image at a time: the windows take eleven times its memory
         x, y = one.astype(np.float64), other.astype(np.float64)
         mean_x, mean_y = blurred(x), blurred(y)
         var_x, var_y, both = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2, blurred(x * y) - mean_x * mean_y

@@ -1,1 +1,1 @@
-"""Model families: what can be trained, exported and compiled; one file each."""
+"""Model families: trainable, exportable and compilable models, one file each."""

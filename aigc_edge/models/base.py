@@ -1,4 +1,4 @@
-"""What every family of generative models offers: components to export, an objective to train, a run to load."""
+"""Base classes of model families: components to export, a training objective, and loading of runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Component:
-    """One network that is exported: its spec, the module, and example inputs of a batch size, in the order of the spec."""
+    """A network to export: its spec, the module, and a function that returns example inputs for a batch size."""
 
     spec: ComponentSpec
     module: nn.Module
@@ -34,10 +34,10 @@ class Component:
 
 
 class Objective(ABC):
-    """What is minimised to train a family.
+    """The training objective of a family.
 
     `networks` are the modules with parameters to train, each with an optimiser of its own; `losses` yields (network, loss) in
-    turn, and the loop updates that network before it asks for the next: later losses see the updated one.
+    turn, and the training loop updates each network before requesting the next loss, which sees the updated one.
     """
 
     networks: dict[str, nn.Module]
@@ -48,7 +48,7 @@ class Objective(ABC):
 
     @abstractmethod
     def validation(self, family: Any, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
-        """The figure that is logged for held-out images, of `family` (which has the averaged weights)."""
+        """The validation loss of `family`, which has the averaged weights, on held-out images."""
 
 
 class Family(nn.Module, ABC):
@@ -69,7 +69,7 @@ class Family(nn.Module, ABC):
 
     @classmethod
     def for_data(cls, images: npt.NDArray[np.uint8], num_classes: int) -> dict[str, Any]:
-        """The model settings that the data decide: images uint8 [N, C, H, W], num_classes 0 for unconditional."""
+        """The model settings that the data determine: images uint8 [N, C, H, W], num_classes 0 for unconditional."""
         return {"size": images.shape[2], "channels": images.shape[1], "num_classes": num_classes}
 
     def model_config(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Family(nn.Module, ABC):
     @property
     @abstractmethod
     def schedule(self) -> dict[str, Any] | None:
-        """What a sampling program needs to know of the model; None for a generator of one evaluation."""
+        """The arguments of `diffusion.build` for this model; None for a one-step generator."""
 
     @abstractmethod
     def components(self) -> list[Component]:
@@ -102,9 +102,9 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def objective(self, settings: Any, augment: Augment) -> Objective:
-        """What to minimise, with `settings` of type `Training`; may create networks that only training needs.
+        """The objective with `settings` of type `Training`; may create networks that only training needs.
 
-        Real images come augmented; `augment` is for what an objective compares with them.
+        Real images are already augmented; `augment` is for generated images that are compared with them.
         """
 
 
@@ -113,7 +113,7 @@ FAMILIES: Registry[type[Family]] = Registry("family", "aigc_edge.models", "aigc_
 
 @dataclass(frozen=True)
 class Run:
-    """A training run read back: its folder, its config.json, and the family with the EMA weights, in eval mode on the CPU."""
+    """A loaded training run: its folder, its config.json, and the family with the EMA weights, in eval mode on the CPU."""
 
     path: Path
     config: dict[str, Any]
@@ -123,7 +123,7 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Load a finished (or interrupted, once a model was written) training run.
 
-    Raises AigcEdgeError when the folder is no run, was written by a newer version, is damaged, or has no model yet.
+    Raises AigcEdgeError when the folder is not a run, was written by a newer version, is damaged, or has no model yet.
     """
     from safetensors.torch import load_file
 
@@ -132,9 +132,7 @@ def load_run(path: str | Path) -> Run:
     family = FAMILIES[run_config["family"]].from_config(run_config["model"])
     weights = path / "model.safetensors"
     if not weights.exists():
-        raise AigcEdgeError(
-            f"{path} has no model.safetensors yet: let its training finish (the same train command goes on with it)"
-        )
+        raise AigcEdgeError(f"{path} has no model.safetensors yet: let its training finish (the same train command resumes it)")
     try:
         family.load_state_dict(load_file(weights))
     except Exception as error:  # safetensors, torch and the file system each raise their own
@@ -146,7 +144,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The config.json of the run folder `path`; raises AigcEdgeError when there is none or it cannot be used."""
     file = path / "config.json"
     if not file.exists():
-        raise AigcEdgeError(f"{path} is no training run (it has no config.json): give a folder that aigc-edge train wrote")
+        raise AigcEdgeError(f"{path} is not a training run (it has no config.json): give a folder that aigc-edge train wrote")
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         version, _, _, _ = value["version"], value["family"], value["model"], value["data"]

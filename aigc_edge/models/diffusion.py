@@ -22,7 +22,7 @@ from aigc_edge.nn.unet import UNet
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """The network and what its sampling schedule needs to know."""
+    """Settings of the network and its sampling schedule."""
 
     size: int = option(help="height and width of the images", low=4)
     channels: int = option(help="1 for grey, 3 for RGB", low=1)
@@ -30,12 +30,14 @@ class DiffusionModel:
     widths: tuple[int, ...] = option((48, 96), "channels of each resolution level, finest first", low=4)
     blocks: tuple[int, ...] = option((2, 2), "residual blocks of each level", low=1)
     attention: tuple[int, ...] = option((), "levels with self-attention, 0 = finest", low=0)
-    patch: int = option(2, "the first convolution shrinks the image by this", low=1, high=16)
+    patch: int = option(2, "downsampling factor of the first convolution", low=1, high=16)
     embedding: int = option(96, "width of the embedding of noise level and class", low=8)
-    sigma_data: float = option(0.5, "standard deviation of the data in [-1, 1]; training measures it unless it is given", above=0)
+    sigma_data: float = option(
+        0.5, "standard deviation of the data in [-1, 1]; measured from the training data by default", above=0
+    )
     sigma_min: float = option(0.002, "smallest noise level of the schedule", above=0)
     sigma_max: float = option(80.0, "largest noise level of the schedule", above=0)
-    rho: float = option(7.0, "how strongly the schedule favours small noise", above=0)
+    rho: float = option(7.0, "exponent of the schedule; larger values favour low noise", above=0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class DiffusionTraining(TrainSettings):
 
     p_mean: float = option(-0.8, "mean of ln(sigma) in training")
     p_std: float = option(1.2, "standard deviation of ln(sigma) in training", above=0)
-    class_dropout: float = option(0.1, "share of images whose class is hidden, for guidance", low=0, high=1)
+    class_dropout: float = option(
+        0.1, "fraction of images trained without their class, for classifier-free guidance", low=0, high=1
+    )
 
 
 def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -55,9 +59,9 @@ def preconditioning(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, T
 
 @FAMILIES.register("diffusion")
 class Diffusion(Family):
-    """Denoises step by step, with or without classes (EDM): the best images for some evaluations of one network.
+    """Denoises step by step, with or without classes (EDM): best image quality, several evaluations of one network.
 
-    The exported network is F alone; the preconditioning stands in the rows of the sampling program.
+    The exported network is F alone; the preconditioning is part of the sampling program's rows.
     """
 
     name = "diffusion"
@@ -69,12 +73,12 @@ class Diffusion(Family):
         factor = model.patch * 2 ** (len(model.widths) - 1)
         if len(model.blocks) != len(model.widths):
             raise AigcEdgeError(
-                f"blocks has {len(model.blocks)} entries and widths {len(model.widths)}: give one of each a level"
+                f"blocks has {len(model.blocks)} entries and widths {len(model.widths)}: give one of each per level"
             )
         if any(level >= len(model.widths) for level in model.attention):
-            raise AigcEdgeError(f"attention names level {max(model.attention)}, the levels are 0 to {len(model.widths) - 1}")
+            raise AigcEdgeError(f"attention lists level {max(model.attention)}: give levels from 0 to {len(model.widths) - 1}")
         if model.size % factor:
-            raise AigcEdgeError(f"a size of {model.size} does not suit patch and levels: give a multiple of {factor}")
+            raise AigcEdgeError(f"a size of {model.size} does not fit patch and levels: give a multiple of {factor}")
         self.denoiser = UNet(
             model.channels,
             model.num_classes,
@@ -117,7 +121,7 @@ class Diffusion(Family):
         return [Component(ComponentSpec("denoiser", tuple(inputs), outputs), self.denoiser, example)]
 
     def network(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
-        """F(sample [N, C, H, W], timestep [N], labels int64 [N] or None) → [N, C, H, W]; no classes: labels are not looked at."""
+        """F(sample [N, C, H, W], timestep [N], labels int64 [N] or None) → [N, C, H, W]; without classes, labels are ignored."""
         return self.denoiser(sample, timestep, labels) if self.num_classes else self.denoiser(sample, timestep)
 
     def denoise(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:

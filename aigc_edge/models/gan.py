@@ -31,7 +31,7 @@ class GanModel:
     size: int = option(help="height and width of the images: 8, 16, 32, 64 …", low=8, high=1024)
     channels: int = option(help="1 for grey, 3 for RGB", low=1)
     num_classes: int = option(help="number of classes, 0 for unconditional", low=0)
-    latent: int = option(64, "numbers in the latent vector", low=1)
+    latent: int = option(64, "length of the latent vector", low=1)
     width: int = option(32, "channels at the finest resolution; each coarser one has twice as many", low=4)
     max_width: int = option(256, "no resolution has more channels than this", low=4)
 
@@ -46,17 +46,17 @@ class GanTraining(TrainSettings):
     """Training settings of the GAN family."""
 
     steps: int = option(3000, "optimiser steps of each network", low=1)
-    batch: int = option(64, "images a step", low=1)
+    batch: int = option(64, "images per step", low=1)
     lr: float = option(1e-3, "peak learning rate of Adam", above=0)
     lr_floor: float = option(0.1, "learning rate at the end, as a share of the peak (cosine decay; 1 = constant)", low=0, high=1)
     beta1: float = option(0.0, "Adam's first decay", low=0, high=0.9999)
     clip: float = option(10.0, "largest gradient norm of a network; larger gradients are scaled down", above=0)
     ema: float = option(10_000.0, "half-life of the averaged weights, in images", above=0)
     r1: float = option(0.2, "weight of the R1 penalty (gamma)", low=0)
-    r1_every: int = option(8, "steps between R1 penalties, each as many times stronger", low=1)
+    r1_every: int = option(8, "steps between R1 penalties, which are scaled by this number", low=1)
 
 
-class Generator(nn.Module):
+class GanGenerator(nn.Module):
     """sample [N, latent], class_labels int64 [N] → images [N, C, H, W] in [-1, 1].
 
     Repetition and 3 × 3 convolution instead of DCGAN's transposed convolution: no checkerboard, and engines quantise it. Batch
@@ -111,7 +111,7 @@ class Discriminator(nn.Module):
 
 @FAMILIES.register("gan")
 class Gan(Family):
-    """Generates at once, with or without classes (DCGAN): one evaluation of one network."""
+    """One-step generation with or without classes (DCGAN): a single evaluation of one network."""
 
     name = "gan"
     Model = GanModel
@@ -120,8 +120,8 @@ class Gan(Family):
     def __init__(self, model: GanModel) -> None:
         super().__init__(model)
         if model.size & (model.size - 1):
-            raise AigcEdgeError(f"a size of {model.size} does not suit the gan family: give a power of two (16, 32, 64)")
-        self.decoder = Generator(model)
+            raise AigcEdgeError(f"a size of {model.size} is not supported by the gan family: give a power of two (16, 32, 64)")
+        self.decoder = GanGenerator(model)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -149,14 +149,14 @@ class Gan(Family):
         return AdversarialObjective(self, settings, augment)
 
     def decode(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1] from latents [N, latent]; without classes, labels are not looked at."""
+        """Images [N, C, H, W] in [-1, 1] from latents [N, latent]; without classes, labels are ignored."""
         return self.decoder(latents, labels) if self.num_classes else self.decoder(latents)
 
 
 class AdversarialObjective(Objective):
     """Non-saturating logistic losses (Goodfellow et al. 2014) with R1 on real images every few steps.
 
-    What augments the real images augments the generated ones too (Zhao et al. 2020): the generator learns the images as they are.
+    Real and generated images are augmented alike (Zhao et al. 2020), so that the generator learns unaugmented images.
     """
 
     def __init__(self, family: Gan, settings: GanTraining, augment: Augment) -> None:
@@ -192,5 +192,5 @@ class AdversarialObjective(Objective):
 
     @torch.no_grad()
     def validation(self, family: Any, images: Tensor, labels: Tensor, generator: torch.Generator) -> float:
-        """The discriminator's loss on held-out real images: it rises when the discriminator knows its own images by heart."""
+        """The discriminator's loss on held-out real images: it rises when the discriminator overfits."""
         return float(F.softplus(-self.discriminator(images, labels)).mean())

@@ -1,4 +1,4 @@
-"""Training settings that every family has; a family's own dataclass adds to them and sets its defaults."""
+"""Training settings shared by all families; a family's dataclass extends them and sets its defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class TrainSettings:
     """How a family is trained. One step sees `batch` images."""
 
     steps: int = option(1200, "optimiser steps", low=1)
-    batch: int = option(128, "images a step", low=1)
+    batch: int = option(128, "images per step", low=1)
     seed: int = option(0, "seed of weights, split, order, noise and augmentation", low=0, high=2**63 - 1)
     lr: float = option(4e-3, "peak learning rate of Adam", above=0)
     lr_floor: float = option(0.02, "learning rate at the end, as a share of the peak (cosine decay; 1 = constant)", low=0, high=1)
@@ -28,7 +28,7 @@ class TrainSettings:
     shift: float = option(0.0, "random shift, up to this share of the size", low=0, high=0.5)
     rotate: float = option(0.0, "random rotation, up to this many degrees", low=0, high=180)
     zoom: float = option(0.0, "random zoom, up to this share in or out", low=0, high=0.5)
-    precision: str = option("auto", "auto takes bfloat16 on CUDA, else float32", choices=("auto", "float32", "bfloat16"))
-    device: str = option("auto", "auto takes CUDA when it is there", choices=("auto", "cpu", "cuda"))
+    precision: str = option("auto", "auto uses bfloat16 on CUDA, otherwise float32", choices=("auto", "float32", "bfloat16"))
+    device: str = option("auto", "auto uses CUDA if available", choices=("auto", "cpu", "cuda"))
     log_every: int = option(20, "steps between TensorBoard values", low=1)
     check_every: int = option(400, "steps between checkpoints with validation loss and a sample grid", low=1)

@@ -1,1 +1,1 @@
-"""Building blocks of networks: small, exportable to ONNX with a dynamic batch, friendly to quantisation."""
+"""Building blocks of networks: small, exportable to ONNX with a dynamic batch, and suitable for quantisation."""

@@ -9,7 +9,7 @@ from aigc_edge.nn.blocks import group_norm, zeroed
 
 
 class Attention(nn.Module):
-    """Residual multi-head self-attention with group normalisation in front; projections are 1×1 convolutions.
+    """Residual multi-head self-attention with pre-normalisation (GroupNorm); projections are 1×1 convolutions.
 
     The output projection starts at zero, so that an untrained block is the identity.
     """

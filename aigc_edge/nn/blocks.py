@@ -65,7 +65,7 @@ class Upsample(nn.Module):
 
 
 class Modulation(nn.Module):
-    """One matrix product that gives every block of a network its scale and shift.
+    """One matrix product that computes scale and shift for every block of a network.
 
     One product for all blocks instead of one in each: at batch 1 a small product costs its launch, not its arithmetic. The bias
     starts at 1 for scales and 0 for shifts, the weight at 0: an untrained network ignores its condition.

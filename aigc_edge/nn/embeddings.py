@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class FourierFeatures(nn.Module):
     """Cosines and sines of a scalar at fixed frequencies, geometric from `lowest` to `highest` (in periods per unit).
 
-    The frequencies are constants, not drawn: they need no place in a checkpoint and are the same on every machine. The default
+    The frequencies are constants, not random: they are not stored in checkpoints and are the same on every machine. The default
     range suits EDM's c_noise = ln(sigma) / 4, which spans about 2.7 units.
     """
 
@@ -34,9 +34,9 @@ class FourierFeatures(nn.Module):
 class ConditionEmbedding(nn.Module):
     """Embed timestep [N] float32 and, when `num_classes` > 0, class index [N] int64 into one vector [N, channels].
 
-    Class index `num_classes` is the null class: what the network sees when it is asked for an unconditional estimate
-    (classifier-free guidance, Ho and Salimans 2022). The class is added behind the last matrix product of the timestep's branch,
-    so all that depends on the timestep alone is one subgraph that a compiler can evaluate beforehand.
+    Class index `num_classes` is the null class: the network's input for an unconditional estimate
+    (classifier-free guidance, Ho and Salimans 2022). The class is added after the last matrix product of the timestep's branch,
+    so all that depends on the timestep alone is one subgraph that a compiler can evaluate ahead of time.
     """
 
     def __init__(self, channels: int, num_classes: int, features: int = 32) -> None:

@@ -15,9 +15,9 @@ class UNet(nn.Module):
     """F(sample [N, C, H, W], timestep [N] float32, class_labels [N] int64) → [N, C, H, W], float32.
 
     `widths[i]` channels and `blocks[i]` residual blocks at resolution H / (patch · 2^i) down and again up, one skip
-    connection a level (concatenated); self-attention behind each block of the levels named in `attention`. `patch` > 1 lets
-    the first convolution shrink the image and a depth-to-space put it together again: the cheapest way to trade the finest
-    detail for speed. With `num_classes` 0 there is no class_labels.
+    connection a level (concatenated); self-attention after each block of the levels named in `attention`. `patch` > 1 makes
+    the first convolution downsample the image and a depth-to-space restore the resolution: the cheapest trade of fine detail
+    for speed. With `num_classes` 0 there is no class_labels.
     """
 
     def __init__(

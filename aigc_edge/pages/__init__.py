@@ -1,4 +1,4 @@
-"""Pages that need nothing else: one HTML file with its style and pictures in it."""
+"""Self-contained pages: one HTML file with inline styles and images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.resources import files
 
 
 def page(title: str, *sections: str) -> str:
-    """A whole HTML page of sections; those that are empty are left out."""
+    """A whole HTML page of sections; empty sections are omitted."""
     style = files("aigc_edge.pages").joinpath("page.css").read_text(encoding="utf-8")
     body = "\n".join(section for section in sections if section)
     return (
@@ -18,5 +18,5 @@ def page(title: str, *sections: str) -> str:
 
 
 def card(what: str, big: str, note: str) -> str:
-    """A figure that counts: what it is, the figure, and a note, as HTML."""
+    """A card with a key figure: description, value and note, as HTML."""
     return f'<div class="card"><div class="what">{what}</div><div class="big">{big}</div><div class="note">{note}</div></div>'

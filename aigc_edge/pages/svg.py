@@ -1,4 +1,4 @@
-"""The little of SVG that the report's plots need: shapes as text, a linear scale with readable ticks."""
+"""The SVG subset for the report's plots: shapes as text, a linear scale with readable ticks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Scale:
         return self.start + (value - self.low) / span * (self.end - self.start) if span else (self.start + self.end) / 2
 
     def ticks(self, about: int = 6) -> list[float]:
-        """Round numbers (1, 2 or 5 times a power of ten apart) inside the scale, about as many as asked for."""
+        """Round numbers (1, 2 or 5 times a power of ten apart) inside the scale, about `about` of them."""
         span = self.high - self.low
         if not span > 0:
             return [self.low]
@@ -53,7 +53,7 @@ def label(x: float, y: float, content: str, class_: str = "label", anchor: str =
 
 
 def picture(width: int, height: int, title: str, *content: str) -> str:
-    """An inline picture that scales with the page, as far as its text stays readable; `title` is what a screen reader says."""
+    """An inline picture that scales with the page, as far as its text stays readable; `title` is read by screen readers."""
     head = element("title", html.escape(title))
     return element(
         "svg",

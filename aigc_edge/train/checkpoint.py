@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, never pickle, always whole."""
+"""Checkpoints: safetensors and JSON, written atomically, without pickle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
-    """Everything that training changes: family, other networks, averaged weights, optimisers; clones."""
+    """Everything that training changes: family, other networks, averaged weights, optimisers, as clones."""
     tensors = {f"family.{key}": value for key, value in trainer.family.state_dict().items()}
     tensors |= {f"ema.{key}": value for key, value in trainer.ema.family.state_dict().items()}
     for name, network in _own_networks(trainer).items():
@@ -37,7 +37,7 @@ def state(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def restore(trainer: Trainer, tensors: dict[str, Tensor], step: int) -> None:
-    """Put a state back; raises KeyError or RuntimeError when it belongs to another model."""
+    """Restore a state; raises KeyError or RuntimeError when it belongs to another model."""
     trainer.family.load_state_dict(_under("family.", tensors))
     trainer.ema.family.load_state_dict(_under("ema.", tensors))
     for name, network in _own_networks(trainer).items():
@@ -55,8 +55,8 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], step: int) -> None:
 def save(folder: Path, trainer: Trainer) -> None:
     """Write checkpoint and averaged weights into the run folder.
 
-    The number of steps stands in the same file as the tensors: the two can never disagree, whenever the process dies. The JSON
-    beside it is a summary to read.
+    The step count is stored in the same file as the tensors, so that the two are consistent even if the process is killed. The
+    JSON file beside it is a human-readable summary.
     """
     save_tensors(folder / TENSORS, state(trainer), {"step": str(trainer.step)})
     write_json(folder / SUMMARY, {"version": 1, "step": trainer.step, "images": trainer.step * trainer.settings.batch})
@@ -71,11 +71,11 @@ def load(folder: Path, trainer: Trainer) -> bool:
     try:
         with safetensors.safe_open(path, "pt") as file:
             step = int(file.metadata()["step"])
-            tensors: dict[str, Any] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors: dict[str, Any] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         restore(trainer, tensors, step)
     except Exception as error:  # safetensors, torch and the file system each raise their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AigcEdgeError(f"{path} cannot be resumed ({reason}): delete it, or start afresh without resuming") from error
+        raise AigcEdgeError(f"{path} cannot be resumed ({reason}): delete it, or start from scratch without resuming") from error
     return True
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step."""
+"""Ctrl-C deferred to the end of a step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from types import FrameType
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether Ctrl-C was pressed inside the block; a second Ctrl-C interrupts at once.
+    """Yield a function that returns whether Ctrl-C was pressed inside the block; a second Ctrl-C interrupts immediately.
 
-    An update of the weights is not atomic: a KeyboardInterrupt in the middle of it would leave a state that no checkpoint may
-    hold. Outside the main thread Python delivers no signals, and the function is always false.
+    An update of the weights is not atomic: a KeyboardInterrupt in the middle of it would leave an inconsistent state that
+    must not be saved. Outside the main thread Python delivers no signals, and the function always returns False.
     """
     pressed = False
     if threading.current_thread() is not threading.main_thread():

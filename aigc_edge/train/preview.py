@@ -1,4 +1,4 @@
-"""Samples to look at while a model is trained."""
+"""Sample grids for monitoring training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from aigc_edge.images import to_uint8
 from aigc_edge.models.base import Family
 
 COLUMNS = 8
-ROWS = 8  # without classes, else a row a class (at most MOST)
+ROWS = 8  # without classes; otherwise one row per class (at most MOST)
 MOST = 20
 SOLVER, STEPS, GUIDANCE = "dpmpp_2m", 12, 1.5
 
 
 @torch.no_grad()
 def preview(family: Family, *, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Images uint8 [rows · COLUMNS, H, W, C] that `family` generates from the latents of `seed`, a row a class."""
+    """Images uint8 [rows · COLUMNS, H, W, C] that `family` generates from the latents of `seed`, one row per class."""
     rows = min(family.num_classes, MOST) or ROWS
     latents = np.random.default_rng(seed).standard_normal((rows * COLUMNS, *family.sample_shape), np.float32)
     classes = np.repeat(np.arange(rows), COLUMNS) if family.num_classes else None

@@ -1,4 +1,4 @@
-"""`train`: from data to a run folder."""
+"""`train`: trains a model on data and writes a run folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aigc_edge.train.interrupt import deferred_interrupt
 from aigc_edge.train.preview import COLUMNS, preview
 from aigc_edge.train.trainer import Trainer
 
-# Settings that may change when a training is taken up again.
+# Settings that may change when training is resumed.
 _FREE = ("steps", "log_every", "check_every", "device")
 _WRITTEN = ("config.json", "checkpoint.*", "model.safetensors", "judge", "samples", "events.out.tfevents.*")
 
@@ -44,14 +44,14 @@ def train(
     """Train a model of `family` on `data` ("digits", "photos" or a folder of images) and write the run folder `out`.
 
     Returns `out`. `settings` are fields of the family's `Model` and `Training` dataclasses; None stands for the default. With
-    `resume` a run that is already in `out` goes on from its checkpoint, on the CPU with bit-identical results; a finished one is
-    returned as it is. Ctrl-C writes a checkpoint and then raises KeyboardInterrupt. Raises AigcEdgeError (DataError for the
-    data) for whatever a user can mend.
+    `resume` an existing run in `out` continues from its checkpoint, on the CPU with bit-identical results; a finished run is left
+    unchanged. Ctrl-C writes a checkpoint and then raises KeyboardInterrupt. Raises AigcEdgeError (DataError for the
+    data) for invalid input.
     """
     cls, out = FAMILIES[family], Path(out)
     _refuse_foreign(out)
     values = {"steps": steps, "batch": batch, "seed": seed} | settings
-    model_values, train_values = _sorted(cls, {key: value for key, value in values.items() if value is not None})
+    model_values, train_values = _split_settings(cls, {key: value for key, value in values.items() if value is not None})
     options = config.from_dict(cls.Training, train_values, f"{family} training settings")
     images = load(data, size, skip_corrupt=skip_corrupt, watch=_reading if progress else iter)
     with torch.random.fork_rng(devices=[]):
@@ -78,36 +78,36 @@ def _reading(files: list[Path]) -> Iterable[Path]:
     return tqdm(files, desc="reading", unit="img", delay=1, dynamic_ncols=True)
 
 
-def _sorted(cls: type[Family], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_settings(cls: type[Family], values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split settings into those of the model and those of the training."""
     model, training = config.names(cls.Model), config.names(cls.Training)
-    # What the data decide is not a setting.
+    # Settings determined by the data.
     model = [name for name in model if name not in ("size", "channels", "num_classes")]
-    unknown = sorted(set(given) - set(model) - set(training))
+    unknown = sorted(set(values) - set(model) - set(training))
     if unknown:
         raise AigcEdgeError(f"unknown {cls.name} settings {', '.join(unknown)}: choose from {', '.join([*training, *model])}")
-    return {k: v for k, v in given.items() if k in model}, {k: v for k, v in given.items() if k in training}
+    return {k: v for k, v in values.items() if k in model}, {k: v for k, v in values.items() if k in training}
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Only a new or empty folder or one that holds a run may be written to."""
+    """Raise AigcEdgeError unless `out` is new, empty, or contains a run."""
     if out.exists() and not out.is_dir():
         raise AigcEdgeError(f"{out} is a file: give a folder for the run")
     if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
-        raise AigcEdgeError(f"{out} holds other files and no training run: give an empty or a new folder")
+        raise AigcEdgeError(f"{out} contains other files and no training run: give an empty or new folder")
 
 
 def _prepare(out: Path, run_config: dict[str, Any], resume: bool) -> None:
-    """Make sure that a run in `out` may be gone on with; without `resume`, remove it."""
+    """Check that a run in `out` can be resumed; without `resume`, remove it."""
     if not (out / "config.json").exists():
         return
     if not resume:
-        for path in [found for pattern in _WRITTEN for found in out.glob(pattern)]:
+        for path in [file for pattern in _WRITTEN for file in out.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return
-    before = read_config(out)
+    previous = read_config(out)
     for part in ("family", "model", "data", "train"):
-        old, new = before.get(part), run_config[part]
+        old, new = previous.get(part), run_config[part]
         if isinstance(old, dict) and isinstance(new, dict):
             free = _FREE if part == "train" else ()
             differ = [n for n in [*new, *old] if old.get(n) != new.get(n) and n not in free]
@@ -115,8 +115,8 @@ def _prepare(out: Path, run_config: dict[str, Any], resume: bool) -> None:
                 continue
             part, old, new = f"{part}.{differ[0]}", old.get(differ[0]), new.get(differ[0])
         if old != new:
-            message = f"{out} was trained with {part} = {old!r}, now {new!r} is asked for"
-            raise AigcEdgeError(f"{message}: give another folder, or start afresh without resuming")
+            message = f"{out} was trained with {part} = {old!r}, but {new!r} was requested"
+            raise AigcEdgeError(f"{message}: give another folder, or start from scratch without resuming")
 
 
 def _loop(trainer: Trainer, out: Path, progress: bool) -> None:
@@ -130,7 +130,7 @@ def _loop(trainer: Trainer, out: Path, progress: bool) -> None:
         unit="img",
         unit_scale=True,
         disable=not progress,
-        mininterval=0.5 if sys.stderr.isatty() else 15,  # a log file wants few lines
+        mininterval=0.5 if sys.stderr.isatty() else 15,  # few lines in log files
         dynamic_ncols=True,
     )
     try:

@@ -1,4 +1,4 @@
-"""The state of a training and what one step does to it."""
+"""Training state and the training step."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from aigc_edge.models.base import Family
 from aigc_edge.models.settings import TrainSettings
 from aigc_edge.train.ema import Ema
 
-# What randomness is for; part of every seed, so that no two uses share a stream.
+# Purpose of random numbers, part of every seed, so that no two uses share a stream.
 _STEP, _ORDER, _VALIDATION = range(3)
 
 
 def generator(*parts: int) -> torch.Generator:
-    """A CPU generator seeded from all the numbers given, each at least 0."""
+    """A CPU generator seeded from all `parts`, each at least 0."""
     state = np.random.SeedSequence(parts).generate_state(2, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def pick_device(settings: TrainSettings) -> torch.device:
-    """The device that the settings ask for; raises AigcEdgeError when it is not there."""
+    """The device of the settings; raises AigcEdgeError when it is not available."""
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise AigcEdgeError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu or auto")
+        raise AigcEdgeError("device cuda was requested, but torch finds no CUDA device here: use --device cpu or auto")
     return torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class Trainer:
     """Networks, optimisers, averaged weights and the number of steps done.
 
-    All randomness is a function of (seed, step), so this state is complete: a trainer that is loaded from it goes on with
-    exactly the same numbers as one that never stopped.
+    All randomness is a function of (seed, step), so this state is complete: a trainer restored from it continues
+    exactly like one that was never interrupted.
     """
 
     def __init__(self, family: Family, settings: Any, training: ImageSet, held_out: ImageSet) -> None:
@@ -66,7 +66,7 @@ class Trainer:
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def _tensors(self, data: ImageSet) -> tuple[Tensor, Tensor]:
-        # Bytes in memory, floats only a batch at a time.
+        # Stored as bytes; converted to floats per batch.
         return torch.from_numpy(data.images).to(self.device), torch.from_numpy(data.labels).to(self.device)
 
     def _augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
@@ -80,10 +80,10 @@ class Trainer:
         return self._epoch[1]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images float32 [N, C, H, W] in [-1, 1] and labels of a step: all images once in random order, then again."""
+        """Images float32 [N, C, H, W] in [-1, 1] and labels of a step; each epoch visits all images in random order."""
         count = len(self.images)
-        places = np.arange(step * self.settings.batch, (step + 1) * self.settings.batch)
-        chosen = torch.from_numpy(np.array([self._order(int(p) // count)[int(p) % count] for p in places])).to(self.device)
+        positions = np.arange(step * self.settings.batch, (step + 1) * self.settings.batch)
+        chosen = torch.from_numpy(np.array([self._order(int(p) // count)[int(p) % count] for p in positions])).to(self.device)
         return self.images[chosen].float() / 127.5 - 1, self.labels[chosen]
 
     def learning_rate(self, step: int) -> float:
@@ -120,7 +120,7 @@ class Trainer:
         if not (math.isfinite(value) and math.isfinite(float(norm))):
             raise AigcEdgeError(
                 f"training diverged at step {self.step + 1}: the loss of the {name} is {value}, its gradient norm {float(norm)}; "
-                f"start afresh with a learning rate below {self.settings.lr:g}"
+                f"restart with a learning rate below {self.settings.lr:g}"
             )
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
@@ -128,7 +128,7 @@ class Trainer:
         return value
 
     def validation_loss(self) -> float:
-        """The objective's figure for the held-out images with the averaged weights: the same noise every time."""
+        """The objective's validation loss on held-out images with the averaged weights and fixed noise."""
         rng, total = generator(self.seed, _VALIDATION), 0.0
         for images, labels in zip(self.held_images.split(512), self.held_labels.split(512), strict=True):
             total += len(images) * self.objective.validation(self.ema.family, images.float() / 127.5 - 1, labels, rng)

@@ -165,7 +165,7 @@ def test_folders_that_hold_nothing(tmp_path: Path, rng: np.random.Generator) -> 
     with pytest.raises(DataError, match="is empty: give a folder with images"):
         load(str(tmp_path))
     (tmp_path / "a.gif").write_bytes(b"GIF89a")
-    with pytest.raises(DataError, match="holds 1 other files but no images"):
+    with pytest.raises(DataError, match="contains 1 other files but no images"):
         load(str(tmp_path))
     with pytest.raises(DataError, match="is not a folder"):
         load(str(tmp_path / "a.gif"))
@@ -176,7 +176,7 @@ def test_folders_that_hold_nothing(tmp_path: Path, rng: np.random.Generator) -> 
 def test_loose_images_beside_subfolders_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
     write(tmp_path / "1.png", grey(rng))
     write(tmp_path / "cats" / "1.png", grey(rng))
-    with pytest.raises(DataError, match=r"beside images in subfolders \(cats\).*one a class"):
+    with pytest.raises(DataError, match=r"directly in it and in subfolders \(cats\).*one per class"):
         load(str(tmp_path))
 
 

@@ -40,7 +40,7 @@ def test_a_run_comes_back_ready_to_use(run_folder: Path) -> None:
 
 
 def test_no_run(tmp_path: Path) -> None:
-    with pytest.raises(AigcEdgeError, match=r"no training run.*aigc-edge train"):
+    with pytest.raises(AigcEdgeError, match=r"not a training run.*aigc-edge train"):
         load_run(tmp_path / "nothing")
 
 

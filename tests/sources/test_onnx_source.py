@@ -118,7 +118,7 @@ def test_an_old_opset_is_brought_up(tmp_path):
         (lambda f: f.write_bytes(b""), "contains no network"),
         (lambda f: f.write_text("not a network"), "not a readable ONNX|contains no network"),
         (lambda f: f.unlink(), "ONNX file .* does not exist"),
-        (lambda f: _file(f, weight=np.full((1, 3, 1, 1), np.nan, np.float32)), "weight 'w' .* holds NaN"),
+        (lambda f: _file(f, weight=np.full((1, 3, 1, 1), np.nan, np.float32)), "weight 'w' .* contains NaN"),
         (lambda f: _file(f, op="Frobnicate"), "'Frobnicate', which is not in ONNX opset 20"),
         (lambda f: _external(f), "weights.bin, weights of n.onnx, is missing"),
         (lambda f: _external(f, cut=True), "weights.bin, .* was cut off: it has 4 of 12 bytes"),

@@ -147,7 +147,7 @@ def test_sdxl_is_told_the_size_that_it_makes(tmp_path: Path) -> None:
 
 
 def test_what_a_folder_cannot_serve(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(AigcEdgeError, match=r"the size 24x42 does not suit sd, which serves several: .* multiples of 4"):
+    with pytest.raises(AigcEdgeError, match=r"the size 24x42 is not supported by sd with several sizes: .* multiples of 4"):
         open_source(str(folder), SourceOptions(size=(16, 16), further_sizes=((24, 42),)))
     for kind, config in (("FluxPipeline", {"_class_name": "FluxTransformer2DModel"}), ("StableDiffusion3Pipeline", {})):
         other = tmp_path / kind

@@ -180,8 +180,8 @@ def change(file: Path, **members: Any) -> None:
         ("unet/config.json", {"addition_embed_type": "text"}, "has addition_embed_type 'text'"),
         ("vae/config.json", {"scaling_factor": 0}, "scaling_factor of sd/vae is 0"),
         ("vae/config.json", {"scaling_factor": "x"}, "scaling_factor of sd/vae is 'x'"),
-        ("text_encoder/config.json", {"vocab_size": 400}, "has 521 tokens, its text encoder knows 400"),
-        ("text_encoder/config.json", {"max_position_embeddings": 5}, "gives 12 tokens, its text_encoder takes 5"),
+        ("text_encoder/config.json", {"vocab_size": 400}, "has 521 tokens, but its text encoder only 400"),
+        ("text_encoder/config.json", {"max_position_embeddings": 5}, "produces 12 tokens, but its text_encoder takes at most 5"),
         ("text_encoder/config.json", {"use_attention_mask": True}, "masks its padding"),
         ("model_index.json", {"tokenizer": ["transformers", "AutoTokenizer"]}, "AutoTokenizer: it must be one of CLIPTok"),
         ("model_index.json", {"text_encoder": ["transformers", "CLIPTextModelWithProjection"]}, "must be one of CLIPTextModel"),
@@ -204,7 +204,7 @@ def test_a_damaged_tokenizer_and_pickles_anywhere(save: Save) -> None:
         open_source(str(folder))
     folder = save("other", diffusers.DDIMScheduler(), unet())
     (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "pytorch_model.bin")
-    with pytest.raises(AigcEdgeError, match=r"other/text_encoder holds pickled weights \(pytorch_model.bin\)"):
+    with pytest.raises(AigcEdgeError, match=r"other/text_encoder contains pickled weights \(pytorch_model.bin\)"):
         open_source(str(folder))
 
 

@@ -149,7 +149,7 @@ def test_without_resume_it_starts_afresh(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 6}, r"train\.seed = 5, now 6 is asked for: give another folder, or start afresh"),
+        ({"seed": 6}, r"train\.seed = 5, but 6 was requested: give another folder, or start from scratch"),
         ({"widths": (8, 24)}, r"model\.widths = \[8, 16\]"),
         ({"batch": 32}, r"train\.batch = 48"),
     ],
@@ -173,7 +173,7 @@ def test_another_family_or_other_data_are_refused(tmp_path: Path) -> None:
 def test_foreign_folders_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"precious")
     for resume in (True, False):
-        with pytest.raises(AigcEdgeError, match="holds other files and no training run"):
+        with pytest.raises(AigcEdgeError, match="contains other files and no training run"):
             go("diffusion", tmp_path, resume=resume)
     with pytest.raises(AigcEdgeError, match="is a file: give a folder"):
         go("diffusion", tmp_path / "holiday.jpg")
@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint(keep: float, tmp_path: Path) -> None:
     path = out / checkpoint.TENSORS
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
-    with pytest.raises(AigcEdgeError, match=r"cannot be resumed .*: delete it, or start afresh"):
+    with pytest.raises(AigcEdgeError, match=r"cannot be resumed .*: delete it, or start from scratch"):
         go("diffusion", out, steps=3)
 
 

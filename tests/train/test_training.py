@@ -126,7 +126,7 @@ def test_divergence_is_a_sentence_and_keeps_the_weights(family: str) -> None:
         next(network.parameters()).fill_(math.nan)
     after = {n: p.detach().clone() for n, p in list(network.named_parameters())[1:]}
     with pytest.raises(
-        AigcEdgeError, match=rf"diverged at step 2: the loss of the {name} is nan.*start afresh with a learning rate below"
+        AigcEdgeError, match=rf"diverged at step 2: the loss of the {name} is nan.*restart with a learning rate below"
     ):
         run.advance()
     assert all(torch.equal(p, after[n]) for n, p in list(network.named_parameters())[1:])

@@ -1,4 +1,4 @@
-"""Decoders from latents to images: AutoencoderKL and the tiny ones, with the scaling of the latents inside."""
+"""Decoders from latents to images: AutoencoderKL and the tiny ones, including the scaling of the latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 
 
 class Decoder(nn.Module):
-    """Latents as the denoiser knows them → image [N, C, H, W], about -1 … 1."""
+    """The denoiser's latents [N, C, h, w] → image [N, C, H, W], approximately in [-1, 1]."""
 
     def __init__(self, vae: Any, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Decoder(nn.Module):
 
 
 class Vae:
-    """The configuration of the folder's `vae`: how many latent channels, how many pixels a latent, and the decoder as a part."""
+    """The configuration of the folder's `vae`: latent channels, upscaling factor, and the decoder component."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -46,13 +46,13 @@ class Vae:
         self.colours = folder.number("vae", self.config, "out_channels", 3)
 
     def part(self, height: int, width: int, *, shift: bool = False, statistics: bool = False, sizes: Sequence[Size] = ()) -> Part:
-        """The decoder of latents [N, C, height, width]; with `shift` or `statistics` where the pipeline looks at these.
+        """The decoder of latents [N, C, height, width]; with `shift` or `statistics` if the pipeline applies them.
 
-        `sizes` are those of the images, where there are several.
+        `sizes` are the image sizes if there are several.
         """
-        whole = sizes or [(height * self.factor, width * self.factor)]
-        shape = (BATCH, self.channels, *sides(whole, self.factor))
-        image = (BATCH, self.colours, *sides(whole))
+        image_sizes = sizes or [(height * self.factor, width * self.factor)]
+        shape = (BATCH, self.channels, *sides(image_sizes, self.factor))
+        image = (BATCH, self.colours, *sides(image_sizes))
         inputs = (TensorSpec("latents", "sample", "float32", shape),)
         spec = ComponentSpec("decoder", inputs, (TensorSpec("image", "sample", "float32", image),))
         scale, offset = self._scaling(shift, statistics)
@@ -74,9 +74,9 @@ class Vae:
             return deviation / factor, mean
         return torch.tensor(1 / factor), torch.tensor(self._number("shift_factor", 0.0) if shift else 0.0)
 
-    def _number(self, key: str, usual: float) -> float:
+    def _number(self, key: str, default: float) -> float:
         value: Any = self.config.get(key)
-        value = usual if value is None else value
+        value = default if value is None else value
         if not isinstance(value, (int, float)) or (key == "scaling_factor" and not value > 0):
             raise AigcEdgeError(f"{key} of {self.folder.name}/vae is {value!r}: it must be a number")
         return float(value)

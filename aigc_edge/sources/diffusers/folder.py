@@ -1,4 +1,4 @@
-"""What stands in a diffusers folder: its classes, configurations and weight files, looked at without loading anything."""
+"""The contents of a diffusers folder: classes, configurations and weight files, inspected without loading anything."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[a-zA-
 
 
 def _name(path: Path) -> str:
-    """Of the folder; of a snapshot in the cache of a hub, whose own name is a number, that of the repository."""
-    whole = Path(os.path.abspath(path))
-    if whole.parent.name == "snapshots" and whole.parents[1].name.startswith("models--"):
-        return whole.parents[1].name.rsplit("--", 1)[-1]
-    return whole.name
+    """The name of the folder; for snapshots in a hub cache, which are named by hash, the name of the repository."""
+    absolute = Path(os.path.abspath(path))
+    if absolute.parent.name == "snapshots" and absolute.parents[1].name.startswith("models--"):
+        return absolute.parents[1].name.rsplit("--", 1)[-1]
+    return absolute.name
 
 
 class Folder:
@@ -34,7 +34,7 @@ class Folder:
         kind = self.index.get("_class_name")
         if not isinstance(kind, str):
             raise AigcEdgeError(
-                f"{self.name}/{INDEX} names no pipeline (_class_name): save the pipeline again with save_pretrained"
+                f"{self.name}/{INDEX} does not name a pipeline (_class_name): save the pipeline again with save_pretrained"
             )
         self.kind = kind
 
@@ -47,7 +47,7 @@ class Folder:
         except (OSError, ValueError) as error:
             raise AigcEdgeError(f"{shown} cannot be read as JSON ({error}): copy the folder again") from None
         if not isinstance(value, dict):
-            raise AigcEdgeError(f"{shown} holds no JSON object: copy the folder again")
+            raise AigcEdgeError(f"{shown} is not a JSON object: copy the folder again")
         return value
 
     def has(self, component: str) -> bool:
@@ -71,36 +71,36 @@ class Folder:
         self.class_of(component, allowed)
         return self._json(self.path / component / file)
 
-    def number(self, component: str, config: Mapping[str, Any], key: str, usual: int) -> int:
-        """A positive whole number of a component's configuration, which may leave out what is `usual`."""
-        value = config.get(key, usual)
+    def number(self, component: str, config: Mapping[str, Any], key: str, default: int) -> int:
+        """A positive whole number of a component's configuration, `default` if it is absent."""
+        value = config.get(key, default)
         if not isinstance(value, int) or value <= 0:
             raise AigcEdgeError(f"{key} of {self.name}/{component} is {value!r}: it must be a positive whole number")
         return value
 
     def check_weights(self, component: str) -> str | None:
-        """The variant of the component's safetensors ("fp16"; None is the plain one), whose files are whole.
+        """The variant of the component's safetensors ("fp16", or None) after checking that its files are complete.
 
-        Raises AigcEdgeError for pickled weights, which may run code when they are loaded, and for files that are cut off.
+        Raises AigcEdgeError for pickled weights, which may run code when loaded, and for truncated files.
         """
-        place = self.path / component
-        files = sorted(file.name for file in place.iterdir())
-        found = {match["variant"]: match for match in map(_WEIGHTS.fullmatch, files) if match}
-        if not found:
+        folder = self.path / component
+        files = sorted(file.name for file in folder.iterdir())
+        variants = {match["variant"]: match for match in map(_WEIGHTS.fullmatch, files) if match}
+        if not variants:
             pickles = [name for name in files if name.endswith(_PICKLES)]
             if pickles:
                 raise AigcEdgeError(
-                    f"{self.name}/{component} holds pickled weights ({pickles[0]}), which can run code when loaded: where you "
+                    f"{self.name}/{component} contains pickled weights ({pickles[0]}), which can run code when loaded: if you "
                     "trust them, DiffusionPipeline.from_pretrained(folder).save_pretrained(other) writes safetensors"
                 )
-            raise AigcEdgeError(f"{self.name}/{component} holds no safetensors: copy the whole folder, with its weights")
-        variant = None if None in found else sorted(str(name) for name in found)[0]
+            raise AigcEdgeError(f"{self.name}/{component} contains no safetensors: copy the whole folder, with its weights")
+        variant = None if None in variants else sorted(str(name) for name in variants)[0]
         chosen = [name for name in files if (match := _WEIGHTS.fullmatch(name)) and match["variant"] == variant]
         parts = {int(total) for name in chosen for total in re.findall(r"-of-(\d+)", name)}
         if parts and max(parts) != sum("-of-" in name for name in chosen):
-            raise AigcEdgeError(f"{self.name}/{component} lacks some of its {max(parts)} files of weights: copy the folder again")
+            raise AigcEdgeError(f"{self.name}/{component} lacks some of its {max(parts)} weight files: copy the folder again")
         for name in chosen:
-            self._check_file(place / name)
+            self._check_file(folder / name)
         return variant
 
     def _check_file(self, file: Path) -> None:
@@ -111,17 +111,17 @@ class Folder:
                 pass
         except (SafetensorError, OSError) as error:
             shown = f"{self.name}/{file.relative_to(self.path).as_posix()}"
-            raise AigcEdgeError(f"{shown} is cut off or damaged ({error}): copy it again") from None
+            raise AigcEdgeError(f"{shown} is truncated or damaged ({error}): copy it again") from None
 
     def licence(self) -> str | None:
-        """The licence that the model card (README.md) names, the file it stands in, or None."""
+        """The licence that the model card (README.md) names, the name of its licence file, or None."""
         card = self.path / "README.md"
         if card.is_file():
             text = card.read_text(encoding="utf-8", errors="replace")
             head = text.split("---", 2)[1] if text.startswith("---") and text.count("---") > 1 else ""
-            named = dict(re.findall(r"^(license|license_name):[ \t]*['\"]?([^'\"\n]+?)['\"]?[ \t]*$", head, re.MULTILINE))
-            found = named.get("license")
-            if found:
-                return str(named.get("license_name", found) if found == "other" else found)
+            fields = dict(re.findall(r"^(license|license_name):[ \t]*['\"]?([^'\"\n]+?)['\"]?[ \t]*$", head, re.MULTILINE))
+            licence_name = fields.get("license")
+            if licence_name:
+                return str(fields.get("license_name", licence_name) if licence_name == "other" else licence_name)
         files = sorted(file.name for file in self.path.glob("LICENSE*") if file.is_file())
         return files[0] if files else None

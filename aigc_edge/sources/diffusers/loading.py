@@ -1,4 +1,4 @@
-"""Loads one component of a diffusers folder: safetensors only, all weights there, all of them finite, float32."""
+"""Loads one component of a diffusers folder: from safetensors only, with all weights present and finite, in float32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIBRARIES = ("diffusers", "transformers")
 
 
 def require(library: str) -> Any:
-    """The library; raises AigcEdgeError that says how to install it."""
+    """Import the library; raises AigcEdgeError with installation instructions."""
     try:
         return importlib.import_module(library)
     except ImportError as error:
@@ -29,7 +29,7 @@ def require(library: str) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Both libraries speak of their own affairs through warnings, loggers and bars; none is the user's concern."""
+    """Suppress internal warnings, log messages and progress bars of both libraries."""
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
     own = [importlib.import_module(f"{name}.utils.logging") for name in _LIBRARIES if name in sys.modules]
@@ -52,20 +52,20 @@ def quiet() -> Iterator[None]:
 def load(folder: Folder, component: str, *allowed: str) -> nn.Module:
     """The component in float32 and eval mode; its class must be one of `allowed` of diffusers or transformers.
 
-    Raises AigcEdgeError for a class that is not, for weights that are missing, of another shape or not finite.
+    Raises AigcEdgeError for other classes and for weights that are missing, of the wrong shape or not finite.
     """
     library, kind = folder.class_of(component, allowed)
     if library not in _LIBRARIES:
         raise AigcEdgeError(
             f"the {component} of {folder.name} is a {kind} of {library}: only classes of {' and '.join(_LIBRARIES)} are loaded, "
-            "no code that a folder brings"
+            "not code from the folder"
         )
     variant, cls = folder.check_weights(component), getattr(require(library), kind, None)
     if cls is None:
         raise AigcEdgeError(f"the installed {library} has no {kind}, the {component} of {folder.name}: update {library}")
     options: dict[str, Any] = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
     if library == "transformers":
-        # The plain attention: scaled_dot_product_attention would export checks for rows that are masked whole, which none is.
+        # Eager attention: scaled_dot_product_attention would export checks for fully masked rows, which do not occur.
         options = {"dtype": torch.float32, "attn_implementation": "eager"}
     try:
         with quiet():
@@ -77,14 +77,14 @@ def load(folder: Folder, component: str, *allowed: str) -> nn.Module:
                 variant=variant,
                 **options,
             )
-    except Exception as error:  # whatever the libraries raise for a configuration or weights that they do not like
+    except Exception as error:  # any exception of the libraries for an invalid configuration or weights
         reason = " ".join(str(error).split())[:300]
         raise AigcEdgeError(f"{folder.name}/{component} cannot be loaded as a {kind}: {reason}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise AigcEdgeError(
             f"{folder.name}/{component} lacks {len(missing)} weights of its {kind}, the first is {missing[0]}: its config.json "
-            "and its safetensors are of two models, copy the folder again"
+            "and its safetensors belong to different models, copy the folder again"
         )
     _check_finite(folder, component, module)
     return module.eval()
@@ -93,6 +93,4 @@ def load(folder: Folder, component: str, *allowed: str) -> nn.Module:
 def _check_finite(folder: Folder, component: str, module: nn.Module) -> None:
     for name, weight in module.named_parameters():
         if not torch.isfinite(weight).all():
-            raise AigcEdgeError(
-                f"{folder.name}/{component} holds values that are not finite, in {name}: take weights that were saved whole"
-            )
+            raise AigcEdgeError(f"{folder.name}/{component} contains values that are not finite, in {name}: use intact weights")

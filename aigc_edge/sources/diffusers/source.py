@@ -1,4 +1,4 @@
-"""A diffusers folder as a source: the family of its pipeline class lays it out, the scheduler becomes the default program."""
+"""A diffusers folder as a source: its pipeline family determines the layout, its scheduler becomes the default program."""
 
 from __future__ import annotations
 
@@ -20,29 +20,27 @@ if TYPE_CHECKING:
     from aigc_edge.sources.diffusers.layout import Layout
 
 _NETWORKS = ("unet", "transformer", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3")
-_HARMLESS = ("safety_checker", "image_encoder", "feature_extractor")  # that a pipeline may carry and text to image does not use
+_UNUSED = ("safety_checker", "image_encoder", "feature_extractor")  # optional components that text-to-image does not use
 
 
 @SOURCES.register("diffusers")
 class DiffusersSource(Source):
-    """A folder that diffusers' `save_pretrained` wrote (or a snapshot of a hub's repository), of a pipeline class that is known.
+    """A folder that diffusers' `save_pretrained` wrote (or a snapshot of a hub repository), of a supported pipeline class.
 
-    Its default program is the folder's own scheduler, probed into rows; where the training schedule is one of ours, our solvers
-    follow it too.
+    Its default program is the folder's own scheduler, imported by probing; where the training schedule is supported, the built-in
+    solvers are compiled too.
     """
 
     def __init__(self, folder: Folder, layout: Layout, data: str | None) -> None:
         self._folder, self._layout, self._data = folder, layout, data
         if data is not None and self._layout.output_shape[1] != self._layout.output_shape[2]:
-            raise AigcEdgeError(
-                "--data was given, but images to judge by are squares and those of this size are not: leave it out"
-            )
+            raise AigcEdgeError("--data was given, but evaluation needs square images, which this size is not: leave it out")
         self.name, self.family = folder.name, folder.kind
         self.sample_shape, self.output_shape, self.sizes = layout.sample_shape, layout.output_shape, layout.sizes
         self.num_classes, self.text, self.schedule = layout.num_classes, layout.text, layout.schedule
         self.guidance_scale, self.steps = layout.guidance_scale, layout.steps
         if layout.text is not None:
-            self.samples = len(layout.text.prompts)  # one each: an image of such a network takes a CPU minutes
+            self.samples = len(layout.text.prompts)  # one per prompt: an image takes minutes on a CPU
 
     @classmethod
     def claims(cls, text: str) -> bool:
@@ -71,41 +69,41 @@ class DiffusersSource(Source):
         return self._layout.parts
 
     def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:
-        """The folder's own scheduler first, unless a solver is named; then the usual solvers, where the schedule is ours."""
+        """The folder's own scheduler first, unless a solver is named; then the built-in solvers, if the schedule is supported."""
         layout = self._layout
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         count = steps or self.steps
-        made: list[Program] = []
+        programs: list[Program] = []
         if solver is None:
             try:
-                made += [self._own(n, scale) for n in dict.fromkeys((count, *layout.few))]
+                programs += [self._own(n, scale) for n in dict.fromkeys((count, *layout.few))]
             except ProgramError as error:
-                advice = "" if self.schedule is None else f"; name a solver in its place, such as --solver {SOLVERS[0]}"
+                advice = "" if self.schedule is None else f"; choose a solver instead, such as --solver {SOLVERS[0]}"
                 raise AigcEdgeError(f"the scheduler of {self.name} cannot be compiled: {error}{advice}") from error
         elif self.schedule is None:
             kind = type(layout.scheduler).__name__
             raise AigcEdgeError(
-                f"{self.name} has no schedule that the solver {solver!r} could follow, only its {kind}: leave it out"
+                f"{self.name} has no schedule that the solver {solver!r} supports, only its {kind}: leave the solver out"
             )
         else:
-            made.append(self._built(solver, count, scale))
+            programs.append(self._built(solver, count, scale))
         if self.schedule is not None and not layout.few:
             for name in SOLVERS:
                 for n in STEPS:
-                    with contextlib.suppress(ProgramError):  # one that this schedule does not admit
-                        made.append(self._built(name, n, scale))
-        return list({program.name: program for program in reversed(made)}.values())[::-1]
+                    with contextlib.suppress(ProgramError):  # this schedule does not support it
+                        programs.append(self._built(name, n, scale))
+        return list({program.name: program for program in reversed(programs)}.values())[::-1]
 
     def _own(self, steps: int, scale: float) -> Program:
         layout = self._layout
         kind = type(layout.scheduler).__name__.removesuffix("Scheduler")
-        taken = {} if layout.timestep_scale == 1.0 else {"timestep_scale": layout.timestep_scale}
+        options = {} if layout.timestep_scale == 1.0 else {"timestep_scale": layout.timestep_scale}
         return from_diffusers(
             layout.scheduler,
             steps,
             name=f"{kind}-{steps}",
             guidance_scale=scale,
-            **taken,
+            **options,
             **layout.arguments(steps),
         )
 
@@ -114,7 +112,7 @@ class DiffusersSource(Source):
         return build(self.schedule, solver, steps, guidance_scale=scale, clip=self._layout.clip)
 
     def identity(self, part: str) -> str:
-        """Hash of the component's files, of what stands around it, and of the versions of the libraries that load it."""
+        """Hash of the component's files, its spec and shape, and the versions of the libraries that load it."""
         spec = next(p.spec for p in self._layout.parts if p.spec.name == part)
         facts = [self.family, self.output_shape, spec.to_json(), [version(library) for library in ("diffusers", "transformers")]]
         digest = hashlib.sha256(repr(facts).encode())
@@ -135,12 +133,12 @@ class DiffusersSource(Source):
 
     def provenance(self) -> dict[str, Any]:
         index: Mapping[str, Any] = self._folder.index
-        left_out = [name for name in _HARMLESS if self._folder.has(name)]
-        found = {
+        left_out = [name for name in _UNUSED if self._folder.has(name)]
+        origin = {
             "source": self._folder.name,
             "pipeline": self._folder.kind,
             "data": None,
             "licence": self._folder.licence(),
             "diffusers": index.get("_diffusers_version"),
         }
-        return found | ({"left_out": left_out} if left_out else {})
+        return origin | ({"left_out": left_out} if left_out else {})

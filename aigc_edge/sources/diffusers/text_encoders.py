@@ -1,4 +1,4 @@
-"""Text encoders as parts: token ids in, the conditions that a pipeline takes of them out."""
+"""Text encoders as components: token ids → the conditions that a pipeline uses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.tokens import tokens_of
 
 Hidden = Literal["last", "penultimate"]
-MASKED = -1e4  # added to the logits of attention; the softmax of what is so far below is 0
-# What is calibrated with unless a user gives prompts: short and long, people, places, things, drawings, letters.
+MASKED = -1e4  # added to attention logits; the softmax of such values is 0
+# Default calibration prompts: short and long; people, places, objects, drawings, lettering.
 PROMPTS = (
     "a photograph of an astronaut riding a horse",
     "portrait of an old fisherman, soft window light, 85mm",
@@ -32,50 +32,52 @@ PROMPTS = (
 
 
 class Clip(nn.Module):
-    """CLIP's text model: the hidden states of one layer and the pooled vector, projected where the model has a projection."""
+    """CLIP's text model: the hidden states of one layer and the pooled vector, projected if the model has a projection."""
 
     def __init__(self, model: nn.Module, length: int, hidden: Hidden | None, pooled: bool) -> None:
         super().__init__()
         self.model, self.hidden, self.pooled = model, hidden, pooled
-        # The causal mask as a constant: the model's own would be computed for each sample, of numbers that half precision lacks.
+        # The causal mask as a constant: the model's own is computed per sample, with values outside the range of half precision.
         self.mask = nn.Buffer(torch.full((1, 1, length, length), MASKED).triu(1))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Token ids int64 [N, L] → hidden states [N, L, D], the last (normalised) or the penultimate ones, and pooled [N, P]."""
-        made = self.model(tokens, attention_mask=self.mask, output_hidden_states=self.hidden == "penultimate")
-        found: tuple[Tensor, ...] = ()
+        outputs = self.model(tokens, attention_mask=self.mask, output_hidden_states=self.hidden == "penultimate")
+        conditions: tuple[Tensor, ...] = ()
         if self.hidden is not None:
-            found += (made.last_hidden_state if self.hidden == "last" else made.hidden_states[-2],)
+            conditions += (outputs.last_hidden_state if self.hidden == "last" else outputs.hidden_states[-2],)
         if self.pooled:
-            projected = getattr(made, "text_embeds", None)
-            found += (made.pooler_output if projected is None else projected,)
-        return found
+            projected = getattr(outputs, "text_embeds", None)
+            conditions += (outputs.pooler_output if projected is None else projected,)
+        return conditions
 
 
 class PositionBias(nn.Module):
     """T5's bias by relative position, with the buckets as a constant.
 
-    They are rounded logarithms: an engine that rounds another way would put some places into other buckets.
+    Buckets are rounded logarithms: an engine with different rounding would assign some positions to other buckets.
     """
 
     def __init__(self, attention: Any, length: int) -> None:
         super().__init__()
-        place = torch.arange(length)
+        position = torch.arange(length)
         sizes = {
             "num_buckets": attention.relative_attention_num_buckets,
             "max_distance": attention.relative_attention_max_distance,
         }
-        self.buckets = nn.Buffer(attention._relative_position_bucket(place[None] - place[:, None], bidirectional=True, **sizes))
+        self.buckets = nn.Buffer(
+            attention._relative_position_bucket(position[None] - position[:, None], bidirectional=True, **sizes)
+        )
         self.bias = attention.relative_attention_bias
 
     def forward(self, *lengths: Any, **options: Any) -> Tensor:
-        """The bias [1, heads, L, L]; what T5 says of lengths is not looked at."""
+        """The bias [1, heads, L, L]; T5's arguments are ignored."""
         bias: Tensor = self.bias(self.buckets)
         return bias.permute(2, 0, 1)[None]
 
 
 class T5(nn.Module):
-    """T5's encoder, whose padding is not masked: diffusers' pipelines let the denoiser see it."""
+    """T5's encoder, without masked padding, as in diffusers' pipelines."""
 
     def __init__(self, model: Any, length: int) -> None:
         super().__init__()
@@ -83,7 +85,7 @@ class T5(nn.Module):
         self.mask = nn.Buffer(torch.zeros(1, 1, 1, length))
         attention = model.encoder.block[0].layer[0].SelfAttention
         attention.position = PositionBias(attention, length)
-        attention.__dict__["compute_bias"] = attention.position  # before the method of the class
+        attention.__dict__["compute_bias"] = attention.position  # takes precedence over the class's method
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids int64 [N, L] → hidden states [N, L, D]."""
@@ -93,7 +95,7 @@ class T5(nn.Module):
 
 @dataclass(frozen=True)
 class Encoder:
-    """A text encoder: its part, its tokens and the conditions that it gives."""
+    """A text encoder: its component, tokenizer and output conditions."""
 
     part: Part
     tokens: Tokens
@@ -107,12 +109,12 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        """Of the hidden states, 0 where they are not taken."""
+        """Width of the hidden states, 0 if unused."""
         return int(self.hidden.shape[-1]) if self.hidden else 0
 
     @property
     def pooled_width(self) -> int:
-        """Of the pooled vector, 0 where it is not taken."""
+        """Width of the pooled vector, 0 if unused."""
         return int(self.pooled.shape[-1]) if self.pooled else 0
 
 
@@ -134,26 +136,30 @@ def clip(
     tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 49408))
     longest = folder.number(name, config, "max_position_embeddings", 77)
     if tokens.length > longest:
-        raise AigcEdgeError(f"the {tokenizer} of {folder.name} gives {tokens.length} tokens, its {name} takes {longest}")
+        raise AigcEdgeError(
+            f"the {tokenizer} of {folder.name} produces {tokens.length} tokens, but its {name} takes at most {longest}"
+        )
     width = folder.number(name, config, "hidden_size", 512)
-    wide = folder.number(name, config, "projection_dim", 512) if projected else width
-    states = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, tokens.length, width)) if hidden else None
-    vector = TensorSpec(f"{name}_pooled", "condition", "float32", (BATCH, wide)) if pooled else None
-    return _encoder(folder, name, classes, tokens, lambda model: Clip(model, tokens.length, hidden, pooled), states, vector)
+    pooled_width = folder.number(name, config, "projection_dim", 512) if projected else width
+    hidden_spec = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, tokens.length, width)) if hidden else None
+    pooled_spec = TensorSpec(f"{name}_pooled", "condition", "float32", (BATCH, pooled_width)) if pooled else None
+    return _encoder(
+        folder, name, classes, tokens, lambda model: Clip(model, tokens.length, hidden, pooled), hidden_spec, pooled_spec
+    )
 
 
 def t5(folder: Folder, name: str, tokenizer: str, length: int) -> Encoder:
-    """T5's encoder `name` with its `tokenizer`, cut and padded to `length` tokens."""
+    """T5's encoder `name` with its `tokenizer`, truncated and padded to `length` tokens."""
     classes = ("T5EncoderModel",)
     config = folder.config(name, classes)
     tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 32128))
     width = folder.number(name, config, "d_model", 512)
-    states = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, length, width))
-    return _encoder(folder, name, classes, tokens, lambda model: T5(model, length), states, None)
+    hidden_spec = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, length, width))
+    return _encoder(folder, name, classes, tokens, lambda model: T5(model, length), hidden_spec, None)
 
 
 def text_of(encoders: Sequence[Encoder], negative: Literal["encode", "zeros"], options: SourceOptions) -> Text:
-    """What the bundle says of its text encoders, with the prompts to calibrate with."""
+    """The bundle's text conditioning, with the calibration prompts."""
     return Text({e.part.spec.name: e.tokens for e in encoders}, negative, options.prompts or PROMPTS)
 
 
@@ -176,15 +182,15 @@ def _encoder(
 
 
 def _random_prompts(tokens: Tokens, batch: int, generator: torch.Generator) -> Tensor:
-    """Token ids [batch, length] of made-up prompts, each ended and padded as the tokenizer does it."""
+    """Token ids [batch, length] of random prompts, terminated and padded by the tokenizer."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(tokens.tokenizer.decode())
     tokenizer.enable_truncation(tokens.length)
     tokenizer.enable_padding(length=tokens.length, pad_id=tokens.pad)
-    size, words = tokenizer.get_vocab_size(), []
+    size, prompts = tokenizer.get_vocab_size(), []
     for _ in range(batch):
         count = int(torch.randint(1, tokens.length, (1,), generator=generator))
-        drawn = torch.randint(0, size, (count,), generator=generator).tolist()
-        words.append("".join(tokenizer.id_to_token(i) or "" for i in drawn))
-    return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(words)])
+        ids = torch.randint(0, size, (count,), generator=generator).tolist()
+        prompts.append("".join(tokenizer.id_to_token(i) or "" for i in ids))
+    return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(prompts)])

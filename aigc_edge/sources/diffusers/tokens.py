@@ -1,4 +1,4 @@
-"""Tokenizers of a diffusers folder as a tokenizer.json, made without running anything that the folder brings."""
+"""Tokenizers of a diffusers folder as a tokenizer.json, created without running code from the folder."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.loading import quiet, require
 
 CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
-LONGEST = 100_000  # a tokenizer that does not say its length says 1e30
+LONGEST = 100_000  # tokenizers without a maximum length report 1e30
 
 
 def tokens_of(folder: Folder, component: str, length: int | None, vocabulary: int) -> Tokens:
-    """The tokenizer of a component, for `length` tokens (unless given: its own model_max_length) below `vocabulary`.
+    """The tokenizer of a component, for `length` tokens (default: its model_max_length) below `vocabulary`.
 
-    Raises AigcEdgeError where it cannot be read, or gives ids that the text encoder does not know.
+    Raises AigcEdgeError where it cannot be read or produces ids outside the text encoder's vocabulary.
     """
     _, kind = folder.class_of(component, CLASSES)
     transformers = require("transformers")
     try:
         with quiet():
             tokenizer = getattr(transformers, kind).from_pretrained(folder.path / component, local_files_only=True)
-            made = str(tokenizer.backend_tokenizer.to_str())
-            size, pad, own = len(tokenizer), tokenizer.pad_token_id, tokenizer.model_max_length
-    except Exception as error:  # whatever the library raises for files that it does not like
+            serialised = str(tokenizer.backend_tokenizer.to_str())
+            size, pad, default_length = len(tokenizer), tokenizer.pad_token_id, tokenizer.model_max_length
+    except Exception as error:  # any exception of the library for invalid files
         reason = " ".join(str(error).split())[:300]
         raise AigcEdgeError(f"{folder.name}/{component} cannot be read as a {kind}: {reason}") from error
-    if length is None and own > LONGEST:
-        raise AigcEdgeError(f"{folder.name}/{component} does not say how many tokens it gives: set model_max_length there")
+    if length is None and default_length > LONGEST:
+        raise AigcEdgeError(f"{folder.name}/{component} does not specify its maximum length: set model_max_length there")
     if size > vocabulary:
         raise AigcEdgeError(
-            f"{folder.name}/{component} has {size} tokens, its text encoder knows {vocabulary}: take both from one model"
+            f"{folder.name}/{component} has {size} tokens, but its text encoder only {vocabulary}: use both from one model"
         )
     if pad is None:
-        raise AigcEdgeError(f"{folder.name}/{component} names no pad_token: set it in tokenizer_config.json")
-    return Tokens(made.encode(), int(own) if length is None else length, int(pad))
+        raise AigcEdgeError(f"{folder.name}/{component} has no pad_token: set it in tokenizer_config.json")
+    return Tokens(serialised.encode(), int(default_length) if length is None else length, int(pad))

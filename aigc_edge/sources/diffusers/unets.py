@@ -1,4 +1,4 @@
-"""UNet2DConditionModel with what Stable Diffusion and SDXL tell it, the guidance scale among it where the network embeds one."""
+"""UNet2DConditionModel with the conditions of Stable Diffusion and SDXL, and the guidance scale where the network embeds it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aigc_edge.sources.diffusers.layout import same
 from aigc_edge.sources.diffusers.loading import load
 
 UNET = "UNet2DConditionModel"
-TIMESTEPS = 999.0  # of the examples, up to this
+TIMESTEPS = 999.0  # maximum in example inputs
 GUIDANCE = 10.0
 
 
@@ -47,12 +47,17 @@ class TextUnet(nn.Module):
         self.guidance = None if width is None else GuidanceEmbedding(width)
 
     def evaluate(self, sample: Tensor, time: Tensor, hidden: Tensor, guidance: Tensor | None, added: Any = None) -> Tensor:
-        """The UNet's own forward, with what it is told of the guidance scale."""
-        told = None if self.guidance is None or guidance is None else self.guidance(guidance)
-        made: Tensor = self.unet(
-            sample, time, encoder_hidden_states=hidden, timestep_cond=told, added_cond_kwargs=added, return_dict=False
+        """The UNet's own forward, with the guidance scale as an input if the network embeds it."""
+        embedded_guidance = None if self.guidance is None or guidance is None else self.guidance(guidance)
+        output: Tensor = self.unet(
+            sample,
+            time,
+            encoder_hidden_states=hidden,
+            timestep_cond=embedded_guidance,
+            added_cond_kwargs=added,
+            return_dict=False,
         )[0]
-        return made
+        return output
 
     def forward(self, sample: Tensor, timestep: Tensor, hidden: Tensor, guidance: Tensor | None = None) -> Tensor:
         """Noisy latents [N, C, H, W], timestep float32 [N], hidden states [N, L, D], guidance scale [N] → [N, C, H, W]."""
@@ -60,22 +65,22 @@ class TextUnet(nn.Module):
 
 
 def config_of(folder: Folder, *, addition: str | None, channels: int) -> Mapping[str, Any]:
-    """The configuration of the folder's `unet`, that is told a text and what `addition` says; raises AigcEdgeError otherwise."""
+    """The configuration of the folder's `unet`, which takes text and `addition` as inputs; raises AigcEdgeError otherwise."""
     config = folder.config("unet", (UNET,))
-    for key, wanted in (("class_embed_type", None), ("encoder_hid_dim_type", None), ("addition_embed_type", addition)):
-        if config.get(key) != wanted:
+    for key, required in (("class_embed_type", None), ("encoder_hid_dim_type", None), ("addition_embed_type", addition)):
+        if config.get(key) != required:
             raise AigcEdgeError(
-                f"the unet of {folder.name} has {key} {config.get(key)!r}, with which a {folder.kind} is not compiled: it must "
-                f"be {wanted!r}"
+                f"the unet of {folder.name} has {key} {config.get(key)!r}, which is not supported in a {folder.kind}: it must "
+                f"be {required!r}"
             )
-    takes = folder.number("unet", config, "in_channels", 4)
-    same(folder.name, "in_channels of the unet", takes, "latent channels of the vae", channels)
+    in_channels = folder.number("unet", config, "in_channels", 4)
+    same(folder.name, "in_channels of the unet", in_channels, "latent channels of the vae", channels)
     same(folder.name, "out_channels of the unet", config.get("out_channels", 4), "latent channels of the vae", channels)
     return config
 
 
 def depth_of(config: Mapping[str, Any]) -> int:
-    """By how much the network shrinks its sample: what sides are multiples of, if it is to be the same for all of them."""
+    """Total downsampling factor of the network, of which all sides must be multiples."""
     return int(2 ** (len(config.get("block_out_channels", (0, 0, 0, 0))) - 1))
 
 
@@ -87,9 +92,9 @@ def part(
     guided: bool,
     sizes: Sequence[Size] = (),
 ) -> Part:
-    """The denoiser of latents [N, *shape] with `conditions`, and a guidance scale where the network embeds it.
+    """The denoiser of latents [N, *shape] with `conditions`, and a guidance scale if the network embeds it.
 
-    `sizes` are those of the images, where there are several.
+    `sizes` are the image sizes if there are several.
     """
     tensor = (BATCH, shape[0], *(sides(sizes, sizes[0][0] // shape[1]) if sizes else shape[1:]))
     inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
@@ -103,13 +108,13 @@ def part(
 
 def examples(spec: ComponentSpec, batch: int, generator: torch.Generator, latest: float = TIMESTEPS) -> tuple[Tensor, ...]:
     """Random inputs of a denoiser by their roles, timesteps up to `latest`."""
-    found = []
+    inputs = []
     for tensor in spec.inputs:
         shape = (batch, *(int(size) for size in tensor.shape[1:]))
         if tensor.role == "timestep":
-            found.append(torch.rand(shape, generator=generator) * latest)
+            inputs.append(torch.rand(shape, generator=generator) * latest)
         elif tensor.role == "guidance":
-            found.append(1 + torch.rand(shape, generator=generator) * GUIDANCE)
+            inputs.append(1 + torch.rand(shape, generator=generator) * GUIDANCE)
         else:
-            found.append(torch.randn(shape, generator=generator))
-    return tuple(found)
+            inputs.append(torch.randn(shape, generator=generator))
+    return tuple(inputs)

@@ -1,1 +1,1 @@
-"""One file a family of pipeline classes: how its folder becomes a `Layout`."""
+"""Pipeline families, one file each: how a folder becomes a `Layout`."""

@@ -21,24 +21,24 @@ from aigc_edge.sources.diffusers.unets import examples
 
 TRANSFORMER = "FluxTransformer2DModel"
 T5_LENGTH = 512  # the pipeline's max_sequence_length
-USUAL_SIZE = 128  # of the latents; the configuration does not say it
+DEFAULT_SIZE = 128  # of the latents; the configuration does not specify it
 FEW = (4, 1, 2, 8)
 
 
 class Rotation(nn.Module):
-    """The rotary embedding of text and image places, which depends on the size alone: a constant."""
+    """The rotary embedding of text and image positions, a constant since it depends only on the size."""
 
     def __init__(self, cosines: Tensor, sines: Tensor) -> None:
         super().__init__()
         self.cosines, self.sines = nn.Buffer(cosines), nn.Buffer(sines)
 
-    def forward(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Places [L, 3], which are not looked at → cosines and sines [L, D]."""
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions [L, 3] (ignored) → cosines and sines [L, D]."""
         return self.cosines, self.sines
 
 
 class FluxTransformer(nn.Module):
-    """The transformer on latents as they are: 2 × 2 of them become one token inside, and back."""
+    """The transformer on unpacked latents: patches of 2 × 2 become one token internally."""
 
     def __init__(self, transformer: Any, height: int, width: int, texts: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class FluxTransformer(nn.Module):
         """Noisy latents [N, C, H, W], timestep float32 [N] in 0 … 1, pooled text, T5's states, guidance scale → [N, C, H, W]."""
         count, channels, height, width = sample.shape
         tokens = sample.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        made: Tensor = self.transformer(
+        output: Tensor = self.transformer(
             hidden_states=tokens.reshape(count, -1, 4 * channels),
             timestep=timestep,
             guidance=guidance,
@@ -65,16 +65,16 @@ class FluxTransformer(nn.Module):
             img_ids=self.image,
             return_dict=False,
         )[0]
-        made = made.reshape(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
-        return made.reshape(count, channels, height, width)
+        output = output.reshape(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
+        return output.reshape(count, channels, height, width)
 
 
 @PIPELINES.register("FluxPipeline")
 def flux(folder: Folder, options: SourceOptions) -> Layout:
-    """A folder of `transformer`, `vae`, a CLIP text encoder (of which the pooled vector is taken) and T5."""
+    """A folder of `transformer`, `vae`, a CLIP text encoder (pooled output only) and T5."""
     vae, config = Vae(folder), folder.config("transformer", (TRANSFORMER,))
-    one_size(folder.name, options, "the places of its tokens and mostly its schedule follow from the size")
-    height, width = latent_size(folder.name, options, USUAL_SIZE, vae.factor, 2 * vae.factor)
+    one_size(folder.name, options, "its token positions and usually its schedule depend on the size")
+    height, width = latent_size(folder.name, options, DEFAULT_SIZE, vae.factor, 2 * vae.factor)
     if height % 2 or width % 2:
         raise AigcEdgeError(f"the latents of {folder.name} are {height}x{width}: both must be even")
     encoders = _encoders(folder, config, vae)

@@ -18,12 +18,12 @@ from aigc_edge.sources.diffusers.unets import TextUnet, config_of, depth_of, par
 FEW = (4, 1, 2, 8)  # steps of a distilled generator
 
 
-# The pipeline makes these of whatever its scheduler says.
+# The pipeline overrides these members of its scheduler's configuration.
 _CHANGES: Mapping[str, Any] = {"steps_offset": 1, "clip_sample": False}
 
 
 def _sample_size(config: Mapping[str, Any]) -> Any:
-    """The UNet's own; configurations of the first versions say less than the 64 that they were trained with."""
+    """The UNet's sample_size; configurations of early versions specify less than the 64 used in training."""
     size, version = config.get("sample_size"), re.match(r"(\d+)\.(\d+)", str(config.get("_diffusers_version", "")))
     old = version is not None and (int(version[1]), int(version[2])) < (0, 9)
     return 64 if old and isinstance(size, int) and size < 64 else size
@@ -36,14 +36,16 @@ def stable_diffusion(folder: Folder, options: SourceOptions) -> Layout:
     vae = Vae(folder)
     config = config_of(folder, addition=None, channels=vae.channels)
     consistency = folder.kind == "LatentConsistencyModelPipeline"
-    usual = config.get("sample_size") if consistency else _sample_size(config)
-    height, width = latent_size(folder.name, options, usual, vae.factor, vae.factor)
+    default_size = config.get("sample_size") if consistency else _sample_size(config)
+    height, width = latent_size(folder.name, options, default_size, vae.factor, vae.factor)
     encoder = clip(folder, "text_encoder", "tokenizer", hidden="last")
     width_of_text = config.get("cross_attention_dim", 1280)
     same(folder.name, "cross_attention_dim of the unet", width_of_text, "hidden_size of the text_encoder", encoder.width)
     embedded = config.get("time_cond_proj_dim") is not None
     if consistency and not embedded:
-        raise AigcEdgeError(f"the unet of {folder.name} embeds no guidance scale (time_cond_proj_dim), as a {folder.kind} does")
+        raise AigcEdgeError(
+            f"the unet of {folder.name} embeds no guidance scale (time_cond_proj_dim), which a {folder.kind} needs"
+        )
     few, changes = consistency or is_distilled(folder), {} if consistency else _CHANGES
     scheduler = scheduler_of(folder, **changes)
     shape = (vae.channels, height, width)

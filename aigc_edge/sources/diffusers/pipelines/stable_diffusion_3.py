@@ -24,7 +24,7 @@ FEW = (4, 1, 2, 8)
 
 
 class Sd3Transformer(nn.Module):
-    """The transformer with the assembly of its text: CLIP's states side by side, padded to T5's width, T5's after them."""
+    """The transformer including text assembly: concatenated CLIP states, padded to T5's width, followed by T5's states."""
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
@@ -43,16 +43,16 @@ class Sd3Transformer(nn.Module):
     ) -> Tensor:
         """Noisy latents [N, C, H, W], timestep float32 [N] in 0 … 1000, hidden states [N, L, D], pooled vectors [N, P] → output.
 
-        Without T5 its states are zeros, as diffusers has them.
+        Without T5, its hidden states are zeros, as in diffusers.
         """
         clips = torch.cat([hidden, hidden_2], dim=-1)
         clips = nn.functional.pad(clips, (0, self.width - clips.shape[-1]))
         last = clips.new_zeros(clips.shape[0], T5_LENGTH, self.width) if hidden_3 is None else hidden_3
         text, vector = torch.cat([clips, last], dim=-2), torch.cat([pooled, pooled_2], dim=-1)
-        made: Tensor = self.transformer(
+        output: Tensor = self.transformer(
             hidden_states=sample, encoder_hidden_states=text, pooled_projections=vector, timestep=timestep, return_dict=False
         )[0]
-        return made
+        return output
 
 
 @PIPELINES.register("StableDiffusion3Pipeline")
@@ -60,13 +60,13 @@ def stable_diffusion_3(folder: Folder, options: SourceOptions) -> Layout:
     """A folder of `transformer`, `vae`, two CLIP text encoders with projections and perhaps T5."""
     vae, config = Vae(folder), folder.config("transformer", (TRANSFORMER,))
     patch = folder.number("transformer", config, "patch_size", 2)
-    one_size(folder.name, options, "the places of its tokens and often its schedule follow from the size")
+    one_size(folder.name, options, "its token positions and often its schedule depend on the size")
     height, width = latent_size(folder.name, options, config.get("sample_size", 128), vae.factor, vae.factor * patch)
     longest = folder.number("transformer", config, "pos_embed_max_size", 96)
     if max(height, width) > longest * patch:
         most = longest * patch * vae.factor
         raise AigcEdgeError(
-            f"the size {height * vae.factor}x{width * vae.factor} is too large for {folder.name}, which goes up to {most}x{most}"
+            f"the size {height * vae.factor}x{width * vae.factor} is too large for {folder.name}: give at most {most}x{most}"
         )
     encoders = _encoders(folder, config, vae)
     scheduler, few = scheduler_of(folder), is_distilled(folder)
@@ -90,19 +90,19 @@ def _encoders(folder: Folder, config: Any, vae: Vae) -> list[Encoder]:
     first = clip(folder, "text_encoder", "tokenizer", hidden="penultimate", pooled=True, projected=True)
     length = first.tokens.length
     second = clip(folder, "text_encoder_2", "tokenizer_2", hidden="penultimate", pooled=True, projected=True, length=length)
-    found = [first, second]
+    encoders = [first, second]
     joint = folder.number("transformer", config, "joint_attention_dim", 4096)
     if folder.has("text_encoder_3"):
         third = t5(folder, "text_encoder_3", "tokenizer_3", T5_LENGTH)
         same(folder.name, "joint_attention_dim of the transformer", joint, "width of text_encoder_3", third.width)
-        found.append(third)
+        encoders.append(third)
     if first.width + second.width > joint:
         raise AigcEdgeError(f"the CLIP encoders of {folder.name} are wider than joint_attention_dim of its transformer, {joint}")
-    pooled, wide = config.get("pooled_projection_dim", 2048), first.pooled_width + second.pooled_width
-    same(folder.name, "pooled_projection_dim of the transformer", pooled, "width of the pooled texts", wide)
+    pooled, pooled_width = config.get("pooled_projection_dim", 2048), first.pooled_width + second.pooled_width
+    same(folder.name, "pooled_projection_dim of the transformer", pooled, "width of the pooled texts", pooled_width)
     channels = config.get("in_channels", 16)
     same(folder.name, "in_channels of the transformer", channels, "latent channels of the vae", vae.channels)
-    return found
+    return encoders
 
 
 def _denoiser(folder: Folder, shape: tuple[int, int, int], encoders: list[Encoder]) -> Part:

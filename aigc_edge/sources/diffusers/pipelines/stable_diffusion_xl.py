@@ -19,9 +19,9 @@ from aigc_edge.sources.diffusers.unets import TextUnet, config_of, depth_of, par
 
 
 class XlUnet(TextUnet):
-    """SDXL's UNet, told that its image was photographed in its size, uncropped: what diffusers tells it.
+    """SDXL's UNet, with original size = target size and no cropping as conditions, as in diffusers.
 
-    `size` is the height and width; without it they follow from the latents, one of which is `scale` pixels.
+    `size` is the height and width; if None, they are computed from the latents, each of which covers `scale` pixels.
     """
 
     def __init__(self, unet: Any, size: Size | None, scale: int) -> None:
@@ -52,7 +52,7 @@ class XlUnet(TextUnet):
 
 @PIPELINES.register("StableDiffusionXLPipeline")
 def stable_diffusion_xl(folder: Folder, options: SourceOptions) -> Layout:
-    """A folder of `unet`, `vae` and two CLIP text encoders, of which the penultimate layers are taken."""
+    """A folder of `unet`, `vae` and two CLIP text encoders, of which the penultimate layers are used."""
     vae = Vae(folder)
     config = config_of(folder, addition="text_time", channels=vae.channels)
     height, width = latent_size(folder.name, options, config.get("sample_size"), vae.factor, vae.factor)
@@ -61,15 +61,15 @@ def stable_diffusion_xl(folder: Folder, options: SourceOptions) -> Layout:
     second = clip(folder, "text_encoder_2", "tokenizer_2", hidden="penultimate", pooled=True, projected=True, length=length)
     widths = first.width + second.width
     same(folder.name, "cross_attention_dim of the unet", config.get("cross_attention_dim"), "width of both text encoders", widths)
-    told = 6 * folder.number("unet", config, "addition_time_embed_dim", 256) + second.pooled_width
-    given = config.get("projection_class_embeddings_input_dim")
-    same(folder.name, "projection_class_embeddings_input_dim of the unet", given, "width of sizes and pooled text", told)
+    expected = 6 * folder.number("unet", config, "addition_time_embed_dim", 256) + second.pooled_width
+    declared = config.get("projection_class_embeddings_input_dim")
+    same(folder.name, "projection_class_embeddings_input_dim of the unet", declared, "width of sizes and pooled text", expected)
     embedded, few, scheduler = config.get("time_cond_proj_dim") is not None, is_distilled(folder), scheduler_of(folder)
     shape, size = (vae.channels, height, width), (height * vae.factor, width * vae.factor)
     conditions = (*first.conditions, *second.conditions)
     sizes = image_sizes(folder.name, options, size, vae.factor * depth_of(config))
-    told_size = None if sizes else size
-    denoiser = part(folder, lambda unet: XlUnet(unet, told_size, vae.factor), shape, conditions, embedded, sizes)
+    static_size = None if sizes else size
+    denoiser = part(folder, lambda unet: XlUnet(unet, static_size, vae.factor), shape, conditions, embedded, sizes)
     zeros = bool(folder.index.get("force_zeros_for_empty_prompt", True))
     return Layout(
         sample_shape=shape,

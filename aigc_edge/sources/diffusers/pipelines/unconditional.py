@@ -22,40 +22,40 @@ _STEPS = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "ConsistencyModelPipeline": 
 
 
 class Unconditional(nn.Module):
-    """A UNet2DModel that takes its timestep as float32, and the index after the last class for none."""
+    """A UNet2DModel that takes its timestep as float32, and the index after the last class as the null class."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
-        table = unet.class_embedding
-        if table is not None:  # one more row, of zeros: the embedding of no class adds nothing
-            widened = nn.Embedding(table.num_embeddings + 1, table.embedding_dim)
-            widened.weight.data = torch.cat([table.weight.data, torch.zeros(1, table.embedding_dim)])
+        embedding = unet.class_embedding
+        if embedding is not None:  # one more row of zeros: the null class adds nothing
+            widened = nn.Embedding(embedding.num_embeddings + 1, embedding.embedding_dim)
+            widened.weight.data = torch.cat([embedding.weight.data, torch.zeros(1, embedding.embedding_dim)])
             unet.class_embedding = widened
         self.unet, self.indexed = unet, unet.config.time_embedding_type == "learned"
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Noisy sample [N, C, H, W], timestep float32 [N], classes int64 [N] → what the network predicts [N, C, H, W]."""
         time = timestep.round().long() if self.indexed else timestep
-        made: Tensor = self.unet(sample, time, class_labels=class_labels, return_dict=False)[0]
-        return made
+        output: Tensor = self.unet(sample, time, class_labels=class_labels, return_dict=False)[0]
+        return output
 
 
 @PIPELINES.register("DDPMPipeline")
 @PIPELINES.register("DDIMPipeline")
 @PIPELINES.register("ConsistencyModelPipeline")
 def unconditional(folder: Folder, options: SourceOptions) -> Layout:
-    """A folder of `unet` and `scheduler`: the sample is the image, -1 … 1; classes where the UNet has an embedding of them."""
+    """A folder of `unet` and `scheduler`: the sample is the image, -1 … 1; with classes if the UNet has a class embedding."""
     config = folder.config("unet", (UNET,))
     channels, out = folder.number("unet", config, "in_channels", 3), folder.number("unet", config, "out_channels", 3)
     if out != channels:
         raise AigcEdgeError(
-            f"the unet of {folder.name} takes {channels} channels and gives {out}: one that predicts its variance too, or "
-            "is told of more than the sample, cannot be compiled"
+            f"the unet of {folder.name} takes {channels} channels and returns {out}: networks that also predict their variance "
+            "or take further input channels cannot be compiled"
         )
     if config.get("class_embed_type") is not None:
         kind = config["class_embed_type"]
         raise AigcEdgeError(
-            f"the unet of {folder.name} embeds {kind!r} in place of classes: only a table of classes can be compiled"
+            f"the unet of {folder.name} embeds {kind!r} instead of classes: only a class embedding table can be compiled"
         )
     classes = folder.number("unet", config, "num_class_embeds", 1) if config.get("num_class_embeds") is not None else 0
     levels = len(config.get("block_out_channels", (0, 0, 0, 0)))
