@@ -284,7 +284,7 @@ def open(
     among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical cores); `verify`
     says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
     tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, except for an
-    engine that needs a GPU. `size` is the height and width of the images, for a bundle that was compiled for several (None: its first).
+    engine that needs a GPU. `size` is the height and width of the images, for a bundle with several (None: its first).
 
     onnxruntime prepacks the weights of a network when it is opened. For networks of 32 MB or more whose hashes were verified, the
     optimised model is cached in $XDG_CACHE_HOME/aigc-edge/prepacked (default ~/.cache) and memory-mapped from then on, which is

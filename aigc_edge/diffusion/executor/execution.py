@@ -196,15 +196,15 @@ class Execution:
         return self.arrays.planes(plain, (halves, *self._planar), self.channels_last)
 
     def check(self, before: int = 0) -> None:
-        """Raise AigcEdgeError when a network returned a value that is not finite: which row, which sample (`before` precede them)."""
+        """Raise AigcEdgeError with the row and sample of a value that is not finite; `before` samples precede these."""
         marks = self.arrays.host(self.flags)
         if marks.any():
             first = int(marks[marks > 0].min())
             sample = before + int(np.flatnonzero(marks == first)[0])
             where = f"row {first - 1} of {len(self.program.rows)} for sample {sample}"
             raise AigcEdgeError(
-                f"the network returned a value that is not finite in {where}: try another dtype, a lower guidance scale, or other "
-                "latents"
+                f"the network returned a value that is not finite in {where}: try another dtype, a lower guidance scale, or "
+                "other latents"
             )
 
 
