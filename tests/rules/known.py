@@ -84,7 +84,6 @@ PRIVATE_WORDS: set[str] = {
     "effort",
     "found",
     "given",
-    "laid out",
     "lessons",
     "made",
     "mixture",
@@ -96,7 +95,6 @@ PRIVATE_WORDS: set[str] = {
     "sixteen",
     "suited",
     "told",
-    "vetted",
     "way",
     "ways",
 }
