@@ -48,7 +48,7 @@ def export(name: str, path: Path) -> dict[str, Any]:
     from torch import Tensor
 
     from aigc_edge.export.onnx import export_component
-    from aigc_edge.models.base import Component
+    from aigc_edge.models.base import ModuleComponent
 
     module = network(name).eval()
 
@@ -57,7 +57,7 @@ def export(name: str, path: Path) -> dict[str, Any]:
         return (*given, torch.randint(CLASSES[name], (batch,), generator=generator)) if CLASSES[name] else given
 
     started = time.perf_counter()
-    export_component(Component(spec_of(name), module, example), path)
+    export_component(ModuleComponent(spec_of(name), module, example), path)
     return {"parameters": sum(p.numel() for p in module.parameters()), "export_seconds": time.perf_counter() - started}
 
 

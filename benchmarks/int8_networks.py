@@ -15,7 +15,7 @@ from diffusers_networks import DIT, plain
 from torch import Tensor, nn
 
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
-from aigc_edge.models.base import FAMILIES, Component
+from aigc_edge.models.base import FAMILIES, ModuleComponent
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.02, "sigma_max": 80.0, "rho": 7.0}
 
@@ -24,13 +24,13 @@ SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.02, "sigma_ma
 class Case:
     """A network with its classes; `goal` is how many times faster than the best float32 engine int8 has to be."""
 
-    make: Callable[[], Component]
+    make: Callable[[], ModuleComponent]
     goal: float
     classes: int = 0
     diffusion: bool = True
 
 
-def _denoiser(module: nn.Module, shape: tuple[int, ...], classes: int = 0) -> Component:
+def _denoiser(module: nn.Module, shape: tuple[int, ...], classes: int = 0) -> ModuleComponent:
     image = TensorSpec("sample", "sample", "float32", (BATCH, *shape))
     label = (TensorSpec("class_labels", "class", "int64", (BATCH,)),) if classes else ()
     spec = ComponentSpec(
@@ -43,20 +43,20 @@ def _denoiser(module: nn.Module, shape: tuple[int, ...], classes: int = 0) -> Co
         given = (torch.randn((batch, *shape), generator=generator), torch.randn(batch, generator=generator))
         return (*given, torch.randint(classes, (batch,), generator=generator)) if classes else given
 
-    return Component(spec, module.eval(), example)
+    return ModuleComponent(spec, module.eval(), example)
 
 
-def _decoder(module: nn.Module, latent: int, shape: tuple[int, ...]) -> Component:
+def _decoder(module: nn.Module, latent: int, shape: tuple[int, ...]) -> ModuleComponent:
     spec = ComponentSpec(
         "decoder",
         (TensorSpec("sample", "sample", "float32", (BATCH, latent)),),
         (TensorSpec("images", "sample", "float32", (BATCH, *shape)),),
     )
-    return Component(spec, module.eval(), lambda batch, generator: (torch.randn((batch, latent), generator=generator),))
+    return ModuleComponent(spec, module.eval(), lambda batch, generator: (torch.randn((batch, latent), generator=generator),))
 
 
 @torch.no_grad()
-def _scaled(component: Component, last: nn.Module, size: float) -> Component:
+def _scaled(component: ModuleComponent, last: nn.Module, size: float) -> ModuleComponent:
     """The weights of the linear layer `last` scaled so that the output of the network has standard deviation `size`."""
     for module in component.module.modules():  # as after training: norms that scale and shift
         if isinstance(module, nn.GroupNorm) and module.affine:
@@ -68,7 +68,7 @@ def _scaled(component: Component, last: nn.Module, size: float) -> Component:
     return component
 
 
-def unet() -> Component:
+def unet() -> ModuleComponent:
     """30 M parameters on 3×64×64, attention at 16×16."""
     from diffusers import UNet2DModel
 
@@ -85,7 +85,7 @@ def unet() -> Component:
     return _scaled(_denoiser(plain(inner, 3), (3, 64, 64)), inner.conv_out, 1.0)
 
 
-def dit() -> Component:
+def dit() -> ModuleComponent:
     """DiT-S/2 (Peebles and Xie 2023) on 4×32×32 latents: width 384, 12 blocks, 6 heads, 1000 classes."""
     from diffusers import DiTTransformer2DModel
 
@@ -93,7 +93,7 @@ def dit() -> Component:
     return _scaled(_denoiser(plain(inner, 4), (4, 32, 32), 1000), inner.proj_out_2, 1.0)
 
 
-def small_unet() -> Component:
+def small_unet() -> ModuleComponent:
     """The diffusion family's default: 0.7 M parameters on 1×16×16."""
     family = FAMILIES["diffusion"].from_config({"size": 16, "channels": 1, "num_classes": 10})
     component = next(iter(family.components()))
@@ -130,7 +130,7 @@ class _Dcgan(nn.Module):
         return torch.tanh(self.last(self.parts(sample[:, :, None, None])))
 
 
-def dcgan() -> Component:
+def dcgan() -> ModuleComponent:
     """DCGAN on 3×64×64: 3.6 M parameters."""
     module = _Dcgan()
     return _scaled(_decoder(module, 100, (3, 64, 64)), module.last, 0.5)
@@ -200,7 +200,7 @@ class _StyleGan(nn.Module):
         return image * self.gain.weight[0, 0]
 
 
-def stylegan() -> Component:
+def stylegan() -> ModuleComponent:
     """StyleGAN2-like (Karras et al. 2020) on 3×64×64, 256 styles, in the form that scales activations: 5.6 M parameters."""
     module = _StyleGan()
     return _scaled(_decoder(module, 256, (3, 64, 64)), module.gain, 0.5)
@@ -215,12 +215,12 @@ CASES: dict[str, Case] = {
 }
 
 
-def parameters(component: Component) -> int:
+def parameters(component: ModuleComponent) -> int:
     """How many weights it has."""
     return sum(value.numel() for value in component.module.parameters())
 
 
-def build(name: str, seed: int = 0) -> Component:
+def build(name: str, seed: int = 0) -> ModuleComponent:
     """The network of that name with the weights of `seed`."""
     torch.manual_seed(seed)
     return CASES[name].make()

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 import aigc_edge
-from aigc_edge.bundle.component import Component as BundleComponent
 from aigc_edge.bundle.component import ConstantTable
+from aigc_edge.bundle.component import ModuleComponent as BundleComponent
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.bundle.storage import Files
 from aigc_edge.bundle.write import write_members
@@ -32,7 +32,7 @@ from aigc_edge.diffusion import build
 from aigc_edge.engines.constants import Constants
 from aigc_edge.export.onnx import export_component
 from aigc_edge.export.split import Split, export_split
-from aigc_edge.models.base import FAMILIES, Component
+from aigc_edge.models.base import FAMILIES, ModuleComponent
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 
@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         return nn.functional.pixel_shuffle(x, 2)
 
 
-def transformer(classes: int) -> Component:
+def transformer(classes: int) -> ModuleComponent:
     """2.6 M parameters on 3×32×32."""
     shape, module = (3, 32, 32), Transformer(3, 32, 128, 8, 4, classes).eval()
     label = (TensorSpec("class_labels", "class", "int64", (BATCH,)),) if classes else ()
@@ -87,18 +87,18 @@ def transformer(classes: int) -> Component:
         return (*given, torch.randint(classes, (batch,), generator=generator)) if classes else given
 
     inputs = (image, TensorSpec("timestep", "timestep", "float32", (BATCH,)), *label)
-    return Component(
+    return ModuleComponent(
         ComponentSpec("denoiser", inputs, (TensorSpec("output", "sample", "float32", image.shape),)), module, example
     )
 
 
-def unet(classes: int) -> Component:
+def unet(classes: int) -> ModuleComponent:
     """The diffusion family's default, 0.7 M parameters on 1×16×16."""
     model = {"size": 16, "channels": 1, "num_classes": classes}
     return next(iter(FAMILIES["diffusion"].from_config(model).components()))
 
 
-NETWORKS: dict[str, Callable[[], Component]] = {
+NETWORKS: dict[str, Callable[[], ModuleComponent]] = {
     "UNet 0.7 M": lambda: unet(0),
     "UNet 0.7 M, classes": lambda: unet(10),
     "transformer 2.6 M": lambda: transformer(0),
@@ -106,7 +106,7 @@ NETWORKS: dict[str, Callable[[], Component]] = {
 }
 
 
-def make(part: Component, folder: Path) -> tuple[Path, Path, Split]:
+def make(part: ModuleComponent, folder: Path) -> tuple[Path, Path, Split]:
     """Bundles of the whole network and of the one without its schedule."""
     with torch.no_grad():
         for value in part.module.parameters():  # what begins with zeros would be simplified away

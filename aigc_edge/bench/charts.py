@@ -26,7 +26,7 @@ def _axis(scale: Scale, top: float, bottom: float, unit: str) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """One line of a chart: its label, whether it is ours, and its numbers."""
 
     name: str
@@ -34,7 +34,7 @@ class Row:
     values: Sequence[float]
 
 
-def distributions(rows: Sequence[Row], unit: str, title: str) -> str:
+def distributions(rows: Sequence[ChartRow], unit: str, title: str) -> str:
     """All samples as dots, quartiles as a box, the median as a line; what lies beyond the axis is counted, not dropped."""
     highest = max(float(np.quantile(row.values, 0.95)) for row in rows)
     scale = Scale(0.0, highest * 1.12, LEFT, WIDE - RIGHT - 64)
@@ -134,7 +134,7 @@ def plane(
     return picture(WIDE, height, title, *parts)
 
 
-def stacked(rows: Sequence[Row], parts_of: Sequence[str], unit: str, title: str) -> str:
+def stacked(rows: Sequence[ChartRow], parts_of: Sequence[str], unit: str, title: str) -> str:
     """Bars made of parts, one colour a part with a legend above; the sum stands behind each bar."""
     scale = Scale(0.0, max(sum(row.values) for row in rows) * 1.12, 150, HALF - RIGHT - 36)
     top, bottom = 30, 30 + len(rows) * ROW

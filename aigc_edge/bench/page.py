@@ -135,7 +135,7 @@ def _table(figures: Figures) -> str:
 
 def _speed(figures: Figures) -> str:
     rows = [
-        charts.Row(cells.name(row), row["runner"] == "native", [s * 1e3 for s in row["latency"]["1"]["samples"]])
+        charts.ChartRow(cells.name(row), row["runner"] == "native", [s * 1e3 for s in row["latency"]["1"]["samples"]])
         for row in figures["configurations"]
     ]
     names = cells.by_key(figures)
@@ -165,10 +165,10 @@ def _cost(figures: Figures) -> str:
         return ""
     stages = ["interpreter", "import", "open", "first_image"]
     cold = [
-        charts.Row(cells.name(row), row["runner"] == "native", [row["cold_start"][stage]["median"] for stage in stages])
+        charts.ChartRow(cells.name(row), row["runner"] == "native", [row["cold_start"][stage]["median"] for stage in stages])
         for row in started
     ]
-    memory = [charts.Row(cells.name(row), row["runner"] == "native", [row["peak_bytes"]["1"] / 1e6]) for row in started]
+    memory = [charts.ChartRow(cells.name(row), row["runner"] == "native", [row["peak_bytes"]["1"] / 1e6]) for row in started]
     left = charts.stacked(cold, [stage.replace("_", " ") for stage in stages], "s", "cold start")
     right = charts.stacked(memory, ["peak resident memory at batch 1"], "MB", "peak memory")
     return (

@@ -25,7 +25,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class Component:
+class ModuleComponent:
     """A network to export: its spec, the module, and a function that returns example inputs for a batch size."""
 
     spec: ComponentSpec
@@ -97,7 +97,7 @@ class Family(nn.Module, ABC):
         """The arguments of `diffusion.build` for this model; None for a one-step generator."""
 
     @abstractmethod
-    def components(self) -> list[Component]:
+    def components(self) -> list[ModuleComponent]:
         """The networks to export."""
 
     @abstractmethod

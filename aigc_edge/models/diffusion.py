@@ -15,7 +15,7 @@ from torch import Tensor
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.models.base import FAMILIES, Augment, Component, Family, Objective
+from aigc_edge.models.base import FAMILIES, Augment, Family, ModuleComponent, Objective
 from aigc_edge.models.settings import TrainSettings
 from aigc_edge.nn.unet import UNet
 
@@ -104,7 +104,7 @@ class Diffusion(Family):
         keys = ("sigma_data", "sigma_min", "sigma_max", "rho")
         return {"prediction": "edm"} | {key: getattr(self.model, key) for key in keys}
 
-    def components(self) -> list[Component]:
+    def components(self) -> list[ModuleComponent]:
         shape: tuple[str | int, ...] = (BATCH, *self.sample_shape)
         inputs = [TensorSpec("sample", "sample", "float32", shape), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
         if self.num_classes:
@@ -118,7 +118,7 @@ class Diffusion(Family):
                 values.append(torch.randint(0, self.num_classes + 1, (batch,), generator=generator))
             return tuple(values)
 
-        return [Component(ComponentSpec("denoiser", tuple(inputs), outputs), self.denoiser, example)]
+        return [ModuleComponent(ComponentSpec("denoiser", tuple(inputs), outputs), self.denoiser, example)]
 
     def network(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         """F(sample [N, C, H, W], timestep [N], labels int64 [N] or None) → [N, C, H, W]; without classes, labels are ignored."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.config import option
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.models.base import FAMILIES, Augment, Component, Family, Objective
+from aigc_edge.models.base import FAMILIES, Augment, Family, ModuleComponent, Objective
 from aigc_edge.models.settings import TrainSettings
 
 _COARSEST = 4  # height and width where the generator begins and the discriminator ends
@@ -131,7 +131,7 @@ class Gan(Family):
     def schedule(self) -> None:
         return None
 
-    def components(self) -> list[Component]:
+    def components(self) -> list[ModuleComponent]:
         inputs = [TensorSpec("sample", "sample", "float32", (BATCH, *self.sample_shape))]
         if self.num_classes:
             inputs.append(TensorSpec("class_labels", "class", "int64", (BATCH,)))
@@ -143,7 +143,7 @@ class Gan(Family):
                 values.append(torch.randint(0, self.num_classes, (batch,), generator=generator))
             return tuple(values)
 
-        return [Component(ComponentSpec("decoder", tuple(inputs), outputs), self.decoder, example)]
+        return [ModuleComponent(ComponentSpec("decoder", tuple(inputs), outputs), self.decoder, example)]
 
     def objective(self, settings: GanTraining, augment: Augment) -> AdversarialObjective:
         return AdversarialObjective(self, settings, augment)

@@ -14,7 +14,7 @@ from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program, build
 from aigc_edge.export.onnx import to_ir
-from aigc_edge.models.base import FAMILIES, Component
+from aigc_edge.models.base import FAMILIES, ModuleComponent
 
 SCHEDULE = {"prediction": "edm", "sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 
@@ -48,7 +48,7 @@ class Transformer(nn.Module):
         return nn.functional.pixel_shuffle(self.head(x[:, : self.patches]).transpose(1, 2).unflatten(2, (4, 4)), 2)
 
 
-def transformer() -> Component:
+def transformer() -> ModuleComponent:
     """A denoiser of 4×8×8 latents with 40 classes."""
     torch.manual_seed(0)
     module = Transformer().eval()
@@ -67,12 +67,12 @@ def transformer() -> Component:
         time = torch.randn(batch, generator=generator)
         return torch.randn((batch, 4, 8, 8), generator=generator), time, torch.randint(40, (batch,), generator=generator)
 
-    return Component(
+    return ModuleComponent(
         ComponentSpec("denoiser", inputs, (TensorSpec("output", "sample", "float32", image.shape),)), module, example
     )
 
 
-def generator() -> Component:
+def generator() -> ModuleComponent:
     """The gan family's, of 16×16 images with 10 classes; its convolutions keep their variance."""
     torch.manual_seed(0)
     family = FAMILIES["gan"].from_config({"size": 16, "channels": 1, "num_classes": 10, "width": 16, "max_width": 64})
@@ -87,7 +87,7 @@ def digits(bundle: Path) -> tuple[Path, ComponentSpec, Program, int]:
     return bundle / manifest.main.file("fp32"), manifest.main.onnx, program, 10
 
 
-def exported(component: Component, folder: Path, classes: int) -> tuple[Path, ComponentSpec, Program, int]:
+def exported(component: ModuleComponent, folder: Path, classes: int) -> tuple[Path, ComponentSpec, Program, int]:
     """A component with random weights as an ONNX file, with a program of four rows (none for a generator)."""
     path = folder / f"{classes}.onnx"
     onnx.save(to_proto(to_ir(component)), path)

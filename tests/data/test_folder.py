@@ -169,7 +169,7 @@ def test_folders_that_hold_nothing(tmp_path: Path, rng: np.random.Generator) -> 
         load(str(tmp_path))
     with pytest.raises(DataError, match="is not a folder"):
         load(str(tmp_path / "a.gif"))
-    with pytest.raises(DataError, match=r"no data .*nowhere.*digits"):
+    with pytest.raises(DataError, match=r"data .*nowhere.* does not exist.*digits"):
         load(str(tmp_path / "nowhere"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.export.onnx import to_ir
 from aigc_edge.export.schedule import split_schedule
-from aigc_edge.models.base import Component
+from aigc_edge.models.base import ModuleComponent
 
 diffusers = pytest.importorskip("diffusers")
 SHAPE, CLASSES = (4, 8, 8), 5
@@ -61,7 +61,7 @@ def test_the_schedule_of_a_diffusers_network(
         return (*given, torch.randint(CLASSES, (batch,), generator=source)) if labelled else given
 
     output = TensorSpec("output", "sample", "float32", image.shape)
-    whole = to_ir(Component(ComponentSpec("denoiser", tuple(inputs), (output,)), module, example))
+    whole = to_ir(ModuleComponent(ComponentSpec("denoiser", tuple(inputs), (output,)), module, example))
     denoiser, schedule, report = split_schedule(whole)
     assert schedule is not None
     assert "timestep" not in [value.name for value in denoiser.graph.inputs]

@@ -18,7 +18,7 @@ from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.export import split as splitting
 from aigc_edge.export.onnx import export_component
 from aigc_edge.export.split import Split, export_split
-from aigc_edge.models.base import FAMILIES, Component
+from aigc_edge.models.base import FAMILIES, ModuleComponent
 
 CLASSES, TOKENS, WIDTH = 5, 9, 32
 
@@ -50,7 +50,7 @@ class Transformer(nn.Module):
         return sample
 
 
-def component(module: nn.Module, shape: tuple[int, ...], labelled: bool) -> Component:
+def component(module: nn.Module, shape: tuple[int, ...], labelled: bool) -> ModuleComponent:
     sample = TensorSpec("sample", "sample", "float32", (BATCH, *shape))
     label = (TensorSpec("class_labels", "class", "int64", (BATCH,)),) if labelled else ()
     inputs = (sample, TensorSpec("timestep", "timestep", "float32", (BATCH,)), *label)
@@ -60,16 +60,16 @@ def component(module: nn.Module, shape: tuple[int, ...], labelled: bool) -> Comp
         return (*given, torch.randint(CLASSES, (batch,), generator=generator)) if labelled else given
 
     output = TensorSpec("output", "sample", "float32", (BATCH, *shape))
-    return Component(ComponentSpec("denoiser", inputs, (output,)), module.eval(), example)
+    return ModuleComponent(ComponentSpec("denoiser", inputs, (output,)), module.eval(), example)
 
 
-def unet(labelled: bool) -> Component:
+def unet(labelled: bool) -> ModuleComponent:
     model = {"size": 8, "channels": 1, "num_classes": CLASSES if labelled else 0, "widths": [8, 16], "blocks": [1, 1]}
     (part,) = FAMILIES["diffusion"].from_config(model | {"embedding": 16, "attention": [1]}).components()
     return part
 
 
-NETWORKS: dict[str, Callable[[], Component]] = {
+NETWORKS: dict[str, Callable[[], ModuleComponent]] = {
     "unet": lambda: unet(False),
     "unet with classes": lambda: unet(True),
     "transformer": lambda: component(Transformer(), (TOKENS, WIDTH), False),
@@ -77,7 +77,7 @@ NETWORKS: dict[str, Callable[[], Component]] = {
 }
 
 
-def randomised(part: Component, rng: np.random.Generator) -> Component:
+def randomised(part: ModuleComponent, rng: np.random.Generator) -> ModuleComponent:
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     with torch.no_grad():  # zero-initialised layers would make every comparison trivial
         for value in part.module.parameters():
@@ -85,7 +85,7 @@ def randomised(part: Component, rng: np.random.Generator) -> Component:
     return part
 
 
-Case = tuple[str, Component, Split, Path]
+Case = tuple[str, ModuleComponent, Split, Path]
 
 
 @pytest.fixture(scope="module", params=list(NETWORKS))

@@ -169,7 +169,7 @@ def test_the_datas_spread_is_measured(rng: np.random.Generator) -> None:
     [
         ({"size": 9}, "multiple of 2"),
         ({"blocks": (1,)}, "one of each per level"),
-        ({"attention": (2,)}, "levels are 0 to 1"),
+        ({"attention": (2,)}, "levels from 0 to 1"),
         ({"patch": 4, "size": 12}, "multiple of 8"),
     ],
 )

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 # Each is a set of modules: circles among these alone are let pass.
 CIRCLES: list[set[str]] = []
-DUPLICATE_CLASSES: set[str] = {
-    "Component",
-    "Generator",
-    "Row",
-}
+DUPLICATE_CLASSES: set[str] = set()
 # Modules that look members of a manifest up by name.
 MANIFEST_READERS: set[str] = set()
 PRIVATE_WORDS: set[str] = {
@@ -18,6 +14,5 @@ PRIVATE_WORDS: set[str] = {
     "given",
     "made",
     "proof",
-    "told",
     "way",
 }

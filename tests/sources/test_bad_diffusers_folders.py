@@ -171,7 +171,7 @@ def test_a_part_is_loaded_once_and_let_go(folder: Path) -> None:
 def test_options_that_the_folder_answers_itself_are_refused(folder: Path) -> None:
     with pytest.raises(AigcEdgeError, match="--prediction was given, but a diffusers folder specifies it itself"):
         open_source(str(folder), SourceOptions(prediction="v"))
-    with pytest.raises(AigcEdgeError, match="squares"):
+    with pytest.raises(AigcEdgeError, match="square images"):
         open_source(str(folder), SourceOptions(data="digits", size=(4, 8)))
     assert not open_source(str(folder)).judged
     judged = open_source(str(folder), SourceOptions(data="digits", size=(8, 8)))

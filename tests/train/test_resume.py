@@ -164,9 +164,9 @@ def test_another_training_in_the_same_folder_is_refused(changes: dict[str, Any],
 
 def test_another_family_or_other_data_are_refused(tmp_path: Path) -> None:
     out = go("diffusion", tmp_path / "run", steps=2)
-    with pytest.raises(AigcEdgeError, match="family = 'diffusion', now 'gan'"):
+    with pytest.raises(AigcEdgeError, match="family = 'diffusion', but 'gan' was requested"):
         go("gan", out, steps=2)
-    with pytest.raises(AigcEdgeError, match=r"model\.size = 8, now 16"):
+    with pytest.raises(AigcEdgeError, match=r"model\.size = 8, but 16 was requested"):
         train("diffusion", "digits", out, size=16, progress=False, **({"steps": 2, "seed": 5} | SETTINGS["diffusion"]))
 
 
