@@ -43,21 +43,22 @@ def sample(
     evaluation; an exception that it raises stops the run. Raises ProgramError for arguments that do not fit the program, and
     AigcEdgeError for network outputs that are not finite, with their row and sample.
     """
-    return execution.run_program(
+    prepared, network = execution.prepare(
         program.with_guidance(guidance_scale, guidance_rescale),
         network,
         latents,
-        seeds=seeds,
-        noise=noise,
-        known_noise=known_noise,
         dtype=dtype,
-        progress=progress,
         conditions=conditions,
         negative=negative,
         mask=mask,
         known=known,
         channels_last=channels_last,
     )
+    with prepared.arrays.no_gradient():
+        prepared.start(latents, seeds, noise, known_noise)
+        prepared.run(network, progress)
+        prepared.check()
+    return prepared.sample if program.slots == 1 else prepared.arrays.copy(prepared.sample)
 
 
 def prepare(

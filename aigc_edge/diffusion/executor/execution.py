@@ -248,25 +248,3 @@ def prepare(program: Program, network: Any, latents: Any, *, dtype: str | None, 
             "are needed (a generator of one evaluation is called as it is)"
         )
     return Execution(program, arrays, tuple(latents.shape), dtype=dtype, **options), network
-
-
-def run_program(
-    program: Program,
-    network: Any,
-    latents: Any,
-    *,
-    seeds: Any = None,
-    noise: Any = noise.PHILOX,
-    known_noise: Any = None,
-    dtype: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    **options: Any,
-) -> Any:
-    """One run of `aigc_edge.diffusion.sample`."""
-    execution, network = prepare(program, network, latents, dtype=dtype, **options)
-    arrays = execution.arrays
-    with arrays.no_gradient():
-        execution.start(latents, seeds, noise, known_noise)
-        execution.run(network, progress)
-        execution.check()
-    return execution.sample if program.slots == 1 else arrays.copy(execution.sample)
