@@ -136,6 +136,12 @@ def test_pipeline(run: Callable[[str], Any]) -> None:
     assert not np.array_equal(variables["heun"], variables["sevens"])
 
 
+def test_request(run: Callable[[str], Any]) -> None:
+    variables, _ = run("request")
+    assert len(variables["sevens"]) == 6
+    assert not np.array_equal(variables["heun"], variables["sevens"])
+
+
 def test_inpainting(run: Callable[[str], Any]) -> None:
     variables, _ = run("inpainting")
     image, inpainted, kept = variables["image"], variables["inpainted"], variables["mask"] == 0
