@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from aigc_edge.engines.tensorrt_plan import BATCHES
     from aigc_edge.report.summary import render_engines, verified
 
-    built = build_bundle(
+    result = build_bundle(
         arguments.bundle,
         targets=arguments.targets or ["auto"],
         formats=arguments.formats,
@@ -91,9 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     written = arguments.output or arguments.bundle
     print(render_engines(verified(written).manifest))
-    for what, names in (("built", built.made), ("there already", built.kept)):
+    for what, names in (("built", result.built), ("up to date", result.up_to_date)):
         if names:
             print(f"{what}: {', '.join(names)}")
-    for name in built.left_out:
-        print(f"left out: {name}")
+    for name in result.skipped:
+        print(f"skipped: {name}")
     return 0
