@@ -56,13 +56,13 @@ def test_it_parses_into_what_was_asked(network: Path, tmp_path: Path, capsys: py
 
 def test_what_was_not_asked_goes_unsaid(generator: Generator, tmp_path: Path) -> None:
     made = compile_source(generator, tmp_path / "made.aigc", steps=2, samples=2)
-    assert made["provenance"]["command"] == "aigc-edge compile small --format fp32 --target x86-cpu --steps 2 --samples 2"
+    assert made.provenance["command"] == "aigc-edge compile small --format fp32 --target x86-cpu --steps 2 --samples 2"
 
 
 def test_quantising_adds_its_own(generator: Generator, tmp_path: Path) -> None:
     first = compile_source(generator, tmp_path / "made.aigc", steps=2, samples=2).provenance["command"]
     for format in ("int8w:psnr=5", "int4:psnr=5"):
-        told = quantise_bundle(tmp_path / "made.aigc", [format], samples=2)["provenance"]
+        told = quantise_bundle(tmp_path / "made.aigc", [format], samples=2).provenance
     assert told["command"] == first
     assert told["quantised"] == [f"aigc-edge quantise made.aigc --format {f}:psnr=5 --samples 2" for f in ("int8w", "int4")]
 
