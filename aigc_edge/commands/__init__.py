@@ -1,7 +1,7 @@
-"""The commands of `aigc-edge`: one module each, discovered by a scan, and those of other distributions by entry points.
+"""The commands of `aigc-edge`: one module each, discovered automatically, and those of other distributions by entry points.
 
-A module gives `ORDER` (its place in the help), `HELP` (one line), `DESCRIPTION` (a few), `configure(parser)` and
-`run(arguments)`, which returns the exit code. Modules import nothing heavy at their top: `aigc-edge --help` answers at once.
+A module defines `ORDER` (its position in the help), `HELP` (one line), `DESCRIPTION` (a few lines), `configure(parser)` and
+`run(arguments)`, which returns the exit code. Modules import nothing heavy at the top level, so that `aigc-edge --help` is fast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aigc_edge.registry import extensions, skip
 
 
 class Command(Protocol):
-    """What a module of this package looks like."""
+    """The interface of a command module."""
 
     ORDER: int
     HELP: str
@@ -28,22 +28,22 @@ class Command(Protocol):
 
 
 def commands() -> dict[str, Command]:
-    """Name → command of every module here that has a `run`, in the order of the help."""
+    """The commands of this package by name, in the order of the help: every module that has a `run`."""
     modules = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
-    found = {name: cast(Command, module) for name, module in modules.items() if hasattr(module, "run")}
-    return dict(sorted(found.items(), key=lambda item: item[1].ORDER))
+    by_name = {name: cast(Command, module) for name, module in modules.items() if hasattr(module, "run")}
+    return dict(sorted(by_name.items(), key=lambda item: item[1].ORDER))
 
 
 def extension_commands() -> dict[str, Command]:
-    """Name → command of other distributions: what entry points of the group `aigc_edge.commands` load, shaped like a module here.
+    """The commands of other distributions by name: the modules that entry points of the group `aigc_edge.commands` load.
 
-    Looking for them takes longer than everything else at the start: do so for a name that is not known here.
+    Searching for entry points dominates the start-up time: do so only for an unknown command.
     """
-    found = {}
+    by_name = {}
     for point, command in extensions("aigc_edge.commands"):
-        lacking = [name for name in ("ORDER", "HELP", "DESCRIPTION", "configure", "run") if not hasattr(command, name)]
-        if lacking:
-            skip(point, f"is no command: it has no {', '.join(lacking)}")
+        missing = [name for name in ("ORDER", "HELP", "DESCRIPTION", "configure", "run") if not hasattr(command, name)]
+        if missing:
+            skip(point, f"is not a command: it has no {', '.join(missing)}")
         else:
-            found[point.name] = cast(Command, command)
-    return found
+            by_name[point.name] = cast(Command, command)
+    return by_name

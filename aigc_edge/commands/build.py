@@ -1,4 +1,4 @@
-"""`aigc-edge build`: the plans of a bundle, built on the device that runs them or for cards that are elsewhere."""
+"""`aigc-edge build`: build the TensorRT plans of a bundle, on the device itself or for other cards."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ from aigc_edge.commands.progress import Progress
 ORDER = 27
 HELP = "build the TensorRT plans of a bundle on this device"
 DESCRIPTION = """\
-Finish a bundle on the device that is to run it: build the TensorRT plans of its networks for the GPU of this machine (with
-NVIDIA's tensorrt, as on a Jetson, or tensorrt_rtx, whichever is installed) and put them into the bundle. For GeForce RTX and
-other cards that TensorRT-RTX serves, plans can be built on any machine. What is there already is kept; what was finished before
-an interruption is found again.
+Build the TensorRT plans of a bundle's networks for the GPU of this machine (with NVIDIA's tensorrt, as on a Jetson, or
+tensorrt_rtx, whichever is installed) and add them to the bundle. For GeForce RTX and other cards that TensorRT-RTX supports,
+plans can be built on any machine. Plans that are up to date are not rebuilt, and an interrupted build resumes from the cache.
 
   aigc-edge build sd15.aigc                                     for the GPU of this machine
-  aigc-edge build sd15.aigc --target rtx-40 --format int8       for another, from anywhere
+  aigc-edge build sd15.aigc --target rtx-40 --format int8       for another GPU, on any machine
   aigc-edge build sd15.aigc --option workspace_gb=2 --batches 1,2,8
 
 Options (KEY=VALUE): version_compatible=true, hardware_compatibility=ampere+ or same_sm, refit=true, strip=true,
-weight_streaming=true, workspace_gb=X, timing_cache=false. Which of them can be had depends on the module and the device."""
+weight_streaming=true, workspace_gb=X, timing_cache=false. Which of them are available depends on the module and the device."""
 
 
 def configure(parser: Parser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, folder or file")
-    parser.add_argument("-o", "--output", metavar="BUNDLE", help="write a copy with the plans, and leave the bundle as it is")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if there is one")
+    parser.add_argument("-o", "--output", metavar="BUNDLE", help="write a copy with the plans, and leave the bundle unchanged")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     what = parser.add_argument_group("what to build")
     what.add_argument(
         "--target",
         dest="targets",
         action="append",
         metavar="NAME",
-        help="auto (the GPU of this machine) or a target that TensorRT-RTX serves; may be repeated (default: auto)",
+        help="auto (the GPU of this machine) or a target that TensorRT-RTX supports; may be repeated (default: auto)",
     )
     what.add_argument(
         "--format",
@@ -43,19 +42,21 @@ def configure(parser: Parser) -> None:
         metavar="NAME",
         help="a format of the bundle; may be repeated (default: all that the target runs and TensorRT builds)",
     )
-    what.add_argument("--batches", type=_batches, metavar="MIN,BEST,MAX", help="batch sizes of the plans (default: 1,2,32)")
+    what.add_argument("--batches", type=_batches, metavar="MIN,OPT,MAX", help="batch sizes of the plans (default: 1,2,32)")
     what.add_argument(
         "--option", dest="options", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
     )
-    what.add_argument("--force", action="store_true", help="build again what is there already")
+    what.add_argument("--force", action="store_true", help="rebuild plans that are up to date")
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--minutes", type=values.real(0.01), default=60, metavar="X", help="time for each plan (default: 60)")
-    limits.add_argument("--memory-gb", type=values.real(0.01), metavar="X", help="memory of the builder (default: 3/4 of all)")
+    limits.add_argument("--minutes", type=values.real(0.01), default=60, metavar="X", help="time limit per plan (default: 60)")
+    limits.add_argument(
+        "--memory-gb", type=values.real(0.01), metavar="X", help="memory limit of the builder (default: 3/4 of the total)"
+    )
     limits.add_argument(
         "--cache-gb",
         type=values.real(0),
         metavar="X",
-        help="what plans kept in the cache may take (default: $AIGC_EDGE_PLAN_CACHE_GB, else 20)",
+        help="size limit of the plan cache (default: $AIGC_EDGE_PLAN_CACHE_GB, else 20)",
     )
 
 
@@ -63,10 +64,10 @@ def _batches(text: str) -> tuple[int, int, int]:
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} was given, three batch sizes such as 1,2,32 are allowed")
-    low, best, high = map(int, parts)
-    if not 1 <= low <= best <= high:
-        raise argparse.ArgumentTypeError(f"{text!r} was given, 1 <= min <= best <= max is allowed")
-    return low, best, high
+    low, opt, high = map(int, parts)
+    if not 1 <= low <= opt <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} was given, 1 <= min <= opt <= max is allowed")
+    return low, opt, high
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     from aigc_edge.engines.tensorrt_plan import BATCHES
     from aigc_edge.report.summary import render_engines, verified
 
-    built = build_bundle(
+    result = build_bundle(
         arguments.bundle,
         targets=arguments.targets or ["auto"],
         formats=arguments.formats,
@@ -91,9 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     written = arguments.output or arguments.bundle
     print(render_engines(verified(written).manifest))
-    for what, names in (("built", built.made), ("there already", built.kept)):
+    for what, names in (("built", result.built), ("up to date", result.up_to_date)):
         if names:
             print(f"{what}: {', '.join(names)}")
-    for name in built.left_out:
-        print(f"left out: {name}")
+    for name in result.skipped:
+        print(f"skipped: {name}")
     return 0

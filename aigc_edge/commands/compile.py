@@ -1,4 +1,4 @@
-"""`aigc-edge compile`: from a trained generator to a bundle, with proof that it still generates what the original did."""
+"""`aigc-edge compile`: compile a trained generator into a bundle, with every format evaluated against the original."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from aigc_edge.sources.base import SourceOptions
 
 ORDER = 20
-HELP = "make a bundle from a trained generator"
+HELP = "compile a trained generator into a bundle"
 DESCRIPTION = """\
-Export a generator, make the formats that are asked for, build engines for targets that have them, and measure every format
-against fp32 from the same noise. A bundle that misses its quality budget is not written. What was finished before an interruption
-is kept: the same command goes on from it.
+Export a generator, convert it to the requested formats, build engines for the targets that need them, and evaluate every format
+against fp32 from the same noise. A bundle that misses its quality budget is not written. Finished stages are kept when the
+compilation is interrupted: the same command resumes from them.
 
   aigc-edge compile runs/digits -o digits.aigc --format fp32 --format int8 --target x86-cpu --target rtx
   aigc-edge compile ./stable-diffusion -o sd.aigc --format int8 --budget psnr=30 --size 512x512 --size 768x512
   aigc-edge compile my_package:build_generator -o mine.aigc --format fp8 --target rtx-50
   aigc-edge compile net.onnx --role denoiser --prediction v --schedule betas=scaled_linear -o net.aigc"""
 
-DEFAULT_FORMATS, DEFAULT_TARGETS = ("fp32", "int8"), ("x86-cpu",)  # by default
-FRECHET = 1.1  # times the distance of fp32: the budget where real images are known and none is given
+DEFAULT_FORMATS, DEFAULT_TARGETS = ("fp32", "int8"), ("x86-cpu",)
+FRECHET = 1.1  # the default budget where real images are known, as a multiple of the distance of fp32
 
 
 def configure(parser: Parser) -> None:
@@ -37,8 +37,8 @@ def configure(parser: Parser) -> None:
         help="a folder that 'aigc-edge train' wrote, a diffusers folder, an ONNX file, or package:function that returns a module",
     )
     parser.add_argument("-o", "--output", metavar="BUNDLE", help="the bundle to write (default: the source's name with .aigc)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle if there is one")
-    what = parser.add_argument_group("what to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace the bundle if it exists")
+    what = parser.add_argument_group("what to compile")
     formats(what, "fp32 and int8")
     targets(what)
     what.add_argument("--solver", metavar="NAME", help="solver of the default program (default: the source's own, or dpmpp_2m)")
@@ -58,29 +58,31 @@ def configure(parser: Parser) -> None:
         "--no-weights",
         dest="weights",
         action="store_false",
-        help="leave out the copy of the weights that --engine torch loads: a smaller bundle",
+        help="omit the copy of the weights that --engine torch needs, for a smaller bundle",
     )
     what.add_argument(
         "--no-schedule-constants",
         dest="schedule_constants",
         action="store_false",
-        help="leave in the network what depends on the timestep alone, instead of evaluating it once, here",
+        help="keep the layers that depend on the timestep alone in the network, instead of precomputing their outputs",
     )
-    about(parser)
-    proof(parser, FRECHET)
+    source_arguments(parser)
+    quality_options(parser, FRECHET)
 
 
-def about(parser: Parser) -> None:
-    """Add what a source does not say itself."""
-    group = parser.add_argument_group("what a source does not say itself")
-    group.add_argument("--role", choices=("denoiser", "decoder"), help="of an ONNX file or module: evaluated each step, or once")
+def source_arguments(parser: Parser) -> None:
+    """Add the options that describe a source which does not describe itself."""
+    group = parser.add_argument_group("source description, where the source itself has none")
+    group.add_argument(
+        "--role", choices=("denoiser", "decoder"), help="role of an ONNX file or module: evaluated at each step, or once"
+    )
     group.add_argument("--prediction", metavar="NAME", help="what a denoiser predicts: epsilon, v, x0, flow or edm")
     group.add_argument(
         "--schedule",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="of a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
+        help="a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
     )
     group.add_argument(
         "--classes", type=values.whole(1, 1_000_000), metavar="N", help="number of classes of an ONNX file or module"
@@ -90,7 +92,7 @@ def about(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="NAME=ROLE",
-        help="what an input of an ONNX file is, where its name and type do not tell: sample, timestep or class; may be repeated",
+        help="the role of an ONNX file's input that its name and type do not reveal: sample, timestep or class; may be repeated",
     )
     group.add_argument(
         "--size",
@@ -98,11 +100,11 @@ def about(parser: Parser) -> None:
         type=values.size,
         action="append",
         metavar="HxW",
-        help="height and width of the images, where one can choose; may be repeated: the bundle then serves every size with the "
-        "same weights, the first unless another is asked for",
+        help="height and width of the images, for networks of variable size; may be repeated: the bundle then serves every size "
+        "with the same weights, the first by default",
     )
-    group.add_argument("--data", metavar="NAME", help="real images to judge by: a data set or a folder")
-    group.add_argument("--prompts", metavar="FILE", help="prompts to calibrate and measure with, one a line")
+    group.add_argument("--data", metavar="NAME", help="real images for the quality scores: a data set or a folder")
+    group.add_argument("--prompts", metavar="FILE", help="prompts for calibration and evaluation, one per line")
 
 
 def formats(group: argparse._ArgumentGroup, default: str) -> None:
@@ -112,7 +114,7 @@ def formats(group: argparse._ArgumentGroup, default: str) -> None:
         dest="formats",
         action="append",
         metavar="NAME",
-        help="fp32, fp16, int8, int4 and others (an unknown one lists them all), with options behind a colon (int8:psnr=35); may "
+        help="fp32, fp16, int8, int4 and others (an unknown one lists them all), with options after a colon (int8:psnr=35); may "
         f"be repeated, the first is the bundle's default (default: {default})",
     )
 
@@ -129,25 +131,26 @@ def targets(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def proof(parser: Parser, frechet: float | None) -> None:
-    """Add what decides how the formats are proven; `frechet` is the budget where real images are known and none is given."""
-    group = parser.add_argument_group("how to prove it")
-    group.add_argument("--samples", type=values.whole(2, 1_000_000), metavar="N", help="images a format that are measured")
+def quality_options(parser: Parser, frechet: float | None) -> None:
+    """Add the options of the evaluation; `frechet` is the default budget where real images are known."""
+    group = parser.add_argument_group("quality")
+    group.add_argument("--samples", type=values.whole(2, 1_000_000), metavar="N", help="images per format for the evaluation")
     group.add_argument(
         "--budget",
         action="append",
         metavar="NAME=X",
-        help="refuse a format that misses it: psnr=30 (dB, at least, against fp32 from the same noise), frechet=1.05x (times "
-        "that of fp32, at most)" + ("" if frechet is None else f" (default: frechet={frechet:g}x where real images are known)"),
+        help="quality that every format must reach: psnr=30 (at least 30 dB against fp32 from the same noise), frechet=1.05x (at "
+        "most 1.05 times that of fp32)"
+        + ("" if frechet is None else f" (default: frechet={frechet:g}x where real images are known)"),
     )
     group.add_argument(
-        "--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="seed of calibration and judging (default: 0)"
+        "--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="seed of calibration and evaluation (default: 0)"
     )
     group.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
 
 
 def source_options(arguments: argparse.Namespace) -> SourceOptions:
-    """What the options of `about` say."""
+    """The values of the options that `source_arguments` adds."""
     from aigc_edge.sources.base import SourceOptions
 
     sizes = list(dict.fromkeys(arguments.sizes or [None]))
@@ -172,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
     from aigc_edge.report.summary import render, verified
     from aigc_edge.sources.base import open_source
 
-    request = CompileRequest.parse(  # before a source is loaded, which may take a while
+    request = CompileRequest.parse(  # before loading the source, which may take a while
         arguments.formats or DEFAULT_FORMATS,
         arguments.targets or DEFAULT_TARGETS,
         arguments.budget,

@@ -1,4 +1,4 @@
-"""`aigc-edge inspect`: what a bundle holds, after every file of it was verified."""
+"""`aigc-edge inspect`: verify every file of a bundle and describe its contents."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import argparse
 from aigc_edge.commands.parser import Parser
 
 ORDER = 40
-HELP = "verify a bundle and say what it holds"
+HELP = "verify a bundle and describe its contents"
 DESCRIPTION = """\
-Verify every file of a bundle (version, bounds, SHA-256) and say what it holds: networks and formats, engines and the precision
-that was proven for them, programs, quality, where the data came from and on what terms.
+Verify every file of a bundle (version, bounds, SHA-256) and describe its contents: networks and formats, engines and the
+precision their build logs show, programs, quality, and the origin and licence of the data.
 
   aigc-edge inspect digits.aigc
   aigc-edge inspect digits.aigc --program dpmpp_2m-10      the rows of a sampling program
-  aigc-edge inspect digits.aigc --json                     the manifest, for programs"""
+  aigc-edge inspect digits.aigc --json                     the manifest, for scripts"""
 
 
 def configure(parser: Parser) -> None:

@@ -1,4 +1,4 @@
-"""argparse as `aigc-edge` uses it: one sentence for a wrong option, help that keeps its examples, options that are added late."""
+"""argparse for `aigc-edge`: one-sentence errors, help that keeps the layout of examples, and options that are added lazily."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ FAILED = 2
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help that keeps examples as they are written and leaves room for the options."""
+    """A help formatter that keeps the layout of examples and leaves room for the options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=100)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose failures have the form of every other failure of the command line.
+    """A parser whose errors have the same form as all other errors of the command line.
 
-    `late(self)` is called when the command line really chose this parser: it adds options that are costly to know.
+    `late(self)` is called only when this parser is used: it adds options that are expensive to determine.
     """
 
     late: Callable[[Parser], None] | None = None

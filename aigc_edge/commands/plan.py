@@ -1,4 +1,4 @@
-"""`aigc-edge plan`: what compiling would give, before anything is built."""
+"""`aigc-edge plan`: predict the result of a compilation, before anything is built."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import textwrap
 from typing import Any
 
 from aigc_edge.commands import values
-from aigc_edge.commands.compile import DEFAULT_FORMATS, DEFAULT_TARGETS, about, formats, source_options, targets
+from aigc_edge.commands.compile import DEFAULT_FORMATS, DEFAULT_TARGETS, formats, source_arguments, source_options, targets
 from aigc_edge.commands.parser import Parser
 
 ORDER = 15
 HELP = "predict sizes, memory and speed without building"
 DESCRIPTION = """\
-Look at a source and predict, without exporting or building anything: the size of each network in each format, the memory that
-sampling and compiling take, the least time an image can take on each target (a roofline: what is moved and what is multiplied),
-and what does not run there. Of GPUs the rates are the maker's, of this machine's CPU they are measured, which takes a second.
+Predict, without exporting or building anything: the size of each network in each format, the memory that sampling and compiling
+need, a lower bound of the time per image on each target (a roofline of memory traffic and arithmetic), and what a target does
+not run. The rates of GPUs are the manufacturer's; those of this machine's CPU are measured, which takes about a second.
 
   aigc-edge plan ./stable-diffusion --format fp16 --format int8 --format int4 --target jetson-orin-agx --target rtx-40"""
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="what 'aigc-edge compile' takes")
-    what = parser.add_argument_group("what would be made")
+    parser.add_argument("source", metavar="SOURCE", help="as for 'aigc-edge compile'")
+    what = parser.add_argument_group("what would be compiled")
     formats(what, "fp32 and int8")
     targets(what)
     what.add_argument("--solver", metavar="NAME", help="solver of the default program")
     what.add_argument("--steps", type=values.whole(1, 10_000), metavar="N", help="steps of the default program")
     what.add_argument("--guidance", type=values.real(0, 1000), metavar="X", help="guidance scale of the programs")
-    what.add_argument("--batch", type=values.whole(1, 4096), default=1, metavar="N", help="samples at once (default: 1)")
+    what.add_argument("--batch", type=values.whole(1, 4096), default=1, metavar="N", help="batch size (default: 1)")
     what.add_argument(
-        "--threads", type=values.threads, metavar="N", help="threads that times of this CPU are for (default: all physical cores)"
+        "--threads", type=values.threads, metavar="N", help="threads assumed for this CPU (default: all physical cores)"
     )
-    about(parser)
+    source_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -65,40 +65,40 @@ def render(plan: dict[str, Any]) -> str:
     for name, n in plan["networks"].items():
         count = [f"{n['parameters'] / 1e6:.2f} M", f"{digits(n['macs'] / 1e9)} G", size(n["activations"])]
         rows.append([name, *count, str(plan["evaluations"][name])])
-    header = ["network", "parameters", "multiply-adds", "activations", "evaluations an image"]
+    header = ["network", "parameters", "multiply-adds", "activations", "evaluations per image"]
     parts.append(table(header, rows, right=[1, 2, 3, 4]))
     rows = []
-    for name, found in plan["formats"].items():
-        files = [size(found["bytes"][part]) for part in plan["networks"]]
-        rows.append([name, *files, size(sum(found["bytes"].values())), size(found["memory"])])
-    header = ["format", *plan["networks"], "together", f"memory, batch {plan['batch']}"]
+    for name, figures in plan["formats"].items():
+        files = [size(figures["bytes"][part]) for part in plan["networks"]]
+        rows.append([name, *files, size(sum(figures["bytes"].values())), size(figures["memory"])])
+    header = ["format", *plan["networks"], "total", f"memory, batch {plan['batch']}"]
     parts.append("Files\n" + table(header, rows, right=range(1, len(header))))
     copy = f" (with a copy of the weights for torch, {size(plan['weights_copy'])})" if plan["weights_copy"] else ""
-    parts.append(f"The bundle's networks: {size(plan['bundle'])}{copy}. Compiling takes up to {size(plan['compile']['memory'])}.")
+    parts.append(f"The bundle's networks: {size(plan['bundle'])}{copy}. Compiling needs up to {size(plan['compile']['memory'])}.")
     for target, each in plan["targets"].items():
         rows, notes = [], []
-        for name, found in each.items():
-            if "why_not" in found:
-                rows.append([name, "does not run", found["why_not"]])
+        for name, figures in each.items():
+            if "why_not" in figures:
+                rows.append([name, "does not run", figures["why_not"]])
                 continue
-            bounds = {part: n["bound"] for part, n in found["networks"].items() if n["bound"]}
-            alike = len(set(bounds.values())) == 1
-            slow = [next(iter(bounds.values()))] if alike else [f"{bound} ({part})" for part, bound in bounds.items()]
-            time = "–" if found["seconds"] is None else f"{digits(found['seconds'] * 1e3)} ms"
-            rows.append([name, time, ", ".join(slow)])
-            notes += [f"  {name}: {note}" for note in found["notes"]]
-        lines = table(["format", "least time an image", "spent on"], rows, right=[1])
+            bounds = {part: n["bound"] for part, n in figures["networks"].items() if n["bound"]}
+            same = len(set(bounds.values())) == 1
+            limits = [next(iter(bounds.values()))] if same else [f"{bound} ({part})" for part, bound in bounds.items()]
+            time = "–" if figures["seconds"] is None else f"{digits(figures['seconds'] * 1e3)} ms"
+            rows.append([name, time, ", ".join(limits)])
+            notes += [f"  {name}: {note}" for note in figures["notes"]]
+        lines = table(["format", "least time per image", "limited by"], rows, right=[1])
         parts.append("\n".join([f"On {target}", _rates(plan["figures"][target]), lines, *dict.fromkeys(notes)]))
     return "\n\n".join(parts)
 
 
 def _rates(figures: dict[str, Any]) -> str:
-    """What the times of a target are made of."""
+    """The rates that the times of a target are computed from."""
     from aigc_edge.text import digits
 
-    said = "its rates are not known: a plan that is made there measures them"
+    line = "unknown rates: run this command on the target to measure them"
     if figures["bandwidth_gbs"]:
         rates = ", ".join(f"{kind} {digits(rate)}" for kind, rate in (figures["tops"] or {}).items())
-        said = ", ".join([*([f"{rates} T(FL)OP/s"] if rates else []), f"{digits(figures['bandwidth_gbs'])} GB/s"])
-        said += f" ({figures['of']})" if figures["of"] else ""
-    return textwrap.fill(said, 100, initial_indent="  ", subsequent_indent="  ")
+        line = ", ".join([*([f"{rates} T(FL)OP/s"] if rates else []), f"{digits(figures['bandwidth_gbs'])} GB/s"])
+        line += f" ({figures['of']})" if figures["of"] else ""
+    return textwrap.fill(line, 100, initial_indent="  ", subsequent_indent="  ")

@@ -1,4 +1,4 @@
-"""How long work shows itself on a terminal and in a log."""
+"""Progress of long-running commands on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 class Progress:
-    """What is being done: one line that is overwritten on a terminal, one line a stage in a log."""
+    """Prints the current stage: one overwritten line on a terminal, one line per stage in a log."""
 
     def __init__(self) -> None:
         self._stage = ""

@@ -1,35 +1,37 @@
-"""`aigc-edge quantise`: further formats for a bundle, with proof, and a picture of what each layer costs."""
+"""`aigc-edge quantise`: add formats to a bundle, with their evaluation and a report of every layer."""
 
 from __future__ import annotations
 
 import argparse
 
 from aigc_edge.commands import values
-from aigc_edge.commands.compile import formats, proof, targets
+from aigc_edge.commands.compile import formats, quality_options, targets
 from aigc_edge.commands.parser import Parser
 from aigc_edge.commands.progress import Progress
 from aigc_edge.hardware import let_threads_sleep
 
 ORDER = 25
-HELP = "put further formats into a bundle"
+HELP = "add formats to a bundle"
 DESCRIPTION = """\
-Make further formats from the fp32 networks of a bundle, measure them against fp32 from the same noise, and put them beside the
-others. A format that misses the budget is made again with more layers in higher precision; when that does not help the bundle
-stays as it was, and the layers to blame are named.
+Convert the fp32 networks of a bundle to further formats, evaluate them against fp32 from the same noise, and add them to the
+bundle. A format that misses the budget is converted again with more layers in higher precision; if it still misses, the bundle
+is left unchanged and the most sensitive layers are listed.
 
   aigc-edge quantise mine.aigc --format int4 --budget frechet=1.05x --report why.html"""
 
 
 def configure(parser: Parser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, folder or file, with the format fp32")
-    parser.add_argument("-o", "--output", metavar="BUNDLE", help="write a copy with the formats, and leave the bundle as it is")
-    parser.add_argument("--overwrite", action="store_true", help="replace formats that are there already, and the output")
-    what = parser.add_argument_group("what to make")
+    parser.add_argument("-o", "--output", metavar="BUNDLE", help="write a copy with the formats, and leave the bundle unchanged")
+    parser.add_argument("--overwrite", action="store_true", help="replace formats that the bundle already has, and the output")
+    what = parser.add_argument_group("what to add")
     formats(what, "int8")
     targets(what)
     what.add_argument("--default", action="store_true", help="make the first format the default of the bundle")
-    parser.add_argument("--report", type=values.place_for, metavar="FILE", help="write why.html, a picture of every layer, here")
-    proof(parser, None)
+    parser.add_argument(
+        "--report", type=values.output_file, metavar="FILE", help="write an HTML report of every layer to this file"
+    )
+    quality_options(parser, None)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`aigc-edge sample`: images from a bundle, as a PNG grid or as arrays."""
+"""`aigc-edge sample`: generate images from a bundle, as a PNG grid or as arrays."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from aigc_edge.runtime.request import FLAGS, Flag, SampleRequest
 if TYPE_CHECKING:
     import numpy as np
 
-AT_ONCE = 128  # images between two reports of progress
+CHUNK = 128  # images between two progress reports
 ORDER = 30
 HELP = "generate images from a bundle"
 DESCRIPTION = """\
 Generate images from a bundle.
 
-Image i of a call has the seed SEED + i: it is the same whatever -n and --threads are.
+Image i has the seed SEED + i: it does not depend on -n or --threads.
 
   aigc-edge sample digits.aigc -n 64 --seed 0 --class 7 --steps 10 --solver dpmpp_2m --guidance 2 -o sevens.png
-  aigc-edge sample digits.aigc -n 120 --class all -o grid.png      one row a class
+  aigc-edge sample digits.aigc -n 120 --class all -o grid.png      one row per class
   aigc-edge sample digits.aigc -n 1000 --npz samples.npz           images uint8 [N, H, W, C], classes, seeds
   aigc-edge sample sd15.aigc --prompt "a red cat on the moon" -n 4 --negative-prompt "blurred" -o cats.png"""
 
@@ -50,15 +50,15 @@ def configure(parser: Parser) -> None:
         type=values.listed,
         action="append",
         metavar="C",
-        help="class index or name, a comma-separated list, 'all', or 'none' (unconditional); may be repeated; -n is shared out "
-        "evenly, in this order (default: classes drawn from the seeds)",
+        help="class index or name, a comma-separated list, 'all', or 'none' (unconditional); may be repeated; -n is divided "
+        "evenly among them, in this order (default: random classes, from the seeds)",
     )
     what.add_argument(
         "--prompt",
         dest="prompts",
         action="append",
         metavar="TEXT",
-        help="what the images show, for a bundle with text encoders; may be repeated; -n is shared out evenly, in this order",
+        help="what the images show, for a bundle with text encoders; may be repeated; -n is divided evenly, in this order",
     )
     how = parser.add_argument_group("how to generate it")
     for name, flag in FLAGS.items():
@@ -69,7 +69,7 @@ def configure(parser: Parser) -> None:
         dest="negative",
         type=values.listed,
         metavar="C",
-        help="the class that guidance leads away from (default: none)",
+        help="the class that guidance steers away from (default: none)",
     )
     how.add_argument(
         "--size", type=values.size, metavar="HxW", help="height and width of the images, one of the bundle's (default: its first)"
@@ -85,18 +85,18 @@ def configure(parser: Parser) -> None:
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="cuda: the whole loop on the first GPU, with --engine torch or tensorrt (default: auto, which is the CPU but for an "
-        "engine that needs a GPU)",
+        help="cuda: the whole loop on the first GPU, with --engine torch or tensorrt (default: auto, the CPU unless the "
+        "engine needs a GPU)",
     )
     how.add_argument("--threads", type=values.threads, metavar="N", help="threads of the engine (default: all physical cores)")
-    out = parser.add_argument_group("where to")
+    out = parser.add_argument_group("output")
     out.add_argument(
-        "-o", "--output", type=values.place_for, metavar="FILE", help="a .png grid or a .npz file (default: samples.png)"
+        "-o", "--output", type=values.output_file, metavar="FILE", help="a .png grid or a .npz file (default: samples.png)"
     )
-    out.add_argument("--png", type=values.place_for, metavar="FILE", help="also write a PNG grid")
+    out.add_argument("--png", type=values.output_file, metavar="FILE", help="also write a PNG grid")
     out.add_argument(
         "--npz",
-        type=values.place_for,
+        type=values.output_file,
         metavar="FILE",
         help="also write a NumPy archive: images uint8 [N, H, W, C], classes [N], prompts [N], seeds [N]",
     )
@@ -104,39 +104,39 @@ def configure(parser: Parser) -> None:
         "--columns",
         type=values.count,
         metavar="N",
-        help="columns of the grid (default: one row a class or a prompt, else near square)",
+        help="columns of the grid (default: one row per class or prompt, else nearly square)",
     )
 
 
 def _type_of(flag: Flag) -> Callable[[str], Any]:
-    """What converts the text behind a flag."""
+    """The function that parses the value of a flag."""
     if flag.kind == "whole":
         return values.whole(int(flag.low), int(flag.high))
     return values.real(flag.low, flag.high) if flag.kind == "real" else str
 
 
 def outputs(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
-    """The PNG and the NPZ files to write; raises AigcEdgeError for another kind of file."""
+    """The PNG and the NPZ files to write; raises AigcEdgeError for any other file type."""
     files = {"png": [arguments.png] if arguments.png else [], "npz": [arguments.npz] if arguments.npz else []}
     main = arguments.output or (None if arguments.png or arguments.npz else "samples.png")
     if main:
         kind = Path(main).suffix.lower().lstrip(".")
         if kind not in files:
-            raise AigcEdgeError(f"the output {main} has no known kind: let its name end in .png (a grid) or .npz (arrays)")
+            raise AigcEdgeError(f"the output {main} has an unknown file type: use .png (a grid) or .npz (arrays)")
         files[kind].append(main)
     return [Path(p) for p in files["png"]], [Path(p) for p in files["npz"]]
 
 
-def shared_out(count: int, indices: list[int]) -> list[int]:
-    """`count` classes: each of `indices` in turn, in runs of equal length (the first ones one longer when it does not divide)."""
-    each, more = divmod(count, len(indices))
-    return [index for place, index in enumerate(indices) for _ in range(each + (place < more))]
+def divided(count: int, indices: list[int]) -> list[int]:
+    """`count` items: each of `indices` in turn, repeated equally often (the first ones once more if there is a remainder)."""
+    each, remainder = divmod(count, len(indices))
+    return [index for i, index in enumerate(indices) for _ in range(each + (i < remainder))]
 
 
 def run(arguments: argparse.Namespace) -> int:
     pngs, npzs = outputs(arguments)
     if arguments.program and (arguments.solver or arguments.steps):
-        raise AigcEdgeError("--program was given with --solver or --steps: a program fixes both, give one or the other")
+        raise AigcEdgeError("--program was given with --solver or --steps: a program fixes both, pass one or the other")
     import numpy as np
 
     from aigc_edge.runtime import pipeline
@@ -156,22 +156,22 @@ def run(arguments: argparse.Namespace) -> int:
             indices = values.class_indices(arguments.classes, names, pipe.manifest.num_classes, arguments.bundle)
         negative = None
         if arguments.negative:
-            given = values.class_indices([arguments.negative], names, pipe.manifest.num_classes, arguments.bundle)
-            if len(given) != 1:
-                raise AigcEdgeError(f"--negative-class was given {len(given)} classes: one is allowed")
-            negative = given[0]
+            chosen = values.class_indices([arguments.negative], names, pipe.manifest.num_classes, arguments.bundle)
+            if len(chosen) != 1:
+                raise AigcEdgeError(f"--negative-class was given {len(chosen)} classes: one is allowed")
+            negative = chosen[0]
         texts: list[str] = arguments.prompts or []
         count = arguments.count or (8 * len(indices) if indices else len(texts) or 16)
-        classes = shared_out(count, indices) if indices else None
-        prompts = [texts[place] for place in shared_out(count, list(range(len(texts))))] if texts else None
+        classes = divided(count, indices) if indices else None
+        prompts = [texts[i] for i in divided(count, list(range(len(texts))))] if texts else None
         flags = {name: getattr(arguments, name) for name in FLAGS}
         request = SampleRequest(
             count=count, seed=arguments.seed, classes=classes, negative_classes=negative, prompt=prompts, **flags
         )
         started = time.perf_counter()
         parts = []
-        for first in range(0, count, AT_ONCE):
-            size = min(AT_ONCE, count - first)
+        for first in range(0, count, CHUNK):
+            size = min(CHUNK, count - first)
             parts.append(pipe.sample(request.part(first, size)))
             progress(first + size, count)
         seconds = time.perf_counter() - started
@@ -185,7 +185,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def progress(done: int, total: int) -> None:
-    """One line on a terminal that counts up; nothing in a log."""
+    """Count up on one line of a terminal; nothing in a log."""
     if sys.stderr.isatty():
         print(f"\r{done}/{total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
@@ -200,7 +200,7 @@ def write(
     *,
     rows: int,
 ) -> None:
-    """Write uint8 images [N, H, W, C] as grids and archives, each whole or not at all."""
+    """Write uint8 images [N, H, W, C] as grids and archives, each file atomically."""
     import numpy as np
 
     from aigc_edge.files import atomic_file

@@ -1,4 +1,4 @@
-"""`aigc-edge targets`: the devices that a bundle can be compiled for, and which of them this machine is."""
+"""`aigc-edge targets`: list the devices that a bundle can be compiled for, and those that match this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from aigc_edge.targets import Target
 
 ORDER = 60
-HELP = "list the devices that can be compiled for"
+HELP = "list the devices that bundles can be compiled for"
 DESCRIPTION = """\
-List the devices that a bundle can be compiled for: compute capability, memory, bandwidth and dense T(FL)OP/s as their makers
-state them, where their plans are built ("anywhere": by TensorRT-RTX, "there": on the device, by 'aigc-edge build'), and the
-formats that run as such. Those that this machine is are marked; 'aigc-edge compile --target auto' takes them.
+List the devices that a bundle can be compiled for: compute capability, memory, bandwidth and dense T(FL)OP/s as stated by the
+manufacturer, where their plans are built ("anywhere": by TensorRT-RTX, "there": on the device, by 'aigc-edge build'), and the
+formats that they run natively. Targets that match this machine are marked; 'aigc-edge compile --target auto' selects them.
 
   aigc-edge targets
   aigc-edge targets --json"""
@@ -37,23 +37,23 @@ def run(arguments: argparse.Namespace) -> int:
     from aigc_edge.compile.request import this_machine
 
     own = this_machine()
-    every = targets.all_targets().values()
-    formats = _formats_by_target(every)
+    known = targets.all_targets().values()
+    formats = _formats_by_target(known)
     if arguments.json:
-        print(json.dumps([_facts(target, formats) | {"here": target.name in own} for target in every], indent=1))
+        print(json.dumps([_facts(target, formats) | {"here": target.name in own} for target in known], indent=1))
         return 0
-    print(_devices(every, own))
+    print(_devices(known, own))
     print("\n* this machine\n")
     print(_formats(formats))
     return 0
 
 
-def _formats_by_target(every: Iterable[Target]) -> dict[str, tuple[str, ...]] | None:
-    """The formats that each target runs; None where what formats are made with is not installed."""
+def _formats_by_target(known: Iterable[Target]) -> dict[str, tuple[str, ...]] | None:
+    """The formats that each target runs; None if the packages that define formats are not installed."""
     from aigc_edge.engines.formats import formats_of
 
     try:
-        return {target.name: formats_of(target) for target in every}
+        return {target.name: formats_of(target) for target in known}
     except ModuleNotFoundError:
         return None
 
@@ -67,11 +67,11 @@ def _facts(target: Target, formats: dict[str, tuple[str, ...]] | None) -> dict[s
     return dataclasses.asdict(target) | {"formats": None if formats is None else formats[target.name], "limits": limits}
 
 
-def _devices(every: Iterable[Target], own: Iterable[str]) -> str:
+def _devices(known: Iterable[Target], own: Iterable[str]) -> str:
     from aigc_edge.text import table
 
     rows = []
-    for target in every:
+    for target in known:
         rates = target.tops or {}
         figures = [target.sm, target.memory_gb, target.bandwidth_gbs, *(rates.get(name) for name in RATES)]
         device = ", ".join(target.members) or target.title.partition(" (")[0]
@@ -82,16 +82,14 @@ def _devices(every: Iterable[Target], own: Iterable[str]) -> str:
 
 
 def _formats(formats: dict[str, tuple[str, ...]] | None) -> str:
-    """The formats, once for all targets that have the same."""
+    """The formats, listed once for all targets that run the same ones."""
     if formats is None:
-        return (
-            "The formats that run as such are listed where what they are made with is installed: pip install 'aigc-edge[train]'"
-        )
+        return "To list the formats that each target runs natively, install the compiler: pip install 'aigc-edge[train]'"
     groups: dict[tuple[str, ...], list[str]] = {}
     for target, names in formats.items():
         if names:
             groups.setdefault(names, []).append(target)
-    lines = ["Formats that run as such (--json adds what limits them, the sources of the figures, clocks, power):"]
+    lines = ["Formats that run natively (--json adds their limits, the sources of the figures, clocks and power):"]
     for names, members in groups.items():
         lines.append(textwrap.fill(", ".join(members), 100, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
         lines.append(textwrap.fill(" ".join(names), 100, initial_indent="      ", subsequent_indent="      "))

@@ -1,4 +1,4 @@
-"""`aigc-edge train`: a model of a family, and the judge of its images, from real data."""
+"""`aigc-edge train`: train a model of a family, and the judge that scores its images, on real data."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from aigc_edge.hardware import let_threads_sleep
 ORDER = 10
 HELP = "train a generator on real images"
 DESCRIPTION = """\
-Train a generator on real images. The same command goes on with a run that was interrupted, and returns from a finished one.
+Train a generator on real images. The same command resumes an interrupted run, and returns at once if the run is finished.
 
   aigc-edge train diffusion --data digits --out runs/digits
-  aigc-edge train gan --data path/to/images --size 32 --out runs/mine      sub-folders are classes
+  aigc-edge train gan --data path/to/images --size 32 --out runs/mine      subfolders are classes
 
-'aigc-edge train FAMILY --help' lists the settings of a family. TensorBoard reads the run folder."""
-OWN = ("size", "channels", "num_classes", "steps", "batch", "seed")  # decided by the data, or an option below
+'aigc-edge train FAMILY --help' lists the settings of a family. The run folder can be opened in TensorBoard."""
+OWN = ("size", "channels", "num_classes", "steps", "batch", "seed")  # set by the data or by the options below
 
 
 def configure(parser: Parser) -> None:
-    parser.late = add_families  # their settings stand beside the networks, which need torch: two seconds that nothing else pays
+    parser.late = add_families  # their settings need torch, whose import takes two seconds: only when used
 
 
 def add_families(parser: Parser) -> None:
-    """One sub-command a registered family, with its settings as options."""
-    let_threads_sleep()  # here: the families' settings, which become options, bring torch
+    """Add one sub-command per registered family, with its settings as options."""
+    let_threads_sleep()  # before torch, which the settings of the families import
     from aigc_edge.models.base import FAMILIES
 
     families = parser.add_subparsers(dest="family", metavar="FAMILY", required=True, parser_class=Parser)
@@ -51,24 +51,24 @@ def add_families(parser: Parser) -> None:
 def _common(parser: Parser, training: type) -> None:
     default = {field.name: field.default for field in dataclasses.fields(training)}
     parser.add_argument(
-        "--data", required=True, metavar="DATA", help="'digits', 'photos' or a folder of images; its sub-folders are classes"
+        "--data", required=True, metavar="DATA", help="'digits', 'photos' or a folder of images; its subfolders are classes"
     )
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the run folder to write, or to go on with")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="the run folder to write, or to resume")
     parser.add_argument("--size", type=values.whole(4, 1024), metavar="PIXELS", help="height and width (default: the data's own)")
     parser.add_argument("--steps", type=values.count, metavar="N", help=f"optimiser steps (default: {default['steps']})")
-    parser.add_argument("--batch", type=values.count, metavar="N", help=f"images a step (default: {default['batch']})")
+    parser.add_argument("--batch", type=values.count, metavar="N", help=f"images per step (default: {default['batch']})")
     seeds = values.whole(0, 2**63 - 1)
-    parser.add_argument("--seed", type=seeds, default=0, metavar="S", help="seed of everything random (default: %(default)s)")
+    parser.add_argument("--seed", type=seeds, default=0, metavar="S", help="random seed (default: %(default)s)")
     parser.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: torch's choice)")
-    parser.add_argument("--fresh", action="store_true", help="start again, in place of what is in the run folder")
+    parser.add_argument("--fresh", action="store_true", help="start over, replacing the contents of the run folder")
     parser.add_argument(
-        "--skip-corrupt", action="store_true", help="leave out images that cannot be read (default: stop at the first)"
+        "--skip-corrupt", action="store_true", help="skip images that cannot be read (default: stop at the first)"
     )
     parser.add_argument("--no-judge", action="store_true", help="do not train the classifier that scores samples")
 
 
 def add_setting(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
-    """An option for one field of a settings dataclass; its bounds are checked where the dataclass is made."""
+    """Add an option for one field of a settings dataclass, which checks the bounds when it is created."""
     name, default = "--" + field.name.replace("_", "-"), field.default
     shown = ",".join(map(str, default)) or "none" if isinstance(default, tuple) else default
     text = f"{field.metadata.get('help', '')} (default: {shown})".replace("%", "%%")
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def train_judge_once(out: Path, arguments: argparse.Namespace) -> None:
-    """Train the judge on the same data unless the run has one."""
+    """Train the judge on the same data, unless the run already has one."""
     from aigc_edge import data
     from aigc_edge.metrics.classifier import train_judge
 

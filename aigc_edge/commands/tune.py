@@ -1,4 +1,4 @@
-"""`aigc-edge tune`: sampling programs whose coefficients were fitted to a bundle's own network."""
+"""`aigc-edge tune`: fit the coefficients of a sampling program to a bundle's own network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 ORDER = 25
 HELP = "fit a sampling program to a bundle's own network"
 DESCRIPTION = """\
-Fit noise levels and coefficients of a sampling program of few evaluations to many-step samples of the bundle's own network from
-the same noise, and put it into the bundle beside the others. The network stays as it is; minutes of work for a small one.
+Fit the noise levels and coefficients of a few-step sampling program to many-step samples of the bundle's own network from the
+same noise, and add it to the bundle. The network does not change; tuning takes minutes for a small one.
 
   aigc-edge tune digits.aigc --nfe 8
   aigc-edge tune digits.aigc --nfe 4,6,8 --guidance 3
   aigc-edge sample digits.aigc --program tuned-8
 
-Ctrl-C leaves the bundle as it was and keeps what was found in BUNDLE.tuning.json; the same command goes on from it."""
+Ctrl-C leaves the bundle unchanged and keeps the search state in BUNDLE.tuning.json; the same command resumes from it."""
 
 
 def configure(parser: Parser) -> None:
@@ -43,9 +43,11 @@ def configure(parser: Parser) -> None:
         "--guidance",
         type=values.real(0, 1000),
         metavar="X",
-        help="guidance scale that it is tuned for, 1 is off (default: that of the default program)",
+        help="guidance scale to tune for, 1 is off (default: that of the default program)",
     )
-    what.add_argument("--format", metavar="NAME", help="network that it is tuned for (default: fp32, else the bundle's default)")
+    what.add_argument(
+        "--format", metavar="NAME", help="format of the network to tune for (default: fp32, else the bundle's default)"
+    )
     what.add_argument("--default", action="store_true", help="make it the default program of the bundle")
     what.add_argument("--overwrite", action="store_true", help="replace a program of the same name")
     how = parser.add_argument_group("how to tune it")
@@ -54,20 +56,20 @@ def configure(parser: Parser) -> None:
         type=values.whole(8, 1_000_000),
         default=384,
         metavar="N",
-        help="noises that are fitted; a quarter of them only says when to stop (default: %(default)s)",
+        help="noise samples for fitting, a quarter of them for early stopping only (default: %(default)s)",
     )
     how.add_argument(
         "--held-out",
         type=values.whole(2, 1_000_000),
         default=256,
         metavar="N",
-        help="other noises that the figures are measured on (default: %(default)s)",
+        help="held-out noise samples for the reported figures (default: %(default)s)",
     )
     how.add_argument(
         "--time-limit",
         type=values.real(0.001),
         metavar="SECONDS",
-        help="end the search after this time, with the best that was found; measuring comes on top (default: none)",
+        help="stop the search after this time and use the best result; the evaluation takes extra time (default: none)",
     )
     how.add_argument("--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="seed of all noise (default: 0)")
     how.add_argument(
@@ -110,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def figures(programs: Mapping[str, Program]) -> str:
-    """What was measured, a line a program: its own figures, then those of the best standard solver of as many evaluations."""
+    """A table of one line per program: its own figures, then those of the best standard solver with as many evaluations."""
     from aigc_edge import text
 
     rows = []

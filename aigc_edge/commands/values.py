@@ -1,4 +1,4 @@
-"""What may stand behind an option: each type says what was given and what is allowed."""
+"""Types of option values; their errors say what was given and what is allowed."""
 
 from __future__ import annotations
 
@@ -55,21 +55,24 @@ def listed(text: str) -> list[str]:
     return names
 
 
-def place_for(path: str) -> str:
-    """The path of a file to write, if it can be written: known before the long work, not after it."""
+def output_file(path: str) -> str:
+    """The path of a file to write, checked to be writable before any long-running work."""
     file = Path(path)
     folder = next(parent for parent in file.absolute().parents if parent.exists())
     if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{path} cannot be written: give the name of a file in a folder that can")
+        raise argparse.ArgumentTypeError(f"{path} cannot be written: give the name of a file in a writable folder")
     return path
 
 
-def class_indices(given: list[list[str]], names: Sequence[str], total: int, bundle: str) -> list[int]:
-    """Class indices for what `--class` was given: indices, names, "all", "none"; AigcEdgeError lists what is allowed."""
+def class_indices(groups: list[list[str]], names: Sequence[str], total: int, bundle: str) -> list[int]:
+    """Class indices for the values of `--class`: indices, names, "all" or "none".
+
+    Raises AigcEdgeError that lists the allowed values.
+    """
     if total == 0:
         raise AigcEdgeError(f"--class was given, but {bundle} has no classes: leave the option out")
     indices: list[int] = []
-    for text in (item for part in given for item in part):
+    for text in (item for group in groups for item in group):
         if text == "all":
             indices.extend(range(total))
         elif text == "none":
@@ -95,28 +98,28 @@ def size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def pairs(given: list[str], option: str) -> dict[str, bool | int | float | str]:
-    """The members that `option` was given as KEY=VALUE: whole numbers, numbers, true and false, or text."""
-    found: dict[str, bool | int | float | str] = {}
-    for text in given:
+def pairs(texts: list[str], option: str) -> dict[str, bool | int | float | str]:
+    """The values of a repeatable `option` of the form KEY=VALUE: integers, floats, booleans or strings."""
+    values: dict[str, bool | int | float | str] = {}
+    for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise AigcEdgeError(f"{option} {text!r} was given: write KEY=VALUE, with = between")
-        found[key.strip()] = plain(value.strip())
-    return found
+        values[key.strip()] = plain(value.strip())
+    return values
 
 
-def roles(given: list[str]) -> dict[str, str]:
-    """Roles of inputs by name, from what --input was given."""
-    found = {key: str(value) for key, value in pairs(given, "--input").items()}
-    for key, role in found.items():
+def roles(texts: list[str]) -> dict[str, str]:
+    """Roles of inputs by name, from the values of --input."""
+    by_name = {key: str(value) for key, value in pairs(texts, "--input").items()}
+    for key, role in by_name.items():
         if role not in ROLES:
             raise AigcEdgeError(f"--input {key}={role} was given: a role is one of {', '.join(ROLES)}")
-    return found
+    return by_name
 
 
 def plain(text: str) -> bool | int | float | str:
-    """The value that a text stands for."""
+    """The value of a text: a boolean, an integer, a float, or the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for number in (int, float):
@@ -126,13 +129,13 @@ def plain(text: str) -> bool | int | float | str:
 
 
 def lines(file: str | None) -> tuple[str, ...]:
-    """The lines of a text file that are not empty; raises AigcEdgeError where there are none."""
+    """The non-empty lines of a text file; raises AigcEdgeError if there are none."""
     if file is None:
         return ()
     try:
-        found = tuple(line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip())
+        prompts = tuple(line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise AigcEdgeError(f"{file} cannot be read as text ({error}): give a UTF-8 file with one prompt a line") from error
-    if not found:
-        raise AigcEdgeError(f"{file} holds no prompt: give one a line")
-    return found
+        raise AigcEdgeError(f"{file} cannot be read as text ({error}): give a UTF-8 file with one prompt per line") from error
+    if not prompts:
+        raise AigcEdgeError(f"{file} contains no prompts: give one per line")
+    return prompts

@@ -1,4 +1,4 @@
-"""`aigc-edge verify`: does a bundle compute, step by step, what another implementation does with the same network?"""
+"""`aigc-edge verify`: compare a bundle's sampling, step by step, with another implementation around the same network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ORDER = 45
 HELP = "compare a bundle step by step with diffusers"
 DESCRIPTION = """\
 Run a program of a bundle and the same sampler of another implementation around the same network, from the same noise, and compare
-what the network is given at every step. Names the first step that diverges; the exit code is then 1.
+the inputs of the network at every step. Reports the first step that diverges; the exit code is then 1.
 
   aigc-edge verify digits.aigc --against diffusers
   aigc-edge verify digits.aigc --solver heun --steps 8 --against reference
@@ -36,7 +36,9 @@ def configure(parser: Parser) -> None:
     what.add_argument("--guidance", type=values.real(-1000, 1000), metavar="X", help="guidance scale (default: the program's)")
     what.add_argument("-n", "--samples", type=values.whole(1, 10_000), default=2, metavar="N", help="samples (default: 2)")
     what.add_argument("--seed", type=values.whole(0, 2**63 - 1), default=0, metavar="S", help="seed of the first (default: 0)")
-    what.add_argument("--engine", default="onnxruntime", metavar="NAME", help="what evaluates the network (default: %(default)s)")
+    what.add_argument(
+        "--engine", default="onnxruntime", metavar="NAME", help="engine that evaluates the network (default: %(default)s)"
+    )
     what.add_argument("--format", metavar="NAME", help="a format of the bundle (default: its default)")
     what.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
     parser.add_argument(
@@ -44,14 +46,14 @@ def configure(parser: Parser) -> None:
         type=values.real(1e-12, 10),
         default=1e-3,
         metavar="X",
-        help="relative L2 difference from which a step diverges (default: %(default)s)",
+        help="relative L2 difference above which a step counts as diverged (default: %(default)s)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from aigc_edge.verify import verify
 
-    found = verify(
+    report = verify(
         arguments.bundle,
         arguments.against,
         program=arguments.program,
@@ -66,5 +68,5 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         tolerance=arguments.tolerance,
     )
-    print(found)
-    return 0 if found.first is None else 1
+    print(report)
+    return 0 if report.first is None else 1

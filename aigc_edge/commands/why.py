@@ -1,4 +1,4 @@
-"""`aigc-edge why`: a picture of what each layer of a bundle's formats costs and saves."""
+"""`aigc-edge why`: report the error, size and precision of every layer of a bundle's formats."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from aigc_edge.commands.parser import Parser
 ORDER = 45
 HELP = "show a bundle's formats layer by layer"
 DESCRIPTION = """\
-Write one HTML page from the quality card of a bundle: for each format every layer's error, format, bytes and multiply-adds, the
-error of each step, how ranges move along the trajectory, and which type TensorRT's build log shows for each layer.
+Write an HTML page from the quality card of a bundle: for each format, every layer's error, format, bytes and multiply-adds, the
+error of each step, the ranges along the trajectory, and the type that TensorRT's build log shows for each layer.
 
   aigc-edge why digits.aigc -o why.html"""
 
 
 def configure(parser: Parser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, folder or file")
-    parser.add_argument("-o", "--output", type=values.place_for, default="why.html", metavar="FILE", help="default: why.html")
+    parser.add_argument("-o", "--output", type=values.output_file, default="why.html", metavar="FILE", help="default: why.html")
 
 
 def run(arguments: argparse.Namespace) -> int:

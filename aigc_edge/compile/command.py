@@ -1,4 +1,4 @@
-"""What a bundle says of how it was made: the words that would compile it again."""
+"""The command line recorded in a bundle, which would compile it again."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from aigc_edge.sources.base import Source, SourceOptions
 
-_OFF = {"weights", "schedule_constants"}  # on unless it is said that they are not
+_OFF = {"weights", "schedule_constants"}  # on by default, turned off with --no-…
 
 
-def command_of(source: Source, asked: Mapping[str, Any]) -> str:
-    """The command line that compiles `source` so; `asked` are arguments of `compile_source`."""
-    given, options = source.opened or (source.name, SourceOptions())
-    return command_line("compile", given, {**asked, **_said(options)})
+def command_of(source: Source, arguments: Mapping[str, Any]) -> str:
+    """The command line that compiles `source` with these arguments of `compile_source`."""
+    name, options = source.opened or (source.name, SourceOptions())
+    return command_line("compile", name, {**arguments, **_source_arguments(options)})
 
 
-def command_line(command: str, given: str, asked: Mapping[str, Any]) -> str:
-    """The words of a command with options by their names there; what is None or empty goes unsaid, and no folder is named."""
-    return shlex.join(["aigc-edge", command, _name(given), *_words(asked)])
+def command_line(command: str, path: str, arguments: Mapping[str, Any]) -> str:
+    """A quoted `aigc-edge` command line; options that are None or empty are omitted, and paths are reduced to their last part."""
+    return shlex.join(["aigc-edge", command, _name(path), *_words(arguments)])
 
 
-def _said(options: SourceOptions) -> dict[str, Any]:
+def _source_arguments(options: SourceOptions) -> dict[str, Any]:
     return {
         "role": options.role,
         "prediction": options.prediction,
@@ -36,9 +36,9 @@ def _said(options: SourceOptions) -> dict[str, Any]:
     }
 
 
-def _words(asked: Mapping[str, Any]) -> list[str]:
+def _words(arguments: Mapping[str, Any]) -> list[str]:
     words = []
-    for name, value in asked.items():
+    for name, value in arguments.items():
         if name in _OFF:
             words += [] if value else [f"--no-{name.replace('_', '-')}"]
         elif isinstance(value, Sequence) and not isinstance(value, str):

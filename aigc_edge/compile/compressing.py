@@ -1,4 +1,4 @@
-"""Converts every component to every format: the denoiser calibrated along its trajectory, the others without calibration."""
+"""Convert every component to every format: the denoiser calibrated along its trajectory, the others without calibration."""
 
 from __future__ import annotations
 
@@ -14,80 +14,86 @@ import numpy as np
 from aigc_edge.bundle.component import SCHEDULE
 from aigc_edge.compile.conditions import arrays
 from aigc_edge.compile.request import REFERENCE
-from aigc_edge.compile.steps import fingerprint
-from aigc_edge.compile.work import Work
+from aigc_edge.compile.stage_cache import fingerprint
+from aigc_edge.compile.state import CompileState
 from aigc_edge.hardware import return_memory
 
 if TYPE_CHECKING:
     from aigc_edge.compress.calibration.trajectory import Calibration
     from aigc_edge.compress.format import Format
 
-# Samples to calibrate on: as many as MACS multiply-adds allow, from LEAST to CALIBRATION; EVALUATION_MACS: to evaluate on.
+# Calibration samples: as many as MACS multiply-adds allow, from LEAST to CALIBRATION. EVALUATION_MACS limits the evaluation.
 CALIBRATION, LEAST, MACS, EVALUATION_MACS = 64, 4, 2.5e12, 1e13
-ENGINES = ("onnxruntime", "openvino", "tensorrt")  # the graph for the first is "file"; the others get their own where it differs
+ENGINES = (
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+)  # the graph of the first is stored as "file"; the others have their own where it differs
 
 
-def convert_all(work: Work) -> None:
+def convert_all(state: CompileState) -> None:
     """Convert all components to every derived format of the request."""
-    for name in work.request.derived:
-        work.start(f"making {name}")
-        convert_format(work, work.request.formats[name])
+    for name in state.request.derived:
+        state.start(f"making {name}")
+        convert_format(state, state.request.formats[name])
 
 
-def convert_format(work: Work, format: Format) -> None:
-    """Convert all components to one format, in the graphs that the engines of the targets need.
+def convert_format(state: CompileState, format: Format) -> None:
+    """Convert all components to one format, with a graph for each engine of the targets that needs its own.
 
-    Text encoders and latent decoders take the format's companion, which needs no calibration.
+    Text encoders and latent decoders are converted to the format's companion, which needs no calibration.
     """
-    done, reports = 0, work.reports.setdefault(format.name, {})
+    done, reports = 0, state.reports.setdefault(format.name, {})
     reports.clear()
     jobs = [
         (part, engine, chosen)
-        for part in work.networks
-        for engine, chosen in _variants(work, format if part == work.main else _companion(format)).items()
+        for part in state.networks
+        for engine, chosen in _variants(state, format if part == state.main else _companion(format)).items()
     ]
     for part, engine, chosen in jobs:
         file = f"{part}.{chosen.name}.onnx" if engine == "file" else f"{part}.{chosen.name}.{engine}.onnx"
-        tell = work.clock.within(done / len(jobs), (done + 1) / len(jobs))
+        progress = state.clock.within(done / len(jobs), (done + 1) / len(jobs))
         done += 1
         if chosen.name == REFERENCE:
-            work.set_file(part, format.name, engine, work.components[part].file(REFERENCE))
+            state.set_file(part, format.name, engine, state.components[part].file(REFERENCE))
             continue
-        calibration = _calibration(work) if part == work.main else None
-        report = _convert(work, part, chosen, calibration, file, tell)
-        work.set_file(part, format.name, engine, file)
+        calibration = _calibration(state) if part == state.main else None
+        report = _convert(state, part, chosen, calibration, file, progress)
+        state.set_file(part, format.name, engine, file)
         reports[file.removesuffix(".onnx")] = report
 
 
-def store_schedule(work: Work) -> None:
-    """In a bundle without fp32, store the schedule's network, which few timesteps need, as small as the rest."""
-    schedule, formats = work.components.get(SCHEDULE), work.request.formats
+def store_schedule(state: CompileState) -> None:
+    """In a bundle without fp32, convert the schedule's network too, so that it is as small as the rest."""
+    schedule, formats = state.components.get(SCHEDULE), state.request.formats
     if schedule is None or REFERENCE in formats:
         return
     chosen = _companion(next(iter(formats.values())))
     file = f"{SCHEDULE}.{chosen.name}.onnx"
-    _convert(work, SCHEDULE, chosen, None, file, lambda *_: None)
-    work.components[SCHEDULE] = replace(schedule, formats={chosen.name: {"file": file}})
+    _convert(state, SCHEDULE, chosen, None, file, lambda *_: None)
+    state.components[SCHEDULE] = replace(schedule, formats={chosen.name: {"file": file}})
 
 
-def _convert(work: Work, part: str, format: Format, calibration: Calibration | None, file: str, tell: Any) -> dict[str, Any]:
-    source = work.file(part, REFERENCE)
-    seen = None if calibration is None else calibration.fingerprint()
-    key = [fingerprint(source, source.with_name(source.name + ".data")), repr(format), seen]
+def _convert(
+    state: CompileState, part: str, format: Format, calibration: Calibration | None, file: str, progress: Any
+) -> dict[str, Any]:
+    source = state.file(part, REFERENCE)
+    calibrated_on = None if calibration is None else calibration.fingerprint()
+    key = [fingerprint(source, source.with_name(source.name + ".data")), repr(format), calibrated_on]
 
-    def make(folder: Path) -> dict[str, Any]:
-        return format.convert(source, folder / file, calibration, progress=tell, threads=work.request.threads).to_json()
+    def convert(folder: Path) -> dict[str, Any]:
+        return format.convert(source, folder / file, calibration, progress=progress, threads=state.request.threads).to_json()
 
-    place, report, _ = work.steps.once(f"{part} as {format.name}", key, make)
-    gc.collect()  # networks in cycles: few objects, much memory
+    stage_folder, report, _ = state.stages.get_or_create(f"{part} as {format.name}", key, convert)
+    gc.collect()  # networks are in reference cycles: few objects, much memory
     return_memory()
-    work.take(place, file)
+    state.add_file(stage_folder, file)
     return report
 
 
-def _variants(work: Work, format: Format) -> dict[str, Format]:
-    """The format for each engine that a target may use and that needs a graph of its own; "file" is for all others."""
-    kinds = {target.kind for target in work.request.targets}
+def _variants(state: CompileState, format: Format) -> dict[str, Format]:
+    """The format for each engine of the targets that needs its own graph; "file" is for all others."""
+    kinds = {target.kind for target in state.request.targets}
     engines = [ENGINES[0], *(["openvino"] if "cpu" in kinds else []), *(["tensorrt"] if "gpu" in kinds else [])]
     by_engine: dict[str, Format] = {}
     for engine in engines:
@@ -111,21 +117,21 @@ def _companion(format: Format) -> Format:
     return format if format.companion is None else parse(format.companion)
 
 
-def _calibration(work: Work) -> Calibration:
+def _calibration(state: CompileState) -> Calibration:
     from aigc_edge.compress.calibration.trajectory import Calibration
 
-    program, spec = work.programs[work.default_program], work.spec(work.main)
-    count = sample_budget(work, CALIBRATION, MACS)
-    own, negative = arrays(work)
+    program, spec = state.programs[state.default_program], state.spec(state.main)
+    count = sample_budget(state, CALIBRATION, MACS)
+    own, negative = arrays(state)
     return Calibration.draw(
-        spec, program, count, num_classes=work.num_classes, constants=work.constants, conditions=own, negative=negative
+        spec, program, count, num_classes=state.num_classes, constants=state.constants, conditions=own, negative=negative
     )
 
 
-def sample_budget(work: Work, most: int, macs: float, least: int = LEAST) -> int:
+def sample_budget(state: CompileState, most: int, macs: float, least: int = LEAST) -> int:
     """The number of samples of the default program that `macs` multiply-adds allow, from `least` to `most`."""
-    program = work.programs[work.default_program]
-    each = _macs(work.file(work.main, REFERENCE)) * max(program.sample_evaluations, 1)
+    program = state.programs[state.default_program]
+    each = _macs(state.file(state.main, REFERENCE)) * max(program.sample_evaluations, 1)
     return int(np.clip(macs / max(each, 1), min(least, most), most))
 
 

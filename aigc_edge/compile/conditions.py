@@ -1,4 +1,4 @@
-"""The conditions of the samples of a compilation: classes, prompts, or examples of condition tensors, in turn."""
+"""Conditions of the samples that a compilation generates: classes, prompts or example condition tensors, in turn."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy.typing as npt
 import aigc_edge
 from aigc_edge.compile.evaluator import ConditionsOf
 from aigc_edge.compile.request import REFERENCE
-from aigc_edge.compile.work import Work
+from aigc_edge.compile.state import CompileState
 
 Arrays = dict[str, npt.NDArray[Any]]
 KINDS = ("conditions", "negative_conditions")  # keyword arguments of Pipeline.sample
 
 
-def store(work: Work, conditions: Mapping[str, Any], negative: Mapping[str, Any]) -> None:
+def store(state: CompileState, conditions: Mapping[str, Any], negative: Mapping[str, Any]) -> None:
     """Store examples [k, ...] of conditions in the bundle, for calibrating further formats."""
     examples: dict[str, dict[str, str]] = {}
     for kind, arrays in zip(KINDS, (conditions, negative), strict=True):
@@ -28,16 +28,16 @@ def store(work: Work, conditions: Mapping[str, Any], negative: Mapping[str, Any]
             stream = io.BytesIO()
             np.save(stream, np.asarray(array, np.float32), allow_pickle=False)
             file = f"examples/{kind}.{name}.npy"
-            work.files[file] = stream.getvalue()
+            state.files[file] = stream.getvalue()
             examples.setdefault(kind, {})[name] = file
     if examples:
-        work.manifest = replace(work.manifest, examples=examples)
+        state.manifest = replace(state.manifest, examples=examples)
 
 
-def conditions_of(work: Work) -> ConditionsOf:
+def conditions_of(state: CompileState) -> ConditionsOf:
     """A function from sample indices to the keyword arguments of `Pipeline.sample` for them."""
-    stored = {kind: _load(work, kind) for kind in KINDS}
-    classes, prompts = work.num_classes, work.prompts
+    stored = {kind: _load(state, kind) for kind in KINDS}
+    classes, prompts = state.num_classes, state.prompts
 
     def of(index: npt.NDArray[np.int64]) -> dict[str, Any]:
         options: dict[str, Any] = {"classes": index % classes} if classes else {}
@@ -51,25 +51,25 @@ def conditions_of(work: Work) -> ConditionsOf:
     return of
 
 
-def arrays(work: Work) -> tuple[Arrays | None, Arrays | None]:
-    """Conditions and negative conditions [k, ...] to calibrate with, prompts encoded by the bundle's own text encoders."""
-    if not work.prompts:
-        own, other = (_load(work, kind) or None for kind in KINDS)
+def arrays(state: CompileState) -> tuple[Arrays | None, Arrays | None]:
+    """Conditions and negative conditions [k, ...] for calibration; prompts are encoded by the bundle's own text encoders."""
+    if not state.prompts:
+        own, other = (_load(state, kind) or None for kind in KINDS)
         return own, other
-    if work.encoded is None:
-        with aigc_edge.open(work.draft([REFERENCE]), threads=work.request.threads, verify="none") as pipeline:
-            encoded = pipeline.encode(list(work.prompts))
-            if work.manifest.text and work.manifest.text.negative == "zeros":
+    if state.encoded is None:
+        with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none") as pipeline:
+            encoded = pipeline.encode(list(state.prompts))
+            if state.manifest.text and state.manifest.text.negative == "zeros":
                 negative = {name: np.zeros_like(array[:1]) for name, array in encoded.items()}
             else:
                 negative = pipeline.encode([""])
-        work.encoded = encoded, negative
-    return work.encoded
+        state.encoded = encoded, negative
+    return state.encoded
 
 
-def _load(work: Work, kind: str) -> Arrays:
-    files = work.manifest.examples.get(kind, {})
-    return {name: np.load(_stream(work.files[file]), allow_pickle=False) for name, file in files.items()}
+def _load(state: CompileState, kind: str) -> Arrays:
+    files = state.manifest.examples.get(kind, {})
+    return {name: np.load(_stream(state.files[file]), allow_pickle=False) for name, file in files.items()}
 
 
 def _stream(file: Path | bytes) -> Any:

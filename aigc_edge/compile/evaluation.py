@@ -1,4 +1,4 @@
-"""Quality of every format on the same noise, through the runtime itself; one that misses the budget is converted again, finer."""
+"""Evaluate every format from the same noise with the runtime itself; convert those that miss the budget again, finer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sampl
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive, paired
 from aigc_edge.compile.request import REFERENCE, with_psnr
-from aigc_edge.compile.work import Work
+from aigc_edge.compile.state import CompileState
 from aigc_edge.compress.evaluation.search import Trial, search
 from aigc_edge.errors import BudgetError
 from aigc_edge.images import grid, to_uint8, write_png
@@ -23,113 +23,115 @@ from aigc_edge.images import grid, to_uint8, write_png
 if TYPE_CHECKING:
     from aigc_edge.compress.format import Format
 
-SIZE_SAMPLES, SIZE_MACS = 2, 3e12  # images at the largest other size, and the multiply-adds that all formats may take for them
-RETRIES, STEP = 3, 2.0  # how often a format is converted again, and how many dB more it then has to hold
-PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_WIDTH = 8, 16, 1024  # at most; the width in pixels, but at least two columns
+SIZE_SAMPLES, SIZE_MACS = 2, 3e12  # images at the largest other size, and the multiply-adds allowed for all formats together
+RETRIES, STEP = 3, 2.0  # how often a format is converted again, and by how many dB its PSNR target then rises
+PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_WIDTH = 8, 16, 1024  # maxima; the width is in pixels, with at least two columns
 PREVIEW = "drawing the preview"  # name of a stage
 
 
-def evaluate_formats(work: Work, samples: int) -> None:
-    """Score fp32 and every derived format on `samples` images from the same noise, and hold the formats to the budget."""
-    request = work.request
+def evaluate_formats(state: CompileState, samples: int) -> None:
+    """Score fp32 and every derived format on `samples` images from the same noise, and enforce the budget."""
+    request = state.request
     evaluator = Evaluator(
-        work.judge,
-        conditions_of=conditions_of(work),
+        state.judge,
+        conditions_of=conditions_of(state),
         samples=samples,
         seed=request.seed,
         threads=request.threads,
     )
-    work.start(f"measuring {REFERENCE}")
-    reference = evaluator.score(work.draft([REFERENCE]), REFERENCE, work.tell)
-    work.quality.setdefault(REFERENCE, reference | {"program": work.default_program})  # figures that a bundle has already stay
+    state.start(f"measuring {REFERENCE}")
+    reference = evaluator.score(state.draft([REFERENCE]), REFERENCE, state.advance)
+    state.quality.setdefault(
+        REFERENCE, reference | {"program": state.default_program}
+    )  # keep figures that the bundle already has
     for name in request.derived:
-        _evaluate_format(work, evaluator, name, reference)
-    _evaluate_size(work)
+        _evaluate_format(state, evaluator, name, reference)
+    _evaluate_size(state)
     detail = {
-        name: figures | {"compression": work.reports.get(name) or work.details.get(name, {})}
-        for name, figures in work.quality.items()
+        name: figures | {"compression": state.reports.get(name) or state.details.get(name, {})}
+        for name, figures in state.quality.items()
     }
-    work.files["quality.json"] = json.dumps(detail, indent=1, allow_nan=False).encode()
+    state.files["quality.json"] = json.dumps(detail, indent=1, allow_nan=False).encode()
 
 
-def _evaluate_size(work: Work) -> None:
-    """Compare every format with fp32 at the largest other size too; a note in the manifest says when that costs too much."""
-    sizes, formats = work.manifest.sizes, work.request.derived
+def _evaluate_size(state: CompileState) -> None:
+    """Compare every format with fp32 at the largest other size too, or note in the manifest that it would take too long."""
+    sizes, formats = state.manifest.sizes, state.request.derived
     if not sizes or not formats:
         return
     size = max(sizes[1:], key=math.prod)
-    more = math.prod(size) / math.prod(sizes[0])  # squared below: attention may dominate
-    if sample_budget(work, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / more**2, least=0) < SIZE_SAMPLES:
+    ratio = math.prod(size) / math.prod(sizes[0])  # squared below: attention may dominate
+    if sample_budget(state, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / ratio**2, least=0) < SIZE_SAMPLES:
         note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
-        work.manifest = dataclasses.replace(work.manifest, notes=tuple(dict.fromkeys([*work.manifest.notes, note])))
+        state.manifest = dataclasses.replace(state.manifest, notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
         return
 
     def sampled(name: str) -> Any:
-        bundle, index = work.draft(list(dict.fromkeys([name, REFERENCE]))), np.arange(SIZE_SAMPLES)
-        seed, threads = work.request.seed, work.request.threads
-        return draw(bundle, name, conditions_of(work), index, seed=seed, threads=threads, size=size)
+        bundle, index = state.draft(list(dict.fromkeys([name, REFERENCE]))), np.arange(SIZE_SAMPLES)
+        seed, threads = state.request.seed, state.request.threads
+        return draw(bundle, name, conditions_of(state), index, seed=seed, threads=threads, size=size)
 
     reference = sampled(REFERENCE)
     for name in formats:
         figures = paired(sampled(name), reference) | {"n": SIZE_SAMPLES}
-        work.quality[name]["sizes"] = {named(size): figures}
+        state.quality[name]["sizes"] = {named(size): figures}
 
 
-def _evaluate_format(work: Work, evaluator: Evaluator, name: str, reference: dict[str, Any]) -> None:
-    """Hold one format to the budget: converted again with a higher PSNR to hold, as long as it misses and more layers can fall
+def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, reference: dict[str, Any]) -> None:
+    """Evaluate one format, and convert it again with a higher PSNR target while it misses the budget and further layers can fall
     back to float."""
-    budget, first = work.request.budget, work.request.formats[name]
+    budget, first = state.request.budget, state.request.formats[name]
 
     def evaluate(format: Format) -> dict[str, Any]:
         if format is not first:
-            convert_format(work, format)
-        work.start(f"measuring {name}")
-        figures = evaluator.score(work.draft([name, REFERENCE]), name, work.tell)
-        work.quality[name] = figures | {"program": work.default_program}
+            convert_format(state, format)
+        state.start(f"measuring {name}")
+        figures = evaluator.score(state.draft([name, REFERENCE]), name, state.advance)
+        state.quality[name] = figures | {"program": state.default_program}
         return figures
 
     def refuse(first: Trial[Format, dict[str, Any]], last: Trial[Format, dict[str, Any]]) -> BudgetError:
-        missed, layers = budget.missed(last.result, reference), most_sensitive(work.reports.get(name, {}))
+        missed, layers = budget.missed(last.result, reference), most_sensitive(state.reports.get(name, {}))
         return BudgetError(
-            f"{name} {missed}{layers}: lower the budget, or use a finer format (finished stages are kept: the same command with "
-            "another budget continues from them)"
+            f"{name} {missed}{layers}: lower the budget, or use a finer format (finished stages are cached: the same command "
+            "with another budget resumes from them)"
         )
 
-    search(_finer_formats(work, first), evaluate, lambda figures: budget.missed(figures, reference) is None, refuse)
+    search(_finer_formats(state, first), evaluate, lambda figures: budget.missed(figures, reference) is None, refuse)
 
 
-def _finer_formats(work: Work, format: Format) -> Generator[Format, bool, None]:
-    """`format`, and while the budget is missed the same format with a higher PSNR to hold, as often as RETRIES allows."""
+def _finer_formats(state: CompileState, format: Format) -> Generator[Format, bool, None]:
+    """`format`, then, while the budget is missed, the same format with a higher PSNR target, at most RETRIES times."""
     for _ in range(RETRIES + 1):
         if (yield format):
             return
-        reports = work.reports.get(format.name, {}).values()
+        reports = state.reports.get(format.name, {}).values()
         reached = [r["psnr"] for r in reports if r.get("nodes") and r.get("psnr") is not None]
         if not reached or not hasattr(format, "psnr"):
             return
         format = with_psnr(format, max(format.psnr, min(reached)) + STEP)
 
 
-def preview(work: Work) -> None:
-    """Write a sheet of samples in the default format, one row per class or prompt; none for latents without a decoder."""
-    shape = at(work.manifest.output_shape, work.manifest.default_size)
+def preview(state: CompileState) -> None:
+    """Write a grid of samples in the default format, one row per class or prompt; none for latents without a decoder."""
+    shape = at(state.manifest.output_shape, state.manifest.default_size)
     if shape[0] not in (1, 3):
         return
-    work.start(PREVIEW)
-    most = sample_budget(work, PREVIEW_COLUMNS * PREVIEW_ROWS, EVALUATION_MACS)
+    state.start(PREVIEW)
+    most = sample_budget(state, PREVIEW_COLUMNS * PREVIEW_ROWS, EVALUATION_MACS)
     columns = min(most, int(np.clip(PREVIEW_WIDTH // int(shape[-1]), 2, PREVIEW_COLUMNS)))
-    rows = min(work.num_classes or len(work.prompts) or columns, PREVIEW_ROWS, 2 * columns, most // columns)
+    rows = min(state.num_classes or len(state.prompts) or columns, PREVIEW_ROWS, 2 * columns, most // columns)
     which = np.repeat(np.arange(rows), columns)
-    name = work.manifest.default_format
+    name = state.manifest.default_format
     images = draw(
-        work.draft([name] if name == REFERENCE else [name, REFERENCE]),
+        state.draft([name] if name == REFERENCE else [name, REFERENCE]),
         name,
-        conditions_of(work),
+        conditions_of(state),
         which,
-        seed=work.request.seed,
-        threads=work.request.threads,
-        progress=work.tell,
+        seed=state.request.seed,
+        threads=state.request.threads,
+        progress=state.advance,
     )
-    file = work.folder / "preview.png"
+    file = state.folder / "preview.png"
     write_png(file, grid(to_uint8(images), columns=columns))
-    work.files["preview.png"] = file
+    state.files["preview.png"] = file

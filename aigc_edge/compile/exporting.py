@@ -1,4 +1,4 @@
-"""From a source to components in float32: every network exported and checked, its schedule taken out, its programs made."""
+"""Export a source as float32 components: every network checked against torch, with its schedule split off."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from aigc_edge.bundle.provenance import created, tools
 from aigc_edge.bundle.storage import Files
 from aigc_edge.compile.conditions import store
 from aigc_edge.compile.request import REFERENCE
-from aigc_edge.compile.work import Work
+from aigc_edge.compile.state import CompileState
 from aigc_edge.engines.constants import Constants
 from aigc_edge.hardware import return_memory
 from aigc_edge.sources.base import Part, Source
 
 
-def describe(work: Work, source: Source) -> None:
-    """The manifest's entries that the source itself says."""
-    request = work.request
+def describe(state: CompileState, source: Source) -> None:
+    """Fill the manifest's entries that follow from the source."""
+    request = state.request
     on_device = [target.name for target in request.targets if target.flavour == "tensorrt"]
     names = list(source.class_names) or [str(i) for i in range(source.num_classes)]
     text = None
     if source.text is not None:
-        work.prompts = source.text.prompts
+        state.prompts = source.text.prompts
         encoders = {}
         for name, tokens in source.text.encoders.items():
             file = f"tokenizer/{name}.json"
-            work.files[file] = tokens.tokenizer
+            state.files[file] = tokens.tokenizer
             encoders[name] = TokenizerEntry(file, tokens.length, tokens.pad)
         text = TextEntry(encoders, source.text.negative, tuple(source.text.prompts))
-    work.manifest = Manifest(
+    state.manifest = Manifest(
         family=source.family,
         **_shapes(source),
         output_range=source.output_range,
@@ -54,11 +54,11 @@ def describe(work: Work, source: Source) -> None:
         provenance=source.provenance(),
         created=created(),
     )
-    store(work, source.conditions, source.negative)
+    store(state, source.conditions, source.negative)
 
 
 def _shapes(source: Source) -> dict[str, Any]:
-    """The sizes of the images, and the shapes that follow them."""
+    """The image sizes, and the shapes that depend on them."""
     if not source.sizes:
         return {"sample_shape": tuple(source.sample_shape), "output_shape": tuple(source.output_shape)}
     specs = {part.spec.name: part.spec for part in source.parts()}
@@ -67,42 +67,42 @@ def _shapes(source: Source) -> dict[str, Any]:
     return {"sizes": tuple(source.sizes), "sample_shape": sample.shape[1:], "output_shape": last.outputs[0].shape[1:]}
 
 
-def export(work: Work, source: Source, *, weights: bool, schedule_constants: bool) -> None:
-    """Every component as ONNX, checked against torch, one in memory at a time; with `weights` what the torch engine loads."""
-    work.start("exporting")
+def export(state: CompileState, source: Source, *, weights: bool, schedule_constants: bool) -> None:
+    """Export every component to ONNX, checked against torch, one in memory at a time; `weights` adds the torch weights."""
+    state.start("exporting")
     parts, config = source.parts(), source.model_config()
     for index, part in enumerate(parts):
         name = part.spec.name
-        taken_out = name == "denoiser" and schedule_constants
+        split = name == "denoiser" and schedule_constants
         identity = source.identity(name)
-        key = None if identity is None else [identity, bool(weights and config), taken_out, list(getattr(part, "sizes", ()))]
+        key = None if identity is None else [identity, bool(weights and config), split, list(getattr(part, "sizes", ()))]
 
-        def make(folder: Path, part: Part = part, taken_out: bool = taken_out) -> dict[str, Any]:
-            return _export_part(folder, part, config if weights else None, taken_out)
+        def export_part(folder: Path, part: Part = part, split: bool = split) -> dict[str, Any]:
+            return _export_part(folder, part, config if weights else None, split)
 
-        place, report, _ = work.steps.once(f"export {name}", key, make)
+        stage_folder, report, _ = state.stages.get_or_create(f"export {name}", key, export_part)
         part.release()
         gc.collect()
         return_memory()
-        work.components |= {key: Component.parse(key, Value(entry, key)) for key, entry in report["components"].items()}
+        state.components |= {key: Component.parse(key, Value(entry, key)) for key, entry in report["components"].items()}
         for file in report["networks"]:
-            work.take(place, file)
+            state.add_file(stage_folder, file)
         for file in report["files"]:
-            work.files[file] = place / file
-        work.tell(index + 1, len(parts))
-    work.constants = Constants.load(Files(work.folder), work.components.get(SCHEDULE))
+            state.files[file] = stage_folder / file
+        state.advance(index + 1, len(parts))
+    state.constants = Constants.load(Files(state.folder), state.components.get(SCHEDULE))
 
 
-def tabulate(work: Work) -> None:
-    """The schedule's constants at every timestep of the programs, into the bundle."""
-    if work.constants is None:
+def tabulate(state: CompileState) -> None:
+    """Store the schedule's constants at every timestep of the programs in the bundle."""
+    if state.constants is None:
         return
-    table, times = f"schedule.{REFERENCE}.table", [row.timestep for p in work.programs.values() for row in p.rows]
-    work.files[table], timesteps = work.constants.table(times)
-    work.components[SCHEDULE] = replace(work.components[SCHEDULE], table=ConstantTable(table, tuple(timesteps)))
+    table, times = f"schedule.{REFERENCE}.table", [row.timestep for p in state.programs.values() for row in p.rows]
+    state.files[table], timesteps = state.constants.table(times)
+    state.components[SCHEDULE] = replace(state.components[SCHEDULE], table=ConstantTable(table, tuple(timesteps)))
 
 
-def _export_part(folder: Path, part: Part, config: dict[str, Any] | None, taken_out: bool) -> dict[str, Any]:
+def _export_part(folder: Path, part: Part, config: dict[str, Any] | None, split: bool) -> dict[str, Any]:
     name = part.spec.name
     file, files = f"{name}.{REFERENCE}.onnx", []
     whole = folder / "whole"
@@ -116,20 +116,20 @@ def _export_part(folder: Path, part: Part, config: dict[str, Any] | None, taken_
         component = replace(component, weights=Weights(copy, config))
         files.append(copy)
     components, networks = [component], [file]
-    if taken_out:
+    if split:
         components, networks = _split(folder, part, component, whole / file)
     if file in networks and not (folder / file).exists():
-        for made in whole.glob(f"{file}*"):  # the weights of a huge model are in a second file
-            made.replace(folder / made.name)
-    for left in whole.iterdir():
-        left.unlink()
+        for path in whole.glob(f"{file}*"):  # a huge model has its weights in a second file
+            path.replace(folder / path.name)
+    for path in whole.iterdir():
+        path.unlink()
     whole.rmdir()
     entries = {each.name: each.to_json() for each in components}
     return {"components": entries, "networks": networks, "files": files, "export": json.loads(json.dumps(figures))}
 
 
 def _split(folder: Path, part: Part, component: Component, whole: Path) -> tuple[list[Component], list[str]]:
-    """Take the schedule out of the denoiser: a component of its own, evaluated for every timestep of the programs."""
+    """Split the schedule off the denoiser, as a component of its own that is evaluated once per timestep of the programs."""
     from aigc_edge.export.split import Split, export_split
 
     name, file = component.file(REFERENCE), f"{SCHEDULE}.{REFERENCE}.onnx"

@@ -1,4 +1,4 @@
-"""What a compilation is to make: formats, targets and quality budget, parsed once and validated before anything slow."""
+"""The request of a compilation: formats, targets and quality budget, parsed once and validated before anything slow."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from aigc_edge.targets import Target
 if TYPE_CHECKING:
     from aigc_edge.compress.format import Format
 
-REFERENCE = "fp32"  # what every other format is made from and compared with
+REFERENCE = "fp32"  # every other format is converted from it and compared with it
 
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """Formats by name, the first the bundle's default; targets; the quality budget; and how formats are measured.
+    """Formats by name (the first is the bundle's default), targets, quality budget, and settings of the evaluation.
 
-    `samples` is the number of images a format (None: what the source and its cost allow). `format_texts` and `target_texts` are
-    what was parsed, for the bundle's provenance.
+    `samples` is the number of images per format (None: as many as the source and its cost allow). `format_texts` and
+    `target_texts` are the unparsed arguments, for the bundle's provenance.
     """
 
     formats: Mapping[str, Format]
@@ -54,18 +54,18 @@ class CompileRequest:
     ) -> CompileRequest:
         """Parse formats such as "int8:psnr=35", names of targets (or "auto", this machine) and budgets such as "psnr=30".
 
-        Raises AigcEdgeError for unknown or contradictory ones and, with `runnable`, for a format that a target does not run and a
-        target that cannot be built for here.
+        Raises AigcEdgeError for unknown or contradictory ones and, with `runnable`, for a format that a target does not run or a
+        target that this machine cannot build for.
         """
         parsed = budget if isinstance(budget, Budget) else Budget.parse(budget or [])
         chosen, devices = _parse_formats(formats, parsed), _parse_targets(targets)
         if not chosen or not devices:
-            raise AigcEdgeError("no format or no target was given: give at least one of each, such as fp32 and x86-cpu")
+            raise AigcEdgeError("no format or no target was given: pass at least one of each, such as fp32 and x86-cpu")
         for target in devices if runnable else ():
             _check_target(target, chosen)
         if samples is not None and samples < 2:
             raise AigcEdgeError(
-                f"samples is {samples}: a format is measured on at least 2 images, on hundreds to measure it well"
+                f"samples is {samples}: a format is evaluated on at least 2 images; use hundreds for a reliable result"
             )
         cores = threads or physical_cores()
         return CompileRequest(chosen, tuple(devices), parsed, samples, seed, cores, tuple(formats), tuple(targets))
@@ -77,26 +77,26 @@ class CompileRequest:
 
     @property
     def plans(self) -> list[tuple[Target, str]]:
-        """The targets whose plans can be built here, with each format."""
+        """Every pair of a target whose plans this machine can build, and a format."""
         return [(t, name) for t in self.targets if t.flavour == "tensorrt_rtx" for name in self.formats]
 
 
 def check_output(out: Path, overwrite: bool) -> None:
-    """Raise AigcEdgeError where `out` cannot be written."""
+    """Raise AigcEdgeError if `out` cannot be written."""
     if out.exists() and not overwrite:
         raise AigcEdgeError(f"{out} already exists: give another name or ask to overwrite it")
-    place = next(parent for parent in out.absolute().parents if parent.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise AigcEdgeError(f"cannot write {out}: {place} is no folder that can be written to; choose another place")
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise AigcEdgeError(f"cannot write {out}: {parent} is not a writable folder; choose another location")
 
 
 def with_psnr(format: Any, psnr: float) -> Any:
-    """The format with `psnr` dB as the least that its mixed-precision search holds, where it has such an option."""
+    """The format with `psnr` dB as the target of its mixed-precision search, if it has that option."""
     return replace(format, psnr=psnr) if hasattr(format, "psnr") else format
 
 
 def this_machine() -> list[str]:
-    """Names of the targets that this machine is: its CPU, and its GPU where there is one."""
+    """Names of the targets that match this machine: its CPU, and its GPU if it has one."""
     device = cuda_driver.device()
     if device is None:
         return known_targets.detect(platform.machine())
@@ -104,14 +104,16 @@ def this_machine() -> list[str]:
 
 
 def _parse_formats(texts: Sequence[str], budget: Budget) -> dict[str, Format]:
-    """Formats by name; a PSNR budget becomes the option `psnr` of those that have it and leave it at its default."""
+    """Formats by name; a PSNR budget sets the option `psnr` of those that have it and do not set it themselves."""
     from aigc_edge.compress.format import parse
 
     formats: dict[str, Format] = {}
     for text in dict.fromkeys(texts):
         format = parse(text)
         if format.name in formats:
-            raise AigcEdgeError(f"the format {format.name} was given twice with other options: a bundle holds one of each name")
+            raise AigcEdgeError(
+                f"the format {format.name} was given twice with different options: a bundle holds one format of each name"
+            )
         explicit = "psnr=" in text.partition(":")[2].replace(" ", "")
         formats[format.name] = format if budget.psnr is None or explicit else with_psnr(format, budget.psnr)
     return formats
@@ -123,10 +125,10 @@ def _parse_targets(names: Sequence[str]) -> list[Target]:
 
 
 def _check_target(target: Target, formats: Mapping[str, Format]) -> None:
-    wrong = ", ".join(name for name, format in formats.items() if not runs_on(type(format), target))
-    if wrong:
+    unsupported = ", ".join(name for name, format in formats.items() if not runs_on(type(format), target))
+    if unsupported:
         allowed = ", ".join(formats_of(target)) or f"none, as the engine {target.engine!r} is not installed here"
-        raise AigcEdgeError(f"the target {target.name} does not run {wrong}, it runs {allowed}: leave out one or the other")
+        raise AigcEdgeError(f"the target {target.name} does not run {unsupported}, it runs {allowed}: leave out one or the other")
     if target.flavour == "tensorrt_rtx" and "tensorrt_rtx" not in installed():
         raise AigcEdgeError(
             f"building for the target {target.name} needs TensorRT-RTX, which is not installed here: pip install "

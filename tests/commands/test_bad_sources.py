@@ -1,4 +1,4 @@
-"""What cannot be compiled or quantised ends in one sentence; what was interrupted goes on."""
+"""What cannot be compiled or quantised ends in one sentence; what was interrupted resumes."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_plan_says_what_does_not_run(cli: Any, network: Path) -> None:
         "plan", "net.onnx", *OPTIONS, "--format", "fp32", "--target", "arm-cpu", "--target", "x86-cpu", "--threads", "1"
     )
     assert " GB/s (measured here, 1 thread)" in done.stdout
-    assert "a plan that is made there measures them" in done.stdout
+    assert "run this command on the target to measure them" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "\n  fp32  " in done.stdout
     cli.refuse("plan", "net.onnx", *OPTIONS, "--format", "int2", says=("int2",))
@@ -130,7 +130,7 @@ aigc_edge.compile.evaluate_formats = evaluate_formats
         job.send_signal(signal.SIGINT)
         said = job.stderr.read().decode()
         assert job.wait(timeout=120) == 130
-    assert "the same command goes on" in said
+    assert "run the same command to resume" in said
     assert cli.left() == {"net.onnx"}
     again = """
 from aigc_edge.compress.format import FORMATS

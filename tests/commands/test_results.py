@@ -34,9 +34,9 @@ def test_sample_writes_what_the_pipeline_draws(cli: Any, own_bundle: Path, rng: 
 
 
 def test_long_calls_continue_the_seeds(cli: Any, own_bundle: Path) -> None:
-    from aigc_edge.commands.sample import AT_ONCE
+    from aigc_edge.commands.sample import CHUNK
 
-    count, top = AT_ONCE + 2, 2**64 - 1  # the seeds pass 2^64 and go on from 0
+    count, top = CHUNK + 2, 2**64 - 1  # the seeds pass 2^64 and go on from 0
     done = cli.run("sample", own_bundle.name, "-n", str(count), "--seed", str(top), "--steps", "1", "--npz", "x.npz")
     assert done.returncode == 0, done.stderr
     seeds = [(top + i) % 2**64 for i in range(count)]

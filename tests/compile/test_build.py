@@ -41,7 +41,7 @@ def test_plans_come_into_a_folder_and_stay(bundle, monkeypatch):
     before = Bundle.open(bundle).manifest.to_json()
     stages = []
     built = build_bundle(bundle, targets=["rtx-40", "l4"], progress=lambda what, done, left: stages.append((what, done)))
-    assert built.made == ("denoiser fp32 rtx-40", "denoiser fp32 l4")
+    assert built.built == ("denoiser fp32 rtx-40", "denoiser fp32 l4")
     manifest = Bundle.open(bundle, verify=True).manifest.to_json()
     assert describe(bundle)["verified"] == len(manifest["files"])  # by the native reader too
     first, second = _engines(manifest)
@@ -62,10 +62,10 @@ def test_plans_come_into_a_folder_and_stay(bundle, monkeypatch):
     state = _state(bundle)
     monkeypatch.setattr(build, "build_plan", lambda *a, **k: pytest.fail("built again"))
     again = build_bundle(bundle, targets=["l4", "rtx-40"])
-    assert (again.made, len(again.kept)) == ((), 2)
+    assert (again.built, len(again.up_to_date)) == ((), 2)
     assert _state(bundle) == state
     monkeypatch.undo()
-    assert build_bundle(bundle, targets=["l4"], force=True).made == ("denoiser fp32 l4",)
+    assert build_bundle(bundle, targets=["l4"], force=True).built == ("denoiser fp32 l4",)
 
 
 @needs_rtx
@@ -106,9 +106,9 @@ def test_a_format_that_cannot_be_built_does_not_spoil_the_others(bundle):
     )
     assert (bundle / file).is_file()
     built = build_bundle(bundle, targets=["rtx-30"])
-    assert built.made == ("denoiser fp32 rtx-30",)
-    (left_out,) = built.left_out
-    assert left_out.startswith("denoiser fp16 rtx-30 (broken.onnx is not a valid ONNX file")
+    assert built.built == ("denoiser fp32 rtx-30",)
+    (skipped,) = built.skipped
+    assert skipped.startswith("denoiser fp16 rtx-30 (broken.onnx is not a valid ONNX file")
     with pytest.raises(AigcEdgeError, match=r"broken\.onnx is not a valid ONNX"):
         build_bundle(bundle, targets=["rtx-30"], formats=["fp16"])
 
@@ -155,7 +155,7 @@ def test_one_command_on_the_device_finishes_a_bundle(bundle, orin, capsys, monke
     assert manifest["notes"] == ["another note"]
     assert json.loads((bundle / entry["file"]).read_text())["WORKSPACE"] == 2**31
     assert main(["build", str(bundle), "--option", "workspace_gb=2", "--batches", "1,2,4"]) == 0
-    assert "there already: denoiser fp32 jetson-orin-agx" in capsys.readouterr().out
+    assert "up to date: denoiser fp32 jetson-orin-agx" in capsys.readouterr().out
 
 
 def test_a_newer_version_replaces_its_own_plans_only(bundle, orin):
@@ -165,7 +165,7 @@ def test_a_newer_version_replaces_its_own_plans_only(bundle, orin):
     foreign |= {"built_with": "tensorrt 10.3.0", "batches": [1, 2, 32], "device": "Orin NX"}
     _amend(bundle, lambda m: _engines(m).append(foreign), {"engines/nx.plan": b"nx", "engines/nx.json": b"{}"})
     version = orin("11_4")
-    assert build_bundle(bundle).made == ("denoiser fp32 jetson-orin-agx",)
+    assert build_bundle(bundle).built == ("denoiser fp32 jetson-orin-agx",)
     manifest = Bundle.open(bundle, verify=True).manifest.to_json()
     assert [(e["target"], e["built_with"]) for e in _engines(manifest)] == [
         ("jetson-orin-nx", "tensorrt 10.3.0"),
@@ -197,9 +197,9 @@ def test_a_gpu_that_no_target_is_for(bundle, orin):
     [
         (None, ["tensorrt_rtx"], [], "this machine has no NVIDIA GPU with a driver to build plans for"),
         (ORIN, [], [], "building plans for Orin needs TensorRT, which is not installed here: pip install tensorrt-rtx-cu13"),
-        (None, ["tensorrt_rtx"], ["--target", "jetson-thor"], "are built on the device itself, with NVIDIA's tensorrt"),
+        (None, ["tensorrt_rtx"], ["--target", "jetson-thor"], "must be built on the device itself, with NVIDIA's tensorrt"),
         (None, [], ["--target", "rtx-30"], "needs TensorRT-RTX, which is not installed"),
-        (None, ["tensorrt_rtx"], ["--target", "x86-cpu"], "x86-cpu is no GPU: it needs no plan"),
+        (None, ["tensorrt_rtx"], ["--target", "x86-cpu"], "x86-cpu is not a GPU: it needs no plan"),
         (None, ["tensorrt_rtx"], ["--target", "rtx-99"], "unknown target 'rtx-99'"),
         (None, ["tensorrt_rtx"], ["--target", "rtx-30", "--format", "int3"], "has no format int3: it has fp32"),
         (None, ["tensorrt_rtx"], ["--target", "rtx-20"], "has no format that runs on rtx-20"),

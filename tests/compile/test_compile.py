@@ -265,7 +265,7 @@ def test_the_preview_shows_one_row_a_class(bundle):
         np.testing.assert_array_equal(pixels[top : top + 48 : factor, left : left + 48 : factor], samples[index, :, :, 0])
 
 
-def test_engines_come_with_their_proof(bundle):
+def test_engines_come_with_their_build_report(bundle):
     if "tensorrt_rtx" not in installed():
         pytest.skip("tensorrt_rtx is not installed")
     manifest = Bundle.open(bundle).manifest.to_json()
@@ -282,7 +282,7 @@ def test_engines_come_with_their_proof(bundle):
 
 
 def _no_work(monkeypatch):
-    monkeypatch.setattr(compilation, "open_source", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(compilation, "open_source", lambda *_: pytest.fail("work was started"))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_an_existing_bundle_or_an_impossible_place_is_refused_before_the_work(tm
     (tmp_path / "file").write_text("")
     for out, words in (
         (tmp_path / "there.aigc", "already exists"),
-        (tmp_path / "file" / "x.aigc", "no folder that can be written"),
+        (tmp_path / "file" / "x.aigc", "not a writable folder"),
     ):
         with pytest.raises(AigcEdgeError, match=words):
             compile_source(tmp_path / "run", out)
@@ -323,18 +323,18 @@ def test_an_existing_bundle_or_an_impossible_place_is_refused_before_the_work(tm
 
 
 def _shortcut(monkeypatch, quality):
-    """Everything but the proof is skipped, and what it would measure is given."""
+    """Skip everything but the evaluation, whose figures are `quality`."""
     for name in ("export", "tabulate", "make_judge", "convert_all", "build_engines", "preview"):
         monkeypatch.setattr(compilation, name, lambda *_, **__: None)
     monkeypatch.setattr(evaluation, "convert_format", lambda *_: None)
-    monkeypatch.setattr("aigc_edge.compile.work.Work.draft", lambda self, formats: self.folder)
-    monkeypatch.setattr("aigc_edge.compile.work.Work.network_files", lambda self, formats: {})
+    monkeypatch.setattr("aigc_edge.compile.state.CompileState.draft", lambda self, formats: self.folder)
+    monkeypatch.setattr("aigc_edge.compile.state.CompileState.network_files", lambda self, formats: {})
 
     class Evaluator:
         def __init__(self, *_, **__):
             pass
 
-        def score(self, bundle, name, tell):
+        def score(self, bundle, name, progress):
             (bundle / "half-written").write_text("x")
             if isinstance(quality, BaseException):
                 raise quality

@@ -89,7 +89,7 @@ def test_a_broken_command_leaves_the_others(broken: Any, run: Run) -> None:
     done = run(broken("thing = 3"), "--help")
     assert done.returncode == 0
     assert "quantise" in done.stdout
-    assert "of the distribution broken-toy is no command: it has no ORDER, HELP, DESCRIPTION, configure, run" in done.stderr
+    assert "of the distribution broken-toy is not a command: it has no ORDER, HELP, DESCRIPTION, configure, run" in done.stderr
 
 
 def test_a_malformed_target_names_its_distribution(broken: Any, run: Run) -> None:
