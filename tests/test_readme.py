@@ -159,7 +159,7 @@ def test_own_generator(run: Callable[[str], Any], folder: Path) -> None:
 
 
 def test_own_denoiser(run: Callable[[str], Any], folder: Path) -> None:
-    denoiser = run("own-denoiser")[0]["source"].parts()[0].module
+    denoiser = run("own-denoiser")[0]["source"].components()[0].module
     sample, timestep = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32), np.float32([10, 700])
     with aigc_edge.open(folder / "denoiser.aigc") as pipeline, torch.no_grad():
         output = pipeline.network(sample, timestep)

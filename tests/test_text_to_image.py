@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import aigc_edge
-from aigc_edge.bench import suite, way
+from aigc_edge.bench import runner, suite
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import build
 from aigc_edge.engines.base import ENGINES, Engine, arrange
@@ -148,14 +148,14 @@ def test_inspect_says_how_text_becomes_conditions(text_to_image: Any, tmp_path: 
 @pytest.mark.parametrize(("guidance", "encoders"), [(False, True), (True, True), (False, False)])
 def test_bench_measures_a_bundle_with_conditions(text_to_image: Any, tmp_path: Path, guidance: bool, encoders: bool) -> None:
     bundle = text_to_image(guidance=guidance, encoders=encoders).write(tmp_path / "toy.aigc")
-    recipe = way.open_recipe(str(bundle), None, None, None, 1)
-    assert recipe.guided is not guidance
-    assert set(recipe.conditions) == (set() if encoders else {"text", "pooled"})
-    chosen, left_out = suite.choose(recipe, [])
+    workload = runner.open_workload(str(bundle), None, None, None, 1)
+    assert workload.guided is not guidance
+    assert set(workload.conditions) == (set() if encoders else {"text", "pooled"})
+    chosen, left_out = suite.choose(workload, [])
     assert [each.name for each, _ in chosen] == ["native", "network"]
     assert "not conditions" in left_out["numpy"]
     settings = suite.Settings(runs=2, batch=2, warmup=1, cold_starts=1, quality_images=2)
-    figures = suite.bench(recipe, settings)
+    figures = suite.bench(workload, settings)
     rows = {row["key"]: row for row in figures["configurations"]}
     assert rows["native-fp32"]["latency"]["2"]["median"] > 0
     assert rows["native-fp32"]["cold_start"]["total"]["median"] > 0

@@ -81,7 +81,7 @@ def compile_source(
                 "or other conditions that guidance could strengthen: leave it out"
             )
         state.programs, state.default_program = {program.name: program for program in programs}, programs[0].name
-        parts = len(opened.parts())
+        parts = len(opened.components())
         judge = COSTS["judge"] if opened.judged and not has_judge(opened) else 0.0
         stages = {"exporting": COSTS["export"] * parts, JUDGE: judge}
         stages |= {f"making {name}": COSTS["format"] * parts for name in request.derived}

@@ -19,7 +19,7 @@ from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
 from aigc_edge.engines.constants import Constants
 from aigc_edge.hardware import return_memory
-from aigc_edge.sources.base import Part, Source
+from aigc_edge.sources.base import Source, SourceComponent
 
 
 def describe(state: CompileState, source: Source) -> None:
@@ -61,7 +61,7 @@ def _shapes(source: Source) -> dict[str, Any]:
     """The image sizes, and the shapes that depend on them."""
     if not source.sizes:
         return {"sample_shape": tuple(source.sample_shape), "output_shape": tuple(source.output_shape)}
-    specs = {part.spec.name: part.spec for part in source.parts()}
+    specs = {part.spec.name: part.spec for part in source.components()}
     first, last = specs.get("denoiser") or specs["decoder"], specs.get("decoder") or specs["denoiser"]
     sample = next(tensor for tensor in first.inputs if tensor.role == "sample")
     return {"sizes": tuple(source.sizes), "sample_shape": sample.shape[1:], "output_shape": last.outputs[0].shape[1:]}
@@ -70,14 +70,14 @@ def _shapes(source: Source) -> dict[str, Any]:
 def export(state: CompileState, source: Source, *, weights: bool, schedule_constants: bool) -> None:
     """Export every component to ONNX, checked against torch, one in memory at a time; `weights` adds the torch weights."""
     state.start("exporting")
-    parts, config = source.parts(), source.model_config()
+    parts, config = source.components(), source.model_config()
     for index, part in enumerate(parts):
         name = part.spec.name
         split = name == "denoiser" and schedule_constants
         identity = source.identity(name)
         key = None if identity is None else [identity, bool(weights and config), split, list(getattr(part, "sizes", ()))]
 
-        def export_part(folder: Path, part: Part = part, split: bool = split) -> dict[str, Any]:
+        def export_part(folder: Path, part: SourceComponent = part, split: bool = split) -> dict[str, Any]:
             return _export_part(folder, part, config if weights else None, split)
 
         stage_folder, report, _ = state.stages.get_or_create(f"export {name}", key, export_part)
@@ -102,7 +102,7 @@ def tabulate(state: CompileState) -> None:
     state.components[SCHEDULE] = replace(state.components[SCHEDULE], table=ConstantTable(table, tuple(timesteps)))
 
 
-def _export_part(folder: Path, part: Part, config: dict[str, Any] | None, split: bool) -> dict[str, Any]:
+def _export_part(folder: Path, part: SourceComponent, config: dict[str, Any] | None, split: bool) -> dict[str, Any]:
     name = part.spec.name
     file, files = f"{name}.{REFERENCE}.onnx", []
     whole = folder / "whole"
@@ -128,7 +128,7 @@ def _export_part(folder: Path, part: Part, config: dict[str, Any] | None, split:
     return {"components": entries, "networks": networks, "files": files, "export": json.loads(json.dumps(figures))}
 
 
-def _split(folder: Path, part: Part, component: Component, whole: Path) -> tuple[list[Component], list[str]]:
+def _split(folder: Path, part: SourceComponent, component: Component, whole: Path) -> tuple[list[Component], list[str]]:
     """Split the schedule off the denoiser, as a component of its own that is evaluated once per timestep of the programs."""
     from aigc_edge.export.split import Split, export_split
 

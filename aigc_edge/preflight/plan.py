@@ -12,7 +12,7 @@ from aigc_edge.engines.tensorrt_support import limit_of
 from aigc_edge.preflight import predict
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.sources.base import Source
-from aigc_edge.sources.onnx_file import OnnxPart
+from aigc_edge.sources.onnx_file import OnnxComponent
 from aigc_edge.targets import Target
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def survey_source(source: Source) -> list[Survey]:
     from aigc_edge.preflight import onnx_survey, torch_survey
 
     found = []
-    for part in source.parts():
-        if isinstance(part, OnnxPart):
+    for part in source.components():
+        if isinstance(part, OnnxComponent):
             found.append(onnx_survey.survey(part.spec.name, part.model()))
         else:
             found.append(torch_survey.survey(part))
@@ -55,11 +55,11 @@ def plan(
     """
     devices, chosen = [_with_figures(device, request.threads) for device in request.targets], list(request.formats.values())
     program = source.programs(solver, steps, guidance_scale)[0]
-    surveys, files = survey_source(source), all(isinstance(part, OnnxPart) for part in source.parts())
+    surveys, files = survey_source(source), all(isinstance(part, OnnxComponent) for part in source.components())
     main = next(name for name in MAIN if any(survey.component == name for survey in surveys))
     sizes = {format.name: _sizes(surveys, format, main) for format in chosen}
     # Guidance that is an input of the network takes one evaluation a row, whatever the scale.
-    embedded = any(tensor.role == "guidance" for part in source.parts() for tensor in part.spec.inputs)
+    embedded = any(tensor.role == "guidance" for part in source.components() for tensor in part.spec.inputs)
     halves = 1 if embedded or all(weight == 1 for weight in program.weights) else 2
     count = program.nfe if embedded else program.sample_evaluations
     evaluations = {survey.component: 1 for survey in surveys} | ({"denoiser": count} if program.rows else {})

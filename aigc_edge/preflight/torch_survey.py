@@ -16,14 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.preflight.survey import Survey, Weight
-from aigc_edge.sources.base import Part
+from aigc_edge.sources.base import SourceComponent
 
 _CONVOLUTIONS = {nn.Conv1d: "Conv", nn.Conv2d: "Conv", nn.Conv3d: "Conv"}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH = 2  # per sample figures are halves; a batch of one is a special case in some modules
 
 
-def survey(part: Part) -> Survey:
+def survey(part: SourceComponent) -> Survey:
     """The survey of a part. Its module is loaded and then gives its memory back; raises AigcEdgeError where it cannot run."""
     inputs = [tensor.to("meta") for tensor in part.example(_BATCH, torch.Generator().manual_seed(0))]
     used: list[Weight] = []

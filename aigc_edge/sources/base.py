@@ -26,7 +26,7 @@ SOLVERS = ("dpmpp_2m", "euler", "heun", "ddim", "euler_ancestral")
 STEPS = (10, 20)
 
 
-class Part:
+class SourceComponent:
     """One network to export: its spec, a function that loads its module, and one that returns example inputs for a batch size.
 
     The module is loaded on first access, in eval mode and float32, and can be released, so that only one network of a large
@@ -161,7 +161,7 @@ class Source(ABC):
         """Open the source without loading weights; raises AigcEdgeError when it is invalid."""
 
     @abstractmethod
-    def parts(self) -> list[Part]:
+    def components(self) -> list[SourceComponent]:
         """The networks: "denoiser" and/or "decoder", and text encoders. Nothing is loaded yet."""
 
     def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:

@@ -11,7 +11,7 @@ from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role, TensorSpec
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Part, Source, SourceOptions
+from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ class Generator(Source):
     def open(cls, text: str, options: SourceOptions) -> Source:
         raise AigcEdgeError(f"{text} is not a generator: create one in Python")
 
-    def parts(self) -> list[Part]:
+    def components(self) -> list[SourceComponent]:
         parts = []
         if self._denoiser is not None:
             values = {"sample": self._sample, "timestep": None} | self._classes() | dict(self.conditions)
@@ -135,7 +135,7 @@ class Generator(Source):
         values: Mapping[str, Tensor | None],
         output: Sequence[Dim],
         times: tuple[float, float],
-    ) -> Part:
+    ) -> SourceComponent:
         """A component with the examples `values` by name as inputs, in order; None: a timestep within `times`, or a class."""
         roles: dict[str, Role] = {"sample": "sample", "timestep": "timestep", "class_labels": "class"}
         inputs = []
@@ -160,7 +160,7 @@ class Generator(Source):
                     values.append(torch.randn(batch, *(int(size) for size in tensor.shape[1:]), generator=generator))
             return tuple(values)
 
-        return Part(spec, lambda: module, example, self.sizes)
+        return SourceComponent(spec, lambda: module, example, self.sizes)
 
     def _classes(self) -> dict[str, None]:
         return {"class_labels": None} if self.num_classes else {}

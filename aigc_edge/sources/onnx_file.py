@@ -18,7 +18,7 @@ from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion import resolve
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
+from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
 from aigc_edge.sources.onnx_model import (
     GraphTensor,
     adapted,
@@ -91,7 +91,7 @@ class OnnxSource(Source):
         )
         spec = ComponentSpec(str(options.role), input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
         self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
-        self._part = OnnxPart(spec, path, roles, self.num_classes, self.sizes)
+        self._part = OnnxComponent(spec, path, roles, self.num_classes, self.sizes)
 
     def _sized(self, model: onnx.ModelProto, sample: GraphTensor, output: GraphTensor) -> dict[str, tuple[Dim, ...]]:
         """Shapes of the sample and the image with dynamic height and width, at the requested sizes."""
@@ -129,7 +129,7 @@ class OnnxSource(Source):
             raise AigcEdgeError(f"the ONNX file {text} does not exist: give an existing one")
         return cls(Path(text), options)
 
-    def parts(self) -> list[Part]:
+    def components(self) -> list[SourceComponent]:
         return [self._part]
 
     def identity(self, part: str) -> str:
@@ -149,7 +149,7 @@ class OnnxSource(Source):
         return {"source": self._path.name}
 
 
-class OnnxPart(Part):
+class OnnxComponent(SourceComponent):
     """A network that is already ONNX: it has no torch module and is compared with itself."""
 
     def __init__(

@@ -12,7 +12,7 @@ from aigc_edge.bundle.provenance import of_run
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.models.base import load_run
-from aigc_edge.sources.base import SOURCES, Part, Source, SourceOptions
+from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
 
 
 @SOURCES.register("run")
@@ -45,8 +45,8 @@ class RunSource(Source):
         options.refuse("a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "data")
         return cls(Path(text))
 
-    def parts(self) -> list[Part]:
-        return [Part(c.spec, lambda c=c: c.module, c.example) for c in self._run.family.components()]  # type: ignore[misc]
+    def components(self) -> list[SourceComponent]:
+        return [SourceComponent(c.spec, lambda c=c: c.module, c.example) for c in self._run.family.components()]  # type: ignore[misc]
 
     def identity(self, part: str) -> str:
         digest = hashlib.sha256()

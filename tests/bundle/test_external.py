@@ -90,7 +90,7 @@ def test_an_onnx_source_from_a_folder_of_links(path: Path, tmp_path: Path, weigh
     place.mkdir()
     for name in (path.name, DATA):
         os.symlink(tmp_path / name, place / name)
-    (part,) = open_source(str(_as_image(place / path.name)), SourceOptions(role="decoder")).parts()
+    (part,) = open_source(str(_as_image(place / path.name)), SourceOptions(role="decoder")).components()
     part.write(tmp_path / "out.onnx")
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer}
     assert any(value.shape == (4, 4) and np.array_equal(value, weights["a"]) for value in found.values())
@@ -119,7 +119,7 @@ def test_large_weights_of_an_onnx_source_are_read_as_they_are_used(path: Path, t
     os.link(tmp_path / DATA, place / DATA)
 
     source = open_source(str(place / "net.onnx"), SourceOptions(role="decoder"))
-    (part,) = source.parts()
+    (part,) = source.components()
     assert not part.model().graph.initializer[-1].raw_data, "the file is mapped, not read"
     part.write(tmp_path / "out.onnx")
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "out.onnx").graph.initializer}

@@ -215,23 +215,27 @@ def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs
                 np.testing.assert_array_equal(part, found[first : first + n])
 
 
-def test_every_way_of_the_benchmark_samples_it(bundles, rng):
-    from aigc_edge.bench import way
+def test_every_runner_of_the_benchmark_samples_it(bundles, rng):
+    from aigc_edge.bench import runner
     from aigc_edge.bench.suite import sizes
 
-    recipe = way.open_recipe(str(bundles["diffusion"]), None, None, 2.0, 1)
-    latents = rng.normal(size=(3, *recipe.shape)).astype(np.float32)
+    workload = runner.open_workload(str(bundles["diffusion"]), None, None, 2.0, 1)
+    latents = rng.normal(size=(3, *workload.shape)).astype(np.float32)
     classes = rng.integers(0, 10, 3)
-    keys = [way.key(cls, "fp32") for cls in map(way.WAYS.__getitem__, way.WAYS.names()) if cls.unavailable(recipe) is None]
+    keys = [
+        runner.key(cls, "fp32")
+        for cls in map(runner.RUNNERS.__getitem__, runner.RUNNERS.names())
+        if cls.unavailable(workload) is None
+    ]
     assert {"native-fp32", "network-fp32", "numpy-fp32", "torch-fp32"} <= set(keys)
-    with way.opened(recipe, keys) as ways:
-        images = {name: each.generate(3, 0, classes, latents) for name, each in ways.items()}
+    with runner.opened(workload, keys) as runners:
+        images = {name: each.generate(3, 0, classes, latents) for name, each in runners.items()}
     assert images.pop("network-fp32").size == 0
     native = images.pop("native-fp32").astype(int)
     for name, found in images.items():
         assert np.abs(found.astype(int) - native).max() <= 1, name
-    files = recipe.manifest.files
-    assert sizes(recipe, "int8")["networks"] == files["denoiser.int8.onnx"].bytes + files["schedule.fp32.table"].bytes
+    files = workload.manifest.files
+    assert sizes(workload, "int8")["networks"] == files["denoiser.int8.onnx"].bytes + files["schedule.fp32.table"].bytes
 
 
 def test_the_quality_figures_are_those_of_the_bundle(bundle):

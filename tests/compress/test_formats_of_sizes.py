@@ -95,7 +95,7 @@ def exported(part: object) -> onnx.ModelProto:
 
 def test_passes_see_the_default_size(rng: np.random.Generator) -> None:
     """What they know of a graph is what they know of one that was exported for that size alone."""
-    (sized,), (alone,) = source(sizes=SIZES).parts(), source().parts()
+    (sized,), (alone,) = source(sizes=SIZES).components(), source().components()
     models = exported(sized), exported(alone)
     layers = [[layer.macs for layer in graph.layers(model)] for model in models]
     assert layers[0] == layers[1]

@@ -113,7 +113,7 @@ def _write_torch(network: Network) -> None:
     torch = pytest.importorskip("torch")
     save_file = pytest.importorskip("safetensors.numpy").save_file
     from aigc_edge.models.base import FAMILIES
-    from aigc_edge.models.base import ModuleComponent as Part
+    from aigc_edge.models.base import ModuleComponent as SourceComponent
 
     class Module(torch.nn.Module):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -130,8 +130,8 @@ def _write_torch(network: Network) -> None:
             assert json.dumps(model) == "{}"
             return cls()
 
-        def components(self) -> list[Part]:
-            return [Part(SPEC, Module(), lambda batch, generator: ())]
+        def components(self) -> list[SourceComponent]:
+            return [SourceComponent(SPEC, Module(), lambda batch, generator: ())]
 
     if FAMILY not in FAMILIES:
         FAMILIES.register(FAMILY)(TestFamily)  # type: ignore[arg-type]

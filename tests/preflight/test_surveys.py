@@ -10,7 +10,7 @@ from torch import nn
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.preflight import onnx_survey, torch_survey
-from aigc_edge.sources.base import Part
+from aigc_edge.sources.base import SourceComponent
 
 
 class Network(nn.Module):
@@ -32,13 +32,13 @@ class Network(nn.Module):
         return self.up(x)
 
 
-def _part(module: nn.Module, shape=(4, 8, 8), output=(4, 16, 16)) -> Part:
+def _part(module: nn.Module, shape=(4, 8, 8), output=(4, 16, 16)) -> SourceComponent:
     spec = ComponentSpec(
         "decoder",
         (TensorSpec("sample", "sample", "float32", (BATCH, *shape)),),
         (TensorSpec("output", "sample", "float32", (BATCH, *output)),),
     )
-    return Part(spec, lambda: module, lambda batch, rng: (torch.randn(batch, *shape, generator=rng),))
+    return SourceComponent(spec, lambda: module, lambda batch, rng: (torch.randn(batch, *shape, generator=rng),))
 
 
 MACS = {"first": 64 * 4 * 9 * 8, "query": 64 * 8 * 6, "key": 64 * 8 * 6, "mix": 64 * 8 * 2 * 9, "up": 64 * 8 * 4 * 4}
@@ -102,6 +102,6 @@ def test_what_follows_from_the_timestep_alone_is_known():
     image = TensorSpec("sample", "sample", "float32", (BATCH, 4, 8, 8))
     inputs = (image, TensorSpec("timestep", "timestep", "float32", (BATCH,)), TensorSpec("labels", "class", "int64", (BATCH,)))
     module = Timed()
-    found = torch_survey.survey(Part(ComponentSpec("denoiser", inputs, (image,)), lambda: module, example))
+    found = torch_survey.survey(SourceComponent(ComponentSpec("denoiser", inputs, (image,)), lambda: module, example))
     assert {weight.name for weight in found.weights if weight.timestep_only} == {"time.0", "time.2"}
     assert len(found.weights) == 5

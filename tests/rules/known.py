@@ -13,6 +13,5 @@ PRIVATE_WORDS: set[str] = {
     "found",
     "given",
     "made",
-    "proof",
     "way",
 }

@@ -14,7 +14,7 @@ from torch import nn
 
 from aigc_edge.diffusion import Program, sample
 from aigc_edge.export.onnx import session_of
-from aigc_edge.sources.base import Part, Source
+from aigc_edge.sources.base import Source, SourceComponent
 
 
 class Exported:
@@ -26,7 +26,7 @@ class Exported:
     def __init__(self, source: Source, folder: Path, torch: Sequence[str] = ()) -> None:
         self.source = source
         self.sessions: dict[str, Any] = {}
-        for part in source.parts():
+        for part in source.components():
             if part.spec.name in torch:
                 continue
             path = folder / f"{part.spec.name}.onnx"
@@ -34,8 +34,8 @@ class Exported:
             part.release()
             self.sessions[part.spec.name] = session_of(path)
 
-    def part(self, name: str) -> Part:
-        return next(part for part in self.source.parts() if part.spec.name == name)
+    def part(self, name: str) -> SourceComponent:
+        return next(part for part in self.source.components() if part.spec.name == name)
 
     def run(self, name: str, **inputs: Any) -> dict[str, np.ndarray]:
         part = self.part(name)
@@ -95,7 +95,7 @@ class Exported:
             return output
 
         made = sample(program, network, latents, conditions=conditions, negative=negative, noise=noise)
-        return self.run("decoder", latents=made)["image"] if len(self.source.parts()) > 1 else np.asarray(made)
+        return self.run("decoder", latents=made)["image"] if len(self.source.components()) > 1 else np.asarray(made)
 
     @staticmethod
     def psnr(image: np.ndarray, wanted: np.ndarray) -> float:

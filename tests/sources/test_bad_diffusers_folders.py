@@ -113,7 +113,7 @@ def without_one(folder: Path) -> None:
 )
 def test_loading_says_what_is_wrong(folder: Path, damage: Callable[[Path], object], sentence: str) -> None:
     damage(folder)
-    part = open_source(str(folder)).parts()[0]
+    part = open_source(str(folder)).components()[0]
     with pytest.raises(AigcEdgeError, match=sentence):
         part.module  # noqa: B018
 
@@ -126,22 +126,22 @@ def test_sizes_that_do_not_suit(folder: Path) -> None:
 
 
 def test_a_half_precision_variant_is_loaded_as_float32(folder: Path) -> None:
-    plain = open_source(str(folder)).parts()[0].module.state_dict()
+    plain = open_source(str(folder)).components()[0].module.state_dict()
     half = {name: weight.half() for name, weight in load_file(folder / WEIGHTS).items()}
     save_file(half, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     (folder / WEIGHTS).unlink()
-    module = open_source(str(folder)).parts()[0].module
+    module = open_source(str(folder)).components()[0].module
     for name, weight in module.state_dict().items():
         assert weight.dtype == torch.float32
         np.testing.assert_array_equal(weight.numpy(), plain[name].half().float().numpy())
 
 
 def test_weights_in_several_files(folder: Path) -> None:
-    plain = open_source(str(folder)).parts()[0].module
+    plain = open_source(str(folder)).components()[0].module
     plain.unet.save_pretrained(folder / "unet", max_shard_size="5KB")
     (folder / WEIGHTS).unlink(missing_ok=True)
     assert len(list((folder / "unet").glob("*.safetensors"))) > 1
-    module = open_source(str(folder)).parts()[0].module
+    module = open_source(str(folder)).components()[0].module
     for name, weight in module.state_dict().items():
         np.testing.assert_array_equal(weight.numpy(), plain.state_dict()[name].numpy())
 
@@ -159,7 +159,7 @@ def test_provenance_names_no_place(folder: Path) -> None:
 
 
 def test_a_part_is_loaded_once_and_let_go(folder: Path) -> None:
-    part = open_source(str(folder)).parts()[0]
+    part = open_source(str(folder)).components()[0]
     module = part.module
     assert part.module is module
     part.release()

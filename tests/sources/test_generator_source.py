@@ -154,7 +154,7 @@ def test_a_constant_that_is_expanded_to_the_batch(tmp_path, dynamic):
             count = sample.shape[0] if dynamic else len(sample)
             return self.out(self.constant.expand(count, -1, -1, -1) * self.style(sample)[:, :, None, None])
 
-    (part,) = Generator(sample=torch.randn(1, 6), decoder=Styled()).parts()
+    (part,) = Generator(sample=torch.randn(1, 6), decoder=Styled()).components()
     if dynamic:
         checks = part.write(tmp_path / "net.onnx")["checks"]
         assert checks

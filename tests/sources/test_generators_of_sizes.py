@@ -107,7 +107,7 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize("module", [Placed, Counting])
 def test_a_network_that_fits_one_size(tmp_path: Path, module: type[nn.Module]) -> None:
-    (part,) = Generator(sample=torch.randn(1, 3, 8, 8), decoder=nn.Identity(), sizes=[(8, 8), (12, 16)]).parts()
+    (part,) = Generator(sample=torch.randn(1, 3, 8, 8), decoder=nn.Identity(), sizes=[(8, 8), (12, 16)]).components()
     part._load = lambda: module()
     with pytest.raises(AigcEdgeError, match=r"cannot be exported to ONNX for several|converts the size to a number"):
         part.write(tmp_path / "a.onnx")
@@ -136,7 +136,7 @@ def test_sizes_that_do_not_fit_are_said(options: dict[str, Any], words: str) -> 
 
 
 def test_one_size_is_a_bundle_as_before() -> None:
-    (part,) = Generator(sample=torch.zeros(1, 3, 8, 8), decoder=nn.Identity(), sizes=[(8, 8), (8, 8)]).parts()
+    (part,) = Generator(sample=torch.zeros(1, 3, 8, 8), decoder=nn.Identity(), sizes=[(8, 8), (8, 8)]).components()
     assert part.sizes == ()
     assert part.spec.inputs[0].shape == ("N", 3, 8, 8)
 

@@ -91,7 +91,7 @@ TIMES = [(0, TensorProto.INT64), (0, TensorProto.FLOAT), ("one", TensorProto.INT
 
 @pytest.mark.parametrize("time", TIMES)
 def test_timesteps_of_any_kind_are_fed(tmp_path, time, rng):
-    (part,) = open_source(str(_file(tmp_path / "n.onnx", time=time)), DENOISER).parts()
+    (part,) = open_source(str(_file(tmp_path / "n.onnx", time=time)), DENOISER).components()
     assert [(t.name, t.role, t.dtype, t.shape) for t in part.spec.inputs] == [
         ("x", "sample", "float32", ("N", 3, 4, 4)),
         ("t", "timestep", "float32", ("N",)),
@@ -106,7 +106,7 @@ def test_timesteps_of_any_kind_are_fed(tmp_path, time, rng):
 
 
 def test_an_old_opset_is_brought_up(tmp_path):
-    (part,) = open_source(str(_file(tmp_path / "n.onnx", opset=13)), DENOISER).parts()
+    (part,) = open_source(str(_file(tmp_path / "n.onnx", opset=13)), DENOISER).components()
     part.write(tmp_path / "out.onnx")
     assert onnx.load(tmp_path / "out.onnx").opset_import[0].version == 20
 

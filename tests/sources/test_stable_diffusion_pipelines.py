@@ -162,7 +162,7 @@ def test_loading_is_quiet_and_leaves_the_libraries_as_they_were(save: Save, capf
     source = open_source(str(save("sd", diffusers.DDIMScheduler(), unet())))
     capfd.readouterr()
     enabled = logging.is_progress_bar_enabled()
-    for part in source.parts():
+    for part in source.components():
         part.module  # noqa: B018
     assert capfd.readouterr() == ("", "")
     assert logging.is_progress_bar_enabled() == enabled
@@ -211,7 +211,7 @@ def test_a_damaged_tokenizer_and_pickles_anywhere(save: Save) -> None:
 def test_weights_under_the_names_of_published_folders(save: Save) -> None:
     """Those of today's libraries differ: `text_model.` before CLIP's, other words for the attention of the VAE."""
     folder = save("sd", diffusers.DDIMScheduler(), unet())
-    plain = {part.spec.name: part.module.state_dict() for part in open_source(str(folder)).parts()}
+    plain = {part.spec.name: part.module.state_dict() for part in open_source(str(folder)).components()}
     file = folder / "text_encoder" / "model.safetensors"
     text = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in load_file(file).items()}
     save_file(text | {"text_model.embeddings.position_ids": torch.arange(LENGTH)[None]}, file, {"format": "pt"})
@@ -223,6 +223,6 @@ def test_weights_under_the_names_of_published_folders(save: Save) -> None:
         old[name] = weight
     assert any("query" in name for name in old)
     save_file(old, file, {"format": "pt"})
-    for part in open_source(str(folder)).parts():
+    for part in open_source(str(folder)).components():
         for name, weight in part.module.state_dict().items():
             torch.testing.assert_close(weight, plain[part.spec.name][name], rtol=0, atol=0)

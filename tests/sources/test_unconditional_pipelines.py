@@ -84,7 +84,7 @@ def test_consistency_with_classes(tmp_path: Path, export: Any) -> None:
 def test_no_class_adds_nothing_to_the_embedding_of_the_time(tmp_path: Path) -> None:
     network = unet(in_channels=1, out_channels=1, num_class_embeds=2)
     diffusers.ConsistencyModelPipeline(network, diffusers.CMStochasticIterativeScheduler()).save_pretrained(tmp_path / "cm")
-    part = open_source(str(tmp_path / "cm")).parts()[0]
+    part = open_source(str(tmp_path / "cm")).components()[0]
     network.class_embedding.weight.data.zero_()
     sample, time = torch.randn(1, 1, SIZE, SIZE), torch.tensor([250.0])
     with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aigc_edge.bundle.sizes import Size, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Part
+from aigc_edge.sources.base import SourceComponent
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.loading import load
 
@@ -45,7 +45,9 @@ class Vae:
         self.channels = folder.number("vae", self.config, "latent_channels", 4)
         self.colours = folder.number("vae", self.config, "out_channels", 3)
 
-    def part(self, height: int, width: int, *, shift: bool = False, statistics: bool = False, sizes: Sequence[Size] = ()) -> Part:
+    def part(
+        self, height: int, width: int, *, shift: bool = False, statistics: bool = False, sizes: Sequence[Size] = ()
+    ) -> SourceComponent:
         """The decoder of latents [N, C, height, width]; with `shift` or `statistics` if the pipeline applies them.
 
         `sizes` are the image sizes if there are several.
@@ -60,7 +62,7 @@ class Vae:
         def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
             return (torch.randn(batch, self.channels, height, width, generator=generator),)
 
-        return Part(spec, lambda: Decoder(load(self.folder, "vae", *CLASSES), scale, offset), example, sizes)
+        return SourceComponent(spec, lambda: Decoder(load(self.folder, "vae", *CLASSES), scale, offset), example, sizes)
 
     def _scaling(self, shift: bool, statistics: bool) -> tuple[Tensor, Tensor]:
         mean, deviation = self.config.get("latents_mean"), self.config.get("latents_std")

@@ -9,7 +9,7 @@ from typing import Any
 from aigc_edge.bundle.sizes import Size, named
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
-from aigc_edge.sources.base import Part, SourceOptions, Text
+from aigc_edge.sources.base import SourceComponent, SourceOptions, Text
 from aigc_edge.sources.diffusers.folder import Folder
 
 
@@ -28,7 +28,7 @@ class Layout:
 
     sample_shape: tuple[int, ...]
     output_shape: tuple[int, int, int]
-    parts: list[Part]
+    components: list[SourceComponent]
     scheduler: Any
     steps: int
     guidance_scale: float = 1.0

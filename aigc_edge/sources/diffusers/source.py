@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_edge.data.load import load as load_images
 from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.errors import AigcEdgeError, ProgramError
-from aigc_edge.sources.base import SOLVERS, SOURCES, STEPS, Part, Source, SourceOptions
+from aigc_edge.sources.base import SOLVERS, SOURCES, STEPS, Source, SourceComponent, SourceOptions
 from aigc_edge.sources.diffusers.folder import INDEX, Folder
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class DiffusersSource(Source):
             folder.check_weights(component)
         return cls(folder, layout, options.data)
 
-    def parts(self) -> list[Part]:
-        return self._layout.parts
+    def components(self) -> list[SourceComponent]:
+        return self._layout.components
 
     def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:
         """The folder's own scheduler first, unless a solver is named; then the built-in solvers, if the schedule is supported."""
@@ -113,7 +113,7 @@ class DiffusersSource(Source):
 
     def identity(self, part: str) -> str:
         """Hash of the component's files, its spec and shape, and the versions of the libraries that load it."""
-        spec = next(p.spec for p in self._layout.parts if p.spec.name == part)
+        spec = next(p.spec for p in self._layout.components if p.spec.name == part)
         facts = [self.family, self.output_shape, spec.to_json(), [version(library) for library in ("diffusers", "transformers")]]
         digest = hashlib.sha256(repr(facts).encode())
         components = {"denoiser": ("unet", "transformer"), "decoder": ("vae",)}.get(part, (part,))

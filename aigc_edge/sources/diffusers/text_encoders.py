@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Part, SourceOptions, Text, Tokens
+from aigc_edge.sources.base import SourceComponent, SourceOptions, Text, Tokens
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.tokens import tokens_of
@@ -97,7 +97,7 @@ class T5(nn.Module):
 class Encoder:
     """A text encoder: its component, tokenizer and output conditions."""
 
-    part: Part
+    part: SourceComponent
     tokens: Tokens
     hidden: TensorSpec | None = None
     pooled: TensorSpec | None = None
@@ -178,7 +178,7 @@ def _encoder(
     def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return (_random_prompts(tokens, batch, generator),)
 
-    return Encoder(Part(spec, lambda: wrap(load(folder, name, *classes)), example), tokens, hidden, pooled)
+    return Encoder(SourceComponent(spec, lambda: wrap(load(folder, name, *classes)), example), tokens, hidden, pooled)
 
 
 def _random_prompts(tokens: Tokens, batch: int, generator: torch.Generator) -> Tensor:

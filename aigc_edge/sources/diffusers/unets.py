@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aigc_edge.bundle.sizes import Size, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Part
+from aigc_edge.sources.base import SourceComponent
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import same
 from aigc_edge.sources.diffusers.loading import load
@@ -91,7 +91,7 @@ def part(
     conditions: Sequence[TensorSpec],
     guided: bool,
     sizes: Sequence[Size] = (),
-) -> Part:
+) -> SourceComponent:
     """The denoiser of latents [N, *shape] with `conditions`, and a guidance scale if the network embeds it.
 
     `sizes` are the image sizes if there are several.
@@ -103,7 +103,7 @@ def part(
         inputs.append(TensorSpec("guidance", "guidance", "float32", (BATCH,)))
     spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
     first = spec.at(sizes[0] if sizes else None)
-    return Part(spec, lambda: wrap(load(folder, "unet", UNET)), lambda batch, rng: examples(first, batch, rng), sizes)
+    return SourceComponent(spec, lambda: wrap(load(folder, "unet", UNET)), lambda batch, rng: examples(first, batch, rng), sizes)
 
 
 def examples(spec: ComponentSpec, batch: int, generator: torch.Generator, latest: float = TIMESTEPS) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Part, SourceOptions
+from aigc_edge.sources.base import SourceComponent, SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, one_size, same
@@ -89,7 +89,11 @@ def flux(folder: Folder, options: SourceOptions) -> Layout:
     return Layout(
         sample_shape=shape,
         output_shape=(vae.colours, height * vae.factor, width * vae.factor),
-        parts=[*(e.part for e in encoders), _denoiser(folder, shape, encoders, embedded), vae.part(height, width, shift=True)],
+        components=[
+            *(e.part for e in encoders),
+            _denoiser(folder, shape, encoders, embedded),
+            vae.part(height, width, shift=True),
+        ],
         scheduler=scheduler,
         steps=FEW[0] if few else 28,
         guidance_scale=3.5 if embedded else 1.0,
@@ -112,7 +116,7 @@ def _encoders(folder: Folder, config: Any, vae: Vae) -> list[Encoder]:
     return [first, second]
 
 
-def _denoiser(folder: Folder, shape: tuple[int, int, int], encoders: list[Encoder], embedded: bool) -> Part:
+def _denoiser(folder: Folder, shape: tuple[int, int, int], encoders: list[Encoder], embedded: bool) -> SourceComponent:
     tensor = (BATCH, *shape)
     inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
     inputs += [condition for encoder in encoders for condition in encoder.conditions]
@@ -123,4 +127,4 @@ def _denoiser(folder: Folder, shape: tuple[int, int, int], encoders: list[Encode
     def wrapped() -> nn.Module:
         return FluxTransformer(load(folder, "transformer", TRANSFORMER), *shape[1:], T5_LENGTH)
 
-    return Part(spec, wrapped, lambda batch, generator: examples(spec, batch, generator, 1.0))
+    return SourceComponent(spec, wrapped, lambda batch, generator: examples(spec, batch, generator, 1.0))

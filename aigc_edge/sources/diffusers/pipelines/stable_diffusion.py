@@ -53,7 +53,7 @@ def stable_diffusion(folder: Folder, options: SourceOptions) -> Layout:
     return Layout(
         sample_shape=shape,
         output_shape=(vae.colours, height * vae.factor, width * vae.factor),
-        parts=[
+        components=[
             encoder.part,
             part(folder, TextUnet, shape, encoder.conditions, embedded, sizes),
             vae.part(height, width, sizes=sizes),

@@ -74,7 +74,7 @@ def stable_diffusion_xl(folder: Folder, options: SourceOptions) -> Layout:
     return Layout(
         sample_shape=shape,
         output_shape=(vae.colours, *size),
-        parts=[first.part, second.part, denoiser, vae.part(height, width, statistics=True, sizes=sizes)],
+        components=[first.part, second.part, denoiser, vae.part(height, width, statistics=True, sizes=sizes)],
         scheduler=scheduler,
         steps=FEW[0] if few else 50,
         guidance_scale=5.0 if embedded or not few else 1.0,

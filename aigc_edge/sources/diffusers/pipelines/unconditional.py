@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aigc_edge.bundle.sizes import Size, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Part, SourceOptions
+from aigc_edge.sources.base import SourceComponent, SourceOptions
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, image_sizes, latent_size
 from aigc_edge.sources.diffusers.loading import load
@@ -67,7 +67,7 @@ def unconditional(folder: Folder, options: SourceOptions) -> Layout:
     return Layout(
         sample_shape=shape,
         output_shape=shape,
-        parts=[_denoiser(folder, shape, classes, sizes)],
+        components=[_denoiser(folder, shape, classes, sizes)],
         scheduler=scheduler,
         steps=_STEPS[folder.kind],
         num_classes=classes,
@@ -78,7 +78,7 @@ def unconditional(folder: Folder, options: SourceOptions) -> Layout:
     )
 
 
-def _denoiser(folder: Folder, shape: tuple[int, int, int], classes: int, sizes: Sequence[Size]) -> Part:
+def _denoiser(folder: Folder, shape: tuple[int, int, int], classes: int, sizes: Sequence[Size]) -> SourceComponent:
     tensor = (BATCH, shape[0], *sides(sizes or [shape[1:]]))
     inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
     if classes:
@@ -91,4 +91,4 @@ def _denoiser(folder: Folder, shape: tuple[int, int, int], classes: int, sizes: 
         return tuple(values)
 
     spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
-    return Part(spec, lambda: Unconditional(load(folder, "unet", UNET)), example, sizes)
+    return SourceComponent(spec, lambda: Unconditional(load(folder, "unet", UNET)), example, sizes)
