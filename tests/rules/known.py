@@ -17,7 +17,6 @@ PRIVATE_WORDS: set[str] = {
     "found",
     "given",
     "made",
-    "proof",
     "told",
     "way",
 }
