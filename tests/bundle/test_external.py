@@ -130,7 +130,7 @@ def test_large_weights_of_an_onnx_source_are_read_as_they_are_used(path: Path, t
     assert before != source.identity("decoder")
     weight[2, 77] = np.nan
     (store / "blob").write_bytes(bytes(64) + weight.tobytes())
-    with pytest.raises(AigcEdgeError, match=r"the weight 'large' of net\.onnx holds NaN"):
+    with pytest.raises(AigcEdgeError, match=r"the weight 'large' of net\.onnx contains NaN"):
         open_source(str(place / "net.onnx"), SourceOptions(role="decoder"))
 
 
