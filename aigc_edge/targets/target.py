@@ -23,8 +23,8 @@ class Target:
     compiled for, and `sm`, the CUDA compute capability times ten (`engines.formats.formats_of`). Memory is in GB, bandwidth in
     GB/s, `tops` dense T(FL)OP/s by arithmetic, all as stated by the manufacturer; `figures` names the board and the source.
 
-    For the engine "tensorrt", `flavour` is the TensorRT that supports it: "tensorrt_rtx" builds a plan anywhere, "tensorrt" on the
-    device itself only; `least` and `most` are the first version that supports it and the newest one tested (None: unknown),
+    For the engine "tensorrt", `flavour` is the TensorRT that supports it: "tensorrt_rtx" builds a plan anywhere, "tensorrt" only
+    on the device itself; `least` and `most` are the first version that supports it and the newest one tested (None: unknown),
     `without` the build options that the device does not take, with the reason.
     """
 
