@@ -30,18 +30,18 @@ class Bundle(Files):
 
         Raises BundleError that says what is missing, cut off, changed, malformed or too new.
         """
-        place = existing(path)
-        with explained(place), Storage(place) as storage:
+        file = existing(path)
+        with explained(file), Storage(file) as storage:
             text, digest = storage.read(MANIFEST), storage.read(DIGEST)
         if digest[:64].decode("ascii", "replace") != hashlib.sha256(text).hexdigest():
-            raise BundleError(f"{place}: {MANIFEST} does not match {DIGEST}, it was cut off or changed: {AGAIN}")
-        bundle = Bundle.of(place, text)
+            raise BundleError(f"{file}: {MANIFEST} does not match {DIGEST}, it was cut off or changed: {AGAIN}")
+        bundle = Bundle.of(file, text)
         bundle.check(hashes=verify)
         return bundle
 
     @staticmethod
     def of(path: Path, text: bytes | str, *, validated: bool = False) -> Bundle:
-        """The bundle at `path` with this manifest, whose files nobody has checked; see `Manifest.parse`."""
+        """The bundle at `path` with this manifest, with unchecked files; see `Manifest.parse`."""
         try:
             return Bundle(path, Manifest.parse(text, validated=validated))
         except BundleError as error:
@@ -89,8 +89,8 @@ class Bundle(Files):
         """Write the bundle again, or to `out`, with another `manifest`, further `files`, and without those to `remove`.
 
         A packed bundle stays packed; `folder` is where `extract` has put its files, if it has. The exchange is atomic. Raises
-        BundleError for files that do not match their hashes, and AigcEdgeError where the bundle cannot be written; then it is as
-        it was.
+        BundleError for files that do not match their hashes, and AigcEdgeError if the bundle cannot be written; it is then
+        unchanged.
         """
         require_version(self.path, self.manifest)
         kept = [name for name in self.manifest.files if name not in remove and name not in (files or {})]
@@ -103,11 +103,11 @@ class Bundle(Files):
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
-    """The path of a bundle; raises BundleError where there is nothing."""
-    place = Path(path)
-    if not place.exists():
-        raise BundleError(f"there is no bundle at {place}: give the folder or file that `aigc-edge compile` wrote")
-    return place
+    """The path of a bundle; raises BundleError if nothing exists there."""
+    file = Path(path)
+    if not file.exists():
+        raise BundleError(f"there is no bundle at {file}: give the folder or file that `aigc-edge compile` wrote")
+    return file
 
 
 def require_version(path: Path, manifest: Manifest) -> None:

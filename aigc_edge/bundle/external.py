@@ -1,7 +1,7 @@
-"""Weights that lie in a file of their own beside an ONNX file.
+"""External weights of an ONNX model, in a separate file beside it.
 
-onnx refuses such files when they are links. Here they may be: finished steps of a compilation are linked into its folder, and the
-caches of model hubs are full of symbolic links.
+Unlike in the onnx package, such files may be links: finished stages of a compilation are linked into its workspace, and model
+hub caches use symbolic links.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from aigc_edge.errors import AigcEdgeError
 
-# Bytes of weights that are written so. A protobuf message ends at 2 GB, and long before that its copies are what a compilation
-# takes: one that is read, parsed and written is there three times, weights apart are mapped.
+# Models with more bytes of weights than this use external data. A protobuf message is limited to 2 GB, and reading, parsing and
+# writing one keeps three copies in memory, while external weights are memory-mapped.
 ABOVE = 2**28
 
 
@@ -31,7 +31,7 @@ class ExternalData:
 
     @staticmethod
     def of(tensor: Any) -> ExternalData | None:
-        """That of an onnx.TensorProto; None: it holds its bytes itself."""
+        """The external data of an onnx.TensorProto; None if it stores its bytes itself."""
         if not tensor.external_data:
             return None
         entries = {pair.key: pair.value for pair in tensor.external_data}
@@ -39,34 +39,34 @@ class ExternalData:
         return ExternalData(entries.get("location", ""), int(entries.get("offset", 0)), None if length is None else int(length))
 
 
-def check_places(tensors: Iterable[Any], model: Path) -> None:
+def check_locations(tensors: Iterable[Any], model: Path) -> None:
     """Raise AigcEdgeError unless the weights of `tensors` lie beside the file `model`, and whole."""
-    for place in filter(None, map(ExternalData.of, tensors)):
-        file = model.parent / place.location
-        if not place.location or Path(place.location).is_absolute() or ".." in Path(place.location).parts:
-            raise AigcEdgeError(f"the weights of {model.name} lie outside its folder ({place.location!r}): export it again")
+    for data in filter(None, map(ExternalData.of, tensors)):
+        file = model.parent / data.location
+        if not data.location or Path(data.location).is_absolute() or ".." in Path(data.location).parts:
+            raise AigcEdgeError(f"the weights of {model.name} lie outside its folder ({data.location!r}): export it again")
         if not file.is_file():
-            raise AigcEdgeError(f"{place.location}, weights of {model.name}, is missing: copy it beside the ONNX file")
-        wanted, there = place.offset + (place.length or 0), file.stat().st_size
-        if there < wanted:
+            raise AigcEdgeError(f"{data.location}, weights of {model.name}, is missing: copy it beside the ONNX file")
+        needed, size = data.offset + (data.length or 0), file.stat().st_size
+        if size < needed:
             raise AigcEdgeError(
-                f"{place.location}, weights of {model.name}, was cut off: it has {there} of {wanted} bytes or more, copy it again"
+                f"{data.location}, weights of {model.name}, was cut off: it has {size} of {needed} bytes or more, copy it again"
             )
 
 
 def read_weights(tensors: Iterable[Any], model: Path) -> None:
-    """Put the bytes that lie beside the file `model` into `tensors`. Raises what `check_places` does."""
+    """Put the bytes that lie beside the file `model` into `tensors`. Raises what `check_locations` does."""
     tensors = [tensor for tensor in tensors if ExternalData.of(tensor)]
-    check_places(tensors, model)
+    check_locations(tensors, model)
     streams: dict[str, IO[bytes]] = {}
     try:
         for tensor in tensors:
-            place = ExternalData.of(tensor)
-            assert place is not None
-            if place.location not in streams:
-                streams[place.location] = (model.parent / place.location).open("rb")
-            streams[place.location].seek(place.offset)
-            tensor.raw_data = streams[place.location].read(-1 if place.length is None else place.length)
+            data = ExternalData.of(tensor)
+            assert data is not None
+            if data.location not in streams:
+                streams[data.location] = (model.parent / data.location).open("rb")
+            streams[data.location].seek(data.offset)
+            tensor.raw_data = streams[data.location].read(-1 if data.length is None else data.length)
             del tensor.external_data[:]
             tensor.ClearField("data_location")
     except OSError as error:
@@ -78,6 +78,6 @@ def read_weights(tensors: Iterable[Any], model: Path) -> None:
 
 def mapped(tensor: Any, model: Path, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """The values of an onnx.TensorProto whose bytes lie beside the file `model`: read from there as they are used."""
-    place, shape = ExternalData.of(tensor), tuple(tensor.dims)
-    assert place is not None
-    return np.memmap(model.parent / place.location, dtype, "r", place.offset, shape) if all(shape) else np.zeros(shape, dtype)
+    data, shape = ExternalData.of(tensor), tuple(tensor.dims)
+    assert data is not None
+    return np.memmap(model.parent / data.location, dtype, "r", data.offset, shape) if all(shape) else np.zeros(shape, dtype)

@@ -29,7 +29,7 @@ class FileEntry(NamedTuple):
 
 
 class TokenizerEntry(NamedTuple):
-    """How a prompt becomes the tokens of an encoder: the tokenizer's file, the number of tokens, the id that fills up."""
+    """How a prompt becomes the tokens of an encoder: the tokenizer's file, the number of tokens, the padding token."""
 
     tokenizer: str
     length: int
@@ -77,13 +77,13 @@ class ProgramTable(Mapping[str, Program]):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a bundle says of itself.
+    """The contents of a bundle's manifest.
 
     Shapes are [C, H, W] (or any) without the batch; with several `sizes`, of which the first is the default, their sides may be
     "H", "W" or a fraction of them until `at` makes them numbers. `num_classes` is 0 when unconditional. `output_range` is that of
     the decoded float32 images. `schedule` holds the settings of the noise schedule (`diffusion.build`), None for one evaluation.
-    `quality` maps a format to its figures, `examples` the kind of a condition and its name to a file. `extra` keeps members that
-    this version does not know.
+    `quality` maps a format to its figures, `examples` the kind of a condition and its name to a file. `extra` keeps unknown
+    members.
     """
 
     sample_shape: tuple[Dim, ...] = ()
@@ -119,7 +119,7 @@ class Manifest:
 
     @property
     def decoder(self) -> Component | None:
-        """The network that makes images of samples, or samples of noise where there are no rows."""
+        """The network that turns samples into images, or noise into samples if programs have no rows."""
         return self.components.get(DECODER)
 
     @property

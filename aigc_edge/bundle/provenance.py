@@ -1,4 +1,4 @@
-"""What a bundle says of where it came from: tools and their versions, data and licence, the moment."""
+"""The provenance of a bundle: tools and their versions, data and licence, time of creation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "tensorrt-rtx-cu
 
 
 def tools() -> dict[str, str]:
-    """Name → version of what takes part in a compilation and is installed here."""
-    found = {"aigc-edge": aigc_edge.__version__}
+    """Versions of the installed packages that take part in a compilation, by name."""
+    versions = {"aigc-edge": aigc_edge.__version__}
     for name in TOOLS:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def of_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a run's weights came from, from its config.json; of a data folder only its name is told, not its place."""
+    """Where a run's weights came from, from its config.json; of a data folder only the name is recorded, not the path."""
     data, train = config["data"], config["train"]
     return {
         "data": Path(data["source"]).name,

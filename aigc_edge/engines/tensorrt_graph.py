@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.bundle.external import check_places
+from aigc_edge.bundle.external import check_locations
 from aigc_edge.errors import AigcEdgeError
 
 Shapes = Mapping[str, Sequence[Sequence[int]]]  # input → its min, opt and max shape
@@ -55,7 +55,7 @@ def check_model(path: Path, shapes: Shapes | None = None) -> list[RequestedLayer
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # DecodeError has no public base
         raise AigcEdgeError(f"{path.name} is not a valid ONNX file, most likely it is truncated: {_AGAIN}") from error
-    check_places(_tensors(model.graph), path)
+    check_locations(_tensors(model.graph), path)
     nodes = list(_nodes(model.graph))
     _check_operators(path, model, nodes)
     try:

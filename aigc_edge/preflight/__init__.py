@@ -1,1 +1,1 @@
-"""Preflight: sizes, memory, time and what will not work, predicted from shapes, before anything is exported or built."""
+"""Preflight: predict sizes, memory, time and unsupported formats from shapes, before anything is exported or built."""

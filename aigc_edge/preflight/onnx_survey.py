@@ -1,4 +1,4 @@
-"""Surveys an ONNX graph: the weights of its products, and the activations that live at the same time."""
+"""Survey an ONNX graph: its weights as matrices, and the peak memory of its live activations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from aigc_edge.preflight.survey import Survey, Weight
 if TYPE_CHECKING:
     import onnx
 
-_MOVES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")  # share the memory of their input
+_VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")  # share the memory of their input
 
 
 def survey(component: str, model: onnx.ModelProto) -> Survey:
-    """The survey of a graph whose only dynamic size is the batch, for one sample."""
+    """The survey, for one sample, of a graph whose only dynamic size is the batch."""
     from aigc_edge.compress.graphs.graph import at_default_size
     from aigc_edge.compress.graphs.weights import weights_of
 
@@ -39,16 +39,16 @@ def _product(node: onnx.NodeProto, known: dict[str, tuple[int, list[int]]], elem
 
 
 def _peak(model: onnx.ModelProto, elements: dict[str, int], constants: dict[str, int]) -> int:
-    """Bytes of float32 activations that live at once when nodes run in order and tensors go after their last reader."""
-    last = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
-    now, peak, held = 0, 0, dict[str, int]()
+    """Peak bytes of live float32 activations when nodes run in order and tensors are freed after their last use."""
+    last_use = {name: index for index, node in enumerate(model.graph.node) for name in node.input}
+    now, peak, live = 0, 0, dict[str, int]()
     for index, node in enumerate(model.graph.node):
-        moves = node.op_type in _MOVES
+        is_view = node.op_type in _VIEWS
         for name in node.output:
-            held[name] = 0 if moves else 4 * elements.get(name, 0)
-            now += held[name]
+            live[name] = 0 if is_view else 4 * elements.get(name, 0)
+            now += live[name]
         peak = max(peak, now)
         for name in {*node.input, *node.output}:
-            if name in held and last.get(name, -1) <= index and name not in constants:
-                now -= held.pop(name)
+            if name in live and last_use.get(name, -1) <= index and name not in constants:
+                now -= live.pop(name)
     return peak

@@ -1,4 +1,4 @@
-"""The plan of a compilation: what each format and target would give, and what will not work, without building anything."""
+"""Predict a compilation for each format and target, including what is unsupported, without building anything."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from aigc_edge.targets import Target
 if TYPE_CHECKING:
     from aigc_edge.compress.format import Format
 
-ROOM = 0.8  # of a device's memory, for networks
-MAIN = ("denoiser", "decoder")  # what a format is for; the other components take its companion
+ROOM = 0.8  # share of a device's memory available for networks
+MAIN = ("denoiser", "decoder")  # stored in the format itself; the other components use its companion
 
 
 def survey_source(source: Source) -> list[Survey]:
     """Surveys of all networks of the source, one in memory at a time."""
     from aigc_edge.preflight import onnx_survey, torch_survey
 
-    found = []
+    surveys = []
     for part in source.components():
         if isinstance(part, OnnxComponent):
-            found.append(onnx_survey.survey(part.spec.name, part.model()))
+            surveys.append(onnx_survey.survey(part.spec.name, part.model()))
         else:
-            found.append(torch_survey.survey(part))
-    return found
+            surveys.append(torch_survey.survey(part))
+    return surveys
 
 
 def plan(
@@ -44,29 +44,29 @@ def plan(
     guidance_scale: float | None = None,
     batch: int = 1,
 ) -> dict[str, Any]:
-    """What compiling `source` would give, as JSON; the request may hold formats that a target does not run.
+    """Predict the result of compiling `source`, as JSON; also for formats that a target does not run.
 
     A target that is the CPU of this machine is measured first, with the request's threads.
 
     "networks" (parameters, multiply-adds), "formats" (bytes of every network and of the bundle's networks, peak memory of a
-    process that samples a batch), "targets" (for each format the least seconds an image, what they are spent on and notes, or
-    why it does not run), "figures" (what the times of each target are made of), "compile" (peak memory). Raises AigcEdgeError
-    for an unknown solver and sources that cannot be opened.
+    process that samples a batch), "targets" (for each format a lower bound of the seconds per image, what limits it and notes,
+    or why it does not run), "figures" (the rates that the times of each target are computed from), "compile" (peak memory).
+    Raises AigcEdgeError for an unknown solver and sources that cannot be opened.
     """
     devices, chosen = [_with_figures(device, request.threads) for device in request.targets], list(request.formats.values())
     program = source.programs(solver, steps, guidance_scale)[0]
     surveys, files = survey_source(source), all(isinstance(part, OnnxComponent) for part in source.components())
     main = next(name for name in MAIN if any(survey.component == name for survey in surveys))
     sizes = {format.name: _sizes(surveys, format, main) for format in chosen}
-    # Guidance that is an input of the network takes one evaluation a row, whatever the scale.
+    # Guidance that is an input of the network needs one evaluation per row at every scale.
     embedded = any(tensor.role == "guidance" for part in source.components() for tensor in part.spec.inputs)
     halves = 1 if embedded or all(weight == 1 for weight in program.weights) else 2
     count = program.nfe if embedded else program.sample_evaluations
     evaluations = {survey.component: 1 for survey in surveys} | ({"denoiser": count} if program.rows else {})
-    # How often a network runs for a batch and on how many samples: both halves of guidance at once, so weights are read once.
+    # Number of runs per batch, and samples per run: guidance evaluates both halves in one run, so weights are read once.
     calls = {survey.component: (1, float(batch)) for survey in surveys}
     calls |= {"denoiser": (program.nfe, batch * count / program.nfe)} if program.rows else {}
-    schedule = sum(map(predict.schedule_bytes, surveys))  # of a bundle with fp32; without, as small as the rest
+    schedule = sum(map(predict.schedule_bytes, surveys))  # of a bundle with fp32; otherwise the schedule is compressed too
     networks = sum(sum(sizes[f.name].values()) + _graphs(f, devices) * sizes[f.name][main] for f in chosen)
     weights = sum(predict.FLOAT * survey.parameters for survey in surveys) if source.model_config() else 0
     return {
@@ -100,18 +100,18 @@ def _with_figures(device: Target, threads: int) -> Target:
 
 
 def _graphs(format: Format, devices: Sequence[Target]) -> int:
-    """How many further graphs of the main network the engines of the targets want."""
+    """The number of extra graphs of the main network for engines of the targets."""
     engines = next((f.metadata.get("choices") or () for f in dataclasses.fields(format) if f.name == "engine"), ())
     kinds = {target.kind for target in devices}
     return ("openvino" in engines and "cpu" in kinds) + ("tensorrt" in engines and "gpu" in kinds)
 
 
 def _formats(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, Format]:
-    """What each component is stored in."""
+    """The format in which each component is stored."""
     from aigc_edge.compress.format import parse
 
-    beside = format if format.companion is None else parse(format.companion)
-    return {survey.component: format if survey.component == main else beside for survey in surveys}
+    companion = format if format.companion is None else parse(format.companion)
+    return {survey.component: format if survey.component == main else companion for survey in surveys}
 
 
 def _sizes(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, int]:
@@ -129,8 +129,8 @@ def _on(
 ) -> dict[str, Any]:
     if not runs_on(type(format), target):
         return {"why_not": f"{target.name} runs {', '.join(formats_of(target))}"}
-    found = {limit_of(target, format.asked, weight.operator) for survey in surveys for weight in survey.weights}
-    limits = [limit for limit in found if limit is not None]
+    limits_of_weights = {limit_of(target, format.asked, weight.operator) for survey in surveys for weight in survey.weights}
+    limits = [limit for limit in limits_of_weights if limit is not None]
     impossible = [limit for limit in limits if limit.runs is None]
     if impossible:
         return {"why_not": impossible[0].why}
@@ -144,5 +144,7 @@ def _on(
     notes = [f"{limit.operator} runs in {limit.runs}: {limit.why}" for limit in limits]
     total = sum(predict.file_bytes(survey, formats[survey.component]) for survey in surveys)
     if target.memory_gb is not None and total > ROOM * 1e9 * target.memory_gb:
-        notes.append(f"networks of {total / 1e9:.1f} GB leave no room for anything else in {target.memory_gb:g} GB")
+        notes.append(
+            f"networks of {total / 1e9:.1f} GB leave too little of the device's {target.memory_gb:g} GB for anything else"
+        )
     return {"seconds": seconds, "networks": parts, "notes": notes}

@@ -1,4 +1,4 @@
-"""From surveys to figures: file sizes, memory and the least time of an evaluation, by format and target."""
+"""Predict file sizes, memory and a lower bound of the evaluation time from surveys, by format and target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FLOAT = 4  # bytes
 # A node with its names, attributes and the shape of its result in an ONNX file; the exporter makes about as many as torch calls.
 NODE_BYTES = 270
-# What a process takes that samples: Python, NumPy, the native core and onnxruntime; and each session beside its weights.
+# Memory of a sampling process: Python, NumPy, the native core and onnxruntime; and of each session without its weights.
 PROCESS_BYTES, SESSION_BYTES = 78e6, 25e6
 # What a network takes when it is opened, by byte of its file or, where few bits are stored, of its floats, and by whether it is
 # of convolutions, whose weights are prepacked: fitted to networks of 36 to 90 M parameters. Small ones keep that; larger ones are
@@ -31,7 +31,7 @@ ARENA = 1.6  # rounds the activations' peak up
 
 
 class Compiling(NamedTuple):
-    """What a compilation takes: for itself, by byte of weights inside the ONNX file, and by byte of weights beside it."""
+    """Memory of a compilation: a constant, per byte of weights inside the ONNX file, and per byte of external weights."""
 
     process: float
     inside: float
@@ -44,12 +44,12 @@ OF_MODULES, OF_FILES, COMPILE_ACTIVATIONS = Compiling(0.7e9, 5.5, 3.1), Compilin
 
 
 def schedule_bytes(survey: Survey) -> int:
-    """Bytes of what leaves the network as its schedule, in float32."""
+    """Bytes of the float32 weights that move from the network into its schedule."""
     return sum(FLOAT * weight.elements for weight in survey.weights if weight.timestep_only)
 
 
 def file_bytes(survey: Survey, format: Format) -> int:
-    """Bytes of the component's ONNX file in the format, without its schedule, when no layer goes back to float."""
+    """Bytes of the component's ONNX file in the format, without its schedule, if no layer falls back to float."""
     ends = _ends(survey)
     stored = sum(
         min(format.weight_bytes(w.outputs, w.inputs, w.operator == "Gather" or id(w) in ends), FLOAT * w.elements)
@@ -66,9 +66,9 @@ def _ends(survey: Survey) -> set[int]:
 
 
 def evaluation(survey: Survey, format: Format, target: Target, batch: float = 1) -> tuple[float | None, str | None]:
-    """Least seconds of one evaluation of `batch` samples on the target, the roofline: all is moved once, or all is multiplied.
+    """A lower bound (roofline) of the seconds for one evaluation of `batch` samples on the target.
 
-    None where the target's figures are not known; else with what the time is spent on, "bandwidth" or "arithmetic".
+    Returns the time and its limit, "bandwidth" or "arithmetic"; None if the target's figures are unknown.
     """
     if not target.bandwidth_gbs:
         return None, None

@@ -1,4 +1,4 @@
-"""What the processor of this machine can do, measured: the figures that a target of any processor cannot state."""
+"""Measure the CPU of this machine: rates that the generic CPU targets cannot state."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from aigc_edge.hardware import total_memory
 from aigc_edge.targets import Target
 
 SIDE = 1024  # of the square matrices: 2 G operations a product, and 4 MB that stay in a cache
-READ = 2**26  # bytes that each thread reads, as weights are read: no cache holds them
-SECONDS = 0.4  # that each rate is looked for: other work on the machine must not set it
+READ = 2**26  # bytes that each thread reads; too large for any cache, like the weights of a network
+SECONDS = 0.4  # measuring time per rate, long enough that other load does not decide it
 
 
 def measured(target: Target, threads: int) -> Target:
     """`target`, a CPU, with the rates, memory and bandwidth that `threads` threads reach here; takes about a second.
 
-    The rates are onnxruntime's own for products of matrices, the fastest that was seen: what a network hardly exceeds.
+    The rates are the best of repeated onnxruntime matrix multiplications, an upper bound for most networks.
     """
     rng = np.random.default_rng(0)
     floats = rng.standard_normal((SIDE, SIDE), dtype=np.float32)

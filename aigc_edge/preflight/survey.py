@@ -1,4 +1,4 @@
-"""What a network is made of, in numbers: its weights as matrices, its multiply-adds, and the memory its activations take."""
+"""The survey of a network: its weights as matrices, its multiply-adds, and the memory of its activations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Weight:
     """One weight as the matrix [outputs, inputs] of the product that it is used in; `macs` for one sample."""
 
     name: str
-    operator: str  # as ONNX calls it: Conv, ConvTranspose, Gemm, Gather
+    operator: str  # the ONNX operator: Conv, ConvTranspose, Gemm or Gather
     outputs: int
     inputs: int
     macs: int
-    timestep_only: bool = False  # its product follows from the timestep alone: it leaves the network with the schedule
+    timestep_only: bool = False  # depends on the timestep alone: it moves into the schedule
 
     @property
     def elements(self) -> int:

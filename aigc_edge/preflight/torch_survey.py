@@ -1,4 +1,4 @@
-"""Surveys a torch module without computing: one pass of shapes, on torch's meta device."""
+"""Survey a torch module by a forward pass of shapes on the meta device, without computing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from aigc_edge.sources.base import SourceComponent
 
 _CONVOLUTIONS = {nn.Conv1d: "Conv", nn.Conv2d: "Conv", nn.Conv3d: "Conv"}
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_BATCH = 2  # per sample figures are halves; a batch of one is a special case in some modules
+_BATCH = 2  # per-sample figures are halves; some modules treat a batch of one specially
 
 
 def survey(part: SourceComponent) -> Survey:
-    """The survey of a part. Its module is loaded and then gives its memory back; raises AigcEdgeError where it cannot run."""
+    """The survey of a component, whose module is loaded, then released; raises AigcEdgeError if it cannot run on meta tensors."""
     inputs = [tensor.to("meta") for tensor in part.example(_BATCH, torch.Generator().manual_seed(0))]
     used: list[Weight] = []
     meta = _shapes_of(part.module)
@@ -43,7 +43,7 @@ def survey(part: SourceComponent) -> Survey:
     except Exception as error:  # whatever the module does that shapes alone cannot answer
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AigcEdgeError(
-            f"{part.spec.name} decides by values what it computes ({reason}): it can be compiled, not surveyed"
+            f"{part.spec.name} has control flow that depends on values ({reason}): it can be compiled, but not surveyed"
         ) from error
     products = max(counter.get_total_flops() // (2 * _BATCH) - sum(weight.macs for weight in counted), 0)
     inside = {weight.name: weight.elements for weight in counted}
@@ -53,17 +53,17 @@ def survey(part: SourceComponent) -> Survey:
 
 
 def _timestep_only(meta: nn.Module, inputs: Sequence[Tensor], roles: Sequence[str]) -> set[str]:
-    """Names of the modules whose results follow from the timestep alone: no gradient leads from them to anything else."""
+    """Names of the modules whose outputs depend on the timestep alone, found by the absence of a gradient to other inputs."""
     if "timestep" not in roles:
         return set()
-    found: set[str] = set()
+    names: set[str] = set()
 
     def hook_of(name: str) -> Any:
-        def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             if isinstance(module, nn.Embedding):
                 return output.detach().requires_grad_()  # of a class, which is an integer and has no gradient
             if isinstance(output, Tensor) and not output.requires_grad:
-                found.add(name)
+                names.add(name)
             return None
 
         return hook
@@ -74,11 +74,11 @@ def _timestep_only(meta: nn.Module, inputs: Sequence[Tensor], roles: Sequence[st
         meta(*free)
     for handle in handles:
         handle.remove()
-    return found
+    return names
 
 
 def _shapes_of(module: nn.Module) -> nn.Module:
-    """A copy of the module whose tensors are shapes alone; the module itself stays as it is."""
+    """A copy of the module on the meta device; the module itself is unchanged."""
     memo: dict[int, Any] = {}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
@@ -89,9 +89,9 @@ def _shapes_of(module: nn.Module) -> nn.Module:
 
 def _recorder(name: str, used: list[Weight]) -> Any:
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        found = _weight(name, module, output)
-        if found is not None:
-            used.append(found)
+        weight = _weight(name, module, output)
+        if weight is not None:
+            used.append(weight)
 
     return hook
 
@@ -109,8 +109,8 @@ def _weight(name: str, module: nn.Module, output: Any) -> Weight | None:
             inputs = module.weight[0].numel()
             return Weight(name, operator, module.out_channels, inputs, each * inputs)
     if isinstance(module, _TRANSPOSED):
-        places = math.prod(module.kernel_size)
-        outputs = module.out_channels // module.groups * places
+        taps = math.prod(module.kernel_size)
+        outputs = module.out_channels // module.groups * taps
         taken = each // module.out_channels * module.in_channels // math.prod(module.stride)
         return Weight(name, "ConvTranspose", outputs, module.in_channels, taken * outputs)
     return None

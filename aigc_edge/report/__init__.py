@@ -1,1 +1,1 @@
-"""What a bundle holds, as text for a terminal and as one HTML page."""
+"""The contents of a bundle, as text for a terminal and as an HTML page."""

@@ -1,4 +1,4 @@
-"""The pictures of the report: a bar a layer, the error of each row, and how ranges move along the trajectory."""
+"""Charts of the report: one bar per layer, the error of each row, and the ranges along the trajectory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FLOATS = ("fp32", "fp16", "bf16")
 MOST_LAYERS, MOST_RANGES = 400, 120
 
 
-def layers(found: Sequence[LayerFacts]) -> str:
-    """Every layer in order of execution: its error alone, logarithmic, in the colour of its format, and its bytes."""
-    shown = list(found)[:MOST_LAYERS]
+def layers(facts: Sequence[LayerFacts]) -> str:
+    """Every layer in order of execution: the error of quantising it alone (log scale, coloured by format), and its bytes."""
+    shown = list(facts)[:MOST_LAYERS]
     errors = [layer.error for layer in shown if layer.error and math.isfinite(layer.error)]
     low, high = (math.floor(math.log10(min(errors))), math.ceil(math.log10(max(errors)))) if errors else (-4, 0)
     high = max(high, low + 1)
@@ -46,10 +46,10 @@ def layers(found: Sequence[LayerFacts]) -> str:
     return picture(WIDTH, height, "error and bytes of every layer", *parts)
 
 
-def rows(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The relative L2 error of the network's output in each row of the program, a line for each format."""
-    values = [row["relative_l2"] for line in found.values() for row in line]
-    count = max(len(line) for line in found.values())
+def rows(errors: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The relative L2 error of the network's output in each row of the program, one line per format."""
+    values = [row["relative_l2"] for line in errors.values() for row in line]
+    count = max(len(line) for line in errors.values())
     across, up = Scale(0, max(count - 1, 1), 60, 700), Scale(0, max(values) or 1, 210, 24)
     parts = []
     for tick in up.ticks(5):
@@ -57,7 +57,7 @@ def rows(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         parts.append(label(54, up(tick) + 4, tick_text(tick), "tick", "end"))
     for tick in Scale(0, max(count - 1, 1), 0, 1).ticks(10):
         parts.append(label(across(tick), 230, tick_text(tick), "tick", "middle"))
-    for index, (name, line) in enumerate(found.items()):
+    for index, (name, line) in enumerate(errors.items()):
         points = [f"{across(i):.1f},{up(row['relative_l2']):.1f}" for i, row in enumerate(line)]
         colour = f"var(--p{3 - index % 4})"
         style = f"fill: none; stroke: {colour}; stroke-width: 2.5"
@@ -68,9 +68,9 @@ def rows(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     return picture(WIDTH, 252, "error of the network in each row", *parts)
 
 
-def ranges(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """How much of its whole range each tensor uses in each row: what is light early and dark late wastes its steps early."""
-    shown = dict(list(found.items())[:MOST_RANGES])
+def ranges(tensors: Mapping[str, Mapping[str, Any]]) -> str:
+    """The share of its calibrated range that each tensor uses in each row; light cells waste quantisation levels."""
+    shown = dict(list(tensors.items())[:MOST_RANGES])
     columns = sorted({int(row) for tensor in shown.values() for row in tensor["rows"]})
     cell = min(28.0, (WIDTH - NAMES - 20) / max(len(columns), 1))
     top, height = 24, 24 + ROW * len(shown) + 8
@@ -79,14 +79,14 @@ def ranges(found: Mapping[str, Mapping[str, Any]]) -> str:
         y = float(top + index * ROW)
         parts.append(label(NAMES - 8, y + 11, _short(name), "label", "end"))
         whole = max(abs(tensor["low"]), abs(tensor["high"])) or 1.0
-        for place, row in enumerate(columns):
+        for column, row in enumerate(columns):
             ends = tensor["rows"].get(str(row))
             if ends is None:
                 continue
             share = min(max(abs(ends[0]), abs(ends[1])) / whole, 1.0)
             style = f"fill: var(--ours); fill-opacity: {0.06 + 0.94 * share:.3f}"
             title = element("title", f"row {row}: {ends[0]:.3g} … {ends[1]:.3g} of {tensor['low']:.3g} … {tensor['high']:.3g}")
-            parts.append(element("rect", title, x=NAMES + place * cell, y=y, width=cell - 1.5, height=ROW - 2.0, style=style))
+            parts.append(element("rect", title, x=NAMES + column * cell, y=y, width=cell - 1.5, height=ROW - 2.0, style=style))
     return picture(WIDTH, height, "ranges along the trajectory", *parts)
 
 

@@ -1,4 +1,4 @@
-"""What a bundle knows of its formats, layer by layer, in the form that the report shows."""
+"""The layer-by-layer facts about a bundle's formats that the report shows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.report.summary import verified
 
-PLANS = "tensorrt"  # the graph of a format that plans are built from, where it has one of its own
+PLANS = "tensorrt"  # the graph of a format that plans are built from, if it has a separate one
 
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """One layer of one network: the format it is in, the relative L2 error of the final sample when it alone is in that format,
-    its bytes and multiply-adds, and for each GPU target the type that the build log shows."""
+    """One layer of one network in its format.
+
+    `error` is the relative L2 error of the final sample when this layer alone is in that format, `runs` the type that the build
+    log shows, by GPU target.
+    """
 
     name: str
     format: str
@@ -43,7 +46,7 @@ class FormatFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """A bundle's manifest and what its quality card says of each format."""
+    """A bundle's manifest and the contents of its quality card for each format."""
 
     manifest: Manifest
     formats: tuple[FormatFacts, ...]
@@ -52,26 +55,26 @@ class Facts:
 def read(bundle: str | os.PathLike[str]) -> Facts:
     """The facts of the bundle at `bundle`, a folder or one file.
 
-    Raises BundleError for a damaged bundle, AigcEdgeError for one without formats that were made by compression.
+    Raises BundleError for a damaged bundle, AigcEdgeError for one without quantised formats.
     """
     opened = verified(bundle)
     path, manifest = opened.path, opened.manifest
     if "quality.json" not in manifest.files:
         raise AigcEdgeError(f"{path} has no quality card: compile it again")
     card = json.loads(opened.read("quality.json"))
-    found = []
+    formats = []
     for format, quality in card.items():
         reports = quality.get("compression") or {}
         for stem, report in reports.items():
             component, _, rest = stem.partition(".")
             engine = rest.partition(".")[2]
-            other = engine != PLANS and any(name.endswith(f".{PLANS}") for name in reports)  # plans are built from that one
+            other = engine != PLANS and any(name.endswith(f".{PLANS}") for name in reports)  # plans are built from another graph
             runs = {} if other else _runs(opened, component, format)
             layers = tuple(_layer(name, node, runs) for name, node in report.get("nodes", {}).items())
-            found.append(FormatFacts(format, component, engine, report, layers, quality))
-    if not found:
-        raise AigcEdgeError(f"{path} has no format that was made by compression: add one with aigc-edge quantise")
-    return Facts(manifest, tuple(found))
+            formats.append(FormatFacts(format, component, engine, report, layers, quality))
+    if not formats:
+        raise AigcEdgeError(f"{path} has no quantised format: add one with aigc-edge quantise")
+    return Facts(manifest, tuple(formats))
 
 
 def _layer(name: str, node: Mapping[str, Any], runs: Mapping[str, Mapping[str, str]]) -> LayerFacts:
@@ -81,17 +84,19 @@ def _layer(name: str, node: Mapping[str, Any], runs: Mapping[str, Mapping[str, s
 
 
 def _runs(bundle: Bundle, component: str, format: str) -> dict[str, dict[str, str]]:
-    """Target → name of an ONNX node → the type that its kernel takes, from the reports beside the plans."""
-    found: dict[str, dict[str, str]] = {}
+    """The input type of each ONNX node's kernel by target and node name, from the build reports of the plans."""
+    by_target: dict[str, dict[str, str]] = {}
     network = bundle.manifest.components.get(component)
     for plan in network.engines if network else ():
         if plan.format != format or plan.report not in bundle.manifest.files:
             continue
         table = json.loads(bundle.read(plan.report))["precision"].get("table", [])
-        found[plan.target] = {node_of(name): row["precision"] for row in table for name in (row["name"], *row.get("nodes", ()))}
-    return found
+        by_target[plan.target] = {
+            node_of(name): row["precision"] for row in table for name in (row["name"], *row.get("nodes", ()))
+        }
+    return by_target
 
 
 def node_of(layer: str) -> str:
-    """What the ONNX node gives that a layer of a plan is named after: TensorRT adds "_myl" and numbers, the exporter "node_"."""
+    """The output of the ONNX node that names a plan's layer: TensorRT appends "_myl…", the exporter prepends "node_"."""
     return layer.partition("_myl")[0].removeprefix("node_")

@@ -1,4 +1,4 @@
-"""Puts the facts of a bundle's formats on one page."""
+"""The HTML report on a bundle's formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ esc = html.escape
 
 
 def write(bundle: str | os.PathLike[str], file: str | os.PathLike[str]) -> None:
-    """Write the report of `bundle` as one HTML file; raises AigcEdgeError where the bundle has nothing to show."""
+    """Write the report of `bundle` as one HTML file; raises AigcEdgeError if the bundle has nothing to show."""
     text = build(read(bundle))
     with atomic_file(file) as part:
         part.write_text(text, encoding="utf-8")
@@ -29,10 +29,10 @@ def build(facts: Facts) -> str:
     program = facts.manifest.default_program
     head = (
         f"<h1>{esc(title)}</h1><p class='soft'>Measured against fp32 from the same noise, with the program {esc(program)}. Bars "
-        "in colour are layers in the format, grey ones stayed in, or went back to, floating point.</p>"
+        "in colour are layers in the format, grey ones stayed in, or fell back to, floating point.</p>"
     )
     lines = {_title(f): f.report["rows"] for f in facts.formats if len(f.report.get("rows") or ()) > 1}
-    steps = f'<h2>Where on the way it errs</h2><div class="panel">{charts.rows(lines)}</div>' if lines else ""
+    steps = f'<h2>Error along the trajectory</h2><div class="panel">{charts.rows(lines)}</div>' if lines else ""
     return page(title, head, steps, *(_section(f) for f in facts.formats))
 
 
@@ -46,7 +46,7 @@ def _section(facts: FormatFacts) -> str:
     parts = [f"<h2>{esc(_title(facts))}</h2>", f'<div class="cards">{_cards(facts)}</div>']
     if facts.layers:
         parts.append(f'<div class="panel"><h3>Layers</h3>{charts.layers(facts.layers)}</div>')
-        parts.append(f'<div class="panel"><h3>The layers that err most</h3>{_table(facts)}</div>')
+        parts.append(f'<div class="panel"><h3>The most sensitive layers</h3>{_table(facts)}</div>')
     if report.get("ranges") and len(report.get("rows") or ()) > 1:
         parts.append(f'<div class="panel"><h3>Ranges along the trajectory</h3>{charts.ranges(report["ranges"])}</div>')
     return "\n".join(parts)
@@ -55,8 +55,8 @@ def _section(facts: FormatFacts) -> str:
 def _cards(facts: FormatFacts) -> str:
     report, out = facts.report, []
     psnr = report.get("psnr")
-    asked = report.get("budget_psnr")
-    note = "final samples of the calibration's held-out noise" + (f"; {asked:g} dB asked for" if asked else "")
+    target = report.get("budget_psnr")
+    note = "final samples of the calibration's held-out noise" + (f"; target {target:g} dB" if target else "")
     if report.get("rows"):
         out.append(card("PSNR to fp32", "equal" if psnr is None else f"{psnr:.1f} dB", note))
     share = report["bytes"] / max(report["source_bytes"], 1)
@@ -64,8 +64,14 @@ def _cards(facts: FormatFacts) -> str:
     if facts.layers:
         inside = sum(layer.macs for layer in facts.layers if layer.format not in charts.FLOATS)
         total = sum(layer.macs for layer in facts.layers) or 1
-        kept = sum(layer.format in charts.FLOATS for layer in facts.layers)
-        out.append(card("multiply-adds in it", f"{inside / total:.1%}", f"{kept} of {len(facts.layers)} layers in floats"))
+        floats = sum(layer.format in charts.FLOATS for layer in facts.layers)
+        out.append(
+            card(
+                "multiply-adds in the format",
+                f"{inside / total:.1%}",
+                f"{floats} of {len(facts.layers)} layers in floating point",
+            )
+        )
     if report.get("estimators"):
         tried = ", ".join(f"{name} {'–' if value is None else f'{value:.1f} dB'}" for name, value in report["estimators"].items())
         out.append(card("ranges by", esc(str(report.get("estimator"))), esc(tried)))

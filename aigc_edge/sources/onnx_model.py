@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.bundle.external import ExternalData, check_places, mapped, read_weights
+from aigc_edge.bundle.external import ExternalData, check_locations, mapped, read_weights
 from aigc_edge.bundle.sizes import METADATA, Size, named
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role
 from aigc_edge.compress.graphs.graph import outline
@@ -89,7 +89,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
 
 def _read_small(model: onnx.ModelProto, path: Path) -> None:
     """Load external data except large float weights; small constants may determine shapes."""
-    check_places(model.graph.initializer, path)
+    check_locations(model.graph.initializer, path)
     large = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and math.prod(t.dims) > SMALL]
     names = {tensor.name for tensor in large}
     read_weights([tensor for tensor in model.graph.initializer if tensor.name not in names], path)

@@ -27,17 +27,17 @@ GROUP = "aigc_edge.targets"
 @functools.cache
 def all_targets() -> dict[str, Target]:
     """Every target by name, those of other distributions last."""
-    found = {target.name: target for target in _targets_in(Path(__file__).parent)}
+    by_name = {target.name: target for target in _targets_in(Path(__file__).parent)}
     for point, resource in extensions(GROUP):
         try:
             added = list(_targets_in(resource))
         except (AigcEdgeError, AttributeError, OSError, ValueError, TypeError) as error:
-            skip(point, f"is no target ({error})")
+            skip(point, f"is not a target ({error})")
             continue
         for target in added:
-            if found.setdefault(target.name, target) is not target:
-                skip(point, f"has a target of a name that is taken, {target.name!r}")
-    return found
+            if by_name.setdefault(target.name, target) is not target:
+                skip(point, f"has a target whose name is already taken, {target.name!r}")
+    return by_name
 
 
 def _targets_in(resource: Any) -> Iterator[Target]:
@@ -55,7 +55,7 @@ def _targets_in(resource: Any) -> Iterator[Target]:
 
 
 def get(name: str) -> Target:
-    """The target called `name`; raises AigcEdgeError that lists the names there are."""
+    """The target called `name`; raises AigcEdgeError that lists the known names."""
     try:
         return all_targets()[name]
     except KeyError:
@@ -64,12 +64,12 @@ def get(name: str) -> Target:
 
 def expand(names: Iterable[str]) -> list[Target]:
     """The targets called `names`, groups replaced by their members, each once, in the order given."""
-    found: dict[str, Target] = {}
+    expanded: dict[str, Target] = {}
     for name in names:
         target = get(name)
         for member in map(get, target.members) if target.kind == "group" else (target,):
-            found.setdefault(member.name, member)
-    return list(found.values())
+            expanded.setdefault(member.name, member)
+    return list(expanded.values())
 
 
 def of_sm(sm: int) -> list[str]:
@@ -78,7 +78,7 @@ def of_sm(sm: int) -> list[str]:
 
 
 def of_gpu(name: str, sm: int) -> Target | None:
-    """The target called `name` where it has that capability, else the first that has it: what limits it is the same."""
+    """The target called `name` where it has that capability, else the first that has it, as their limits are the same."""
     named = all_targets().get(name)
     if named is not None and named.sm == sm:
         return named
@@ -86,13 +86,13 @@ def of_gpu(name: str, sm: int) -> Target | None:
 
 
 def detect(machine: str, gpu: str | None = None, sm: int | None = None, memory_gb: float = 0.0) -> list[str]:
-    """Names of the targets that a machine is: its CPU (`machine` as the kernel calls it) and its GPU by name, sm and memory.
+    """Names of the targets that match a machine: its CPU (`machine` as in `uname -m`) and its GPU by name, sm and memory.
 
-    Devices of one capability are told apart by their names, then by the nearest memory. A GPU that no target is for is left out.
+    Devices of one capability are distinguished by name, then by the nearest memory. A GPU without a target is omitted.
     """
-    found = {"x86_64": ["x86-cpu"], "amd64": ["x86-cpu"], "aarch64": ["arm-cpu"], "arm64": ["arm-cpu"]}.get(machine.lower(), [])
+    cpus = {"x86_64": ["x86-cpu"], "amd64": ["x86-cpu"], "aarch64": ["arm-cpu"], "arm64": ["arm-cpu"]}.get(machine.lower(), [])
     like = [all_targets()[name] for name in of_sm(sm)] if sm is not None else []
     words = f" {(gpu or '').lower()} "
     named = [t for t in like if re.search(rf" {t.name.replace('-', ' ')}(\d\d)?\b", words)]
     nearest = sorted(named or like, key=lambda t: abs((t.memory_gb or 0.0) - memory_gb))
-    return found + [t.name for t in nearest[:1]]
+    return cpus + [t.name for t in nearest[:1]]

@@ -1,4 +1,4 @@
-"""What decides the clocks and the power of a target, and has to be recorded with every figure that is measured there."""
+"""Clock and power settings of a target, to be recorded with every measurement on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aigc_edge.errors import AigcEdgeError
 
 @dataclass(frozen=True)
 class Clocks:
-    """`record`: commands and files that tell the state; `fix`: commands that hold the clocks (most need root); `modes`: the power
+    """`record`: commands and files that show the state; `fix`: commands that lock the clocks (most need root); `modes`: the power
     modes by name; `power`: where power is read, hwmon rails as "chip: rail, rail"."""
 
     record: tuple[str, ...] = ()
@@ -20,7 +20,7 @@ class Clocks:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Clocks:
-        """Parse them; raises AigcEdgeError for a field that there is not."""
+        """Parse the JSON members; raises AigcEdgeError for an unknown one."""
         unknown = sorted(set(value) - set(Clocks.__dataclass_fields__))
         if unknown:
             raise AigcEdgeError(f"clocks have no {', '.join(unknown)}: they have {', '.join(Clocks.__dataclass_fields__)}")

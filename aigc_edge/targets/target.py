@@ -19,12 +19,13 @@ RATES = ("fp32", "fp16", "bf16", "int8", "fp8", "fp4")
 class Target:
     """One device that bundles are compiled for, or a group of them, which has `members` and nothing else.
 
-    Only facts of the device are stated; the formats that it runs follow from `engine`, the name of the engine that bundles are
+    Only facts about the device are stated; the formats that it runs follow from `engine`, the name of the engine that bundles are
     compiled for, and `sm`, the CUDA compute capability times ten (`engines.formats.formats_of`). Memory is in GB, bandwidth in
-    GB/s, `tops` dense T(FL)OP/s by arithmetic, all as the maker states them; `figures` names the board and the source. For the
-    engine "tensorrt", `flavour` is the TensorRT that serves it: "tensorrt_rtx" builds a plan anywhere, "tensorrt" on the device
-    itself only; `least` and `most` are the first version that does and the newest that was tried (None: unknown), `without` the
-    build options that the device does not take, with the reason.
+    GB/s, `tops` dense T(FL)OP/s by arithmetic, all as stated by the manufacturer; `figures` names the board and the source.
+
+    For the engine "tensorrt", `flavour` is the TensorRT that supports it: "tensorrt_rtx" builds a plan anywhere, "tensorrt" only
+    on the device itself; `least` and `most` are the first version that supports it and the newest one tested (None: unknown),
+    `without` the build options that the device does not take, with the reason.
     """
 
     name: str

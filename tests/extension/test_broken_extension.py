@@ -71,7 +71,7 @@ def test_what_is_of_another_kind_is_left_out(broken: Any, run: Run, tiny_bundle:
     assert done.returncode == 0, done.stderr
     said = " ".join(warnings_of(done))
     assert "is not a subclass of Format" in said
-    assert "(aigc_edge.targets) of the distribution broken-toy is no target" in said
+    assert "(aigc_edge.targets) of the distribution broken-toy is not a target" in said
     done = run(site, "sample", str(tiny_bundle), "--engine", "auto", "--steps", "1", "-n", "1", "-o", "one.png")
     assert done.returncode == 0, done.stderr
     assert "is not a subclass of Engine" in done.stderr
@@ -95,4 +95,4 @@ def test_a_broken_command_leaves_the_others(broken: Any, run: Run) -> None:
 def test_a_malformed_target_names_its_distribution(broken: Any, run: Run) -> None:
     done = run(broken("thing = {'name': 'x', 'title': 'X', 'kind': 'cpu'}"), "targets", "--json")
     assert done.returncode == 0
-    assert "broken-toy is no target (target 'x' is malformed: a device names its engine" in done.stderr
+    assert "broken-toy is not a target (target 'x' is malformed: a device names its engine" in done.stderr

@@ -52,7 +52,7 @@ def test_the_page_is_whole_and_tells_the_figures():
     checker = _Balanced()
     checker.feed(text)
     assert checker.open == []
-    figures = ["33.2 dB", "30 dB asked for", "0.25 of fp32", "98.6%", "mse 33.0 dB, minmax –", "head&lt;&gt;", "99.0%"]
+    figures = ["33.2 dB", "target 30 dB", "0.25 of fp32", "98.6%", "mse 33.0 dB, minmax –", "head&lt;&gt;", "99.0%"]
     for told in [*figures, "runs on rtx-30 in"]:
         assert told in text, told
     assert "mine &amp; yours" in text
