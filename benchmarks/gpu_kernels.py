@@ -100,12 +100,11 @@ def bandwidth(bench: Bench) -> list[dict[str, Any]]:
             shape = (1, 1, elements // 1024, 1024)
             execution = Execution(program, TorchArrays(bench.normal(1)), shape, dtype=str(dtype).removeprefix("torch."))
             execution.start(bench.normal(*shape))
-            arguments = list(execution._steps[5])
-            arguments[1] = bench.normal(1, 1, elements, dtype=dtype)
+            output = bench.normal(1, 1, elements, dtype=dtype)
             total = elements * (16 + 2 * size)  # slots read and written, output read, input written
             source = torch.empty(total // 2, dtype=torch.uint8, device=bench.device).random_()
             target = torch.empty_like(source)
-            calls: dict[str, Call] = {"aigc-edge": lambda a=arguments: ops.solver_step(*a)}  # type: ignore[misc]
+            calls: dict[str, Call] = {"aigc-edge": lambda rows=execution._rows, output=output: rows.run(5, output)}  # type: ignore[misc]
             calls["copy"] = lambda s=source, t=target: t.copy_(s)  # type: ignore[misc]
             timed = bench.timed(calls, bench.rounds(40), repeats=1 if bench.quick else 5)
             median = {name: own["device"]["median"] for name, own in timed.items()}

@@ -81,8 +81,8 @@ def test_given_noise_latents_images_and_masks(tiny_bundle: Path, device: str, rn
 
 
 def test_counts_above_one_batch_and_few_kept_loops(tiny_bundle: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_loop, "LARGEST", 3)
-    monkeypatch.setattr(device_loop, "KEPT", 2)
+    monkeypatch.setattr(device_loop, "MAX_BATCH", 3)
+    monkeypatch.setattr(device_loop, "CACHED_LOOPS", 2)
     with opened(tiny_bundle) as native, opened(tiny_bundle, device) as ours:
         close(ours.sample(7, seed=5, steps=3), native.sample(7, seed=5, steps=3))
         kept = ours._on_device._loops  # type: ignore[union-attr]

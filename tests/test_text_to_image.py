@@ -91,7 +91,7 @@ def on_torch() -> type[TorchTensors]:
 def test_the_loop_on_a_device_takes_conditions(
     text_to_image: Any, tmp_path: Path, on_torch: type[TorchTensors], monkeypatch: pytest.MonkeyPatch, guidance: bool
 ) -> None:
-    monkeypatch.setattr(device_loop, "LARGEST", 2)
+    monkeypatch.setattr(device_loop, "MAX_BATCH", 2)
     on_torch.toy = text_to_image(guidance=guidance)
     bundle = on_torch.toy.write(tmp_path / "toy.aigc")
     options = {"engine": "torch-toy", "format": None, "threads": 1, "verify": "none"}

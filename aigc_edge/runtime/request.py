@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-
 from aigc_edge.errors import AigcEdgeError
 
-if TYPE_CHECKING:
-    pass
+if TYPE_CHECKING:  # the command line is built from this module: NumPy is imported where it is used
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Integers = int | Sequence[int] | NDArray[np.integer[Any]]
 
 Prompt = str | Sequence[str]
-Integers = int | Sequence[int] | NDArray[np.integer[Any]]
 Output = Literal["uint8", "float32"]
 OUTPUTS = ("uint8", "float32")
 SEEDS = 2**64
