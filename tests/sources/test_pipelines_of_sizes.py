@@ -160,5 +160,5 @@ def test_what_a_folder_cannot_serve(folder: Path, tmp_path: Path) -> None:
         ):
             (other / name).mkdir(parents=True, exist_ok=True)
             (other / name / file).write_text(json.dumps(content))
-        with pytest.raises(AigcEdgeError, match=rf"several sizes were given for {kind}, but the places of its tokens"):
+        with pytest.raises(AigcEdgeError, match=rf"several sizes were given for {kind}, but its token positions"):
             open_source(str(other), OPTIONS)
