@@ -58,12 +58,12 @@ def test_inspect_says_what_the_manifest_says(cli: Any, own_bundle: Path) -> None
 
 
 def test_inspect_prints_a_program(cli: Any, own_bundle: Path) -> None:
-    from aigc_edge.diffusion import Program
+    from aigc_edge.diffusion import Program, format_table
 
     manifest = json.loads((own_bundle / "manifest.json").read_text(encoding="utf-8"))
     name = manifest["default_program"]
     table = cli.run("inspect", own_bundle.name, "--program", name).stdout
-    assert table == f"{Program.from_json(manifest['programs'][name])}\n"
+    assert table == f"{format_table(Program.from_json(manifest['programs'][name]))}\n"
     rows = cli.run("inspect", own_bundle.name, "--program", "default", "--json").stdout
     assert json.loads(rows) == manifest["programs"][name]
 
@@ -85,7 +85,7 @@ def test_a_gpu_that_is_not_there_is_refused(cli: Any, own_bundle: Path, command:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     engine = ("--engine", "torch") if command == "sample" else ()
-    cli.refuse(command, own_bundle.name, "--device", "cuda", *engine, says=("device='cuda' was asked for", "no GPU"))
+    cli.refuse(command, own_bundle.name, "--device", "cuda", *engine, says=("device='cuda' was requested", "no GPU"))
 
 
 def test_sample_takes_noise_rescale_and_a_negative_class(cli: Any, own_bundle: Path) -> None:

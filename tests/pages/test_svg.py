@@ -49,7 +49,7 @@ def test_text_is_escaped() -> None:
 
 def test_every_sample_is_drawn_or_counted(rng: np.random.Generator) -> None:
     slow = [*rng.uniform(1, 2, 60).tolist(), 90.0, 91.5]  # two far outliers
-    shown = charts.distributions([charts.Row("ours", True, slow), charts.Row("peer", False, [1.5] * 7)], "ms", "t")
+    shown = charts.distributions([charts.ChartRow("ours", True, slow), charts.ChartRow("peer", False, [1.5] * 7)], "ms", "t")
     tree = ElementTree.fromstring(shown)
     dots = [e for e in tree.iter("circle")]
     beyond = sum(int(n) for n in re.findall(r"\+(\d+) to", shown))
@@ -71,7 +71,7 @@ def test_a_ratio_is_drawn_right_of_one_when_it_is_above_one() -> None:
 
 def test_stacked_parts_follow_each_other_without_gap(rng: np.random.Generator) -> None:
     values = rng.uniform(0.1, 1, 4).tolist()
-    tree = ElementTree.fromstring(charts.stacked([charts.Row("x", True, values)], ["a", "b", "c", "d"], "s", "t"))
+    tree = ElementTree.fromstring(charts.stacked([charts.ChartRow("x", True, values)], ["a", "b", "c", "d"], "s", "t"))
     bars = [(float(e.get("x", "nan")), float(e.get("width", "nan"))) for e in tree.iter("rect") if e.get("height") == "20.00"]
     assert [wide / bars[0][1] for _, wide in bars] == pytest.approx([v / values[0] for v in values], rel=0.02)
     for (x, wide), (following, _) in itertools.pairwise(bars):
