@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -97,7 +98,10 @@ class _Pruning:
 
     def run(self) -> tuple[onnx.ModelProto, CompressionReport]:
         """The network with the largest share removed that holds the budget; raises BudgetError when none of those tried does."""
-        holds = lambda attempt: attempt.after >= self.format.psnr  # noqa: E731
+
+        def holds(attempt: _Attempt) -> bool:
+            return attempt.after >= self.format.psnr
+
         best = search(_shares(self.format.share), self._attempt, holds, self._missed).result
         model = stamped(best.model, self.format.name)
         return model, self._report(best, model)
@@ -112,7 +116,7 @@ class _Pruning:
             from aigc_edge.compress.trainable.finetune import FineTuneSettings, finetune  # imports torch, which takes seconds
 
             settings = FineTuneSettings(steps=format.steps, seconds=format.seconds, rate=format.rate)
-            report = lambda *done: self.progress("fine-tune", *done)  # noqa: E731
+            report = partial(self.progress, "fine-tune")
             tuned = finetune(model, self.distillation, settings, progress=report, threads=threads)
             after, steps = self._psnr(tuned.model), tuned.steps
             model = tuned.model if after > before else model
