@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 import aigc_edge
+from aigc_edge.bundle.component import Component as BundleComponent
 from aigc_edge.bundle.component import ConstantTable
-from aigc_edge.bundle.component import ModuleComponent as BundleComponent
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.bundle.storage import Files
 from aigc_edge.bundle.write import write_members

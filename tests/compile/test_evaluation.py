@@ -34,7 +34,7 @@ class Case:
             judge=None,
             default_program="euler-2",
             start=lambda stage: None,
-            tell=lambda *_: None,
+            advance=lambda *_: None,
             draft=lambda formats: formats[0],
             num_classes=0,
             prompts=(),

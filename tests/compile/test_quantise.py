@@ -53,7 +53,7 @@ def test_a_budget_that_cannot_be_met_leaves_the_bundle_as_it_was(bundle):
 @pytest.mark.parametrize(
     ("formats", "options", "words"),
     [
-        (["fp32"], {"overwrite": True}, "made from"),
+        (["fp32"], {"overwrite": True}, "converted from"),
         (["fp32"], {}, "already"),
         (["int3"], {}, "int3"),
         ([], {}, "at least one"),

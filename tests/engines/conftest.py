@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aigc_edge.bundle.component import ModuleComponent, Weights
+from aigc_edge.bundle.component import Component, Weights
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.bundle.storage import Files
 from aigc_edge.engines.base import EngineSource
@@ -40,7 +40,7 @@ class Network:
 
     def source(self, format: str = "fp32") -> EngineSource:
         files = {"fp32": {"file": "net.onnx"}, "broken": {"file": "broken.onnx"}, "gone": {"file": "gone.onnx"}}
-        component = ModuleComponent(SPEC, files, weights=Weights("net.safetensors", {}))
+        component = Component(SPEC, files, weights=Weights("net.safetensors", {}))
         return EngineSource(Files(self.folder), component, format, FAMILY)
 
     def inputs(self, batch: int, seed: int) -> dict[str, np.ndarray]:
