@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, TEXT_ENCODERS, Component
-from aigc_edge.bundle.parsing import Value, parse_json
+from aigc_edge.bundle.parsing import Value, is_safe, parse_json
 from aigc_edge.bundle.sizes import Dim, Size, at, listed, named
 from aigc_edge.bundle.spec import parse_shape
-from aigc_edge.bundle.validation import is_safe, validate
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError, ProgramError
 
@@ -224,6 +223,8 @@ class Manifest:
         """
         manifest = _parse(Value(value, "manifest"))
         if not validated:
+            from aigc_edge.bundle.validation import validate  # here: the native reader has validated what it opens
+
             validate(manifest)
         return manifest
 

@@ -52,11 +52,6 @@ def validate(manifest: Manifest) -> None:
     _check_programs(manifest)
 
 
-def is_safe(name: str) -> bool:
-    """Whether a relative name stays inside a bundle."""
-    return "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
-
-
 def _at_default_size(manifest: Manifest) -> Manifest:
     try:
         fixed = manifest.at()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from aigc_edge.bundle.manifest import FORMAT, VERSION, FileEntry, Manifest
+from aigc_edge.bundle.parsing import is_safe
 from aigc_edge.bundle.storage import CHUNK
-from aigc_edge.bundle.validation import is_safe
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_dir, atomic_file
 

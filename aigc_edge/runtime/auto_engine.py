@@ -19,7 +19,6 @@ from aigc_edge.engines.base import ENGINES, Engine, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import cache_folder, write_json
 
-AUTO = "auto"
 ROUNDS, SECONDS = 15, 2.0  # upper limits per engine: evaluations, and time
 
 

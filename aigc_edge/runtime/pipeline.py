@@ -23,7 +23,6 @@ from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physi
 from aigc_edge.engines.constants import Constants, schedule_source
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.runtime import device_loop
-from aigc_edge.runtime.auto_engine import AUTO, fastest
 from aigc_edge.runtime.conditions import Conditions, texts
 from aigc_edge.runtime.initial_state import initial_state
 from aigc_edge.runtime.programs import Programs
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 Watch = Callable[[str, int, Buffers, Buffers], None]
 Verify = Literal["used", "all", "none"]
+AUTO = "auto"
 _VERIFY: dict[str, int] = {"used": 0, "all": 1, "none": 2}
 
 
@@ -81,7 +81,11 @@ class Pipeline:
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)
         self.format = format or self.manifest.default_format
-        self.engine = fastest(self._bundle, self.format, self.threads) if engine == AUTO else engine
+        self.engine = engine
+        if engine == AUTO:
+            from aigc_edge.runtime.auto_engine import fastest  # imports what opening with a named engine does without
+
+            self.engine = fastest(self._bundle, self.format, self.threads)
         engine_class = require(self.engine)
         for name in self.manifest.components:
             if name in (DENOISER, DECODER):  # the other components are loaded by the first call that needs them
