@@ -55,12 +55,12 @@ class OnnxSource(Source):
             raise AigcEdgeError(f"{path.name} was given without --role: choose denoiser (evaluated each step) or decoder (once)")
         self._path, self._options, self.name, self.images = path, options, path.stem, options.data
         self.schedule = options.denoiser_schedule()
-        if self.schedule is not None:
-            resolve(self.schedule)  # raises for an invalid schedule
         model = checked_model(path)
         inputs, outputs = signature(model, path)
         if not any(tensor.sized for tensor in inputs.values()):
             options.refuse("an ONNX file of one size", "size")
+        if self.schedule is not None:
+            resolve(self.schedule)  # raises for an invalid schedule
         roles = roles_of(inputs, options.role, options.inputs, path)
         conditions = [name for name, role in roles.items() if role == "condition"]
         if conditions:
