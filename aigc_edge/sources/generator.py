@@ -10,7 +10,7 @@ from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
-from aigc_edge.sources.inputs import TIMES, denoiser_spec
+from aigc_edge.sources.inputs import denoiser_spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,7 +103,7 @@ class Generator(Source):
                 TensorSpec(name, "condition", "float32", (BATCH, *value.shape[1:])) for name, value in self.conditions.items()
             ]
             spec = denoiser_spec(self._following(self.sample_shape), conditions, classes=self.num_classes > 0)
-            parts.append(self._part(self._denoiser, spec, self._times()))
+            parts.append(self._part(self._denoiser, spec))
         if self._decoder is not None:
             inputs = [TensorSpec("sample", "sample", "float32", (BATCH, *self._following(self.sample_shape)))]
             if self.num_classes and self._denoiser is None:
@@ -124,13 +124,8 @@ class Generator(Source):
     def provenance(self) -> dict[str, Any]:
         return {"source": "a torch module", "licence": self._licence}
 
-    def _part(self, module: nn.Module, spec: ComponentSpec, times: tuple[float, float] = TIMES) -> SourceComponent:
-        return SourceComponent(spec, lambda: module, sizes=self.sizes, times=times, classes=self.num_classes)
-
-    def _times(self) -> tuple[float, float]:
-        """Smallest and largest timestep of the programs."""
-        times = [row.timestep for program in self.programs(None, None, None) for row in program.rows]
-        return min(times), max(times)
+    def _part(self, module: nn.Module, spec: ComponentSpec) -> SourceComponent:
+        return SourceComponent(spec, lambda: module, sizes=self.sizes, times=self.timesteps, classes=self.num_classes)
 
     def _decoded(self) -> tuple[int, ...]:
         import torch
