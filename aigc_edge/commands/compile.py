@@ -27,6 +27,7 @@ compilation is interrupted: the same command resumes from them.
   aigc-edge compile net.onnx --role denoiser --prediction v --schedule betas=scaled_linear -o net.aigc"""
 
 DEFAULT_FORMATS, DEFAULT_TARGETS = ("fp32", "int8"), ("x86-cpu",)
+PREDICTIONS = "epsilon, v, x0, flow, edm, consistency or denoised"
 FRECHET = 1.1  # the default budget where real images are known, as a multiple of the distance of fp32
 
 
@@ -76,13 +77,14 @@ def source_arguments(parser: Parser) -> None:
     group.add_argument(
         "--role", choices=("denoiser", "decoder"), help="role of an ONNX file or module: evaluated at each step, or once"
     )
-    group.add_argument("--prediction", metavar="NAME", help="what a denoiser predicts: epsilon, v, x0, flow or edm")
+    group.add_argument("--prediction", metavar="NAME", help=f"what a denoiser predicts: {PREDICTIONS}")
     group.add_argument(
         "--schedule",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
+        help="a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80, sigmas=80,24,5.8,0 …); may be "
+        "repeated",
     )
     group.add_argument(
         "--classes", type=values.whole(1, 1_000_000), metavar="N", help="number of classes of an ONNX file or module"
@@ -91,8 +93,15 @@ def source_arguments(parser: Parser) -> None:
         "--input",
         action="append",
         default=[],
-        metavar="NAME=ROLE",
-        help="the role of an ONNX file's input that its name and type do not reveal: sample, timestep or class; may be repeated",
+        metavar="NAME=VALUE",
+        help="an input of an ONNX file whose name and type do not reveal what it takes: a role (sample, timestep or class), a "
+        "number that it always has, or a .npy file with examples [k, ...] of a condition; may be repeated",
+    )
+    group.add_argument("--result", metavar="NAME", help="the output of an ONNX file or a module that is its result")
+    group.add_argument(
+        "--layout",
+        choices=("nchw", "nhwc"),
+        help="where images of an ONNX file or a module have their channels (default: as their shapes show, else nchw)",
     )
     group.add_argument(
         "--size",
@@ -157,13 +166,15 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
     return SourceOptions(
         role=arguments.role,
         prediction=arguments.prediction,
-        schedule=values.pairs(arguments.schedule, "--schedule"),
+        schedule=values.with_lists(values.pairs(arguments.schedule, "--schedule")),
         size=sizes[0],
         further_sizes=tuple(sizes[1:]),
         data=arguments.data,
         prompts=values.lines(arguments.prompts),
         classes=arguments.classes,
-        inputs=values.roles(arguments.input),
+        inputs=values.inputs(arguments.input),
+        result=arguments.result,
+        layout=arguments.layout,
     )
 
 

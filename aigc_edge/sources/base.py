@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aigc_edge.bundle.sizes import Size
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion.prediction import PREDICTIONS
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.registry import Registry
 from aigc_edge.sources.inputs import TIMES, random_inputs
@@ -129,7 +130,7 @@ class SourceOptions:
         if self.role == "denoiser":
             if self.prediction is None:
                 raise AigcEdgeError(
-                    "a denoiser was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)"
+                    f"a denoiser was given without --prediction: choose what it predicts ({', '.join(PREDICTIONS)})"
                 )
             return {"prediction": self.prediction, **self.schedule}
         if self.prediction or self.schedule:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aigc_edge.bundle.sizes import Dim, Size, listed, named, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program
-from aigc_edge.errors import AigcEdgeError, first_line
+from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
 from aigc_edge.sources.inputs import denoiser_spec
 
@@ -22,8 +23,10 @@ class Generator(Source):
     """Arbitrary torch modules as a source, for `compile_source` and as return value of `package:function`.
 
     Give a `denoiser`, evaluated at every step, a `decoder`, evaluated once, or both (the decoder then takes the denoised sample).
-    Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example input of the first network,
-    float32 [N, ...]; its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
+    Each takes and returns tensors whose first dimension is the batch; modules in float64 or half precision become float32. Where
+    a module returns a dict, tuple or dataclass of several tensors, `result` is the key or position of its result. Images may have
+    their channels last; `layout` "nhwc" says so where the shapes do not show it. `sample` is an example input of the first
+    network, float32 [N, ...]; its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
     timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index `num_classes` is the null
     class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
     the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller passes for each sample; `negative` are
@@ -54,6 +57,8 @@ class Generator(Source):
         output_range: tuple[float, float] = (-1.0, 1.0),
         sizes: Sequence[Size] = (),
         data: str | None = None,
+        layout: Literal["nchw", "nhwc"] | None = None,
+        result: str | None = None,
         name: str = "generator",
         licence: str | None = None,
     ) -> None:
@@ -71,18 +76,17 @@ class Generator(Source):
             raise AigcEdgeError(f"{len(class_names)} class names for {num_classes} classes: give one each, or none")
         self.name, self.schedule, self.num_classes = name, schedule, num_classes
         self.class_names, self.guidance_scale, self.output_range = tuple(class_names), guidance_scale, output_range
-        self._denoiser, self._decoder, self._programs = denoiser, decoder, list(programs)
-        self.conditions, self.negative = dict(conditions or {}), dict(negative or {})
+        self._programs = list(programs)
         self.images, self._licence = data, licence
+        self.conditions = {name: _floats(value, name) for name, value in (conditions or {}).items()}
+        self.negative = {name: _floats(value, name) for name, value in (negative or {}).items()}
         self._sample = _floats(sample, "sample")
-        for key, value in [*self.conditions.items(), *self.negative.items()]:
-            _floats(value, key)
         if self.negative and set(self.negative) != set(self.conditions):
             raise AigcEdgeError(
                 f"negative conditions {sorted(self.negative)} for conditions {sorted(self.conditions)}: give the same"
             )
+        self._denoiser, self._decoder, shape = self._plain(denoiser, decoder, layout, result)
         self.sample_shape = tuple(self._sample.shape[1:])
-        shape = self.sample_shape if decoder is None else self._decoded()
         if len(shape) != IMAGE:
             raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
         self.output_shape = (shape[0], shape[1], shape[2])
@@ -127,26 +131,46 @@ class Generator(Source):
     def _part(self, module: nn.Module, spec: ComponentSpec) -> SourceComponent:
         return SourceComponent(spec, lambda: module, sizes=self.sizes, times=self.timesteps, classes=self.num_classes)
 
-    def _decoded(self) -> tuple[int, ...]:
+    def _plain(
+        self, denoiser: nn.Module | None, decoder: nn.Module | None, layout: str | None, result: str | None
+    ) -> tuple[nn.Module | None, nn.Module | None, tuple[int, ...]]:
+        """Both networks as the runtime calls them, on the example once each, and the shape of what they return."""
         import torch
 
-        assert self._decoder is not None
-        labels = [torch.zeros(len(self._sample), dtype=torch.int64)] if self.num_classes and self._denoiser is None else []
-        try:
-            with torch.no_grad():
-                return tuple(self._decoder.eval()(self._sample, *labels).shape[1:])
-        except Exception as error:  # any exception of the module
-            what = f"the decoder does not accept a sample of shape {list(self._sample.shape)}"
-            raise AigcEdgeError(f"{what}: {first_line(error)}") from error
+        from aigc_edge.sources.plain_module import plain
+
+        one = self._sample[:1]
+        labels = [torch.zeros(1, dtype=torch.int64)] if self.num_classes else []
+        first_of = functools.partial(plain, layout=layout, result=result)
+        shape = tuple(one.shape[1:])
+        if denoiser is not None:
+            times = torch.tensor(self.timesteps()[-1:] or (0.0,))
+            denoiser, example, output = first_of(
+                "denoiser", denoiser, one, times, *labels, *(v[:1] for v in self.conditions.values())
+            )
+            if output.shape != example.shape:
+                raise AigcEdgeError(
+                    f"the denoiser takes {list(one.shape)} but returns {list(output.shape)}: a denoiser must preserve the shape"
+                )
+            self._sample, shape, labels = _like(self._sample, one, example), tuple(example.shape[1:]), []
+        if decoder is not None:
+            decoder, example, output = first_of("decoder", decoder, self._sample[:1], *labels)
+            self._sample, shape = _like(self._sample, self._sample[:1], example), tuple(output.shape[1:])
+        return denoiser, decoder, shape
+
+
+def _like(samples: Tensor, one: Tensor, example: Tensor) -> Tensor:
+    """The samples with their channels where those of `example` are, which is `one` of them."""
+    return samples if one.shape == example.shape else samples.permute(0, 3, 1, 2)
 
 
 def _floats(value: Tensor, name: str) -> Tensor:
     import torch
 
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32 or value.ndim < 2:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim < 2 or not len(value):
         description = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise AigcEdgeError(f"the example {name!r} is {description}: give a float32 tensor [N, ...]")
-    return value
+    return value.float()
 
 
 def _validate_sizes(sizes: Sequence[Size], sample: Sequence[int], output: tuple[int, int, int]) -> tuple[Size, ...]:

@@ -36,7 +36,9 @@ class ModuleSource(Source):
         except Exception as error:  # the user's own code
             raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {first_line(error)}") from error
         if isinstance(result, Source):
-            options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs")
+            options.refuse(
+                "a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "result", "layout"
+            )
             return result
         return _wrap(text, result, options)
 
@@ -81,4 +83,6 @@ def _wrap(text: str, result: Any, options: SourceOptions) -> Generator:
         sizes=sizes,
         name=text.partition(":")[0].rpartition(".")[2],
         data=options.data,
+        layout=options.layout,
+        result=options.result,
     )

@@ -54,7 +54,7 @@ class DiffusersSource(Source):
         from aigc_edge.sources.diffusers.layout import PIPELINES
         from aigc_edge.sources.diffusers.loading import require
 
-        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs")
+        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", "result", "layout")
         folder = Folder(Path(text))
         if folder.kind not in PIPELINES:
             raise AigcEdgeError(
@@ -63,7 +63,7 @@ class DiffusersSource(Source):
         require("diffusers")
         layout = PIPELINES[folder.kind](folder, options)
         for component in filter(folder.has, _NETWORKS):
-            folder.check_weights(component)
+            folder.weights(component)
         return cls(folder, layout, options.data)
 
     def components(self) -> list[SourceComponent]:

@@ -1,0 +1,94 @@
+"""Torch modules as the runtime calls networks: float32, one tensor returned, channels first."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aigc_edge.errors import AigcEdgeError, first_line
+
+NARROW, WIDE = (0, 3, 1, 2), (0, 2, 3, 1)  # to channels first, and to channels last
+COLOURS = (1, 2, 3, 4)  # channels of images and of most latents
+
+
+class PlainModule(nn.Module):
+    """A module whose result is picked by `path` (a key, an attribute or a position; None: it returns a tensor).
+
+    With `sample_last` it takes, and with `output_last` it returns images [N, H, W, C], which are [N, C, H, W] outside.
+    """
+
+    def __init__(self, module: nn.Module, path: str | int | None, sample_last: bool, output_last: bool) -> None:
+        super().__init__()
+        self.module, self.path, self.sample_last, self.output_last = module, path, sample_last, output_last
+
+    def forward(self, sample: Tensor, *inputs: Tensor) -> Tensor:
+        """The result for a sample, timesteps, classes and conditions."""
+        value = self.module(sample.permute(WIDE) if self.sample_last else sample, *inputs)
+        output: Tensor = value if self.path is None else _members(value)[self.path]
+        return output.permute(NARROW) if self.output_last else output
+
+
+def plain(
+    name: str, module: nn.Module, sample: Tensor, *inputs: Tensor, layout: str | None = None, result: str | None = None
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """The module `name` as the runtime calls it, and the example and its output, channels first; the module is evaluated once.
+
+    Raises AigcEdgeError where it does not take the example or returns no single tensor of floats.
+    """
+    weights: list[Tensor] = [*module.parameters()] or [*module.buffers()]
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in weights):
+        module = copy.deepcopy(module).float()
+    try:
+        with torch.no_grad():
+            value = module.eval()(sample, *inputs)
+    except Exception as error:  # any exception of the module
+        takes = " and ".join(str(list(tensor.shape)) for tensor in (sample, *inputs))
+        raise AigcEdgeError(f"the {name} does not accept a sample of shape {takes}: {first_line(error)}") from error
+    path, output = _picked(name, value, result)
+    sample_last, output_last = _channels_last(sample, output, layout)
+    if path is not None or sample_last or output_last:
+        module = PlainModule(module, path, sample_last, output_last).eval()
+    return module, sample.permute(NARROW) if sample_last else sample, output.permute(NARROW) if output_last else output
+
+
+def _members(value: Any) -> dict[str | int, Any]:
+    """What a module returns in a container, by key or position."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return dict(enumerate(value)) if isinstance(value, (tuple, list)) else {}
+
+
+def _picked(name: str, value: Any, result: str | None) -> tuple[str | int | None, Tensor]:
+    if isinstance(value, Tensor) and result is None:
+        path, output = None, value
+    else:
+        members = {str(key): (key, each) for key, each in _members(value).items() if isinstance(each, Tensor)}
+        wanted = result if result is not None else next(iter(members)) if len(members) == 1 else None
+        if wanted not in members:
+            has = f"the tensors {', '.join(members)}" if members else f"a {type(value).__name__}"
+            advice = "choose one with --result NAME" if members else "return a tensor [N, C, H, W]"
+            raise AigcEdgeError(f"the {name} returns {has}{'' if result is None else f', not {result!r}'}: {advice}")
+        path, output = members[str(wanted)]
+    if not output.is_floating_point() or output.ndim < 2:
+        raise AigcEdgeError(f"the {name} returns {output.dtype} {list(output.shape)}: it must return floats [N, ...]")
+    return path, output
+
+
+def _channels_last(sample: Tensor, output: Tensor, layout: str | None) -> tuple[bool, bool]:
+    """Whether sample and output are images [N, H, W, C]: as `layout` says, or as their shapes show."""
+    images = [tensor.ndim == 4 for tensor in (sample, output)]
+    if layout is not None:
+        return images[0] and layout == "nhwc", images[1] and layout == "nhwc"
+    shapes = [tensor.shape for tensor, image in zip((sample, output), images, strict=True) if image]
+    evident = any(shape[3] in COLOURS and not {*shape[1:3]} & {*COLOURS} for shape in shapes)
+    first, second = (
+        evident and image and tensor.shape[1] not in COLOURS for tensor, image in zip((sample, output), images, strict=True)
+    )
+    return first, second
