@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Compiled into every bundle with a known schedule, at these numbers of steps; the runtime builds others on request.
 SOLVERS = ("dpmpp_2m", "euler", "heun", "ddim", "euler_ancestral")
 STEPS = (10, 20)
+RESULT = ("result", "layout")  # options of sources whose networks may return several tensors, or images with the channels last
 
 
 class SourceComponent:
@@ -116,7 +117,7 @@ class SourceOptions:
     prompts: tuple[str, ...] = ()
     classes: int | None = None
     result: str | None = None  # the output of an ONNX file or module that is its result
-    layout: str | None = None  # "nchw" or "nhwc", of the images that an ONNX file or module takes and returns
+    layout: Literal["nchw", "nhwc"] | None = None  # "nchw" or "nhwc", of the images that an ONNX file or module takes and returns
     # By the name of an input of an ONNX file: its role, a number that it always has, or a .npy file with examples of a condition.
     inputs: Mapping[str, str] = field(default_factory=dict)
 

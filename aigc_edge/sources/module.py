@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.errors import AigcEdgeError, first_line
-from aigc_edge.sources.base import SOURCES, Source, SourceOptions
+from aigc_edge.sources.base import RESULT, SOURCES, Source, SourceOptions
 from aigc_edge.sources.generator import Generator
 
 _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -36,9 +36,7 @@ class ModuleSource(Source):
         except Exception as error:  # the user's own code
             raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {first_line(error)}") from error
         if isinstance(result, Source):
-            options.refuse(
-                "a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "result", "layout"
-            )
+            options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", *RESULT)
             return result
         return _wrap(text, result, options)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_edge.bundle.provenance import of_run
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import RESULT, SOURCES, Source, SourceComponent, SourceOptions
 
 if TYPE_CHECKING:
     from aigc_edge.data.image_set import ImageSet
@@ -45,7 +45,7 @@ class RunSource(Source):
     @classmethod
     def open(cls, text: str, options: SourceOptions) -> RunSource:
         options.refuse(
-            "a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "result", "layout", "data"
+            "a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", *RESULT, "data"
         )
         return cls(Path(text))
 

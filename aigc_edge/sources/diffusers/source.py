@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOLVERS, SOURCES, STEPS, Source, SourceComponent, SourceOptions, distinct
+from aigc_edge.sources.base import RESULT, SOLVERS, SOURCES, STEPS, Source, SourceComponent, SourceOptions, distinct
 from aigc_edge.sources.diffusers.folder import INDEX, Folder
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class DiffusersSource(Source):
         from aigc_edge.sources.diffusers.layout import PIPELINES
         from aigc_edge.sources.diffusers.loading import require
 
-        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", "result", "layout")
+        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", *RESULT)
         folder = Folder(Path(text))
         if folder.kind not in PIPELINES:
             raise AigcEdgeError(
