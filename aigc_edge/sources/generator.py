@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,6 +61,8 @@ class Generator(Source):
         name: str = "generator",
         licence: str | None = None,
     ) -> None:
+        import torch
+
         if denoiser is None and decoder is None:
             raise AigcEdgeError("a generator was given without networks: give a denoiser, a decoder, or both")
         if denoiser is not None and schedule is None and not programs:
@@ -85,8 +86,19 @@ class Generator(Source):
             raise AigcEdgeError(
                 f"negative conditions {sorted(self.negative)} for conditions {sorted(self.conditions)}: give the same"
             )
-        self._denoiser, self._decoder, shape = self._plain(denoiser, decoder, layout, result)
-        self.sample_shape = tuple(self._sample.shape[1:])
+        from aigc_edge.sources.plain_module import NARROW, channels_last, plain
+
+        self._denoiser, self._decoder, self._result, self._checked = denoiser, decoder, result, False
+        self._channels_last = channels_last(self._sample, self._sample, layout)[0]
+        shape: tuple[int, ...] | None = None
+        if decoder is not None:
+            labels = [torch.zeros(1, dtype=torch.int64)] if num_classes and denoiser is None else []
+            made = plain("decoder", decoder, self._sample[:1], *labels, layout=layout, result=result)
+            self._decoder, shape = made.module, tuple(made.output.shape[1:])
+            self._channels_last = made.sample_last
+        samples = self._sample.permute(NARROW) if self._channels_last else self._sample
+        self.sample_shape = tuple(samples.shape[1:])
+        shape = shape or self.sample_shape
         if len(shape) != IMAGE:
             raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
         self.output_shape = (shape[0], shape[1], shape[2])
@@ -101,6 +113,7 @@ class Generator(Source):
         raise AigcEdgeError(f"{text} is not a generator: create one in Python")
 
     def components(self) -> list[SourceComponent]:
+        self._check_denoiser()
         parts = []
         if self._denoiser is not None:
             conditions = [
@@ -131,37 +144,24 @@ class Generator(Source):
     def _part(self, module: nn.Module, spec: ComponentSpec) -> SourceComponent:
         return SourceComponent(spec, lambda: module, sizes=self.sizes, times=self.timesteps, classes=self.num_classes)
 
-    def _plain(
-        self, denoiser: nn.Module | None, decoder: nn.Module | None, layout: str | None, result: str | None
-    ) -> tuple[nn.Module | None, nn.Module | None, tuple[int, ...]]:
-        """Both networks as the runtime calls them, on the example once each, and the shape of what they return."""
+    def _check_denoiser(self) -> None:
+        """Evaluate the denoiser once on the example, to see that it can be called, and how its result is picked."""
         import torch
 
         from aigc_edge.sources.plain_module import plain
 
-        one = self._sample[:1]
+        if self._checked or self._denoiser is None:
+            return
+        one, times = self._sample[:1], torch.tensor(self.timesteps()[-1:] or (0.0,))
         labels = [torch.zeros(1, dtype=torch.int64)] if self.num_classes else []
-        first_of = functools.partial(plain, layout=layout, result=result)
-        shape = tuple(one.shape[1:])
-        if denoiser is not None:
-            times = torch.tensor(self.timesteps()[-1:] or (0.0,))
-            denoiser, example, output = first_of(
-                "denoiser", denoiser, one, times, *labels, *(v[:1] for v in self.conditions.values())
+        inputs = [times, *labels, *(value[:1] for value in self.conditions.values())]
+        layout: Literal["nchw", "nhwc"] = "nhwc" if self._channels_last else "nchw"
+        made = plain("denoiser", self._denoiser, one, *inputs, layout=layout, result=self._result)
+        if made.output.shape[1:] != self.sample_shape:
+            raise AigcEdgeError(
+                f"the denoiser takes {list(one.shape)} but returns {list(made.output.shape)}: it must preserve the shape"
             )
-            if output.shape != example.shape:
-                raise AigcEdgeError(
-                    f"the denoiser takes {list(one.shape)} but returns {list(output.shape)}: a denoiser must preserve the shape"
-                )
-            self._sample, shape, labels = _like(self._sample, one, example), tuple(example.shape[1:]), []
-        if decoder is not None:
-            decoder, example, output = first_of("decoder", decoder, self._sample[:1], *labels)
-            self._sample, shape = _like(self._sample, self._sample[:1], example), tuple(output.shape[1:])
-        return denoiser, decoder, shape
-
-
-def _like(samples: Tensor, one: Tensor, example: Tensor) -> Tensor:
-    """The samples with their channels where those of `example` are, which is `one` of them."""
-    return samples if one.shape == example.shape else samples.permute(0, 3, 1, 2)
+        self._denoiser, self._checked = made.module, True
 
 
 def _floats(value: Tensor, name: str) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,18 @@ class PlainModule(nn.Module):
         return output.permute(NARROW) if self.output_last else output
 
 
+class Plain(NamedTuple):
+    """A module as the runtime calls it, its output on the example, channels first, and whether the example has them last."""
+
+    module: nn.Module
+    output: Tensor
+    sample_last: bool
+
+
 def plain(
     name: str, module: nn.Module, sample: Tensor, *inputs: Tensor, layout: str | None = None, result: str | None = None
-) -> tuple[nn.Module, Tensor, Tensor]:
-    """The module `name` as the runtime calls it, and the example and its output, channels first; the module is evaluated once.
+) -> Plain:
+    """The module `name` as the runtime calls it; it is evaluated once, on the example `sample` and its other `inputs`.
 
     Raises AigcEdgeError where it does not take the example or returns no single tensor of floats.
     """
@@ -50,10 +58,10 @@ def plain(
         takes = " and ".join(str(list(tensor.shape)) for tensor in (sample, *inputs))
         raise AigcEdgeError(f"the {name} does not accept a sample of shape {takes}: {first_line(error)}") from error
     path, output = _picked(name, value, result)
-    sample_last, output_last = _channels_last(sample, output, layout)
+    sample_last, output_last = channels_last(sample, output, layout)
     if path is not None or sample_last or output_last:
         module = PlainModule(module, path, sample_last, output_last).eval()
-    return module, sample.permute(NARROW) if sample_last else sample, output.permute(NARROW) if output_last else output
+    return Plain(module, output.permute(NARROW) if output_last else output, sample_last)
 
 
 def _members(value: Any) -> dict[str | int, Any]:
@@ -66,8 +74,9 @@ def _members(value: Any) -> dict[str | int, Any]:
 
 
 def _picked(name: str, value: Any, result: str | None) -> tuple[str | int | None, Tensor]:
-    if isinstance(value, Tensor) and result is None:
-        path, output = None, value
+    path: str | int | None = None
+    if isinstance(value, Tensor):
+        output = value
     else:
         members = {str(key): (key, each) for key, each in _members(value).items() if isinstance(each, Tensor)}
         wanted = result if result is not None else next(iter(members)) if len(members) == 1 else None
@@ -81,7 +90,7 @@ def _picked(name: str, value: Any, result: str | None) -> tuple[str | int | None
     return path, output
 
 
-def _channels_last(sample: Tensor, output: Tensor, layout: str | None) -> tuple[bool, bool]:
+def channels_last(sample: Tensor, output: Tensor, layout: str | None) -> tuple[bool, bool]:
     """Whether sample and output are images [N, H, W, C]: as `layout` says, or as their shapes show."""
     images = [tensor.ndim == 4 for tensor in (sample, output)]
     if layout is not None:
