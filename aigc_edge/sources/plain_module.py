@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -26,8 +27,19 @@ class PlainModule(nn.Module):
         super().__init__()
         self.module, self.path, self.sample_last, self.output_last = module, path, sample_last, output_last
 
-    def forward(self, sample: Tensor, *inputs: Tensor) -> Tensor:
-        """The result for a sample, timesteps, classes and conditions."""
+    # Not *inputs: torch.export needs a name for each.
+    def forward(
+        self,
+        sample: Tensor,
+        input_1: Tensor | None = None,
+        input_2: Tensor | None = None,
+        input_3: Tensor | None = None,
+        input_4: Tensor | None = None,
+        input_5: Tensor | None = None,
+        input_6: Tensor | None = None,
+    ) -> Tensor:
+        """The result for a sample and, where the module takes them, timesteps, classes and conditions."""
+        inputs = [each for each in (input_1, input_2, input_3, input_4, input_5, input_6) if each is not None]
         value = self.module(sample.permute(WIDE) if self.sample_last else sample, *inputs)
         output: Tensor = value if self.path is None else _members(value)[self.path]
         return output.permute(NARROW) if self.output_last else output
@@ -59,7 +71,8 @@ def plain(
         raise AigcEdgeError(f"the {name} does not accept a sample of shape {takes}: {first_line(error)}") from error
     path, output = _picked(name, value, result)
     sample_last, output_last = channels_last(sample, output, layout)
-    if path is not None or sample_last or output_last:
+    unnamed = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
+    if path is not None or sample_last or output_last or unnamed:
         module = PlainModule(module, path, sample_last, output_last).eval()
     return Plain(module, output.permute(NARROW) if output_last else output, sample_last)
 

@@ -93,7 +93,7 @@ def outside(folder: Path) -> None:
         (pickled, r"contains pickled weights \(diffusion_pytorch_model.bin\).*save_pretrained"),
         (lambda f: (f / WEIGHTS).unlink(), r"unet contains no safetensors"),
         (sharded_in_part, r"lacks some of its 2 weight files"),
-        (without_a_shard, r"lacks some of its \d weight files \(diffusion_pytorch_model-00002-of-0000\d.safetensors\)"),
+        (without_a_shard, r"lacks some of its \d+ weight files \(diffusion_pytorch_model-00002-of-\d+.safetensors\)"),
         (outside, r"unet/diffusion_pytorch_model.safetensors.index.json does not list files beside it"),
         (lambda f: change(f / "model_index.json", _class_name=["mine.py", "MyPipeline"]), r"is a MyPipeline, which cannot"),
         (lambda f: change(f / "model_index.json", _class_name=[]), r"does not name a pipeline"),
@@ -227,7 +227,7 @@ def test_a_chosen_solver_is_the_default_program(folder: Path) -> None:
 def test_a_network_is_checked_at_timesteps_of_its_schedule(folder: Path) -> None:
     (part,) = open_source(str(folder)).components()
     times = part.example(64, torch.Generator().manual_seed(0))[1]
-    rows = {row.timestep for program in open_source(str(folder)).programs("ddim", 10, None) for row in program.rows}
+    rows = {row.timestep for program in open_source(str(folder)).programs(None, None, None) for row in program.rows}
     assert set(times.tolist()) <= {float(np.float32(row)) for row in rows}
     change(folder / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"])
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "EDMEulerScheduler"}))

@@ -36,13 +36,10 @@ class Scaled(nn.Module):
         return self.wrap(sample * self.factor)
 
 
-def written(source: Generator, path: Path) -> Any:
-    """A function of NumPy arrays, as the first component of the source is exported."""
-    part = source.components()[0]
-    part.write(path)
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
+def network_of(source: Generator) -> Any:
+    """The first component of the source, as a function of NumPy arrays."""
+    module = source.components()[0].module
+    return lambda *arrays: module(*map(torch.as_tensor, arrays)).numpy()
 
 
 @pytest.mark.parametrize(
@@ -57,20 +54,20 @@ def written(source: Generator, path: Path) -> Any:
     ids=["dict", "tuple", "list", "dataclass", "ordered"],
 )
 @pytest.mark.parametrize("role", ["denoiser", "decoder"])
-def test_the_only_tensor_is_the_result(tmp_path: Path, rng: np.random.Generator, wrap: Any, role: str) -> None:
+def test_the_only_tensor_is_the_result(rng: np.random.Generator, wrap: Any, role: str) -> None:
     networks: dict[str, Any] = {role: Scaled(wrap)} | ({"schedule": SCHEDULE} if role == "denoiser" else {})
-    network = written(Generator(sample=torch.zeros(1, 3, 4, 4), **networks), tmp_path / "a.onnx")
+    network = network_of(Generator(sample=torch.zeros(1, 3, 4, 4), **networks))
     x = rng.standard_normal((3, 3, 4, 4), dtype=np.float32)
     times = [np.zeros(3, np.float32)] if role == "denoiser" else []
     np.testing.assert_array_equal(network(x, *times), 2 * x)
 
 
 @pytest.mark.parametrize(("result", "factor"), [("a", 2.0), ("b", -2.0)])
-def test_one_of_several_tensors_is_chosen(tmp_path: Path, rng: np.random.Generator, result: str, factor: float) -> None:
+def test_one_of_several_tensors_is_chosen(rng: np.random.Generator, result: str, factor: float) -> None:
     module = Scaled(lambda x: {"a": x, "b": -x})
     with pytest.raises(AigcEdgeError, match=r"the decoder returns the tensors a, b: choose one with --result NAME"):
         Generator(sample=torch.zeros(1, 3, 4, 4), decoder=module)
-    network = written(Generator(sample=torch.zeros(1, 3, 4, 4), decoder=module, result=result), tmp_path / "a.onnx")
+    network = network_of(Generator(sample=torch.zeros(1, 3, 4, 4), decoder=module, result=result))
     x = rng.standard_normal((2, 3, 4, 4), dtype=np.float32)
     np.testing.assert_array_equal(network(x), factor * x)
 
@@ -91,26 +88,37 @@ def test_what_is_no_result_is_refused_before_the_export(wrap: Any, sentence: str
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_other_precisions_become_float32(tmp_path: Path, rng: np.random.Generator, dtype: torch.dtype) -> None:
+def test_other_precisions_become_float32(rng: np.random.Generator, dtype: torch.dtype) -> None:
     module = Scaled(dtype=dtype)
     source = Generator(sample=torch.zeros(1, 3, 4, 4, dtype=dtype), decoder=module)
     x = rng.standard_normal((2, 3, 4, 4), dtype=np.float32)
-    np.testing.assert_array_equal(written(source, tmp_path / "a.onnx")(x), 2 * x)
+    np.testing.assert_array_equal(network_of(source)(x), 2 * x)
     assert module.factor.dtype == dtype, "the caller's module is unchanged"
 
 
-def test_channels_last_are_transposed(tmp_path: Path, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("wrap", [lambda x: {"image": x}, lambda x: x], ids=["dict", "variable arguments"])
+def test_the_module_is_exported(tmp_path: Path, rng: np.random.Generator, wrap: Any) -> None:
+    """Also one whose forward names none of its inputs."""
+    (part,) = Generator(sample=torch.zeros(1, 8, 16, 3), denoiser=Scaled(wrap), schedule=SCHEDULE).components()
+    part.write(tmp_path / "a.onnx")
+    session = InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+    x = rng.standard_normal((2, 3, 8, 16), dtype=np.float32)
+    feeds = {value.name: x if len(value.shape) == 4 else np.zeros(2, np.float32) for value in session.get_inputs()}
+    np.testing.assert_array_equal(session.run(None, feeds)[0], 2 * x)
+
+
+def test_channels_last_are_transposed(rng: np.random.Generator) -> None:
     source = Generator(sample=torch.zeros(1, 8, 16, 3), denoiser=Scaled(), schedule=SCHEDULE)
     assert source.sample_shape == source.output_shape == (3, 8, 16)
     x = rng.standard_normal((2, 3, 8, 16), dtype=np.float32)
-    np.testing.assert_array_equal(written(source, tmp_path / "a.onnx")(x, np.zeros(2, np.float32)), 2 * x)
+    np.testing.assert_array_equal(network_of(source)(x, np.zeros(2, np.float32)), 2 * x)
 
 
-def test_a_decoder_to_channels_last(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_a_decoder_to_channels_last(rng: np.random.Generator) -> None:
     source = Generator(sample=torch.zeros(1, 4, 8, 8), decoder=Scaled(lambda x: x[:, :3].permute(0, 2, 3, 1)))
     assert (source.sample_shape, source.output_shape) == ((4, 8, 8), (3, 8, 8))
     x = rng.standard_normal((2, 4, 8, 8), dtype=np.float32)
-    np.testing.assert_array_equal(written(source, tmp_path / "a.onnx")(x), 2 * x[:, :3])
+    np.testing.assert_array_equal(network_of(source)(x), 2 * x[:, :3])
 
 
 @pytest.mark.parametrize(
