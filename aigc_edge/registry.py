@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import pkgutil
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -56,6 +55,8 @@ class Registry(Generic[T]):
         if self._scanned:
             return
         self._scanned = True  # before the imports, which may look up names
+        import pkgutil
+
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
             importlib.import_module(f"{self._package}.{module.name}")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from aigc_edge.bundle.manifest import VERSION, Manifest
 from aigc_edge.bundle.sizes import Size
-from aigc_edge.bundle.storage import AGAIN, Files, Storage, explained
-from aigc_edge.bundle.write import DIGEST, MANIFEST, write_bundle, zip_folder
+from aigc_edge.bundle.storage import AGAIN, DIGEST, MANIFEST, Files, Storage, explained
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError
 
@@ -30,6 +27,8 @@ class Bundle(Files):
 
         Raises BundleError that says what is missing, cut off, changed, malformed or too new.
         """
+        import hashlib
+
         file = existing(path)
         with explained(file), Storage(file) as storage:
             text, digest = storage.read(MANIFEST), storage.read(DIGEST)
@@ -65,13 +64,15 @@ class Bundle(Files):
         """
         manifest = self.manifest
         chosen = default or manifest.default_program
-        return self.amend(replace(manifest, programs={**manifest.programs, **programs}, default_program=chosen))
+        return self.amend(manifest._replace(programs={**manifest.programs, **programs}, default_program=chosen))
 
     def pack(self, file: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Pack the bundle, a folder, into the one uncompressed zip `file`, atomically; the same bundle gives the same bytes.
 
         Raises BundleError for files that do not match their hashes, AigcEdgeError when `file` exists, unless `overwrite`.
         """
+        from aigc_edge.bundle.write import zip_folder
+
         if not self.verified:
             self.check(hashes=True)
         zip_folder(self.path, self.manifest.files, Path(file), overwrite=overwrite)
@@ -92,6 +93,8 @@ class Bundle(Files):
         BundleError for files that do not match their hashes, and AigcEdgeError if the bundle cannot be written; it is then
         unchanged.
         """
+        from aigc_edge.bundle.write import write_bundle  # here: bundles are opened more often than written
+
         require_version(self.path, self.manifest)
         kept = [name for name in self.manifest.files if name not in remove and name not in (files or {})]
         if not self.packed and not self.verified:

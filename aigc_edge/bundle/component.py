@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,6 +14,9 @@ from aigc_edge.errors import BundleError
 DENOISER, DECODER, SCHEDULE = "denoiser", "decoder", "schedule"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 KINDS = (DENOISER, DECODER, SCHEDULE, *TEXT_ENCODERS)  # every name that a component may have
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class PlanEntry(NamedTuple):
@@ -33,7 +34,7 @@ class PlanEntry(NamedTuple):
     built_with: str = ""
     batches: tuple[int, ...] = ()
     device: str = ""
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = NOTHING
     precision: Mapping[str, Any] | str | None = None
     expected: tuple[Mapping[str, Any], ...] = ()
     surprises: tuple[str, ...] = ()
@@ -89,8 +90,7 @@ class ConstantTable(NamedTuple):
     timesteps: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Component:
+class Component(NamedTuple):
     """One network of a bundle: the "denoiser" is evaluated once a row, the "decoder" once at the end, the "schedule" once a
     timestep, text encoders once a prompt: tokens in, conditions out, which feed the denoiser's inputs of the same names.
 
@@ -108,20 +108,20 @@ class Component:
     onnx_inputs: tuple[str, ...] | None = None
     schedule_constants: Mapping[str, Any] | None = None
     table: ConstantTable | None = None
-    dims: Mapping[str, int] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    dims: Mapping[str, int] = NOTHING
+    extra: Mapping[str, Any] = NOTHING
 
     @property
     def name(self) -> str:
         """The name in the manifest, which says what kind of network it is."""
         return self.spec.name
 
-    @cached_property
+    @property
     def onnx(self) -> ComponentSpec:
         """What the ONNX files and plans take and return."""
         return self._taking(self.onnx_inputs)
 
-    @cached_property
+    @property
     def module(self) -> ComponentSpec:
         """What the torch module of the weights takes and returns."""
         return self._taking(self.weights.inputs if self.weights else None)
@@ -136,9 +136,9 @@ class Component:
     def at(self, size: Size) -> Component:
         """The component at an image size: every shape is numbers."""
         shapes = [dim for tensor in (*self.spec.inputs, *self.spec.outputs) for dim in tensor.shape if follows(dim)]
-        return (
-            replace(self, spec=self.spec.at(size), dims={str(dim): int(number(dim, size)) for dim in shapes}) if shapes else self
-        )
+        if not shapes:
+            return self
+        return self._replace(spec=self.spec.at(size), dims={str(dim): int(number(dim, size)) for dim in shapes})
 
     def to_json(self) -> dict[str, Any]:
         """The component as a member of a manifest's "components"; optional members only where they are set."""
@@ -185,7 +185,7 @@ class Component:
         if names is None:
             return self.spec
         by_name = {tensor.name: tensor for tensor in self.spec.inputs}
-        return replace(self.spec, inputs=tuple(by_name[name] for name in names))
+        return self.spec._replace(inputs=tuple(by_name[name] for name in names))
 
 
 def _names(value: Value, member: str, allowed: set[str]) -> tuple[str, ...] | None:

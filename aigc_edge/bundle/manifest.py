@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, TEXT_ENCODERS, Component
+from aigc_edge.bundle.component import DECODER, DENOISER, NOTHING, SCHEDULE, TEXT_ENCODERS, Component
 from aigc_edge.bundle.parsing import Value, is_safe, parse_json
 from aigc_edge.bundle.sizes import Dim, Size, at, listed, named
 from aigc_edge.bundle.spec import parse_shape
@@ -74,8 +73,7 @@ class ProgramTable(Mapping[str, Program]):
         return len(self._values)
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """The contents of a bundle's manifest.
 
     Shapes are [C, H, W] (or any) without the batch; with several `sizes`, of which the first is the default, their sides may be
@@ -88,11 +86,11 @@ class Manifest:
     sample_shape: tuple[Dim, ...] = ()
     output_shape: tuple[Dim, ...] = ()
     output_range: tuple[float, float] = (-1, 1)
-    components: Mapping[str, Component] = field(default_factory=dict)
-    programs: Mapping[str, Program] = field(default_factory=dict)
+    components: Mapping[str, Component] = NOTHING
+    programs: Mapping[str, Program] = NOTHING
     default_program: str = ""
     default_format: str = ""
-    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = NOTHING
     name: str = ""
     family: str = ""
     sizes: tuple[Size, ...] = ()
@@ -100,16 +98,16 @@ class Manifest:
     class_names: tuple[str, ...] = ()
     schedule: Mapping[str, Any] | None = None
     text: TextEntry | None = None
-    examples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    examples: Mapping[str, Mapping[str, str]] = NOTHING
     judge: JudgeEntry | None = None
-    quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quality: Mapping[str, Mapping[str, Any]] = NOTHING
     targets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    tools: Mapping[str, str] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    tools: Mapping[str, str] = NOTHING
+    provenance: Mapping[str, Any] = NOTHING
     created: str = ""
     version: int = VERSION
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = NOTHING
 
     @property
     def denoiser(self) -> Component | None:
@@ -165,8 +163,7 @@ class Manifest:
         chosen = self.sizes[0] if size is None else tuple(size)
         if chosen not in self.sizes:
             raise AigcEdgeError(f"this bundle has no size {named(chosen)}: choose one of {listed(self.sizes)}")
-        return replace(
-            self,
+        return self._replace(
             sample_shape=at(self.sample_shape, chosen),
             output_shape=at(self.output_shape, chosen),
             components={name: component.at(chosen) for name, component in self.components.items()},

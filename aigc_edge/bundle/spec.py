@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.sizes import Dim, Size, at, follows
@@ -16,8 +15,7 @@ BATCH = "N"
 MAX_ELEMENTS = 2**31  # of one sample
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """One input or output of a component.
 
     `shape` begins with "N" (the batch, dynamic); the other sizes are numbers or, where a network serves several image sizes, "H",
@@ -35,11 +33,11 @@ class TensorSpec:
 
     def at(self, size: Size | None) -> TensorSpec:
         """The tensor at an image size: its shape is numbers behind the batch."""
-        return replace(self, shape=at(self.shape, size))
+        return self._replace(shape=at(self.shape, size))
 
     def to_json(self) -> dict[str, Any]:
         """The tensor as an item of a manifest's "inputs" or "outputs"."""
-        return asdict(self) | {"shape": list(self.shape)}
+        return self._asdict() | {"shape": list(self.shape)}
 
     @staticmethod
     def parse(value: Value) -> TensorSpec:
@@ -52,8 +50,7 @@ class TensorSpec:
         return TensorSpec(value["name"].string(), role.raw, dtype.raw, parse_shape(value["shape"], batched=True))
 
 
-@dataclass(frozen=True)
-class ComponentSpec:
+class ComponentSpec(NamedTuple):
     """What one network takes and returns, in order."""
 
     name: str
@@ -62,7 +59,7 @@ class ComponentSpec:
 
     def at(self, size: Size | None) -> ComponentSpec:
         """The component at an image size; None: it has one alone."""
-        return replace(self, inputs=tuple(t.at(size) for t in self.inputs), outputs=tuple(t.at(size) for t in self.outputs))
+        return self._replace(inputs=tuple(t.at(size) for t in self.inputs), outputs=tuple(t.at(size) for t in self.outputs))
 
     def to_json(self) -> dict[str, Any]:
         """The tensors as members of a component."""

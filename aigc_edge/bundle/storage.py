@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, BinaryIO
 from aigc_edge.bundle.manifest import FileEntry
 from aigc_edge.errors import BundleError
 
-if TYPE_CHECKING:  # zipfile and tempfile are imported late: 13 ms that opening a folder must not cost
+if TYPE_CHECKING:  # these and tempfile are imported late: 15 ms that opening a folder must not cost
+    import hashlib
     import zipfile
 
+MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 CHUNK = 1 << 20
 AGAIN = "copy the bundle again or compile it again"
 _ZIP = (b"PK\3\4", b"PK\5\6")
@@ -68,12 +69,12 @@ class Files:
         """The bytes of one file; raises BundleError when it is missing, unreadable, not listed or does not match its hash."""
         with explained(self.path), Storage(self.path) as storage:
             data = storage.read(self._checked_name(name))
-        self._check_hash(name, hashlib.sha256(data).hexdigest())
+        self._check_hash(name, _sha256(data))
         return data
 
     def copy(self, name: str, target: Path) -> None:
         """Write one file to `target`, a piece at a time; raises BundleError as `read` does."""
-        digest = hashlib.sha256()
+        digest = _sha256()
         target.parent.mkdir(parents=True, exist_ok=True)
         with explained(self.path), Storage(self.path) as storage:
             source = storage.open(self._checked_name(name))
@@ -81,7 +82,7 @@ class Files:
                 while chunk := source.read(CHUNK):
                     digest.update(chunk)
                     sink.write(chunk)
-        self._check_hash(name, digest.hexdigest())
+        self._check_hash(name, digest)
 
     @contextlib.contextmanager
     def extract(self, names: Iterable[str] | None = None, *, beside: bool = False) -> Iterator[Path]:
@@ -108,11 +109,11 @@ class Files:
                 if size != entry.bytes:
                     raise BundleError(f"{self.path}: {name} has {size} bytes, the manifest says {entry.bytes}: {AGAIN}")
                 if hashes:
-                    digest = hashlib.sha256()
+                    digest = _sha256()
                     with storage.open(name) as stream:
                         while chunk := stream.read(CHUNK):
                             digest.update(chunk)
-                    self._check_hash(name, digest.hexdigest(), always=True)
+                    self._check_hash(name, digest, always=True)
         self.verified = self.verified or hashes
 
     def _checked_name(self, name: str) -> str:
@@ -120,13 +121,19 @@ class Files:
             raise BundleError(f"{name} of {self.path} is not listed in the manifest: {AGAIN}")
         return name
 
-    def _check_hash(self, name: str, digest: str, *, always: bool = False) -> None:
+    def _check_hash(self, name: str, digest: hashlib._Hash, *, always: bool = False) -> None:
         if self.listed is None or (self.verified and not always):
             return
-        if digest != self.listed[name].sha256:
+        if digest.hexdigest() != self.listed[name].sha256:
             raise BundleError(
                 f"{name} of {self.path} does not match its hash in the manifest, it was changed or damaged: {AGAIN}"
             )
+
+
+def _sha256(data: bytes = b"") -> hashlib._Hash:
+    import hashlib
+
+    return hashlib.sha256(data)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,8 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ from aigc_edge.registry import Registry
 Buffers = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class EngineSource:
+class EngineSource(NamedTuple):
     """Where an engine finds its network: a component of a bundle in one format.
 
     `files` are those of the bundle, `family` names the module that the component's weights belong to. `verified` says that the

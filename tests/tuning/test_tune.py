@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,17 +141,17 @@ def test_bundles_without_a_denoiser_are_refused(own_bundle: Path, tmp_path: Path
     with pytest.raises(BundleError, match="no bundle"):
         tune_bundle(tmp_path / "nothing", [8])
     one_shot = Program("one-shot", slots=1, init_scale=1.0, rows=())
-    manifest = replace(
-        Bundle.open(own_bundle).manifest, schedule=None, programs={"one-shot": one_shot}, default_program="one-shot"
+    manifest = Bundle.open(own_bundle).manifest._replace(
+        schedule=None, programs={"one-shot": one_shot}, default_program="one-shot"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune.Bundle, "open", lambda path: Bundle(own_bundle, manifest))
         with pytest.raises(AigcEdgeError, match="generates in one evaluation"):
             tune_bundle(own_bundle, [8])
-        manifest = replace(manifest, schedule={"prediction": "edm"}, num_classes=0)
+        manifest = manifest._replace(schedule={"prediction": "edm"}, num_classes=0)
         with pytest.raises(AigcEdgeError, match="unconditional: leave the guidance scale out"):
             tune_bundle(own_bundle, [8], guidance_scale=2.0)
-        manifest = replace(manifest, components={})
+        manifest = manifest._replace(components={})
         with pytest.raises(AigcEdgeError, match="has no denoiser"):
             tune_bundle(own_bundle, [8])
 
