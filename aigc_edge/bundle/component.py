@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aigc_edge.bundle.parsing import Value
@@ -14,9 +13,6 @@ from aigc_edge.errors import BundleError
 DENOISER, DECODER, SCHEDULE = "denoiser", "decoder", "schedule"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 KINDS = (DENOISER, DECODER, SCHEDULE, *TEXT_ENCODERS)  # every name that a component may have
-
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class PlanEntry(NamedTuple):
@@ -34,7 +30,7 @@ class PlanEntry(NamedTuple):
     built_with: str = ""
     batches: tuple[int, ...] = ()
     device: str = ""
-    options: Mapping[str, Any] = NOTHING
+    options: Mapping[str, Any] = {}
     precision: Mapping[str, Any] | str | None = None
     expected: tuple[Mapping[str, Any], ...] = ()
     surprises: tuple[str, ...] = ()
@@ -108,8 +104,8 @@ class Component(NamedTuple):
     onnx_inputs: tuple[str, ...] | None = None
     schedule_constants: Mapping[str, Any] | None = None
     table: ConstantTable | None = None
-    dims: Mapping[str, int] = NOTHING
-    extra: Mapping[str, Any] = NOTHING
+    dims: Mapping[str, int] = {}
+    extra: Mapping[str, Any] = {}
 
     @property
     def name(self) -> str:

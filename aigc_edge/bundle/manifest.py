@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from aigc_edge.bundle.component import DECODER, DENOISER, NOTHING, SCHEDULE, TEXT_ENCODERS, Component
+from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, TEXT_ENCODERS, Component
 from aigc_edge.bundle.parsing import Value, is_safe, parse_json
 from aigc_edge.bundle.sizes import Dim, Size, at, listed, named
 from aigc_edge.bundle.spec import parse_shape
@@ -86,11 +86,11 @@ class Manifest(NamedTuple):
     sample_shape: tuple[Dim, ...] = ()
     output_shape: tuple[Dim, ...] = ()
     output_range: tuple[float, float] = (-1, 1)
-    components: Mapping[str, Component] = NOTHING
-    programs: Mapping[str, Program] = NOTHING
+    components: Mapping[str, Component] = {}
+    programs: Mapping[str, Program] = {}
     default_program: str = ""
     default_format: str = ""
-    files: Mapping[str, FileEntry] = NOTHING
+    files: Mapping[str, FileEntry] = {}
     name: str = ""
     family: str = ""
     sizes: tuple[Size, ...] = ()
@@ -98,16 +98,16 @@ class Manifest(NamedTuple):
     class_names: tuple[str, ...] = ()
     schedule: Mapping[str, Any] | None = None
     text: TextEntry | None = None
-    examples: Mapping[str, Mapping[str, str]] = NOTHING
+    examples: Mapping[str, Mapping[str, str]] = {}
     judge: JudgeEntry | None = None
-    quality: Mapping[str, Mapping[str, Any]] = NOTHING
+    quality: Mapping[str, Mapping[str, Any]] = {}
     targets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    tools: Mapping[str, str] = NOTHING
-    provenance: Mapping[str, Any] = NOTHING
+    tools: Mapping[str, str] = {}
+    provenance: Mapping[str, Any] = {}
     created: str = ""
     version: int = VERSION
-    extra: Mapping[str, Any] = NOTHING
+    extra: Mapping[str, Any] = {}
 
     @property
     def denoiser(self) -> Component | None:

@@ -72,8 +72,8 @@ def _batches(text: str) -> tuple[int, int, int]:
 
 def run(arguments: argparse.Namespace) -> int:
     from aigc_edge.compile.build import build_bundle
-    from aigc_edge.engines.tensorrt_options import BuildOptions
-    from aigc_edge.engines.tensorrt_plan import BATCHES
+    from aigc_edge.engines.plans.options import BuildOptions
+    from aigc_edge.engines.plans.plan import BATCHES
     from aigc_edge.report.summary import render_engines, verified
 
     result = build_bundle(

@@ -61,7 +61,7 @@ def _formats_by_target(known: Iterable[Target]) -> dict[str, tuple[str, ...]] | 
 def _facts(target: Target, formats: dict[str, tuple[str, ...]] | None) -> dict[str, Any]:
     import dataclasses
 
-    from aigc_edge.engines.tensorrt_support import limits_of
+    from aigc_edge.engines.plans.support import limits_of
 
     limits = [{k: getattr(limit, k) for k in ("format", "operator", "runs", "why", "module")} for limit in limits_of(target)]
     return dataclasses.asdict(target) | {"formats": None if formats is None else formats[target.name], "limits": limits}

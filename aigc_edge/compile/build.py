@@ -15,8 +15,9 @@ from aigc_edge.clock import Clock, Progress
 from aigc_edge.compile.build_targets import AUTO, BuildTarget, build_targets
 from aigc_edge.compile.engines import plan_entry, share_of, sidecar
 from aigc_edge.engines.base import made_as
-from aigc_edge.engines.tensorrt_options import BuildOptions
-from aigc_edge.engines.tensorrt_plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, module_version, shapes_of
+from aigc_edge.engines.plans.module import module_version
+from aigc_edge.engines.plans.options import BuildOptions
+from aigc_edge.engines.plans.plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
 from aigc_edge.errors import AigcEdgeError
 
 SECONDS = 3600.0  # a device is slower than the machine that compiles

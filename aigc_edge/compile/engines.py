@@ -9,8 +9,8 @@ from collections.abc import Callable
 from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.compile.state import CompileState
 from aigc_edge.engines.base import made_as
-from aigc_edge.engines.tensorrt_limits import sentences
-from aigc_edge.engines.tensorrt_plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
+from aigc_edge.engines.plans.limits import sentences
+from aigc_edge.engines.plans.plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
 
 SHOWN = ("layers", "macs_share", "as_asked")  # members of the build report that the manifest repeats
 

@@ -17,8 +17,9 @@ import pytest
 from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.bundle.storage import Files
 from aigc_edge.engines import cuda_driver, tensorrt
+from aigc_edge.engines.plans import plan as tensorrt_plan
+from aigc_edge.engines.plans.plan import TensorRTPlan
 from aigc_edge.engines.tensorrt import TensorRTEngine
-from aigc_edge.engines.tensorrt_plan import TensorRTPlan
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 
 LARGEST = 4
@@ -140,7 +141,7 @@ def machine(network, monkeypatch):
     monkeypatch.setattr(tensorrt, "installed", lambda: state.modules)
     monkeypatch.setattr(tensorrt, "import_tensorrt", lambda name: SimpleNamespace(nptype=lambda dtype: dtype))
     monkeypatch.setattr(tensorrt, "_runtime", runtime)
-    monkeypatch.setattr(tensorrt, "build_plan", build)
+    monkeypatch.setattr(tensorrt_plan, "build_plan", build)
     monkeypatch.setattr(tensorrt, "module_version", lambda module: "1.7")
     return state
 

@@ -1,4 +1,4 @@
-"""The process that builds one plan: `python -m aigc_edge.engines.tensorrt_build JOB`, JOB being JSON (see tensorrt_plan).
+"""The process that builds one plan: `python -m aigc_edge.engines.plans.build JOB`, JOB being JSON (see `plan`).
 
 A separate process, because the builder may exhaust memory, crash or hang, allows one logger per process, and can only be stopped
 from outside. It writes a JSON report: what was built and the precision that layers actually run in, or the error message.
@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.engines.tensorrt_log import layers_of, summary
-from aigc_edge.engines.tensorrt_module import import_tensorrt
-from aigc_edge.engines.tensorrt_options import BuildOptions, apply
-from aigc_edge.engines.tensorrt_timing import load_timings, save_timings
+from aigc_edge.engines.plans.log import layers_of, summary
+from aigc_edge.engines.plans.module import import_tensorrt
+from aigc_edge.engines.plans.options import BuildOptions, apply
+from aigc_edge.engines.plans.timing import load_timings, save_timings
 from aigc_edge.errors import AigcEdgeError
 
 # "[pass.cpp:337: name] ", "IBuilder::x: Error Code 1: Myelin (" and ". In compileGraph at file" mean nothing to a user.
