@@ -1,13 +1,12 @@
-"""The manifest of a bundle: what it holds and how its networks are sampled, parsed and validated once."""
+"""The manifest of a bundle: what it holds and how its networks are sampled."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, TEXT_ENCODERS, Component
-from aigc_edge.bundle.parsing import Value, is_safe, parse_json
+from aigc_edge.bundle.parsing import Value, is_safe
 from aigc_edge.bundle.sizes import Dim, Size, at, listed, named
 from aigc_edge.bundle.spec import parse_shape
 from aigc_edge.diffusion import Program
@@ -201,29 +200,13 @@ class Manifest(NamedTuple):
             "files": {name: entry._asdict() for name, entry in self.files.items()},
         }
 
-    def to_text(self) -> bytes:
-        """The bytes of manifest.json; raises ValueError for NaN and infinity, which are not JSON."""
-        return json.dumps(self.to_json(), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-
     @staticmethod
-    def parse(text: bytes | str, *, validated: bool = False) -> Manifest:
-        """The manifest of these bytes; see `from_json`."""
-        strict = text.encode() if isinstance(text, str) else text
-        return Manifest.from_json(json.loads(text) if validated else parse_json(strict, "manifest.json"), validated=validated)
+    def from_json(value: Any) -> Manifest:
+        """The manifest of a JSON object that the native reader has validated; its programs are parsed when they are used.
 
-    @staticmethod
-    def from_json(value: Any, *, validated: bool = False) -> Manifest:
-        """The manifest of a JSON object, validated as the native reader does.
-
-        `validated` says that the native reader took it already: programs are then parsed when they are used. Raises BundleError
-        naming the member that is wrong, such as components.denoiser.inputs[0].shape.
+        Raises BundleError naming the member that has the wrong type, such as components.denoiser.inputs[0].shape.
         """
-        manifest = _parse(Value(value, "manifest"))
-        if not validated:
-            from aigc_edge.bundle.validation import validate  # here: the native reader has validated what it opens
-
-            validate(manifest)
-        return manifest
+        return _parse(Value(value, "manifest"))
 
 
 MEMBERS = {

@@ -101,28 +101,13 @@ class Files:
                 self.copy(name, Path(folder) / name)
             yield Path(folder)
 
-    def check(self, *, hashes: bool) -> None:
-        """Raise BundleError unless every listed file is there in its length and, with `hashes`, has its SHA-256."""
-        with explained(self.path), Storage(self.path) as storage:
-            for name, entry in (self.listed or {}).items():
-                size = storage.size(name)
-                if size != entry.bytes:
-                    raise BundleError(f"{self.path}: {name} has {size} bytes, the manifest says {entry.bytes}: {AGAIN}")
-                if hashes:
-                    digest = _sha256()
-                    with storage.open(name) as stream:
-                        while chunk := stream.read(CHUNK):
-                            digest.update(chunk)
-                    self._check_hash(name, digest, always=True)
-        self.verified = self.verified or hashes
-
     def _checked_name(self, name: str) -> str:
         if self.listed is not None and name not in self.listed:
             raise BundleError(f"{name} of {self.path} is not listed in the manifest: {AGAIN}")
         return name
 
-    def _check_hash(self, name: str, digest: hashlib._Hash, *, always: bool = False) -> None:
-        if self.listed is None or (self.verified and not always):
+    def _check_hash(self, name: str, digest: hashlib._Hash) -> None:
+        if self.listed is None or self.verified:
             return
         if digest.hexdigest() != self.listed[name].sha256:
             raise BundleError(

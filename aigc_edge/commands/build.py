@@ -71,10 +71,11 @@ def _batches(text: str) -> tuple[int, int, int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.compile.build import build_bundle
     from aigc_edge.engines.plans.options import BuildOptions
     from aigc_edge.engines.plans.plan import BATCHES
-    from aigc_edge.report.summary import render_engines, verified
+    from aigc_edge.report.summary import render_engines
 
     result = build_bundle(
         arguments.bundle,
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=Progress(),
     )
     written = arguments.output or arguments.bundle
-    print(render_engines(verified(written).manifest))
+    print(render_engines(Bundle.open(written, verify=True).manifest))
     for what, names in (("built", result.built), ("up to date", result.up_to_date)):
         if names:
             print(f"{what}: {', '.join(names)}")

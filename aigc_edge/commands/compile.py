@@ -169,10 +169,11 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.compile import compile_source
     from aigc_edge.compile.request import CompileRequest
     from aigc_edge.compress.budget import Budget
-    from aigc_edge.report.summary import render, verified
+    from aigc_edge.report.summary import render
     from aigc_edge.sources.base import open_source
 
     request = CompileRequest.parse(  # before loading the source, which may take a while
@@ -199,6 +200,6 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         progress=Progress(),
     )
-    print(render(verified(output).manifest))
+    print(render(Bundle.open(output, verify=True).manifest))
     print(f"\n{output} is written: aigc-edge sample {output} -o samples.png")
     return 0

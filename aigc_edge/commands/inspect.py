@@ -28,14 +28,15 @@ def configure(parser: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import json
 
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.diffusion import format_table
-    from aigc_edge.report.summary import describe, program_of, render, verified
+    from aigc_edge.report.summary import describe, program_of, render
 
     if arguments.program:
-        program = program_of(verified(arguments.bundle).manifest, arguments.program)
+        program = program_of(Bundle.open(arguments.bundle, verify=True).manifest, arguments.program)
         print(json.dumps(program.to_json(), indent=1) if arguments.json else format_table(program))
     elif arguments.json:
         print(json.dumps(describe(arguments.bundle), indent=1, ensure_ascii=False))
     else:
-        print(render(verified(arguments.bundle).manifest))
+        print(render(Bundle.open(arguments.bundle, verify=True).manifest))
     return 0

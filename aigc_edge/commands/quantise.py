@@ -36,9 +36,10 @@ def configure(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.compile.quantise import quantise_bundle
     from aigc_edge.report.layer_page import write
-    from aigc_edge.report.summary import render, verified
+    from aigc_edge.report.summary import render
 
     quantise_bundle(
         arguments.bundle,
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=Progress(),
     )
     written = arguments.output or arguments.bundle
-    print(render(verified(written).manifest))
+    print(render(Bundle.open(written, verify=True).manifest))
     if arguments.report:
         write(written, arguments.report)
         print(f"\n{arguments.report} shows the layers")

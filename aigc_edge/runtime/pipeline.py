@@ -78,7 +78,7 @@ class Pipeline:
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=image
         )
-        self._bundle = Bundle.of(self.path, self._handle.manifest, validated=True).at(image)
+        self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)

@@ -119,7 +119,7 @@ def _amend(bundle, change, files):
     opened = Bundle.open(bundle, verify=True)
     members = opened.manifest.to_json()
     change(members)
-    opened.amend(Manifest.from_json(members, validated=True), files=files)
+    opened.amend(Manifest.from_json(members), files=files)
 
 
 @pytest.fixture

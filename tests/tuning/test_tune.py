@@ -14,7 +14,7 @@ import aigc_edge
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import Program, build, format_table, reference
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.report.summary import render, verified
+from aigc_edge.report.summary import render
 from aigc_edge.tuning import tune
 from aigc_edge.tuning.tune import BundleTuner, tune_bundle
 
@@ -45,7 +45,7 @@ def test_a_tuned_program_is_sampled_like_any_other(bundle: Path, rng: np.random.
     assert program.meta["psnr"] > program.meta["best_standard_psnr"]
     assert {"frechet", "best_standard_frechet"} <= set(program.meta)
     assert "tuned-3: 3 evaluations (3 guided at scale 2)" in format_table(program)
-    assert "tuned-3" in render(verified(bundle).manifest)
+    assert "tuned-3" in render(Bundle.open(bundle, verify=True).manifest)
 
     latents = rng.standard_normal((3, 1, 16, 16)).astype(np.float32)
     classes = np.array([1, 5, 9])
