@@ -156,12 +156,14 @@ class Component(NamedTuple):
 
     @staticmethod
     def parse(name: str, value: Value) -> Component:
-        """The component of a manifest; raises BundleError naming the member that is wrong."""
-        inputs, outputs = (tuple(map(TensorSpec.parse, value[kind].items())) for kind in ("inputs", "outputs"))
+        """The component of a manifest that the native reader has validated, which reads no weights and engines.
+
+        Raises BundleError naming the member that is wrong.
+        """
+        inputs, outputs = (tuple(map(TensorSpec.from_json, value[kind].raw)) for kind in ("inputs", "outputs"))
         names = {tensor.name for tensor in inputs}
         formats = {
-            format: {"file": files["file"].string()} | {k: v for k, v in files.object().items() if isinstance(v, str)}
-            for format, files in value["formats"].members()
+            format: {k: v for k, v in files.items() if isinstance(v, str)} for format, files in value["formats"].raw.items()
         }
         weights, engines, table = value.get("weights"), value.get("engines"), value.get("table")
         split = value.get("schedule_constants")
@@ -173,7 +175,7 @@ class Component(NamedTuple):
             Weights(weights["file"].string(), weights["model"].object(), _names(weights, "inputs", names)) if weights else None,
             _names(value, "onnx_inputs", names),
             split.object() if split else None,
-            _table(value["table"]) if name == SCHEDULE and table else None,
+            ConstantTable(table.raw["file"], tuple(table.raw["timesteps"])) if name == SCHEDULE and table else None,
             extra={key: raw for key, raw in value.object().items() if key not in known},
         )
 
@@ -199,7 +201,3 @@ def _precision(value: Value | None) -> Mapping[str, Any] | str | None:
     if value is None:
         return None
     return value.string() if isinstance(value.raw, str) else value.object()
-
-
-def _table(value: Value) -> ConstantTable:
-    return ConstantTable(value["file"].string(), tuple(item.number() for item in value["timesteps"].items()))

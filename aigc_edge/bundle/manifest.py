@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, TEXT_ENCODERS, Component
-from aigc_edge.bundle.parsing import Value, is_safe
+from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.sizes import Dim, Size, at, listed, named
-from aigc_edge.bundle.spec import parse_shape
+from aigc_edge.bundle.spec import shape_of_json
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError, ProgramError
 
 FORMAT = "aigc-edge-bundle"
 VERSION = 1
-MAX_SIDE, MAX_SIZES = 1 << 16, 1024
 Negative = Literal["encode", "zeros"]
 
 
@@ -217,75 +216,38 @@ MEMBERS = {
 
 
 def _parse(root: Value) -> Manifest:
-    """The manifest with every member of the right type."""
-    if root["format"].string() != FORMAT:
-        raise root["format"].error(f'must be "{FORMAT}"')
-    version = root["version"].integer(1, 1 << 30)
-    if version > VERSION:
-        raise BundleError(f"its format version is {version}, this aigc-edge reads up to {VERSION}: install a newer aigc-edge")
-    components, programs = (Value(root[name].object(), name) for name in ("components", "programs"))
+    """The manifest: members that the native reader reads as they are, the others if they have the right type."""
+    members = root.object()
     plain: dict[str, Any] = {name: item.string() for name in ("name", "family", "created") if (item := root.get(name))}
     plain |= {name: item.object() for name in ("schedule", "provenance") if (item := root.get(name))}
     plain |= {name: item.strings() for name in ("targets", "notes") if (item := root.get(name))}
+    plain |= {name: members[name] for name in ("default_program", "default_format")}
+    plain |= {name: shape_of_json(members[name]) for name in ("sample_shape", "output_shape")}
     judge, text, tools = root.get("judge"), root.get("text"), root.get("tools")
     examples, quality = root.get("examples"), root.get("quality")
     if classes := root.get("classes"):
         names = classes.get("names")
-        plain |= {"num_classes": classes["count"].integer(1, 1 << 30), "class_names": names.strings() if names else ()}
+        plain |= {"num_classes": int(classes.raw["count"]), "class_names": names.strings() if names else ()}
+    low, high = members["output_range"]
     return Manifest(
-        sample_shape=parse_shape(root["sample_shape"]),
-        output_shape=parse_shape(root["output_shape"]),
-        output_range=_range(root["output_range"]),
-        components={name: Component.parse(name, item) for name, item in components.members()},
-        programs=ProgramTable({name: item.object() for name, item in programs.members()}),
-        default_program=root["default_program"].string(),
-        default_format=root["default_format"].string(),
-        files=_files(root["files"]),
-        sizes=_sizes(root.get("sizes")),
+        output_range=(low, high),
+        components={name: Component.parse(name, Value(raw, f"components.{name}")) for name, raw in members["components"].items()},
+        programs=ProgramTable(members["programs"]),
+        files={name: FileEntry(int(entry["bytes"]), entry["sha256"]) for name, entry in members["files"].items()},
+        sizes=tuple((int(height), int(width)) for height, width in members.get("sizes") or ()),
         text=_text(text) if text else None,
         examples={kind: _strings(files) for kind, files in examples.members()} if examples else {},
         judge=_judge(judge) if judge else None,
         quality={name: figures.object() for name, figures in quality.members()} if quality else {},
         tools=_strings(tools) if tools else {},
-        version=version,
-        extra={name: raw for name, raw in root.object().items() if name not in MEMBERS},
+        version=int(members["version"]),
+        extra={name: raw for name, raw in members.items() if name not in MEMBERS},
         **plain,
     )
 
 
-def _files(value: Value) -> dict[str, FileEntry]:
-    files = {}
-    for name, entry in value.members():
-        if not is_safe(name):
-            raise entry.error("leads out of the bundle")
-        files[name] = FileEntry(entry["bytes"].integer(0, 1 << 52), entry["sha256"].string())
-    return files
-
-
 def _strings(value: Value) -> dict[str, str]:
     return {name: item.string() for name, item in value.members()}
-
-
-def _range(value: Value) -> tuple[float, float]:
-    items = value.items()
-    if len(items) != 2:
-        raise value.error("must be [low, high]")
-    return items[0].number(), items[1].number()
-
-
-def _sizes(value: Value | None) -> tuple[Size, ...]:
-    if value is None:
-        return ()
-    items = value.items()
-    if not 1 <= len(items) <= MAX_SIZES:
-        raise value.error(f"must hold 1 to {MAX_SIZES} sizes")
-    sizes = []
-    for item in items:
-        sides = item.items()
-        if len(sides) != 2:
-            raise item.error("must be [height, width]")
-        sizes.append((sides[0].integer(1, MAX_SIDE), sides[1].integer(1, MAX_SIDE)))
-    return tuple(sizes)
 
 
 def _judge(value: Value) -> JudgeEntry:
@@ -294,11 +256,9 @@ def _judge(value: Value) -> JudgeEntry:
 
 
 def _text(value: Value) -> TextEntry:
-    negative, prompts, highest = value["negative"], value.get("prompts"), 2**31 - 1
-    if negative.string() not in ("encode", "zeros"):
-        raise negative.error(f'is "{negative.raw}", known are encode and zeros')
+    prompts = value.get("prompts")
     encoders = {
-        name: TokenizerEntry(entry["tokenizer"].string(), entry["length"].integer(1, highest), entry["pad"].integer(0, highest))
-        for name, entry in value["encoders"].members()
+        name: TokenizerEntry(entry["tokenizer"], int(entry["length"]), int(entry["pad"]))
+        for name, entry in value.raw["encoders"].items()
     }
-    return TextEntry(encoders, negative.raw, prompts.strings() if prompts else ())
+    return TextEntry(encoders, value.raw["negative"], prompts.strings() if prompts else ())

@@ -70,8 +70,3 @@ class Value:
     def strings(self) -> tuple[str, ...]:
         """A list of strings."""
         return tuple(item.string() for item in self.items())
-
-
-def is_safe(name: str) -> bool:
-    """Whether a relative name stays inside a bundle."""
-    return "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))

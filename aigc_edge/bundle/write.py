@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from aigc_edge.bundle.manifest import FORMAT, VERSION, FileEntry, Manifest
-from aigc_edge.bundle.parsing import is_safe
 from aigc_edge.bundle.storage import CHUNK, DIGEST, MANIFEST
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_dir, atomic_file
@@ -62,7 +61,8 @@ def write_members(
     Returns the whole manifest as JSON. Raises ValueError for numbers that are not JSON.
     """
     for name in files:
-        if not is_safe(name) or name in (MANIFEST, DIGEST):
+        inside = "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
+        if not inside or name in (MANIFEST, DIGEST):
             raise AigcEdgeError(f"{name!r} cannot be a file of a bundle: give a relative path with / that stays inside it")
     with atomic_dir(path, overwrite=overwrite) as folder:
         store = _link if link else _store
