@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 
 ORDER = 40
 HELP = "verify a bundle and describe its contents"
@@ -18,11 +18,9 @@ precision their build logs show, programs, quality, and the origin and licence o
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
-    parser.add_argument(
-        "--program", metavar="NAME", help="print the table of one sampling program ('default' for the default one)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    option(parser, "bundle BUNDLE", "a bundle (folder or packed file)")
+    option(parser, "--program NAME", "print the table of one sampling program ('default' for the default one)")
+    option(parser, "--json", "print JSON instead of text", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:

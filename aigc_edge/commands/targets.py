@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 
 if TYPE_CHECKING:
     from aigc_edge.targets import Target
@@ -27,7 +27,7 @@ BUILT = {"tensorrt_rtx": "anywhere", "tensorrt": "there"}  # by which TensorRT
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    option(parser, "--json", "print JSON instead of text", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:
