@@ -23,7 +23,11 @@ class Storage:
     """A folder or a zip, open for reading; a file that is not there raises FileNotFoundError with its relative name."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._archive = path, None if path.is_dir() else _open_zip(path)
+        self._path, self._archive = path, None
+        if not path.is_dir():
+            import zipfile
+
+            self._archive = zipfile.ZipFile(path)
 
     def __enter__(self) -> Storage:
         return self
@@ -135,9 +139,3 @@ def explained(path: Path) -> Iterator[None]:
         if not isinstance(error, zipfile.BadZipFile):
             raise
         raise BundleError(f"{path} is not a bundle, a folder or an uncompressed zip of it ({error}): {AGAIN}") from None
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    import zipfile
-
-    return zipfile.ZipFile(path)

@@ -215,6 +215,18 @@ def _names_message(component: str, kind: str, given: Buffers, tensors: tuple[Ten
     return f"{kind} of {component!r} were given as {', '.join(sorted(given)) or 'nothing'}: they must be exactly {wanted}"
 
 
+def check_signature(source: EngineSource, what: str, actual: Mapping[str, str], declared: Mapping[str, str]) -> None:
+    """Raise BundleError unless the tensors of a loaded network, by name, are those that the manifest declares."""
+    if actual != declared:
+        listed = [
+            ", ".join(f"{name}: {kind}" for name, kind in sorted(tensors.items())) or "none" for tensors in (actual, declared)
+        ]
+        raise BundleError(
+            f"{what} of {source.bundle} has the tensors {listed[0]}, but its manifest declares {listed[1]}: the bundle is "
+            "inconsistent, compile it again"
+        )
+
+
 def physical_cores() -> int:
     """How many physical cores this process may use (affinity and cgroup quota counted in): the default number of threads."""
     try:

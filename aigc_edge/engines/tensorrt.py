@@ -17,9 +17,9 @@ import numpy as np
 from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import cuda_driver
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, made_as
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature, made_as
 from aigc_edge.engines.plans.module import accepted, import_tensorrt, installed, module_version
-from aigc_edge.errors import BundleError, EngineUnavailable
+from aigc_edge.errors import EngineUnavailable
 
 AMPERE = 80
 HOST_CODE = "AIGC_EDGE_PLAN_HOST_CODE"  # 1: load version-compatible plans, which contain host code
@@ -81,7 +81,9 @@ class TensorRTEngine(Engine):
                 f"{module} here cannot load the {source.format} plan of {source.spec.name!r} on {device.name}: it was "
                 "built with another version or for another GPU; build it here with aigc-edge build --force"
             )
-        _check_signature(import_tensorrt(module), engine, source)
+        trt, names = import_tensorrt(module), [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        actual = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name for name in names}
+        check_signature(source, "the plan", actual, {t.name: t.dtype for t in (*source.spec.inputs, *source.spec.outputs)})
         largest = int(engine.get_tensor_profile_shape(source.spec.inputs[0].name, 0)[2][0])
         return cls(source.spec, engine, stream, largest)
 
@@ -175,13 +177,3 @@ def _loadable(plan: PlanEntry, version: str) -> bool:
 
 def _host_code() -> bool:
     return os.environ.get(HOST_CODE, "") not in ("", "0")
-
-
-def _check_signature(trt: Any, engine: Any, source: EngineSource) -> None:
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    actual = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name for name in names}
-    declared = {t.name: t.dtype for t in (*source.spec.inputs, *source.spec.outputs)}
-    if actual != declared:
-        raise BundleError(
-            f"the plan of {source.spec.name!r} has {actual}, but its manifest declares {declared}: compile the bundle again"
-        )
