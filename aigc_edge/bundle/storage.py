@@ -12,7 +12,6 @@ from aigc_edge.errors import BundleError
 
 if TYPE_CHECKING:  # these and tempfile are imported late: 15 ms that opening a folder must not cost
     import hashlib
-    import zipfile
 
 MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 CHUNK = 1 << 20
