@@ -15,9 +15,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
-from aigc_edge.compress.graphs.graph import Layer, attribute
-from aigc_edge.compress.graphs.replacement import readers
-from aigc_edge.compress.graphs.rewrite import shell_of
+from aigc_edge.compress.graphs.graph import Layer, attribute, readers
+from aigc_edge.compress.graphs.rewrite import assembled, copied
 from aigc_edge.compress.rounding import Scale
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
@@ -187,8 +186,7 @@ class QdqWriter:
             nodes.append(helper.make_node("DequantizeLinear", [f"{tensor}_q", *names], [result], name=f"{tensor}_dequantize"))
 
         for node in self.model.graph.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
+            copy = copied(node)
             layer = chosen.get(node.output[0])
             if node.output[0] in moved:
                 if node.input[0] not in ready:
@@ -218,15 +216,7 @@ class QdqWriter:
             if node.output[0] in behind:
                 copy.output[0] = f"{node.output[0]}_float"
                 quantise(node.output[0], copy.output[0], node.output[0])
-        read = {name for node in nodes for name in node.input}
-        replaced = {
-            name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != ACTIVATION_MATMUL
-        }
-        dropped, model = replaced - read, shell_of(self.model)
-        model.graph.node.extend(nodes)
-        model.graph.initializer.extend(tensor for tensor in self.model.graph.initializer if tensor.name not in dropped)
-        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-        return model
+        return assembled(self.model, nodes, (numpy_helper.from_array(value, name) for name, value in constants.items()))
 
     def _quantise_bias(
         self, layer: Layer, node: onnx.NodeProto, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]

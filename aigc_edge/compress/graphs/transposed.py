@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
-from aigc_edge.compress.graphs.replacement import Replacement, readers, replaced
+from aigc_edge.compress.graphs.graph import attribute, initialisers, readers, types_and_shapes
+from aigc_edge.compress.graphs.replacement import Replacement, replaced
 
 _POINTWISE = ("Relu", "LeakyRelu", "Tanh", "Sigmoid")  # without other inputs: they commute with DepthToSpace
 
