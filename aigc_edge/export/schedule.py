@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from aigc_edge.export.cut import INFINITE, MinimumCut
+from aigc_edge.export.cut import INFINITE, source_side
 from aigc_edge.export.splice import (
     ValuePosition,
     batch_shape,
@@ -115,7 +115,7 @@ def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[Va
     nodes = list(model.graph)
     depends = _dependence(model, timestep)
     time_nodes = [node for node in nodes if depends[node] == Depends.TIME]
-    cut = MinimumCut("removed", "kept")
+    edges: list[tuple[Any, Any, int]] = []
     values: dict[ir.Value, tuple[Any, ValuePosition]] = {timestep: ("removed", ValuePosition(-1, 0))}
     for index, node in enumerate(nodes):
         if depends[node] != Depends.TIME:
@@ -123,21 +123,20 @@ def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[Va
         weights = sum(
             v.const_value.size for v in node.inputs if v is not None and v.is_initializer() and v.const_value is not None
         )
-        cut.edge("removed", node, OPERATOR + weights + sum(elements(v.shape) for v in node.outputs))
+        edges.append(("removed", node, OPERATOR + weights + sum(elements(v.shape) for v in node.outputs)))
         for output, value in enumerate(node.outputs):
             values[value] = (node, ValuePosition(index, output))
             if value.is_graph_output():  # must keep its producer
-                cut.edge(node, "kept")
+                edges.append((node, "kept", INFINITE))
     for value, (producer, _) in values.items():
         feedable = value.dtype == ir.DataType.FLOAT and (batched(value.shape) or _constant(value.shape))
-        cut.edge(producer, value, INPUT + FED * elements(value.shape) if feedable else INFINITE)
+        edges.append((producer, value, INPUT + FED * elements(value.shape) if feedable else INFINITE))
         for user in {use.node for use in value.uses()}:
             if depends.get(user) == Depends.TIME:
-                cut.edge(value, user)
-                cut.edge(user, producer)
+                edges += [(value, user, INFINITE), (user, producer, INFINITE)]
             else:
-                cut.edge(value, "kept")
-    removed_side = cut.source_side()
+                edges.append((value, "kept", INFINITE))
+    removed_side = source_side(edges, "removed", "kept")
     removed = [node for node in time_nodes if node in removed_side]
     fed_values = [
         value for value in values if (value is timestep or values[value][0] in removed_side) and value not in removed_side

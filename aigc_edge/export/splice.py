@@ -46,6 +46,27 @@ def elements(shape: ir.Shape | None) -> int:
     return math.prod(size if isinstance(size, int) else 1 for size in shape)
 
 
+def initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+    """Add a constant to the graph."""
+    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+    graph.register_initializer(value)
+    return value
+
+
+def insert(
+    graph: ir.Graph, before: ir.Node | None, kind: str, inputs: list[ir.Value], attributes: dict[str, Any], name: str
+) -> ir.Value:
+    """Add a node before another (None: at the end) and return its output; both have the `name`."""
+    node = ir.node(kind, inputs, attributes, name=name)
+    node.outputs[0].name = name
+    if before is None:
+        graph.append(node)
+    else:
+        graph.insert_before(before, node)
+    return node.outputs[0]
+
+
 def name_shapes(graph: ir.Graph, nodes: Iterable[ir.Node], source: ir.Value) -> None:
     """Compute the shapes that Shape nodes among `nodes` read from the batch of `source` instead of from the value itself."""
     for node in nodes:
@@ -54,13 +75,13 @@ def name_shapes(graph: ir.Graph, nodes: Iterable[ir.Node], source: ir.Value) -> 
             continue
         name = str(node.outputs[0].name)
         parts = [
-            _initializer(graph, f"{name}_{i}", np.array([size], np.int64))
+            initializer(graph, f"{name}_{i}", np.array([size], np.int64))
             if isinstance(size, int)
             else _batch(graph, source, node)
             for i, size in enumerate(sizes)
         ]
         if parts:
-            known = _insert(graph, node, "Concat", parts, {"axis": 0}, f"{name}_known")
+            known = insert(graph, node, "Concat", parts, {"axis": 0}, f"{name}_known")
             ir.convenience.replace_all_uses_with(node.outputs[0], known)
             graph.remove(node, safe=True)
 
@@ -86,27 +107,8 @@ def _at(model: ir.Model, positions: list[ValuePosition]) -> list[ir.Value]:
     return [nodes[position.node].outputs[position.output] for position in positions]
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
-    graph.register_initializer(value)
-    return value
-
-
-def _insert(
-    graph: ir.Graph, before: ir.Node | None, kind: str, inputs: list[ir.Value], attributes: dict[str, Any], name: str
-) -> ir.Value:
-    node = ir.node(kind, inputs, attributes, name=name)
-    node.outputs[0].name = name
-    if before is None:
-        graph.append(node)
-    else:
-        graph.insert_before(before, node)
-    return node.outputs[0]
-
-
 def _batch(graph: ir.Graph, source: ir.Value, before: ir.Node | None) -> ir.Value:
-    return _insert(graph, before, "Shape", [source], {"start": 0, "end": 1}, f"{source.name}_batch_{len(graph)}")
+    return insert(graph, before, "Shape", [source], {"start": 0, "end": 1}, f"{source.name}_batch_{len(graph)}")
 
 
 def reduce_to_schedule(model: ir.Model, timestep: int, positions: list[ValuePosition], names: list[str]) -> ir.Model:
@@ -119,13 +121,13 @@ def reduce_to_schedule(model: ir.Model, timestep: int, positions: list[ValuePosi
         shape = value.shape
         assert shape is not None
         if batched(shape):
-            out = _insert(graph, None, "Identity", [value], {}, name)
+            out = insert(graph, None, "Identity", [value], {}, name)
             sizes = list(shape[1:])
         else:  # the same for every sample: expand to the batch
             sizes = list(shape[1:]) if len(shape) and shape[0] == 1 else list(shape)
-            tail = _initializer(graph, f"{name}_sizes", np.array(sizes, np.int64))
-            target_shape = _insert(graph, None, "Concat", [_batch(graph, time, None), tail], {"axis": 0}, f"{name}_shape")
-            out = _insert(graph, None, "Expand", [value, target_shape], {}, name)
+            tail = initializer(graph, f"{name}_sizes", np.array(sizes, np.int64))
+            target_shape = insert(graph, None, "Concat", [_batch(graph, time, None), tail], {"axis": 0}, f"{name}_shape")
+            out = insert(graph, None, "Expand", [value, target_shape], {}, name)
         out.dtype, out.shape = ir.DataType.FLOAT, ir.Shape([BATCH, *sizes])
         graph.outputs.append(out)
     common.RemoveUnusedNodesPass()(model)
@@ -148,11 +150,11 @@ def replace_by_inputs(model: ir.Model, time: ir.Value, positions: list[ValuePosi
         if not batched(shape):  # the same for all samples: take the first
             before = next(iter(graph))
             bounds = [
-                _initializer(graph, f"{name}_{w}", np.array([i], np.int64)) for w, i in (("from", 0), ("to", 1), ("axis", 0))
+                initializer(graph, f"{name}_{w}", np.array([i], np.int64)) for w, i in (("from", 0), ("to", 1), ("axis", 0))
             ]
-            first = _insert(graph, before, "Slice", [new, *bounds], {}, f"{name}_first")
+            first = insert(graph, before, "Slice", [new, *bounds], {}, f"{name}_first")
             if not (len(shape) and shape[0] == 1):
-                first = _insert(graph, before, "Squeeze", [first, bounds[2]], {}, f"{name}_value")
+                first = insert(graph, before, "Squeeze", [first, bounds[2]], {}, f"{name}_value")
             first.shape, first.dtype = shape, ir.DataType.FLOAT
             new = first
         ir.convenience.replace_all_uses_with(old, new)
