@@ -14,7 +14,6 @@ import onnx_ir as ir
 
 from aigc_edge.export.cut import INFINITE, source_side
 from aigc_edge.export.splice import (
-    ValuePosition,
     batch_shape,
     batched,
     elements,
@@ -76,12 +75,12 @@ def split_schedule(model: ir.Model, timestep: str = "timestep") -> tuple[ir.Mode
     time_nodes = [node for node, depends in _dependence(denoiser, time).items() if depends is Depends.TIME]
     users = {use.node for value in (time, *(v for node in time_nodes for v in node.outputs)) for use in value.uses()}
     name_shapes(graph, [node for node in graph if node in users], next(v for v in graph.inputs if v is not time))
-    removed, positions = _border(denoiser, time)
+    removed, fed = _border(denoiser, time)
     if not removed:
         return model, None, _report(model, model, 0, [])
-    names = free_names(denoiser, len(positions))
-    schedule = reduce_to_schedule(denoiser.clone(), index, positions, names)
-    replace_by_inputs(denoiser, time, positions, names)
+    constants = dict(zip(fed, free_names(denoiser, len(fed)), strict=True))
+    schedule = reduce_to_schedule(denoiser.clone(), index, constants)
+    replace_by_inputs(denoiser, time, constants)
     return denoiser, schedule, _report(model, denoiser, len(removed), list(schedule.graph.outputs))
 
 
@@ -110,25 +109,25 @@ def _dependence(model: ir.Model, timestep: ir.Value) -> dict[ir.Node, Depends]:
     return dependence
 
 
-def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[ValuePosition]]:
-    """The nodes to remove and the values to feed instead, by a minimum cut with the removed nodes on the source side."""
+def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[str]]:
+    """The nodes to remove and the names of the values to feed instead, by a minimum cut with the removed nodes on the source side."""
     nodes = list(model.graph)
     depends = _dependence(model, timestep)
     time_nodes = [node for node in nodes if depends[node] == Depends.TIME]
     edges: list[tuple[Any, Any, int]] = []
-    values: dict[ir.Value, tuple[Any, ValuePosition]] = {timestep: ("removed", ValuePosition(-1, 0))}
-    for index, node in enumerate(nodes):
+    producers: dict[ir.Value, Any] = {timestep: "removed"}
+    for node in nodes:
         if depends[node] != Depends.TIME:
             continue
         weights = sum(
             v.const_value.size for v in node.inputs if v is not None and v.is_initializer() and v.const_value is not None
         )
         edges.append(("removed", node, OPERATOR + weights + sum(elements(v.shape) for v in node.outputs)))
-        for output, value in enumerate(node.outputs):
-            values[value] = (node, ValuePosition(index, output))
+        for value in node.outputs:
+            producers[value] = node
             if value.is_graph_output():  # must keep its producer
                 edges.append((node, "kept", INFINITE))
-    for value, (producer, _) in values.items():
+    for value, producer in producers.items():
         feedable = value.dtype == ir.DataType.FLOAT and (batched(value.shape) or _constant(value.shape))
         edges.append((producer, value, INPUT + FED * elements(value.shape) if feedable else INFINITE))
         for user in {use.node for use in value.uses()}:
@@ -138,10 +137,8 @@ def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[Va
                 edges.append((value, "kept", INFINITE))
     removed_side = source_side(edges, "removed", "kept")
     removed = [node for node in time_nodes if node in removed_side]
-    fed_values = [
-        value for value in values if (value is timestep or values[value][0] in removed_side) and value not in removed_side
-    ]
-    return removed, [values[value][1] for value in fed_values if value is not timestep]
+    fed = [value for value, producer in producers.items() if producer in removed_side and value not in removed_side]
+    return removed, [str(value.name) for value in fed if value is not timestep]
 
 
 def _weights(model: ir.Model) -> dict[str, int]:

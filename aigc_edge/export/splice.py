@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,6 @@ from onnx_ir.passes import common
 from aigc_edge.bundle.spec import BATCH
 
 UNKNOWN = 1 << 20  # assumed elements of a value of unknown shape, so that it is removed if possible
-
-
-@dataclass(frozen=True)
-class ValuePosition:
-    """A value by position, valid in a model and its clones: output `output` of node `node`, or the graph's input when -1."""
-
-    node: int
-    output: int
 
 
 def batched(shape: ir.Shape | None) -> bool:
@@ -88,36 +79,29 @@ def name_shapes(graph: ir.Graph, nodes: Iterable[ir.Node], source: ir.Value) -> 
 
 def free_names(model: ir.Model, count: int) -> list[str]:
     """`count` unused names for constants."""
-    taken = {v.name for v in _values(model)}
-    prefix = "constant"
+    taken, prefix = _values(model), "constant"
     while any(f"{prefix}_{i}" in taken for i in range(count)):
         prefix = f"schedule_{prefix}"
     return [f"{prefix}_{i}" for i in range(count)]
 
 
-def _values(model: ir.Model) -> Iterator[ir.Value]:
-    yield from model.graph.inputs
-    yield from model.graph.initializers.values()
-    for node in model.graph:
-        yield from node.outputs
-
-
-def _at(model: ir.Model, positions: list[ValuePosition]) -> list[ir.Value]:
-    nodes = list(model.graph)
-    return [nodes[position.node].outputs[position.output] for position in positions]
+def _values(model: ir.Model) -> dict[str, ir.Value]:
+    graph = model.graph
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    return {str(value.name): value for value in values}
 
 
 def _batch(graph: ir.Graph, source: ir.Value, before: ir.Node | None) -> ir.Value:
     return insert(graph, before, "Shape", [source], {"start": 0, "end": 1}, f"{source.name}_batch_{len(graph)}")
 
 
-def reduce_to_schedule(model: ir.Model, timestep: int, positions: list[ValuePosition], names: list[str]) -> ir.Model:
-    """Reduce `model` to the computation of the values at `positions`, with the timestep as its only input."""
-    graph, time = model.graph, model.graph.inputs[timestep]
-    values = _at(model, positions)
+def reduce_to_schedule(model: ir.Model, timestep: int, constants: Mapping[str, str]) -> ir.Model:
+    """Reduce `model` to the computation of values (the keys) as outputs (new names), with the timestep as its only input."""
+    graph, time, values = model.graph, model.graph.inputs[timestep], _values(model)
     name_shapes(graph, list(graph), time)
     graph.outputs.clear()
-    for name, value in zip(names, values, strict=True):
+    for old, name in constants.items():
+        value = values[old]
         shape = value.shape
         assert shape is not None
         if batched(shape):
@@ -138,11 +122,11 @@ def reduce_to_schedule(model: ir.Model, timestep: int, positions: list[ValuePosi
     return model
 
 
-def replace_by_inputs(model: ir.Model, time: ir.Value, positions: list[ValuePosition], names: list[str]) -> None:
-    """Replace the values at `places` by inputs and remove unused nodes and inputs."""
-    graph = model.graph
-    for name, old in zip(names, _at(model, positions), strict=True):
-        shape = old.shape
+def replace_by_inputs(model: ir.Model, time: ir.Value, constants: Mapping[str, str]) -> None:
+    """Replace values (the keys) by inputs (new names) and remove unused nodes and inputs."""
+    graph, values = model.graph, _values(model)
+    for old, name in constants.items():
+        shape = values[old].shape
         assert shape is not None
         sizes = list(shape[1:]) if batched(shape) or (len(shape) and shape[0] == 1) else list(shape)
         new = ir.Value(name=name, shape=ir.Shape([BATCH, *sizes]), type=ir.TensorType(ir.DataType.FLOAT))
@@ -157,7 +141,7 @@ def replace_by_inputs(model: ir.Model, time: ir.Value, positions: list[ValuePosi
                 first = insert(graph, before, "Squeeze", [first, bounds[2]], {}, f"{name}_value")
             first.shape, first.dtype = shape, ir.DataType.FLOAT
             new = first
-        ir.convenience.replace_all_uses_with(old, new)
+        ir.convenience.replace_all_uses_with(values[old], new)
     common.RemoveUnusedNodesPass()(model)
     if not time.uses():
         graph.inputs.remove(time)

@@ -87,15 +87,7 @@ class Int8Recipe(ConversionRecipe):
         for name, observer in self.observers.items():
             centred = symmetric or name in signed
             scales[name] = scale_of(*ESTIMATORS[estimator](observer, centred), centred)
-        self.writer = QdqWriter(
-            self.model,
-            scales,
-            symmetric=symmetric,
-            fused=self.scheme.fused,
-            signed=signed,
-            early=self.scheme.early,
-            vectors=self.scheme.vectors,
-        )
+        self.writer = QdqWriter(self.model, scales, self.scheme, signed)
 
     def fit(self, evaluator: LayerEvaluator, progress: Callable[[str, int, int], None]) -> float:
         for index, name in enumerate(self.errors):
