@@ -35,7 +35,8 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
 def _computed(model: onnx.ModelProto) -> Arrays:
     """The results of all nodes that depend only on known shapes and small constants."""
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
-    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values if _ranked(value)}
+    types = {value.name: value.type.tensor_type for value in values}
+    shapes = {name: [dim.dim_value for dim in kind.shape.dim] for name, kind in types.items() if kind.HasField("shape")}
     constants: Arrays = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if np.prod(tensor.dims) <= SMALL
     }
@@ -47,15 +48,12 @@ def _computed(model: onnx.ModelProto) -> Arrays:
             sizes = shapes[node.input[0]][slice(bounds.get("start", 0), bounds.get("end"))]
             results[node.output[0]] = np.array(sizes, np.int64)
         elif node.op_type in _ARITHMETIC and all(not name or name in constants or name in results for name in node.input):
-            values = {name: results.get(name, constants.get(name)) for name in node.input if name}
-            result = np.asarray(ReferenceEvaluator(node, opsets=opsets).run(None, values)[0])
+            feeds: Any = {name: results.get(name, constants.get(name)) for name in node.input if name}
+            outputs: Any = ReferenceEvaluator(node, opsets=opsets).run(None, feeds)
+            result = np.asarray(outputs[0])
             if result.size <= SMALL:
                 results[node.output[0]] = result
     return results
-
-
-def _ranked(value: onnx.ValueInfoProto) -> bool:
-    return value.type.tensor_type.HasField("shape")
 
 
 def _with_constants(model: onnx.ModelProto, constants: Arrays) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ Each row of a sampling program has a fixed timestep, so every value that depends
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -50,9 +50,6 @@ class SplitReport:
     of_weights: int
     constants: int
     inputs: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def __str__(self) -> str:
         share = 100 * self.weights / max(self.of_weights, 1)
@@ -110,15 +107,12 @@ def _dependence(model: ir.Model, timestep: ir.Value) -> dict[ir.Node, Depends]:
 
 
 def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[str]]:
-    """The nodes to remove and the names of the values to feed instead, by a minimum cut with the removed nodes on the source side."""
-    nodes = list(model.graph)
+    """The nodes to remove and the names of values to feed instead, by a minimum cut with the removed nodes on the source side."""
     depends = _dependence(model, timestep)
-    time_nodes = [node for node in nodes if depends[node] == Depends.TIME]
+    time_nodes = [node for node in model.graph if depends[node] == Depends.TIME]
     edges: list[tuple[Any, Any, int]] = []
     producers: dict[ir.Value, Any] = {timestep: "removed"}
-    for node in nodes:
-        if depends[node] != Depends.TIME:
-            continue
+    for node in time_nodes:
         weights = sum(
             v.const_value.size for v in node.inputs if v is not None and v.is_initializer() and v.const_value is not None
         )

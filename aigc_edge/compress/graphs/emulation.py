@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.graphs.graph import types_and_shapes
+from aigc_edge.compress.graphs.half import recast
 from aigc_edge.compress.graphs.rewrite import assembled, copied
 
 _KINDS = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -27,9 +28,7 @@ def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         copy = copied(node)
-        for item in copy.attribute:
-            if node.op_type == "Cast" and item.name == "to" and item.i in _KINDS:
-                item.i = TensorProto.FLOAT
+        recast(copy, _KINDS, TensorProto.FLOAT)
         nodes.append(copy)
         for place, name in enumerate(node.output):
             if name in rounds:

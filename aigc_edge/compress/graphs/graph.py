@@ -252,20 +252,13 @@ class Network:
     """An ONNX model in onnxruntime's CPU provider.
 
     `exact` computes Q/DQ nodes as they are written instead of fusing them into int8 kernels: as engines do that quantise only
-    the inputs of layers, but slower.
+    the inputs of layers, but slower. What a function returns is freed before the session prepacks the weights, if nothing else
+    holds it.
     """
 
-    def __init__(self, model: onnx.ModelProto | Path, *, threads: int = 1, exact: bool = False) -> None:
-        self._open(lambda: model, threads, exact)
-
-    @classmethod
-    def build(cls, make: Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False) -> Network:
-        """The network that `make` returns, which is freed before the session prepacks the weights, if nothing else holds it."""
-        network = cls.__new__(cls)
-        network._open(make, threads, exact)
-        return network
-
-    def _open(self, make: Callable[[], onnx.ModelProto | Path], threads: int, exact: bool) -> None:
+    def __init__(
+        self, model: onnx.ModelProto | Path | Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -276,7 +269,7 @@ class Network:
         elif not has_vnni():  # the fast kernels of older CPUs saturate silently
             options.add_session_config_entry("session.x64quantprecision", "1")
         with tempfile.TemporaryDirectory() as folder:
-            place = _openable(make, Path(folder))
+            place = _openable(model, Path(folder))
             self._session = onnxruntime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
 
@@ -286,9 +279,9 @@ class Network:
         return result
 
 
-def _openable(make: Callable[[], onnx.ModelProto | Path], folder: Path) -> str | bytes:
-    """The path of the model that `make` returns, or the model as bytes, or when it is large as a file in `folder`."""
-    model = make()
+def _openable(model: onnx.ModelProto | Path | Callable[[], onnx.ModelProto], folder: Path) -> str | bytes:
+    """The path of the model, or the model as bytes, or when it is large as a file in `folder` with external weights."""
+    model = model() if callable(model) else model
     if isinstance(model, Path):
         return os.fspath(model)
     if _weight_bytes(model) <= MAPPED_ABOVE:

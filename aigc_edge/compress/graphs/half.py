@@ -127,8 +127,8 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
         for place, name in enumerate(node.input):
             if name:
                 copy.input[place] = read(name, half and place not in _FLOAT_INPUTS.get(node.op_type, ()))
-        if half and node.op_type == "Cast":
-            _recast(copy, kind)
+        if half:
+            recast(copy, (TensorProto.FLOAT,), kind.onnx)
         nodes.append(copy)
         for place, name in enumerate(node.output):
             if half and name in is_float:
@@ -141,7 +141,8 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
     return assembled(model, nodes, tensors, retyped=True)
 
 
-def _recast(node: onnx.NodeProto, kind: HalfType) -> None:
+def recast(node: onnx.NodeProto, kinds: Collection[int], to: int) -> None:
+    """Make `node`, if it is a Cast to one of `kinds`, one to the type `to`."""
     for item in node.attribute:
-        if item.name == "to" and item.i == TensorProto.FLOAT:
-            item.i = kind.onnx
+        if node.op_type == "Cast" and item.name == "to" and item.i in kinds:
+            item.i = to

@@ -137,7 +137,7 @@ class Int8Recipe(ConversionRecipe):
         return model if self.scheme.symmetric else with_int8_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only
 
     def network(self, make: Callable[[], onnx.ModelProto], threads: int) -> graph.Network:
-        return graph.Network.build(make, threads=threads, exact=self.scheme.exact)
+        return graph.Network(make, threads=threads, exact=self.scheme.exact)
 
     def bytes_of(self, layer: Layer) -> int:
         return layer.bytes // 4
