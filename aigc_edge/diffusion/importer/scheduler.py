@@ -12,7 +12,7 @@ import numpy as np
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.importer.draws import NoiseDraw
 from aigc_edge.diffusion.importer.levels import levels
-from aigc_edge.diffusion.importer.prepared import prepare_scheduler, split_options
+from aigc_edge.diffusion.importer.prepared import prepare_scheduler
 from aigc_edge.diffusion.importer.probe import LinearTrace, probe
 from aigc_edge.diffusion.importer.realise import draws, ranks, realise, tidy
 from aigc_edge.diffusion.importer.residual import residual
@@ -91,9 +91,8 @@ def import_scheduler(
     count = None if steps is None else checks.integer(steps, "steps", 1, 10_000)
     share = checks.number(strength, "strength", 0.0, 1.0)
     time_scale = checks.number(timestep_scale, "timestep_scale")
-    of_methods = split_options(scheduler, options)
     try:
-        prepared = prepare_scheduler(scheduler, count, of_methods, share)
+        prepared = prepare_scheduler(scheduler, count, options, share)
         trace = probe(prepared)
         trace.levels = levels(prepared, trace)
         best: ImportedScheduler | None = None
@@ -134,7 +133,7 @@ def _refuse_by_name(scheduler: Any, kind: str) -> None:
 
 def _table(trace: LinearTrace, slots: int, name: str, guidance_scale: float) -> tuple[Program, tuple[NoiseDraw, ...]]:
     states, updates = realise(trace, slots)
-    size = max(len(state.slots) for state in states)
+    size = max(map(len, states))
     rows: list[dict[str, Any]] = []
     noise_draws: list[NoiseDraw] = []
     for k, (evaluation, update) in enumerate(zip(trace.evaluations, updates, strict=True)):
@@ -249,7 +248,7 @@ def import_again(program: Program, strength: float) -> Program:
         raise ProgramError(f"diffusers {diffusers.__version__} has no {meta['solver']}: {advice} with the one it came from")
     scheduler, options = kind.from_config(dict(meta["config"])), dict(meta["options"])
     before, scale = options.pop("strength", 1.0), options.pop("timestep_scale", 1.0)
-    prepared = prepare_scheduler(scheduler, meta["steps"], split_options(scheduler, options), before)
+    prepared = prepare_scheduler(scheduler, meta["steps"], options, before)
     timesteps = [float(t) * scale for t in prepared.timesteps]
     if len(timesteps) != program.nfe or not np.allclose(timesteps, [row.timestep for row in program.rows], rtol=1e-5):
         raise ProgramError(f"program {program.name!r} has other timesteps than its scheduler's config gives: {advice}")
