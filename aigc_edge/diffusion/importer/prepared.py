@@ -39,7 +39,7 @@ class PreparedScheduler:
     start: Level | None = None
 
 
-def _split(scheduler: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_options(scheduler: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of `options` those of the scheduler's `set_timesteps`, and those of each `step`.
 
     Raises ProgramError for unknown options, and for a step with a required argument that a row cannot provide.
@@ -57,14 +57,16 @@ def _split(scheduler: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return {k: v for k, v in options.items() if k in setter}, of_step
 
 
-def prepare_scheduler(scheduler: Any, steps: int | None, options: Mapping[str, Any], strength: float = 1.0) -> PreparedScheduler:
-    """A copy of `scheduler` with its timesteps set; `options` are arguments of its `set_timesteps` and `step`.
+def prepare_scheduler(
+    scheduler: Any, steps: int | None, options: tuple[Mapping[str, Any], Mapping[str, Any]], strength: float = 1.0
+) -> PreparedScheduler:
+    """A copy of `scheduler` with its timesteps set; `options` are those of `split_options`.
 
     With a strength below 1 the loop begins where that of diffusers' image-to-image pipelines does: LCM and TCD place their
-    timesteps themselves, of others the last int(strength · steps) steps are taken. Raises ProgramError for unknown
-    options, where no step is left and, with the scheduler's own message, where the scheduler fails.
+    timesteps themselves, of others the last int(strength · steps) steps are taken. Raises ProgramError where no step is left and,
+    with the scheduler's own message, where the scheduler fails.
     """
-    setter_options, step_options = _split(scheduler, options)
+    setter_options, step_options = dict(options[0]), options[1]
     name = type(scheduler).__name__
     own_strength = strength < 1 and "strength" in parameters(scheduler.set_timesteps)
     if own_strength:

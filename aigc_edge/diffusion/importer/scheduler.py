@@ -12,7 +12,7 @@ import numpy as np
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.importer.draws import NoiseDraw
 from aigc_edge.diffusion.importer.levels import levels
-from aigc_edge.diffusion.importer.prepared import prepare_scheduler
+from aigc_edge.diffusion.importer.prepared import prepare_scheduler, split_options
 from aigc_edge.diffusion.importer.probe import LinearTrace, probe
 from aigc_edge.diffusion.importer.realise import draws, ranks, realise, tidy
 from aigc_edge.diffusion.importer.residual import residual
@@ -91,8 +91,9 @@ def import_scheduler(
     count = None if steps is None else checks.integer(steps, "steps", 1, 10_000)
     share = checks.number(strength, "strength", 0.0, 1.0)
     time_scale = checks.number(timestep_scale, "timestep_scale")
+    of_methods = split_options(scheduler, options)
     try:
-        prepared = prepare_scheduler(scheduler, count, options, share)
+        prepared = prepare_scheduler(scheduler, count, of_methods, share)
         trace = probe(prepared)
         trace.levels = levels(prepared, trace)
         best: ImportedScheduler | None = None
@@ -200,6 +201,8 @@ def _described(
         {k: v.tolist() if hasattr(v, "tolist") else v for k, v in dict(values).items()}
         for values in (getattr(scheduler, "config", {}), options)
     )
+    if "_use_default_values" in config:  # diffusers lists them in the random order of a set
+        config["_use_default_values"] = sorted(config["_use_default_values"])
     defaults = {p.name: p.default for p in inspect.signature(type(scheduler)).parameters.values()}  # some are infinite
     dropped = {k: v for k, v in [*config.items(), *arguments.items()] if not _is_plain(v)}
     left_out = [k for k, v in dropped.items() if defaults.get(k) != v]
@@ -248,7 +251,7 @@ def import_again(program: Program, strength: float) -> Program:
         raise ProgramError(f"diffusers {diffusers.__version__} has no {meta['solver']}: {advice} with the one it came from")
     scheduler, options = kind.from_config(dict(meta["config"])), dict(meta["options"])
     before, scale = options.pop("strength", 1.0), options.pop("timestep_scale", 1.0)
-    prepared = prepare_scheduler(scheduler, meta["steps"], options, before)
+    prepared = prepare_scheduler(scheduler, meta["steps"], split_options(scheduler, options), before)
     timesteps = [float(t) * scale for t in prepared.timesteps]
     if len(timesteps) != program.nfe or not np.allclose(timesteps, [row.timestep for row in program.rows], rtol=1e-5):
         raise ProgramError(f"program {program.name!r} has other timesteps than its scheduler's config gives: {advice}")
