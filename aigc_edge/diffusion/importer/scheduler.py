@@ -201,8 +201,6 @@ def _described(
         {k: v.tolist() if hasattr(v, "tolist") else v for k, v in dict(values).items()}
         for values in (getattr(scheduler, "config", {}), options)
     )
-    if "_use_default_values" in config:  # diffusers lists them in the random order of a set
-        config["_use_default_values"] = sorted(config["_use_default_values"])
     defaults = {p.name: p.default for p in inspect.signature(type(scheduler)).parameters.values()}  # some are infinite
     dropped = {k: v for k, v in [*config.items(), *arguments.items()] if not _is_plain(v)}
     left_out = [k for k, v in dropped.items() if defaults.get(k) != v]
