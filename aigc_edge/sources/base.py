@@ -197,7 +197,11 @@ class Source(ABC):
         if self.schedule is None:
             return [Program("one-shot", slots=1, init_scale=1.0, rows=())]
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        programs = [build(self.schedule, solver or SOLVERS[0], steps or self.steps, guidance_scale=scale)]
+        listed = (
+            self.schedule.get("sigmas") if self.schedule.get("kind") == "table" and not self.schedule.get("resample") else None
+        )
+        default_steps = self.steps if listed is None else len(listed) - 1
+        programs = [build(self.schedule, solver or SOLVERS[0], steps or default_steps, guidance_scale=scale)]
         for name, n in itertools.product(SOLVERS, STEPS):
             with contextlib.suppress(ProgramError):  # a schedule may list its own noise levels
                 programs.append(build(self.schedule, name, n, guidance_scale=scale))

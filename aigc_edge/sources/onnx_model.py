@@ -289,4 +289,5 @@ def engine_takes(model: Path, path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes derive from Exception only
-        raise AigcEdgeError(f"{path.name} cannot be run: {first_line(error)}") from error
+        reason = first_line(error).replace(os.fspath(model), path.name)  # the model is a copy in a temporary folder
+        raise AigcEdgeError(f"{path.name} cannot be run: {reason}") from error
