@@ -99,6 +99,7 @@ def test_several_noise_levels_are_listed(file: Path) -> None:
     programs = source.programs("consistency", 3, None)
     assert [row.timestep for row in programs[0].rows] == [10.0, 3.0, 0.5]
     assert source.timesteps() == (0.5, 3.0, 10.0)
+    assert [program.name for program in source.programs(None, None, None)] == ["dpmpp_2m-3"], "as many steps as it lists"
     (part,) = source.components()
     assert [tensor.role for tensor in part.spec.inputs] == ["sample", "timestep"]
 
