@@ -86,7 +86,7 @@ class Generator(Source):
             raise AigcEdgeError(
                 f"negative conditions {sorted(self.negative)} for conditions {sorted(self.conditions)}: give the same"
             )
-        from aigc_edge.sources.plain_module import NARROW, channels_last, plain
+        from aigc_edge.export.plain_module import NARROW, channels_last, plain
 
         self._denoiser, self._decoder, self._result, self._checked = denoiser, decoder, result, False
         self._channels_last = channels_last(self._sample, self._sample, layout)[0]
@@ -148,7 +148,7 @@ class Generator(Source):
         """Evaluate the denoiser once on the example, to see that it can be called, and how its result is picked."""
         import torch
 
-        from aigc_edge.sources.plain_module import plain
+        from aigc_edge.export.plain_module import plain
 
         if self._checked or self._denoiser is None:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +124,17 @@ def test_a_decoder_beside_a_condition_is_refused_with_what_to_do(file: Path, tmp
     inputs = {"sigma": "80", "difficulty": str(tmp_path / "difficulty.npy")}
     with pytest.raises(AigcEdgeError, match=r"takes difficulty beside the sample, as only a denoiser does: set a constant"):
         open_source(str(file), SourceOptions(role="decoder", inputs=inputs))
+
+
+@pytest.mark.parametrize("file", ["consistency"], indirect=True)
+def test_a_refusal_needs_no_torch(file: Path) -> None:
+    """Which takes seconds to import."""
+    code = (
+        "import sys; from aigc_edge.errors import AigcEdgeError; from aigc_edge.sources.base import SourceOptions, open_source\n"
+        f"try: open_source({str(file)!r}, SourceOptions(role='decoder'))\n"
+        "except AigcEdgeError as error: print(error)\n"
+        "print(sorted({'torch', 'onnx_ir', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert said[0].startswith("the role of the input 'sigma' of consistency.onnx cannot be inferred")
+    assert said[1] == "[]"
