@@ -113,7 +113,7 @@ def with_lists(values: dict[str, Any]) -> dict[str, Any]:
     """The values of `pairs`, with numbers separated by commas as lists."""
     for key, value in values.items():
         parts = [plain(part.strip()) for part in value.rstrip(",").split(",")] if isinstance(value, str) and "," in value else []
-        if parts and all(isinstance(part, (int, float)) for part in parts):
+        if parts and all(type(part) in (int, float) for part in parts):
             values[key] = parts
     return values
 
@@ -122,7 +122,7 @@ def inputs(texts: list[str]) -> dict[str, str]:
     """A role, a number or a .npy file for each input by name, from the values of --input."""
     by_name = {key: str(value) for key, value in pairs(texts, "--input").items()}
     for key, value in by_name.items():
-        if value not in ROLES and not value.endswith(".npy") and not isinstance(plain(value), (int, float)):
+        if value not in ROLES and not value.endswith(".npy") and type(plain(value)) not in (int, float):
             raise AigcEdgeError(
                 f"--input {key}={value} was given: it is a role ({', '.join(ROLES)}), a number, or a .npy file with examples"
             )
