@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_edge.errors import AigcEdgeError, first_line
-
-NARROW, WIDE = (0, 3, 1, 2), (0, 2, 3, 1)  # to channels first, and to channels last
-COLOURS = (1, 2, 3, 4)  # channels of images and of most latents
+from aigc_edge.export.layout import NARROW, WIDE, channels_last
 
 
 class PlainModule(nn.Module):
@@ -70,7 +68,7 @@ def plain(
         takes = " and ".join(str(list(tensor.shape)) for tensor in (sample, *inputs))
         raise AigcEdgeError(f"the {name} does not accept a sample of shape {takes}: {first_line(error)}") from error
     path, output = _picked(name, value, result)
-    sample_last, output_last = channels_last(sample, output, layout)
+    sample_last, output_last = channels_last([sample.shape, output.shape], layout)
     unnamed = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
     if path is not None or sample_last or output_last or unnamed:
         module = PlainModule(module, path, sample_last, output_last).eval()
@@ -101,16 +99,3 @@ def _picked(name: str, value: Any, result: str | None) -> tuple[str | int | None
     if not output.is_floating_point() or output.ndim < 2:
         raise AigcEdgeError(f"the {name} returns {output.dtype} {list(output.shape)}: it must return floats [N, ...]")
     return path, output
-
-
-def channels_last(sample: Tensor, output: Tensor, layout: str | None) -> tuple[bool, bool]:
-    """Whether sample and output are images [N, H, W, C]: as `layout` says, or as their shapes show."""
-    images = [tensor.ndim == 4 for tensor in (sample, output)]
-    if layout is not None:
-        return images[0] and layout == "nhwc", images[1] and layout == "nhwc"
-    shapes = [tensor.shape for tensor, image in zip((sample, output), images, strict=True) if image]
-    evident = any(shape[3] in COLOURS and not {*shape[1:3]} & {*COLOURS} for shape in shapes)
-    first, second = (
-        evident and image and tensor.shape[1] not in COLOURS for tensor, image in zip((sample, output), images, strict=True)
-    )
-    return first, second

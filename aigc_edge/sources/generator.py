@@ -9,6 +9,7 @@ from aigc_edge.bundle.sizes import Dim, Size, listed, named, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.export.layout import NARROW, channels_last
 from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
 from aigc_edge.sources.inputs import denoiser_spec
 
@@ -86,10 +87,10 @@ class Generator(Source):
             raise AigcEdgeError(
                 f"negative conditions {sorted(self.negative)} for conditions {sorted(self.conditions)}: give the same"
             )
-        from aigc_edge.export.plain_module import NARROW, channels_last, plain
+        from aigc_edge.export.plain_module import plain
 
         self._denoiser, self._decoder, self._result, self._checked = denoiser, decoder, result, False
-        self._channels_last = channels_last(self._sample, self._sample, layout)[0]
+        self._channels_last = channels_last([self._sample.shape], layout)[0]
         shape: tuple[int, ...] | None = None
         if decoder is not None:
             labels = [torch.zeros(1, dtype=torch.int64)] if num_classes and denoiser is None else []

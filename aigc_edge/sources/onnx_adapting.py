@@ -12,9 +12,9 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from aigc_edge.bundle.spec import BATCH, Role
+from aigc_edge.export.layout import NARROW, WIDE
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-NARROW, WIDE = (0, 3, 1, 2), (0, 2, 3, 1)  # to channels first, and to channels last
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from aigc_edge.bundle.sizes import Dim, at, named, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import resolve
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.export.layout import channels_last
 from aigc_edge.files import sha256_of
 from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
 from aigc_edge.sources.onnx_adapting import Adaptation, adapted
 from aigc_edge.sources.onnx_component import OnnxComponent
 from aigc_edge.sources.onnx_model import (
     GraphTensor,
-    channels_last,
     check_weights,
     files_beside,
     parsed_model,
@@ -122,7 +122,9 @@ class OnnxSource(Source):
             raise AigcEdgeError(f"--classes was given, but {path.name} takes no class: leave it out, or name it with --input")
         self.num_classes = options.classes or 0
         sample = next(name for name, role in roles.items() if role == "sample")
-        return Adaptation(roles, result.name, constants, channels_last(inputs[sample], result, options.layout))
+        last = channels_last([inputs[sample].shape, result.shape], options.layout)
+        names = frozenset(name for name, is_last in zip((sample, result.name), last, strict=True) if is_last)
+        return Adaptation(roles, result.name, constants, names)
 
     def _one_sample(self, inputs: Mapping[str, GraphTensor], roles: Mapping[str, str]) -> bool:
         """Whether the file takes one sample only; raises AigcEdgeError for any other fixed batch."""

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 OPSET, LEAST_OPSET = 20, 9  # supported by quantisers and TensorRT; the oldest that onnx can convert
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, *HALVES)
-_COLOURS = (1, 2, 3, 4)  # channels of images and of most latents
 _CLASS = re.compile("class|label", re.IGNORECASE)
 _TIME = re.compile(r"time|sigma|noise_level|(?<![a-z])(t|ts|step)(?![a-z])", re.IGNORECASE)
 _PROBE = (1, 1, 24, 40)  # a probe shape to measure how its sides scale
@@ -237,16 +236,6 @@ def roles_of(inputs: Mapping[str, GraphTensor], role: str, declared: Mapping[str
                 f"--input NAME={required}"
             )
     return roles
-
-
-def channels_last(sample: GraphTensor, result: GraphTensor, layout: str | None) -> frozenset[str]:
-    """The names of the tensors [N, H, W, C] among the two: all images with the `layout` nhwc, those that it shows without one."""
-    images = [tensor for tensor in (sample, result) if len(tensor.shape) == 4]
-    if layout is not None:
-        return frozenset(tensor.name for tensor in images if layout == "nhwc")
-    first = {tensor.name for tensor in images if tensor.shape[1] in _COLOURS}
-    evident = any(t.shape[3] in _COLOURS and not {*t.shape[1:3]} & {*_COLOURS} for t in images)
-    return frozenset(tensor.name for tensor in images if tensor.name not in first) if evident else frozenset()
 
 
 def scale_of(model: onnx.ModelProto, sample: str, path: Path) -> int:
