@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "aigc_edge/aigc_edge.h"
 #include "core/error.hpp"
@@ -65,6 +66,20 @@ T sized(const T* given, const char* name) {
   return out;
 }
 
+std::unique_ptr<const ae::Memory> memory_of(const ae_open_options& options) {
+  if (options.device != AE_CPU && options.device != AE_CUDA)
+    throw ae::Error(ae::kInvalidArgument,
+                    "the device is " + std::to_string(options.device) + ": it must be one of AE_CPU, AE_CUDA");
+  ae::Allocator allocator;
+  if (options.allocator != nullptr) {
+    const ae_allocator given = sized(options.allocator, "ae_allocator");
+    if (given.allocate == nullptr || given.free == nullptr)
+      throw ae::Error(ae::kInvalidArgument, "the allocator lacks a function: give allocate and free");
+    allocator = {given.user, given.allocate, given.free};
+  }
+  return std::make_unique<ae::Memory>(options.device == AE_CUDA ? ae::Device::kCuda : ae::Device::kCpu, options.stream, allocator);
+}
+
 void require_open(const ae_handle* handle) {
   if (!handle->bundle) throw ae::Error(ae::kInvalidArgument, "the bundle of this handle did not open: close it and open another");
 }
@@ -97,7 +112,8 @@ ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** ou
     if (options.engine != nullptr) engine = sized(options.engine, "ae_engine");
     auto bundle = std::make_unique<ae::Bundle>(path, options.format != nullptr ? options.format : "", options.verify, size);
     const int max_batch = options.max_batch != 0 ? options.max_batch : kDefaultMaxBatch;
-    (*out)->sampler = std::make_unique<ae::Sampler>(*bundle, engine, std::max(options.num_threads, 1), max_batch);
+    (*out)->sampler =
+        std::make_unique<ae::Sampler>(*bundle, engine, memory_of(options), std::max(options.num_threads, 1), max_batch);
     (*out)->bundle = std::move(bundle);
   });
 }
@@ -132,7 +148,9 @@ ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
       throw ae::Error(ae::kInvalidArgument, "ae_add_program was given a null pointer: give the program as JSON");
     try {
       const ae::JsonDocument document({json, length}, "program");
-      handle->bundle->add_program(ae::parse_program(document.root()));
+      ae::Program program = ae::parse_program(document.root());
+      handle->sampler->forget(program.name);
+      handle->bundle->add_program(std::move(program));
     } catch (const ae::Error& error) {
       throw ae::Error(ae::kInvalidArgument,
                       std::string("the program cannot be used: ") + error.what() + "; build it with aigc_edge.diffusion.build");
