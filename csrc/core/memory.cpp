@@ -117,11 +117,7 @@ void Memory::wait() const {
 }
 
 void Memory::settle() const noexcept {
-  try {
-    wait();
-  } catch (const Error&) {
-    // The failure that came first says more.
-  }
+  AE_WITH_CUDA(if (!on_host()) cudaStreamSynchronize(queue(stream_)), cudaGetLastError();)
 }
 
 std::function<void()> Memory::capture([[maybe_unused]] const std::function<void()>& work) const {

@@ -41,7 +41,7 @@ class Memory {
   void copy(void* to, const void* from, size_t bytes) const;  // within this memory
   void zero(void* data, size_t bytes) const;
   void wait() const;
-  void settle() const noexcept;  // the same after a failure
+  void settle() const noexcept;  // the same after a failure, which CUDA then forgets
 
   // What `work` queues, as one CUDA graph: the returned function queues all of it again. Throws Error where it cannot be
   // captured, and whatever `work` throws.

@@ -72,6 +72,7 @@ void Sampler::capture(Loop& loop, const ae_sample_options& options, int first) {
       throw Error(kEngine, "its replay differs from a run: it keeps a state outside its tensors, or works on a stream of its own");
   } catch (const Error& error) {
     loop.replay = nullptr;
+    memory_->settle();
     if (error.status == kCancelled) throw;
     loop.never = error.status == kUnsupported ? error.what() : std::string("the network cannot be captured (") + error.what() + ")";
     reason_ = loop.never;
