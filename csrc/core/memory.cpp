@@ -116,9 +116,7 @@ void Memory::wait() const {
   AE_WITH_CUDA(if (!on_host()) cuda::check(cudaStreamSynchronize(queue(stream_)), "waiting for the GPU");)
 }
 
-void Memory::settle() const noexcept {
-  AE_WITH_CUDA(if (!on_host()) cudaStreamSynchronize(queue(stream_)), cudaGetLastError();)
-}
+void Memory::settle() const noexcept { AE_WITH_CUDA(if (!on_host()) cudaStreamSynchronize(queue(stream_)), cudaGetLastError();) }
 
 std::function<void()> Memory::capture([[maybe_unused]] const std::function<void()>& work) const {
 #if defined(AIGC_EDGE_CUDA) || defined(AIGC_EDGE_EMULATE_CUDA)

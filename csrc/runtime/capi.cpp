@@ -77,7 +77,8 @@ std::unique_ptr<const ae::Memory> memory_of(const ae_open_options& options) {
       throw ae::Error(ae::kInvalidArgument, "the allocator lacks a function: give allocate and free");
     allocator = {given.user, given.allocate, given.free};
   }
-  return std::make_unique<ae::Memory>(options.device == AE_CUDA ? ae::Device::kCuda : ae::Device::kCpu, options.stream, allocator);
+  return std::make_unique<ae::Memory>(options.device == AE_CUDA ? ae::Device::kCuda : ae::Device::kCpu, options.stream,
+                                      allocator);
 }
 
 void require_open(const ae_handle* handle) {

@@ -1,6 +1,8 @@
 // Loops on a GPU as CUDA graphs: when one is captured, by whom, and how its replay is verified.
 #include <cmath>
+#include <cstdio>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,27 +15,21 @@ namespace ae {
 namespace {
 
 constexpr size_t kMaxGraphRows = 500;  // a graph holds every kernel of every row, a few kilobytes each
-constexpr double kAgree = 1e-2;   // relative L2 of a replay to a run: far above rounding, far below another result
+constexpr double kAgree = 1e-2;        // relative L2 of a replay to a run: far above rounding, far below another result
 
-// What an engine calls to have the rows run; an error of theirs passes through its frames as a status.
-struct Work {
-  std::function<void()> run;
-  std::exception_ptr raised;
-
-  static ae_status call(void* context) {
-    auto& work = *static_cast<Work*>(context);
-    try {
-      work.run();
-      return AE_OK;
-    } catch (const Error& error) {
-      work.raised = std::current_exception();
-      return error.status;
-    } catch (...) {
-      work.raised = std::current_exception();
-      return AE_INTERNAL;
-    }
+// What an engine calls to have the rows run.
+ae_status call(void* context, char* message, size_t capacity) {
+  try {
+    (*static_cast<std::function<void()>*>(context))();
+    return AE_OK;
+  } catch (const Error& error) {
+    std::snprintf(message, capacity, "%s", error.what());
+    return error.status;
+  } catch (const std::exception& error) {
+    std::snprintf(message, capacity, "%s", error.what());
+    return AE_INTERNAL;
   }
-};
+}
 
 bool agree(const std::vector<float>& replay, const std::vector<float>& run) {
   double size = 0, difference = 0;
@@ -69,12 +65,14 @@ void Sampler::capture(Loop& loop, const ae_sample_options& options, int first) {
     start(loop, options, first);
     loop.replay();
     if (!agree(state(loop.batch), run))
-      throw Error(kEngine, "its replay differs from a run: it keeps a state outside its tensors, or works on a stream of its own");
+      throw Error(kEngine,
+                  "its replay differs from a run: it keeps a state outside its tensors, or works on a stream of its own");
   } catch (const Error& error) {
     loop.replay = nullptr;
     memory_->settle();
     if (error.status == kCancelled) throw;
-    loop.never = error.status == kUnsupported ? error.what() : std::string("the network cannot be captured (") + error.what() + ")";
+    loop.never =
+        error.status == kUnsupported ? error.what() : std::string("the network cannot be captured (") + error.what() + ")";
     reason_ = loop.never;
     start(loop, options, first);
     run_rows(loop, first);
@@ -83,14 +81,13 @@ void Sampler::capture(Loop& loop, const ae_sample_options& options, int first) {
 }
 
 std::function<void()> Sampler::record(Loop& loop) {
-  Work work{[&] { run_rows(loop, 0); }, nullptr};
-  if (engine_.capture == nullptr) return memory_->capture(work.run);
-  ae_capture request = {sizeof request, int64_t{loop.batch} * loop.rows.max_halves(), memory_->stream(), Work::call, &work};
+  std::function<void()> work = [&] { run_rows(loop, 0); };
+  if (engine_.capture == nullptr) return memory_->capture(work);
+  ae_capture request = {sizeof request, int64_t{loop.batch} * loop.rows.max_halves(), memory_->stream(), call, &work};
   ae_replay replay = {};
   replay.size = sizeof replay;
   char message[1024] = {};
   const ae_status status = engine_.capture(engine_.user, &request, &replay, message, sizeof message);
-  if (status != AE_OK && message[0] == 0 && work.raised) std::rethrow_exception(work.raised);
   if (status != AE_OK) throw engine_error(status, message, sizeof message);
   if (replay.launch == nullptr) throw Error(kEngine, "its engine returned nothing to replay");
   const std::shared_ptr<ae_replay> owned(new ae_replay(replay), [](ae_replay* r) {

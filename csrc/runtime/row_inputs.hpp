@@ -30,10 +30,10 @@ class RowInputs {
   const Constants& values_;
   const int64_t rows_, samples_;
   const Memory& memory_;
-  Buffer<float> timesteps_, guidance_;             // [rows, stride(1)]
+  Buffer<float> timesteps_, guidance_;              // [rows, stride(1)]
   std::map<std::string, Buffer<float>> constants_;  // [rows, stride(elements)]
-  float filled_timestep_ = 0;  // of the constants, where there is one row
-  int64_t filled_ = 0;         // samples
+  float filled_timestep_ = 0;                       // of the constants, where there is one row
+  int64_t filled_ = 0;                              // samples
 };
 
 }  // namespace ae

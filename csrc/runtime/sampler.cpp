@@ -213,10 +213,9 @@ void Sampler::require_finite(int first, int batch, size_t num_rows) {
     if (marks[i] != 0 && (found < 0 || marks[i] < marks[found])) found = i;
   if (found < 0) return;
   const auto row = static_cast<size_t>(marks[found] - 1);
-  const std::string where = row < num_rows
-                                ? "denoiser returned a value that is not finite in row " + std::to_string(row) + " of " +
-                                      std::to_string(num_rows)
-                                : "decoder returned a value that is not finite after the last row";
+  const std::string where = row < num_rows ? "denoiser returned a value that is not finite in row " + std::to_string(row) +
+                                                 " of " + std::to_string(num_rows)
+                                           : "decoder returned a value that is not finite after the last row";
   throw Error(kEngine, "the " + where + " for sample " + std::to_string(first + found) +
                            ": try another format or engine, a lower guidance scale, or other latents");
 }
@@ -394,8 +393,7 @@ void Sampler::run_batch(const Program& program, const RowOptions& row_options, c
     pixels = decoded_.data();
     mark_decoded(batch, count + 1);
   }
-  if (!host)
-    memory_->download(host_non_finite_.data(), non_finite_.data(), static_cast<size_t>(batch) * sizeof(int32_t));
+  if (!host) memory_->download(host_non_finite_.data(), non_finite_.data(), static_cast<size_t>(batch) * sizeof(int32_t));
   const int64_t values = batch * output_elements_, offset = first * output_elements_;
   if (options.output == AE_OUTPUT_FLOAT32) {
     memory_->download(static_cast<float*>(image->data) + offset, pixels, static_cast<size_t>(values) * sizeof(float));

@@ -106,10 +106,10 @@ class Sampler {
 
   // Sized for `batch_capacity_` samples of `slot_capacity_` slots; the doubled batch of guidance is [conditional, unconditional].
   int batch_capacity_ = 0, slot_capacity_ = 0;
-  Buffer<float> slots_;         // [S, N, sample]
-  Buffer<float> input_;         // [2N, sample]
-  Buffer<float> output_;        // [2N, sample]
-  Buffer<float> decoded_;       // [N, output], only with a decoder
+  Buffer<float> slots_;                // [S, N, sample]
+  Buffer<float> input_;                // [2N, sample]
+  Buffer<float> output_;               // [2N, sample]
+  Buffer<float> decoded_;              // [N, output], only with a decoder
   std::unique_ptr<RowInputs> inputs_;  // of the row at hand, on the host
   Constants constants_;
   Conditions conditions_;       // of 2N samples, of N where no row is doubled

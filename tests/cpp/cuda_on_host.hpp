@@ -260,7 +260,7 @@ inline unsigned lane() { return machine().current % 32; }
 #define blockDim (emulation::machine().block_size)
 #define gridDim (emulation::machine().grid_size)
 #define AE_LAUNCH(kernel, grid, block, stream, ...) \
-  (static_cast<void>(stream),                   \
+  (static_cast<void>(stream),                       \
    emulation::enqueue([=] { emulation::launch(dim3(grid), dim3(block), [=] { (kernel)(__VA_ARGS__); }); }))
 
 inline void __syncthreads() { emulation::pause(emulation::State::kAtBlockBarrier); }
@@ -337,9 +337,7 @@ inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStre
   emulation::enqueue([=] { std::memset(data, value, bytes); });
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  return *stream = new char, cudaSuccess;
-}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = new char, cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete static_cast<char*>(stream);
   return cudaSuccess;

@@ -1,5 +1,5 @@
-// How a test records what the emulated GPU does, by ctypes: between `emulation_record(f)` and `emulation_record(null)` f is called
-// with the number of each operation, and `emulation_repeat(number)` does it again.
+// How a test records what the emulated GPU does, by ctypes: between `emulation_record(f)` and `emulation_record(null)` f is
+// called with the number of each operation, and `emulation_repeat(number)` does it again.
 #include "core/cuda.cuh"
 
 extern "C" {

@@ -3,7 +3,8 @@
 #include <string>
 
 // Two slots, noise before and after, a clip, a threshold, guidance in two of three rows, levels for a mask.
-inline constexpr const char* kProgram = R"({"version": 1, "name": "emulated", "slots": 2, "init_scale": 3.5, "guidance_scale": 2.5,
+inline constexpr const char* kProgram =
+    R"({"version": 1, "name": "emulated", "slots": 2, "init_scale": 3.5, "guidance_scale": 2.5,
   "guidance_rescale": 0.4, "rows": [
   {"timestep": 1.5, "c_in": 0.4, "c_skip": 0.3, "c_out": 0.9, "level": [1, 3.5], "clip": [-0.9, 0.8],
    "before_noise": [0.3, 0], "after": [[0.6, 0.1, 0.3], [0, 0, 1]]},

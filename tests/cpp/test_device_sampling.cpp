@@ -39,7 +39,7 @@ double value(const ae_tensor& tensor, size_t i) {
 // A network of whatever inputs; on a GPU it is queued.
 struct Engine {
   int calls = 0, released = 0;
-  int offset = 0;      // grows with each call where the network keeps a state
+  int offset = 0;  // grows with each call where the network keeps a state
   bool stateful = false, waits = false, spoils = false, refuses = false, cancels = false, captures = false;
   std::map<uint64_t, std::vector<void*>> bindings;
 
@@ -50,7 +50,8 @@ struct Engine {
       for (size_t k = 1; k < inputs.size(); ++k) shift += 0.03 * value(inputs[k], n * elements(inputs[k]));
       const size_t wide = elements(inputs[0]), own = elements(output);
       for (size_t e = 0; e < own; ++e)
-        static_cast<float*>(output.data)[n * own + e] = static_cast<float>(std::tanh(0.7 * value(inputs[0], n * wide + e % wide) + shift));
+        static_cast<float*>(output.data)[n * own + e] =
+            static_cast<float>(std::tanh(0.7 * value(inputs[0], n * wide + e % wide) + shift));
       if (spoils && n + 1 == samples) static_cast<float*>(output.data)[n * own + own / 2] = INFINITY;
     }
   }
@@ -100,10 +101,10 @@ struct Engine {
       return AE_UNSUPPORTED;
     }
     cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal);
-    const ae_status status = c->work(c->context);
+    const ae_status status = c->work(c->context, message, capacity);
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(c->stream, &graph);
-    if (status != AE_OK) return status;  // the message of the evaluation says why
+    if (status != AE_OK) return status;
     replay->user = graph;
     replay->launch = [](void* own, char*, size_t) -> ae_status {
       return cudaGraphLaunch(static_cast<cudaGraphExec_t>(own), nullptr) == cudaSuccess ? AE_OK : AE_ENGINE;
@@ -147,7 +148,8 @@ struct Handle {
     if (ae_sample(handle, &request, &image) != AE_OK) return {};
     std::vector<float> values(static_cast<size_t>(image.count) * image.height * image.width * image.channels);
     for (size_t i = 0; i < values.size(); ++i)
-      values[i] = image.output == AE_OUTPUT_RGB8 ? static_cast<unsigned char*>(image.data)[i] : static_cast<float*>(image.data)[i];
+      values[i] =
+          image.output == AE_OUTPUT_RGB8 ? static_cast<unsigned char*>(image.data)[i] : static_cast<float*>(image.data)[i];
     ae_image_free(&image);
     return values;
   }
@@ -165,8 +167,8 @@ struct Handle {
 void compare(const std::vector<float>& found, const std::vector<float>& wanted, const std::string& what, float tolerance) {
   require(!wanted.empty() && found.size() == wanted.size(), what + ": the number of values");
   for (size_t i = 0; i < found.size(); ++i)
-    require(std::fabs(found[i] - wanted[i]) <= tolerance, what + ": value " + std::to_string(i) + " is " + std::to_string(found[i]) +
-                                                              ", not " + std::to_string(wanted[i]));
+    require(std::fabs(found[i] - wanted[i]) <= tolerance,
+            what + ": value " + std::to_string(i) + " is " + std::to_string(found[i]) + ", not " + std::to_string(wanted[i]));
 }
 
 std::vector<float> normals(size_t count) {
@@ -196,10 +198,10 @@ void same_results(bool own_capture) {
   for (const char* program : {static_cast<const char*>(nullptr), "euler_ancestral-10", "emulated"}) {
     for (const int variant : {0, 1, 2, 3, 4}) {
       if (variant > 2 && (program == nullptr || program[1] != 'm')) continue;  // masks need levels
-      for (const int count : {2, 7}) {  // 7: batches of 3, 3 and 1
+      for (const int count : {2, 7}) {                                         // 7: batches of 3, 3 and 1
         for (int run = 0; run < 3; ++run) {
-          const std::string what = std::string(program ? program : "default") + " variant " + std::to_string(variant) + " count " +
-                                   std::to_string(count) + " run " + std::to_string(run);
+          const std::string what = std::string(program ? program : "default") + " variant " + std::to_string(variant) +
+                                   " count " + std::to_string(count) + " run " + std::to_string(run);
           ae_sample_options options = request(count);
           options.program = program;
           std::vector<int32_t> classes, negative;
@@ -210,8 +212,10 @@ void same_results(bool own_capture) {
           auto mask = normals(all);
           for (float& m : mask) m = m > 0 ? 1.0f : 0.0f;
           if (variant == 1) options.classes = classes.data(), options.negative_classes = negative.data();
-          if (variant == 2) options.guidance_scale = &scale, options.guidance_rescale = &rescale, options.latents = latents.data();
-          if (variant == 3) options.mask = mask.data(), options.known = known.data(), options.known_noise = run ? eps.data() : nullptr;
+          if (variant == 2)
+            options.guidance_scale = &scale, options.guidance_rescale = &rescale, options.latents = latents.data();
+          if (variant == 3)
+            options.mask = mask.data(), options.known = known.data(), options.known_noise = run ? eps.data() : nullptr;
           if (variant == 4) options.noise = noise.data(), options.num_draws = 2;
           if (variant == 0) options.output = AE_OUTPUT_RGB8;
           const auto wanted = cpu.sample(options), found = gpu.sample(options);
@@ -310,7 +314,8 @@ void errors() {
   wrong.size = sizeof wrong;
   wrong.device = 7;
   ae_handle* handle = nullptr;
-  require(ae_open(bundle, &wrong, &handle) == AE_INVALID_ARGUMENT && std::strstr(ae_message(handle), "the device is 7"), "device 7");
+  require(ae_open(bundle, &wrong, &handle) == AE_INVALID_ARGUMENT && std::strstr(ae_message(handle), "the device is 7"),
+          "device 7");
   ae_close(handle);
 }
 

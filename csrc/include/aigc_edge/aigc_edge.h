@@ -84,12 +84,13 @@ typedef struct ae_replay {
   void (*release)(void* user);
 } ae_replay;
 
-/* A loop to be captured: `work(context)` evaluates all rows once, which were evaluated before with the same bindings. */
+/* A loop to be captured: `work` queues all rows once, whose evaluations had the same bindings before. It reports failures as
+   `evaluate` does. */
 typedef struct ae_capture {
   size_t size;
   int64_t batch; /* of the largest evaluation */
   void* stream;
-  ae_status (*work)(void* context);
+  ae_status (*work)(void* context, char* message, size_t capacity);
   void* context;
 } ae_capture;
 
