@@ -146,7 +146,7 @@ def test_drawn_classes_are_the_runtimes(tiny_bundle: Path, rng: np.random.Genera
     seeds = np.concatenate([rng.integers(0, 2**64, 61, dtype=np.uint64), np.array([0, 1, 2**64 - 1], np.uint64)])
     seen: list[np.ndarray] = []
     with opened(tiny_bundle) as native:
-        engine = native._engines["denoiser"]
+        engine = native._networks.engines["denoiser"]
         bind = engine.bind
 
         def watched(given: Any, outputs: Any) -> Any:

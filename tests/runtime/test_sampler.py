@@ -162,7 +162,7 @@ def test_a_decoder_that_is_not_finite_is_named(open_toy, engine, toy):
 
 def test_a_handle_can_be_used_after_a_failure(open_toy):
     pipeline, broken = open_toy(), [False]
-    bound = pipeline._engines["denoiser"].bind
+    bound = pipeline._networks.engines["denoiser"].bind
 
     def bind(inputs, outputs):
         run = bound(inputs, outputs)
@@ -174,7 +174,7 @@ def test_a_handle_can_be_used_after_a_failure(open_toy):
 
         return call
 
-    pipeline._engines["denoiser"].bind = bind
+    pipeline._networks.engines["denoiser"].bind = bind
     expected = pipeline.sample(2, seed=4)
     broken[0] = True
     with pytest.raises(KeyboardInterrupt):

@@ -28,8 +28,10 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def capture(work: Callable[[], None], device: Any) -> Callable[[], None]:
-    """Run `work` a few times on a stream of its own, then capture it there; returns what replays it on the current stream.
+def capture(
+    work: Callable[[], None], device: Any, *, stream: Any = None, warm_ups: int = WARM_UPS
+) -> Callable[[], None]:
+    """Run `work` a few times on `stream` (one of its own), then capture it there; returns what replays it on the current stream.
 
     The memory that it allocates meanwhile belongs to the graph. Raises CaptureFailed, with torch as it was before, and whatever
     `work` raises where it is not captured.
@@ -38,13 +40,13 @@ def capture(work: Callable[[], None], device: Any) -> Callable[[], None]:
 
     with torch.cuda.device(device):
         caller = torch.cuda.current_stream()
-        side = torch.cuda.Stream()
+        side = stream or torch.cuda.Stream()
         raised: list[Exception] = []
         pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         side.wait_stream(caller)
         with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
+            for _ in range(warm_ups):
                 work()
         caller.wait_stream(side)
         try:
