@@ -41,7 +41,7 @@ def capture(
     with torch.cuda.device(device):
         caller = torch.cuda.current_stream()
         side = stream or torch.cuda.Stream()
-        raised: list[Exception] = []
+        raised: list[BaseException] = []
         pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         side.wait_stream(caller)
@@ -54,13 +54,16 @@ def capture(
             with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 try:
                     work()
-                except Exception as error:
+                except BaseException as error:
                     raised.append(error)  # ending a broken capture raises another error, which says less
                     raise
-        except Exception as error:
+        except BaseException as error:
             torch.cuda.set_stream(caller)  # torch leaves its stream in place when a capture cannot be ended
             _put_right(pool)
-            raise CaptureFailed(first_line(raised[0] if raised else error)) from error
+            cause = raised[0] if raised else error
+            if not isinstance(cause, Exception):  # an interrupt is no failure of the capture
+                raise cause from None
+            raise CaptureFailed(first_line(cause)) from error
     replay: Callable[[], None] = graph.replay
     return replay
 
