@@ -224,12 +224,12 @@ class Pipeline:
         """
         if not self._encoders.outputs:
             raise AigcEdgeError(f"{self.path} has no text encoder: it cannot encode a prompt")
-        with self._lock:
+        with self._exclusive("encode"):
             return self._encoders(texts("prompt", prompt, len(prompt)))
 
     def close_encoders(self) -> None:
         """Release the text encoders, which may be larger than all other networks; an uncached prompt loads them again."""
-        with self._lock:
+        with self._exclusive("close_encoders"):
             self._encoders.close()
 
     def close(self) -> None:

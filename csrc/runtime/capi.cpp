@@ -17,6 +17,8 @@ struct ae_handle {
   std::unique_ptr<ae::Bundle> bundle;
   std::unique_ptr<ae::Sampler> sampler;
   std::string message;
+  bool sampling = false;     // within ae_sample, whose callbacks may call us again
+  bool close_later = false;  // ae_close was called there
 };
 
 namespace {
@@ -85,6 +87,25 @@ void require_open(const ae_handle* handle) {
   if (!handle->bundle) throw ae::Error(ae::kInvalidArgument, "the bundle of this handle did not open: close it and open another");
 }
 
+// Refuses a call by a callback of the ae_sample that runs.
+void require_idle(const ae_handle* handle, const char* what) {
+  if (handle->sampling)
+    throw ae::Error(ae::kInvalidArgument,
+                    std::string(what) + " was called by an engine of the handle that it samples for: call it afterwards");
+}
+
+// Marks the time of an ae_sample.
+class Sampling {
+ public:
+  explicit Sampling(ae_handle* handle) : handle_(handle) { handle_->sampling = true; }
+  ~Sampling() { handle_->sampling = false; }
+  Sampling(const Sampling&) = delete;
+  Sampling& operator=(const Sampling&) = delete;
+
+ private:
+  ae_handle* handle_;
+};
+
 }  // namespace
 
 ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** out) {
@@ -121,6 +142,8 @@ ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** ou
 
 void ae_close(ae_handle* handle) {
   if (handle == nullptr) return;
+  handle->close_later = handle->sampling;
+  if (handle->sampling) return;
   handle->sampler.reset();  // it releases the engine's bindings while the bundle still stands
   delete handle;
 }
@@ -145,6 +168,7 @@ ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t
 ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
   return guarded(handle, [&] {
     require_open(handle);
+    require_idle(handle, "ae_add_program");
     if (json == nullptr)
       throw ae::Error(ae::kInvalidArgument, "ae_add_program was given a null pointer: give the program as JSON");
     try {
@@ -160,8 +184,9 @@ ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
 }
 
 ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image* image) {
-  return guarded(handle, [&] {
+  const ae_status status = guarded(handle, [&] {
     require_open(handle);
+    require_idle(handle, "ae_sample");
     if (image == nullptr) throw ae::Error(ae::kInvalidArgument, "ae_sample was given no image: pass a pointer to an ae_image");
     ae_image result = sized(image, "ae_image");
     if (image->size < kSmallestImage)
@@ -169,10 +194,15 @@ ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image*
                                                 ", which leaves no room for data: " + "set it to sizeof(ae_image)");
     ae_sample_options options = sized(given, "ae_sample_options");
     if (options.count == 0) options.count = 1;
-    handle->sampler->sample(options, &result);
+    {
+      const Sampling sampling(handle);
+      handle->sampler->sample(options, &result);
+    }
     result.size = image->size;
     std::memcpy(image, &result, std::min(sizeof result, image->size));
   });
+  if (handle != nullptr && handle->close_later && !handle->sampling) ae_close(handle);
+  return status;
 }
 
 ae_status ae_check(ae_handle* handle, const ae_sample_options* given) {

@@ -8,7 +8,8 @@
    fields can be added: the library reads and writes no more of a caller's struct than its size. Every call returns a status;
    ae_message tells in one sentence what was given, what is allowed and what to do. There is no global state. A handle serves one
    thread at a time; several handles may be used at once. A handle can be used again after a failed ae_sample. No call ends the
-   process and none throws.
+   process and none throws. Callbacks of the engine may not call ae_sample or ae_add_program for the handle that calls them
+   (AE_INVALID_ARGUMENT); ae_close there takes effect when ae_sample returns, and the handle is then gone.
 
    On a GPU (ae_open_options.device) noise, rows, decoder and pixels stay there, the engine queues its networks on the stream that
    it is given, and all rows become one CUDA graph. Pointers in requests and images are of host memory all the same. */
