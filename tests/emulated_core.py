@@ -1,4 +1,4 @@
-"""The native core with an emulated GPU (tests/cpp/cuda_on_host.hpp), built once: torch's CPU tensors see the memory of that GPU."""
+"""The native core with an emulated GPU (tests/cpp/cuda_on_host.hpp), whose memory torch's CPU tensors see; built once."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@
 namespace ae {
 namespace {
 
-constexpr size_t kAlignment = 64;  // bytes, on the host
+constexpr size_t kAlignment = 64;                                         // bytes, on the host
+constexpr int kHostToDevice = 1, kDeviceToHost = 2, kDeviceToDevice = 3;  // cudaMemcpyKind
 
 AE_WITH_CUDA(cudaStream_t queue(void* stream) { return static_cast<cudaStream_t>(stream); })
 
@@ -76,40 +77,33 @@ void Memory::free(void* data) const {
   }
 }
 
+void Memory::transfer(void* to, const void* from, size_t bytes, [[maybe_unused]] int direction) const {
+  if (on_host()) {
+    std::memcpy(to, from, bytes);
+  } else if (bytes != 0) {
+    AE_WITH_CUDA(cuda::check(cudaMemcpyAsync(to, from, bytes, static_cast<cudaMemcpyKind>(direction), queue(stream_)),
+                             "copying to, from or on the GPU");)
+  }
+}
+
 void Memory::upload(void* to, const void* from, size_t bytes, int64_t times) const {
   auto* const out = static_cast<char*>(to);
   const size_t all = bytes * static_cast<size_t>(times);
-  if (on_host()) {
-    for (size_t done = 0; done < all; done += bytes) std::memcpy(out + done, from, bytes);
-    return;
-  }
   if (all == 0) return;
-  AE_WITH_CUDA(cuda::check(cudaMemcpyAsync(out, from, bytes, cudaMemcpyHostToDevice, queue(stream_)), "copying to the GPU");)
+  transfer(out, from, bytes, kHostToDevice);
   for (size_t done = bytes; done < all; done *= 2) copy(out + done, out, std::min(done, all - done));
 }
 
-void Memory::download(void* to, const void* from, size_t bytes) const {
-  if (on_host()) {
-    std::memcpy(to, from, bytes);
-    return;
-  }
-  AE_WITH_CUDA(cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, queue(stream_)), "copying from the GPU");)
-}
+void Memory::download(void* to, const void* from, size_t bytes) const { transfer(to, from, bytes, kDeviceToHost); }
 
-void Memory::copy(void* to, const void* from, size_t bytes) const {
-  if (on_host()) {
-    std::memcpy(to, from, bytes);
-    return;
-  }
-  AE_WITH_CUDA(cuda::check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, queue(stream_)), "copying on the GPU");)
-}
+void Memory::copy(void* to, const void* from, size_t bytes) const { transfer(to, from, bytes, kDeviceToDevice); }
 
 void Memory::zero(void* data, size_t bytes) const {
   if (on_host()) {
     std::memset(data, 0, bytes);
-    return;
+  } else if (bytes != 0) {
+    AE_WITH_CUDA(cuda::check(cudaMemsetAsync(data, 0, bytes, queue(stream_)), "setting memory on the GPU");)
   }
-  AE_WITH_CUDA(cuda::check(cudaMemsetAsync(data, 0, bytes, queue(stream_)), "setting memory on the GPU");)
 }
 
 void Memory::wait() const {

@@ -48,6 +48,8 @@ class Memory {
   std::function<void()> capture(const std::function<void()>& work) const;
 
  private:
+  void transfer(void* to, const void* from, size_t bytes, int direction) const;
+
   Device device_;
   void* stream_ = nullptr;
   bool own_stream_ = false;

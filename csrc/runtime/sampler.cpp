@@ -18,7 +18,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMaxImageElements = int64_t{1} << 40;
-constexpr size_t kMaxLoops = 8;  // on a GPU: each holds its graph and its tables
 constexpr uint32_t kLatentDraw = 0;
 constexpr uint32_t kClassDraw = 0xffffffffu;  // beyond the draws of every row
 
@@ -63,30 +62,6 @@ Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, std::unique_ptr<
 
 Sampler::~Sampler() { drop_all(); }
 
-void Sampler::release(const Binding& binding) {
-  if (engine_.release != nullptr) engine_.release(engine_.user, binding.id);
-}
-
-void Sampler::drop(std::list<Loop>::iterator loop) {
-  loop->replay = nullptr;  // before what it refers to
-  for (const Binding& binding : loop->bindings) release(binding);
-  loops_.erase(loop);
-}
-
-void Sampler::drop_all() {
-  while (!loops_.empty()) drop(loops_.begin());
-  for (const auto& entry : bindings_) release(entry.second);
-  bindings_.clear();
-}
-
-void Sampler::forget(const std::string& program) {
-  for (auto loop = loops_.begin(); loop != loops_.end();) {
-    const auto next = std::next(loop);
-    if (loop->rows.program().name == program) drop(loop);
-    loop = next;
-  }
-}
-
 void Sampler::reserve(int batch, int slots) {
   if (batch <= batch_capacity_ && slots <= slot_capacity_) return;
   drop_all();  // engines and graphs hold pointers into the buffers that go now
@@ -111,55 +86,6 @@ void Sampler::reserve(int batch, int slots) {
   host_non_finite_.resize(static_cast<size_t>(n));
   batch_capacity_ = static_cast<int>(n);
   slot_capacity_ = static_cast<int>(s);
-}
-
-Sampler::Binding Sampler::bind(const Component& component, int64_t batch, RowInputs* inputs, int64_t row) {
-  Binding b;
-  b.id = next_binding_++;
-  const size_t count = component.inputs.size() + component.outputs.size();
-  b.shapes.reserve(count);
-  b.tensors.reserve(count);
-  const bool schedule = component.kind == ComponentKind::kSchedule;
-  const auto add = [&](const TensorSpec& spec, void* data) {
-    std::vector<int64_t> shape = {batch};
-    shape.insert(shape.end(), spec.shape.begin(), spec.shape.end());
-    b.shapes.push_back(std::move(shape));
-    b.tensors.push_back({sizeof(ae_tensor), spec.name.c_str(), spec.dtype, static_cast<int32_t>(b.shapes.back().size()),
-                         b.shapes.back().data(), data, schedule || memory_->on_host() ? AE_CPU : AE_CUDA});
-    return &b.tensors.back();
-  };
-  const auto data_of = [&](const TensorSpec& input) -> void* {
-    switch (input.role) {
-      case Role::kSample:
-        return input_.data();
-      case Role::kTimestep:
-        return schedule ? constants_.timestep() : inputs->timestep(row);
-      case Role::kConstant:
-        return inputs->constant(input.name, row);
-      case Role::kCondition:
-        return conditions_.input(input.name);
-      case Role::kGuidance:
-        return inputs->guidance(row);
-      case Role::kClass:
-      case Role::kTokens:  // of text encoders, which are not evaluated here
-        break;
-    }
-    return classes_.data();
-  };
-  for (const TensorSpec& input : component.inputs) b.inputs.push_back(add(input, data_of(input)));
-  for (const TensorSpec& output : component.outputs)
-    b.outputs.push_back(add(output, schedule                                    ? constants_.output(output.name)
-                                    : component.kind == ComponentKind::kDecoder ? decoded_.data()
-                                                                                : output_.data()));
-  return b;
-}
-
-// The binding of a component whose inputs do not differ from row to row.
-const Sampler::Binding& Sampler::standing(const Component& component, int64_t batch) {
-  const auto key = std::make_pair(component.kind, batch);
-  auto found = bindings_.find(key);
-  if (found == bindings_.end()) found = bindings_.emplace(key, bind(component, batch, inputs_.get(), 0)).first;
-  return found->second;
 }
 
 void Sampler::evaluate(const Component& component, const Binding& binding, int row, int num_rows) {
@@ -244,33 +170,6 @@ ops::Launch Sampler::launch() const {
   launch.stream = memory_->stream();
   launch.device = memory_->device();
   return launch;
-}
-
-// The loop that was prepared for such a request, or a new one.
-Sampler::Loop& Sampler::loop_of(const Program& program, const RowOptions& row_options, const ae_sample_options& options,
-                                int batch) {
-  const bool own_noise = options.noise != nullptr, masked = options.mask != nullptr, host = memory_->on_host();
-  const auto found = std::find_if(loops_.begin(), loops_.end(), [&](const Loop& loop) {
-    return &loop.rows.program() == &program && loop.rows.options() == row_options && loop.batch == batch &&
-           loop.own_noise == own_noise && loop.masked == masked;
-  });
-  if (found != loops_.end() && !host) {
-    loops_.splice(loops_.begin(), loops_, found);
-    return loops_.front();
-  }
-  while (loops_.size() >= (host ? 1 : kMaxLoops)) drop(std::prev(loops_.end()));
-  Loop& loop = loops_.emplace_front(program, row_options);
-  loop.batch = batch;
-  loop.own_noise = own_noise;
-  loop.masked = masked;
-  if (host || loop.rows.size() == 0) return loop;
-  loop.inputs = std::make_unique<RowInputs>(constants_, static_cast<int64_t>(loop.rows.size()), 2 * batch, *memory_);
-  for (size_t r = 0; r < loop.rows.size(); ++r) {
-    const auto row = static_cast<int64_t>(r);
-    fill_inputs(*loop.inputs, row, loop, r);
-    loop.bindings.push_back(bind(*bundle_.denoiser(), int64_t{batch} * loop.rows.halves(r), loop.inputs.get(), row));
-  }
-  return loop;
 }
 
 // A batch's part of a caller's array where the steps can read it: on a GPU in `buffer`, which stays.

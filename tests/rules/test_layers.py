@@ -23,7 +23,7 @@ TORCH = [
     "engines/torch.py",
 ]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
-# engines/tensorrt_network.py, runtime/device.py, runtime/networks.py: on a GPU torch owns memory and streams, where it is installed.
+# engines/tensorrt_network.py, runtime/device.py, runtime/networks.py: on a GPU torch owns memory, where it is installed.
 TORCH_IN_FUNCTIONS = [
     *TORCH,
     "bench/runners/",

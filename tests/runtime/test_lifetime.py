@@ -131,9 +131,9 @@ def test_calls_from_within_a_callback(tiny_bundle: Path) -> None:
         for callback in ("progress", "watch"):
             samples: list[Any] = []
             options: dict[str, Any] = {callback: lambda *row: tries(p, *row)}
-            thread = threading.Thread(
-                target=lambda options=options, samples=samples: samples.append(p.sample(1, seed=5, steps=2, **options)), daemon=True
-            )
+            arguments = (samples, options)
+            thread = threading.Thread(target=lambda into, how: into.append(p.sample(1, seed=5, steps=2, **how)), args=arguments)
+            thread.daemon = True  # a deadlock fails the test, and does not hang the run
             thread.start()
             thread.join(60)
             assert not thread.is_alive()

@@ -28,9 +28,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def capture(
-    work: Callable[[], None], device: Any, *, stream: Any = None, warm_ups: int = WARM_UPS
-) -> Callable[[], None]:
+def capture(work: Callable[[], None], device: Any, *, stream: Any = None, warm_ups: int = WARM_UPS) -> Callable[[], None]:
     """Run `work` a few times on `stream` (one of its own), then capture it there; returns what replays it on the current stream.
 
     The memory that it allocates meanwhile belongs to the graph. Raises CaptureFailed, with torch as it was before, and whatever
