@@ -6,7 +6,6 @@ import importlib.util
 
 from aigc_edge.engines.base import Engine
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
-from aigc_edge.ops._op import native_core
 
 DEVICES = ("auto", "cpu", "cuda")
 MAX_BATCH = 64  # on a GPU; larger counts run one after the other, with the same result, and need no graph of their own
@@ -17,6 +16,8 @@ def without_gpu() -> str | None:
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed, which owns the memory on the GPU: pip install 'aigc-edge[train]'"
     import torch
+
+    from aigc_edge.ops import native_core  # here: sampling on a CPU imports no ops
 
     if not torch.cuda.is_available():
         built = "its build has no CUDA" if torch.version.cuda is None else "there is no NVIDIA GPU with a driver"

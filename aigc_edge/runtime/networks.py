@@ -11,7 +11,6 @@ import numpy as np
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
 from aigc_edge.engines.base import ENGINES, Engine, EngineSource, require
-from aigc_edge.engines.constants import schedule_source
 from aigc_edge.errors import EngineUnavailable
 from aigc_edge.runtime import device as devices
 
@@ -145,6 +144,8 @@ class Networks:
                 array.fill(0)
             return lambda row, num_rows: None
         if SCHEDULE not in self.engines:
+            from aigc_edge.engines.constants import schedule_source
+
             source = schedule_source(self._bundle, self._bundle.manifest.components[SCHEDULE])
             source.files.read(source.model_file())  # checks its hash, which opening did not
             self.engines[SCHEDULE] = require(ENGINES[self._engine].schedule_engine or self._engine).load(source, threads=1)

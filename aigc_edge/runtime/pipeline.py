@@ -21,18 +21,20 @@ from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
-from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.runtime import device as devices
 from aigc_edge.runtime.conditions import Conditions, texts
 from aigc_edge.runtime.initial_state import initial_state
 from aigc_edge.runtime.networks import Networks
 from aigc_edge.runtime.programs import Programs
-from aigc_edge.runtime.request import Prompt, SampleOptions, SampleRequest, as_request
+from aigc_edge.runtime.request import Prompt, SampleRequest, as_request
 from aigc_edge.runtime.text_encoders import TextEncoders
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from aigc_edge.engines.constants import Constants
+    from aigc_edge.runtime.request import SampleOptions
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str, int, Buffers, Buffers], None]
@@ -79,7 +81,7 @@ class Pipeline:
         options: dict[str, Any] = {"format": format or "", "threads": self.threads, "verify": _VERIFY[verify], "size": image}
         with self._networks.current():
             self._handle = _core.Handle(os.fspath(path), self._networks.bind, **options, **self._networks.place)
-        self._bundle = Bundle.of(self.path, self._handle.manifest, validated=True).at(image)
+        self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)
@@ -211,6 +213,8 @@ class Pipeline:
             elif tensor.role == "guidance" and tensor.name in inputs:
                 inputs[tensor.name] = np.broadcast_to(np.asarray(inputs[tensor.name], np.float32), (len(sample),))
             elif tensor.role == "constant":
+                from aigc_edge.engines.constants import Constants
+
                 self._constants = self._constants or Constants.of(self._bundle)
                 assert self._constants is not None
                 inputs[tensor.name] = np.concatenate([self._constants(float(time))[tensor.name] for time in times])
