@@ -73,7 +73,7 @@ typedef struct ae_evaluation {
   size_t num_outputs;
   const ae_tensor* const* inputs;  /* [num_inputs]: all in the manifest; a network may take some, by name ("onnx_inputs" there) */
   const ae_tensor* const* outputs; /* [num_outputs]: to be filled */
-  void* stream; /* the cudaStream_t to queue on, for tensors on a GPU; null on the CPU, as for the schedule */
+  void* stream;                    /* the cudaStream_t to queue on, for tensors on a GPU; null on the CPU, as for the schedule */
 } ae_evaluation;
 
 /* What queues a captured loop again on the stream that it was captured on; filled by ae_engine.capture. `launch` reports failures
