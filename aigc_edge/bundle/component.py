@@ -15,6 +15,7 @@ from aigc_edge.errors import BundleError
 
 DENOISER, DECODER, SCHEDULE = "denoiser", "decoder", "schedule"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+MAX_TENSORS = 4096  # inputs or outputs of one component
 KINDS = (DENOISER, DECODER, SCHEDULE, *TEXT_ENCODERS)  # every name that a component may have
 
 
@@ -161,7 +162,7 @@ class Component:
     @staticmethod
     def parse(name: str, value: Value) -> Component:
         """The component of a manifest; raises BundleError naming the member that is wrong."""
-        inputs, outputs = (tuple(map(TensorSpec.parse, value[kind].items())) for kind in ("inputs", "outputs"))
+        inputs, outputs = (_tensors(value[kind]) for kind in ("inputs", "outputs"))
         names = {tensor.name for tensor in inputs}
         formats = {
             format: {"file": files["file"].string()} | {k: v for k, v in files.object().items() if isinstance(v, str)}
@@ -186,6 +187,13 @@ class Component:
             return self.spec
         by_name = {tensor.name: tensor for tensor in self.spec.inputs}
         return replace(self.spec, inputs=tuple(by_name[name] for name in names))
+
+
+def _tensors(value: Value) -> tuple[TensorSpec, ...]:
+    items = value.items()
+    if len(items) > MAX_TENSORS:
+        raise value.error(f"must hold at most {MAX_TENSORS} tensors")
+    return tuple(map(TensorSpec.parse, items))
 
 
 def _names(value: Value, member: str, allowed: set[str]) -> tuple[str, ...] | None:

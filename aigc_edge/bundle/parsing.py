@@ -9,11 +9,16 @@ from typing import Any
 
 from aigc_edge.errors import BundleError
 
-MAX_DEPTH = 64
+MAX_BYTES, MAX_DEPTH = 64 << 20, 64
 
 
 def parse_json(text: bytes, what: str) -> Any:
-    """The JSON value of `text`: UTF-8, unique names, finite numbers, at most 64 levels; raises BundleError naming `what`."""
+    """The JSON value of `text`: UTF-8, unique names, finite numbers, at most 64 MiB and 64 levels.
+
+    Raises BundleError that begins with `what`.
+    """
+    if len(text) > MAX_BYTES:
+        raise BundleError(f"{what} is not valid JSON (it has more than {MAX_BYTES >> 20} MiB)")
     try:
         value = json.loads(
             text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite, parse_int=_integer

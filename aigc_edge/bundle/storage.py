@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -155,7 +156,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(path)
     names = archive.namelist()
     odd = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if odd or twice:
         archive.close()
         raise zipfile.BadZipFile(f"it holds {odd[0]} compressed or encrypted" if odd else f"it holds {twice[0]} twice")

@@ -129,10 +129,11 @@ def _requirement(tensor: TensorSpec, denoises: bool, sample: tuple[Dim, ...], cl
 
 
 def _check_unique(tensors: Sequence[TensorSpec], path: str, kind: str) -> None:
-    names = [tensor.name for tensor in tensors]
-    for name in names:
-        if names.count(name) > 1:
-            raise BundleError(f"{path} has two {kind} with the name {name}")
+    seen = set[str]()
+    for tensor in tensors:
+        if tensor.name in seen:
+            raise BundleError(f"{path} has two {kind} with the name {tensor.name}")
+        seen.add(tensor.name)
 
 
 def _check_schedule(schedule: Component, files: Mapping[str, FileEntry]) -> None:

@@ -24,7 +24,7 @@ Bundle::Bundle(const std::string& path, const std::string& format, ae_verify ver
       const std::string& network = component->formats.at(format_);
       return name == network || name == network + ".data";  // weights beside an ONNX file
     };
-    if (verify == AE_VERIFY_ALL || used(denoiser()) || used(decoder())) file(entry.first);
+    if (verify == AE_VERIFY_ALL || used(denoiser()) || used(decoder())) check(entry.first);
   }
   if (schedule() != nullptr) manifest_.constants.data = file(manifest_.constants.file).data;
 }
