@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # zipfile and tempfile are imported late: 13 ms that opening 
     import zipfile
 
 CHUNK = 1 << 20
+MAX_FILES = 1 << 20  # of a packed bundle
 AGAIN = "copy the bundle again or compile it again"
 _ZIP = (b"PK\3\4", b"PK\5\6")
 
@@ -157,6 +158,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     names = archive.namelist()
     odd = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if len(names) > MAX_FILES:
+        archive.close()
+        raise zipfile.BadZipFile("it holds more than a million files")
     if odd or twice:
         archive.close()
         raise zipfile.BadZipFile(f"it holds {odd[0]} compressed or encrypted" if odd else f"it holds {twice[0]} twice")

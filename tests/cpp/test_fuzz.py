@@ -1,4 +1,4 @@
-"""The readers of a bundle's bytes under AddressSanitizer: every input of the corpus, then random changes of them for a few seconds.
+"""The readers of a bundle's bytes under AddressSanitizer: every input of the corpus, then random changes of them for seconds.
 
 `tests/cpp/fuzz` holds the targets; its CMakeLists.txt says how to run them for longer, and with clang's libFuzzer.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import pytest
 
 core = pytest.importorskip("aigc_edge._core")
 INSTALLED = Path(core.__file__).parent
-CUDA_LIBRARIES = [Path(home) / "lib64" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda", "/opt/cuda") if home]
 
 CMAKE = """
 cmake_minimum_required(VERSION 3.24)
@@ -46,29 +45,36 @@ def consumer(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package in another folder."""
+    folder = tmp_path_factory.mktemp("package")
+    for part in ("include", "lib"):
+        shutil.copytree(INSTALLED / part, folder / part, symlinks=True)
+    return folder
+
+
 def assert_ran(printed: str) -> None:
     status, message = printed.split(" ", 1)
     assert status == "2"
     assert "no-such-bundle.aigc" in message
 
 
-def test_cmake_finds_the_shared_and_the_static_library(native: Any, consumer: Path) -> None:
-    folder = native.build(consumer / "build", f"-Daigc_edge_DIR={INSTALLED}/lib/cmake/aigc_edge", source=consumer)
+def test_cmake_finds_the_shared_and_the_static_library(native: Any, consumer: Path, moved: Path) -> None:
+    options = (f"-Daigc_edge_DIR={moved}/lib/cmake/aigc_edge", "-DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON")
+    folder = native.build(consumer / "build", *options, source=consumer)
     for kind in ("aigc_edge", "aigc_edge_static"):
         assert_ran(native.run(folder / f"with_{kind}"))
 
 
 @pytest.mark.parametrize("package", ["aigc_edge", "aigc_edge-static"])
-def test_pkg_config_finds_it(native: Any, consumer: Path, package: str) -> None:
-    path = {"PKG_CONFIG_PATH": str(INSTALLED / "lib" / "pkgconfig")}
+def test_pkg_config_finds_it(native: Any, consumer: Path, moved: Path, package: str) -> None:
+    path = {"PKG_CONFIG_PATH": str(moved / "lib" / "pkgconfig")}
     flags = native.run(native.need("pkg-config"), "--cflags", "--libs", package, environment=path).split()
-    if "-lcudart_static" in flags:
-        folders = [folder for folder in CUDA_LIBRARIES if (folder / "libcudart_static.a").is_file()]
-        if not folders:
-            pytest.skip("there is no libcudart_static.a here")
-        flags += [f"-L{folder}" for folder in folders]
+    assert [flag for flag in flags if "cudart" in flag] == [str(library) for library in (moved / "lib").glob("libcudart*")
+                                                            if package.endswith("static")]  # fmt: skip
     native.run(native.need("cc"), consumer / "main.c", "-o", consumer / "main", *flags)
-    assert_ran(native.run(consumer / "main", environment={"LD_LIBRARY_PATH": str(INSTALLED / "lib")}))
+    assert_ran(native.run(consumer / "main", environment={"LD_LIBRARY_PATH": str(moved / "lib")}))
 
 
 def test_nothing_but_the_c_api_is_exported(native: Any) -> None:
