@@ -28,8 +28,8 @@ MOVED = {  # where 2.28 has what is in libc.so.6 today
     "libpthread.so.0": r"_{0,2}pthread|sem_|thrd_|mtx_|cnd_|tss_|call_once",
     "librt.so.1": r"aio_|lio_|timer_|shm_|(__)?mq_",
 }
-# 2.28 has these functions in the part of glibc that is linked statically, and the variable not at all: no thread may be taken for
-# the only one then.
+# 2.28 has stat in the part of glibc that is linked statically. The rest it does not have, and the C++ runtime uses it: the variable
+# says that no thread may be taken for the only one.
 MISSING = """
 struct stat;
 int __fxstat(int, int, struct stat*);
@@ -45,6 +45,12 @@ HIDDEN int fstat(int file, struct stat* status) { return __fxstat(VERSION, file,
 HIDDEN int stat(const char* path, struct stat* status) { return __xstat(VERSION, path, status); }
 HIDDEN int lstat(const char* path, struct stat* status) { return __lxstat(VERSION, path, status); }
 HIDDEN char __libc_single_threaded = 0;
+int getentropy(void*, unsigned long);
+HIDDEN unsigned arc4random(void) {
+  unsigned value;
+  if (getentropy(&value, sizeof value) != 0) __builtin_abort();
+  return value;
+}
 """
 
 

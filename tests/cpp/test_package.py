@@ -13,12 +13,11 @@ INSTALLED = Path(core.__file__).parent
 
 CMAKE = """
 cmake_minimum_required(VERSION 3.24)
-project(consumer LANGUAGES C CXX)
+project(consumer LANGUAGES ${LANGUAGES})
 find_package(aigc_edge 0.1 REQUIRED)
 foreach(kind aigc_edge aigc_edge_static)
   add_executable(with_${kind} main.c)
   target_link_libraries(with_${kind} PRIVATE aigc_edge::${kind})
-  set_target_properties(with_${kind} PROPERTIES LINKER_LANGUAGE CXX)
 endforeach()
 """
 
@@ -60,9 +59,10 @@ def assert_ran(printed: str) -> None:
     assert "no-such-bundle.aigc" in message
 
 
-def test_cmake_finds_the_shared_and_the_static_library(native: Any, consumer: Path, moved: Path) -> None:
+@pytest.mark.parametrize("languages", ["C", "C;CXX"])
+def test_cmake_finds_the_shared_and_the_static_library(native: Any, consumer: Path, moved: Path, languages: str) -> None:
     options = (f"-Daigc_edge_DIR={moved}/lib/cmake/aigc_edge", "-DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON")
-    folder = native.build(consumer / "build", *options, source=consumer)
+    folder = native.build(consumer / "build", f"-DLANGUAGES={languages}", *options, source=consumer)
     for kind in ("aigc_edge", "aigc_edge_static"):
         assert_ran(native.run(folder / f"with_{kind}"))
 
@@ -71,8 +71,8 @@ def test_cmake_finds_the_shared_and_the_static_library(native: Any, consumer: Pa
 def test_pkg_config_finds_it(native: Any, consumer: Path, moved: Path, package: str) -> None:
     path = {"PKG_CONFIG_PATH": str(moved / "lib" / "pkgconfig")}
     flags = native.run(native.need("pkg-config"), "--cflags", "--libs", package, environment=path).split()
-    assert [flag for flag in flags if "cudart" in flag] == [str(library) for library in (moved / "lib").glob("libcudart*")
-                                                            if package.endswith("static")]  # fmt: skip
+    own = (moved / "lib").glob("libcudart*") if package.endswith("static") else ()
+    assert [Path(flag).resolve() for flag in flags if "cudart" in flag] == [library.resolve() for library in own]
     native.run(native.need("cc"), consumer / "main.c", "-o", consumer / "main", *flags)
     assert_ran(native.run(consumer / "main", environment={"LD_LIBRARY_PATH": str(moved / "lib")}))
 
