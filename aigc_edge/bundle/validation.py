@@ -169,7 +169,7 @@ def _check_table(table: ConstantTable, width: int, files: Mapping[str, FileEntry
 
 
 def _check_constants(denoiser: Component, schedule: Component | None) -> None:
-    outputs = [(tensor.name, tensor.shape) for tensor in schedule.spec.outputs] if schedule else []
+    outputs = {(tensor.name, tensor.shape) for tensor in schedule.spec.outputs} if schedule else set()
     for tensor in denoiser.spec.of_role("constant"):
         if tensor.dtype != "float32" or (tensor.name, tensor.shape) not in outputs:
             raise BundleError(

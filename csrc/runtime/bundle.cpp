@@ -39,8 +39,9 @@ void Bundle::choose_format(const std::string& format) {
     std::string known;
     for (const auto& entry : component->formats) known += (known.empty() ? "" : ", ") + entry.first;
     throw Error(kInvalidArgument, path_ + " has no format " + format +
-                                      (component->kind == ComponentKind::kTextEncoder ? " of " + component->name : "") +
-                                      ": choose one of " + known + ", or compile it with --format " + format);
+                                      (component->kind == ComponentKind::kTextEncoder ? " of " + component->name : "") + ": " +
+                                      (known.empty() ? "it has none" : "choose one of " + known) +
+                                      ", or compile it with --format " + format);
   }
   format_ = format;
 }
