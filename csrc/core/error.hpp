@@ -20,8 +20,8 @@ enum Status : int {
 };
 
 // A number for a message, in the shortest form that reads back the same; std::to_string would follow the locale ("0,5").
-template <class Float>
-std::string number_text(Float value) {
+template <class Number>
+std::string number_text(Number value) {
   char text[32];
   return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }

@@ -77,6 +77,14 @@ def test_pkg_config_finds_it(native: Any, consumer: Path, moved: Path, package: 
     assert_ran(native.run(consumer / "main", environment={"LD_LIBRARY_PATH": str(moved / "lib")}))
 
 
+def test_no_number_is_read_or_written_as_the_locale_says(native: Any) -> None:
+    listed = native.run(native.need("nm"), "--undefined-only", "--format=posix", INSTALLED / "lib" / "libaigc_edge.a")
+    names = {line.split()[0] for line in listed.splitlines() if " U " in f"{line} "}
+    assert "malloc" in names or "_Znwm" in names
+    of_c = {f"{prefix}{name}" for prefix in ("", "v", "sn", "vsn", "vs") for name in ("printf", "scanf")}
+    assert names & (of_c | {"sprintf", "sscanf", "strtod", "strtof", "atof", "_ZNSt6localeC1Ev"}) == set()
+
+
 def test_nothing_but_the_c_api_is_exported(native: Any) -> None:
     listed = native.run(native.need("nm"), "-D", "--defined-only", "--format=posix", INSTALLED / "lib" / "libaigc_edge.so")
     names = {line.split()[0].split("@")[0] for line in listed.splitlines()}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from aigc_edge import cli
+from aigc_edge import cli, ops
 from aigc_edge.diffusion import build
 from aigc_edge.errors import AigcEdgeError
 
@@ -49,6 +49,12 @@ def test_messages_of_the_native_runtime(open_toy, engine, toy, comma):
     shown = re.search(r"timestep (\S+):", str(raised.value))
     assert shown is not None
     assert np.float32(shown[1]) in [np.float32(row.timestep) for row in program.rows]
+
+
+def test_messages_of_ops(comma):
+    slots = np.zeros((1, 1, 4), np.float32)
+    with pytest.raises(AigcEdgeError, match=re.escape("solver_step: rescale is 1.25: 0 to 1 is allowed")):
+        ops.solver_step(slots, rescale=1.25)
 
 
 def test_bundles_programs_and_samples(open_toy, toy, request):
