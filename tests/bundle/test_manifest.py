@@ -1,7 +1,7 @@
 """One corpus of manifests for both readers: what one takes the other takes, and neither fails with anything but a sentence.
 
 `manifests/cases.json` changes one member of a whole manifest beside it; its verdict is "valid" or "invalid", for both.
-"says" is a part of both messages, unless "native" is the part of the native one; "schema" marks what the JSON Schema refuses.
+"says" is a part of the message; "schema" marks what the JSON Schema refuses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aigc_edge.bundle import manifest as module
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.component import KINDS
 from aigc_edge.bundle.manifest import Manifest
-from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.errors import AigcEdgeError
 
 FOLDER = Path(__file__).resolve().parent / "manifests"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))
@@ -60,8 +60,17 @@ def write(folder: Path, text: str, base: str) -> Path:
     return folder
 
 
+def refused(path: Path) -> str | None:
+    """What `Bundle.open` refuses a bundle with; None: it takes it."""
+    try:
+        Bundle.open(path)
+    except AigcEdgeError as error:
+        return str(error)
+    return None
+
+
 def native(path: Path) -> str | None:
-    """What the native reader refuses a bundle with; None: it takes it."""
+    """What the native reader alone refuses it with."""
     try:
         _core.Handle(str(path), None, verify=VERIFY_NONE).close()
     except AigcEdgeError as error:
@@ -69,25 +78,17 @@ def native(path: Path) -> str | None:
     return None
 
 
-def python(path: Path) -> str | None:
-    """What `Bundle.open` refuses it with."""
-    try:
-        Bundle.open(path)
-    except BundleError as error:
-        return str(error)
-    return None
-
-
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_both_readers_take_or_refuse(case: dict[str, Any], tmp_path: Path) -> None:
     path = write(tmp_path, text_of(case), case["base"])
-    theirs, ours = native(path), python(path)
+    theirs, ours = native(path), refused(path)
     assert (ours is None) == (case["verdict"] == "valid"), ours
     assert (theirs is None) == (ours is None), theirs
-    if ours is not None and theirs is not None:
-        assert all(str(path) in message and "\n" not in message for message in (ours, theirs))
-        assert case.get("says", "") in ours
-        assert case.get("native", case.get("says", "")) in theirs
+    for message in (ours, theirs) if case["verdict"] == "invalid" else ():
+        assert message is not None
+        assert str(path) in message
+        assert "\n" not in message
+        assert case.get("says", "") in message
 
 
 def test_the_corpus_says_something() -> None:
@@ -101,16 +102,14 @@ def test_a_manifest_is_written_as_it_was_read(base: str) -> None:
     value = json.loads(BASES[base]) | {"later": [1]}
     manifest = Manifest.from_json(value)
     assert manifest.extra == {"later": [1]}
-    again = Manifest.parse(manifest.to_text())
-    assert again == manifest
-    assert again.to_text() == manifest.to_text()
     written = manifest.to_json()
+    again = Manifest.from_json(json.loads(json.dumps(written)))
+    assert {**again._asdict(), "programs": dict(again.programs)} == {**manifest._asdict(), "programs": dict(manifest.programs)}
+    assert again.to_json() == written
     for name in set(value) - {"components", "programs"}:
         assert written[name] == value[name]
     for name, component in value["components"].items():
         assert {key: written["components"][name][key] for key in component} == component
-    trusted = Manifest.parse(manifest.to_text(), validated=True)
-    assert trusted == manifest
 
 
 def test_random_changes_are_judged_alike(tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ def test_random_changes_are_judged_alike(tmp_path: Path) -> None:
         if "files" in path:
             continue
         bundle = write(tmp_path / str(trial), json.dumps(value), base)
-        theirs, ours = native(bundle), python(bundle)
+        theirs, ours = native(bundle), refused(bundle)
         assert (theirs is None) == (ours is None), (path, theirs, ours)
 
 

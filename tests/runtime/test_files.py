@@ -19,14 +19,12 @@ import pytest
 
 from aigc_edge import _core
 from aigc_edge.bundle.bundle import Bundle
-from aigc_edge.bundle.manifest import Manifest
-from aigc_edge.bundle.parsing import MAX_BYTES
 from aigc_edge.bundle.write import write_members
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.runtime import pipeline
 
 NETWORK = bytes(range(256)) * 64  # several pages
-VERIFY_NONE = 2
+MAX_BYTES = 64 << 20  # of a JSON text
 
 
 @pytest.fixture(params=["folder", "packed"])
@@ -187,14 +185,11 @@ def with_manifest(bundle: Path, text: bytes) -> Path:
     return bundle
 
 
-def refuse(bundle: Path) -> list[str]:
-    """What the native reader and Python's say."""
-    messages = []
-    for read in (lambda: _core.Handle(str(bundle), None, verify=VERIFY_NONE), lambda: Bundle.open(bundle)):
-        with pytest.raises(AigcEdgeError) as raised:
-            read()
-        messages.append(str(raised.value))
-    return messages
+def refuse(bundle: Path) -> str:
+    """What the reader says."""
+    with pytest.raises(BundleError) as raised:
+        Bundle.open(bundle)
+    return str(raised.value)
 
 
 def test_objects_of_many_members_are_read_in_linear_time(make_bundle):
@@ -203,14 +198,11 @@ def test_objects_of_many_members_are_read_in_linear_time(make_bundle):
     many = plain | {"later": {f"member {i}": i for i in range(400_000)}}
     bundle = with_manifest(make_bundle(), json.dumps(many).encode())
     start = time.process_time()
-    _core.Handle(str(bundle), None)
-    Manifest.parse(json.dumps(many))
+    Bundle.open(bundle)
     assert time.process_time() - start < 20  # a quadratic reader takes minutes
     twice = json.dumps(many).replace('"member 399999"', '"member 7"')
     start = time.process_time()
-    native, python = refuse(with_manifest(bundle, twice.encode()))
-    assert 'the name "member 7" stands twice' in native
-    assert "twice" in python
+    assert 'the name "member 7" stands twice' in refuse(with_manifest(bundle, twice.encode()))
     assert time.process_time() - start < 20
 
 
@@ -222,9 +214,8 @@ def test_a_name_that_stands_twice_is_found_wherever_it_stands(make_bundle, count
     names[second] = names[first]
     text = (make_bundle() / "manifest.json").read_text().rstrip()
     later = ",".join(f'"{name}": 0' for name in names)
-    native, python = refuse(with_manifest(make_bundle(), f'{text[:-1]}, "later": {{{later}}}}}'.encode()))
-    assert f'the name "m{first}" stands twice' in native
-    assert "twice" in python
+    message = refuse(with_manifest(make_bundle(), f'{text[:-1]}, "later": {{{later}}}}}'.encode()))
+    assert f'the name "m{first}" stands twice' in message
 
 
 def test_a_component_of_too_many_tensors_is_refused_at_once(make_bundle):
@@ -235,31 +226,25 @@ def test_a_component_of_too_many_tensors_is_refused_at_once(make_bundle):
     ]
     bundle = with_manifest(make_bundle(), json.dumps(value).encode())
     start = time.process_time()
-    _core.Handle(str(bundle), None)
     Bundle.open(bundle)
     assert time.process_time() - start < 20
     inputs.append(inputs[-1] | {"name": "one too many"})
-    for message in refuse(with_manifest(bundle, json.dumps(value).encode())):
-        assert "denoiser.inputs must hold at most 4096 tensors" in message
+    assert "denoiser.inputs must hold at most 4096 tensors" in refuse(with_manifest(bundle, json.dumps(value).encode()))
 
 
-def test_the_limits_of_size_and_depth_are_those_of_both_readers(make_bundle):
+def test_the_limits_of_size_and_depth(make_bundle):
     text = (make_bundle() / "manifest.json").read_bytes().rstrip()
     bundle = make_bundle()
     for depth, allowed in ((63, True), (64, True), (65, False)):
         nested = text[:-1] + b', "later": ' + b"[" * (depth - 1) + b"1" + b"]" * (depth - 1) + b"}"
         with_manifest(bundle, nested)
         if allowed:
-            _core.Handle(str(bundle), None)
             Bundle.open(bundle)
         else:
-            assert all("nested too deep" in message for message in refuse(bundle))
-    with_manifest(bundle, text + b" " * (MAX_BYTES - len(text)))
-    _core.Handle(str(bundle), None)
-    Bundle.open(bundle)
-    messages = refuse(with_manifest(bundle, text + b" " * (MAX_BYTES - len(text) + 1)))
-    assert f"more than {MAX_BYTES} bytes" in messages[0]
-    assert "more than 64 MiB" in messages[1]
+            assert "nested too deep" in refuse(bundle)
+    Bundle.open(with_manifest(bundle, text + b" " * (MAX_BYTES - len(text))))
+    message = refuse(with_manifest(bundle, text + b" " * (MAX_BYTES - len(text) + 1)))
+    assert f"more than {MAX_BYTES} bytes" in message
     with pytest.raises(AigcEdgeError, match="more than 64 MiB"):
         _core.Handle(str(make_bundle()), None).add_program(" " * (MAX_BYTES + 1))
 
@@ -271,9 +256,7 @@ def test_an_archive_that_holds_many_files_twice_is_refused_at_once(make_bundle, 
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("7", b"")
     start = time.process_time()
-    native, python = refuse(tmp_path / "twice.aigc")
-    assert "holds 7 twice" in native
-    assert "holds 7 twice" in python
+    assert "holds 7 twice" in refuse(tmp_path / "twice.aigc")
     assert time.process_time() - start < 10
 
 
