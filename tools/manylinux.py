@@ -28,8 +28,8 @@ MOVED = {  # where 2.28 has what is in libc.so.6 today
     "libpthread.so.0": r"_{0,2}pthread|sem_|thrd_|mtx_|cnd_|tss_|call_once",
     "librt.so.1": r"aio_|lio_|timer_|shm_|(__)?mq_",
 }
-# 2.28 has stat in the part of glibc that is linked statically. The rest it does not have, and the C++ runtime uses it: the variable
-# says that no thread may be taken for the only one.
+# 2.28 has stat in the part of glibc that is linked statically. The rest, which the C++ runtime uses, it does not have: the
+# variable says that no thread may be taken for the only one.
 MISSING = """
 struct stat;
 int __fxstat(int, int, struct stat*);
@@ -101,9 +101,9 @@ def write_stubs(folder: Path) -> list[str]:
                 home[symbol.name] = symbol
     moved = {s.name for s in dynamic_symbols(libc) if s.defined and s.family == "GLIBC" and s.version > GLIBC}
     for name in sorted(moved & set(homes[libc.name])):
-        for home, pattern in MOVED.items():
+        for soname, pattern in MOVED.items():
             if re.match(pattern, name):
-                homes[home][name] = homes[libc.name].pop(name)
+                homes[soname][name] = homes[libc.name].pop(name)
     for soname, symbols in homes.items():
         _write_stub(folder / soname, symbols)
         if soname not in (libc.name, loader[1]):

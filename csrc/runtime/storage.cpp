@@ -38,7 +38,8 @@ Storage::Storage(std::string path) : path_(std::move(path)) {
 std::string Storage::text(const char* name, size_t most) const {
   const auto require = [&](uint64_t bytes) {
     if (bytes > most)
-      throw Error(kBundle, path_ + "/" + name + " has more than " + std::to_string(most) + " bytes, which no bundle has");
+      throw Error(kBundle, path_ + "/" + name + " has more than " + std::to_string(most) +
+                               " bytes, the most that a bundle may have: it is damaged; copy it again or compile it again");
     return static_cast<size_t>(bytes);
   };
   if (archive_) {
