@@ -22,7 +22,7 @@ struct JsonValue {
 
 class JsonDocument;
 
-// A longer text, or one that nests deeper, is refused; aigc_edge/bundle/parsing.py has the same limits.
+// A longer text, or one that nests deeper, is refused; docs/bundle.md states the limits.
 constexpr size_t kMaxJsonBytes = size_t{64} << 20;
 constexpr int kMaxJsonDepth = 64;
 
