@@ -100,7 +100,6 @@ Component parse_component(const std::string& name, const Json& json, const Size&
     const std::string& file = component.formats[format] = value["file"].string();
     if (manifest.files.count(file) == 0) value["file"].fail("names " + file + ", which is not among manifest.files");
   }
-  check_unused_members(json, component);
   return component;
 }
 

@@ -55,19 +55,30 @@ void plan(const Json& json) {
                {"surprises", list<string>}});
 }
 
-void check_names(const Json& json, const char* member, const Component& component) {
+void names_of_inputs(const Json& json, const char* member, const std::set<std::string>& inputs) {
   const auto names = json.find_value(member);
   if (!names) return;
-  std::set<std::string> inputs;
-  for (const TensorSpec& input : component.inputs) inputs.insert(input.name);
   for (const Json& item : names->array())
     if (inputs.count(item.string()) == 0) item.fail("is \"" + item.string() + "\", which is not among the inputs");
+}
+
+void component(const Json& json) {
+  check(json, {{"engines", list<plan>}, {"schedule_constants", object}});
+  std::set<std::string> inputs;
+  for (const Json& input : json["inputs"].array()) inputs.insert(input["name"].string());
+  names_of_inputs(json, "onnx_inputs", inputs);
+  if (const auto weights = json.find_value("weights")) {
+    (*weights)["file"].string();
+    (*weights)["model"].object();
+    names_of_inputs(*weights, "inputs", inputs);
+  }
 }
 
 }  // namespace
 
 void check_unused_members(const Json& root) {
-  check(root, {{"name", string},
+  check(root, {{"components", map<component>},
+               {"name", string},
                {"family", string},
                {"created", string},
                {"schedule", object},
@@ -80,16 +91,6 @@ void check_unused_members(const Json& root) {
                {"judge", judge},
                {"classes", [](const Json& classes) { check(classes, {{"names", list<string>}}); }},
                {"text", [](const Json& text) { check(text, {{"prompts", list<string>}}); }}});
-}
-
-void check_unused_members(const Json& json, const Component& component) {
-  check(json, {{"engines", list<plan>}, {"schedule_constants", object}});
-  check_names(json, "onnx_inputs", component);
-  if (const auto weights = json.find_value("weights")) {
-    (*weights)["file"].string();
-    (*weights)["model"].object();
-    check_names(*weights, "inputs", component);
-  }
 }
 
 }  // namespace ae

@@ -2,12 +2,10 @@
 #pragma once
 
 #include "core/json.hpp"
-#include "runtime/component.hpp"
 
 namespace ae {
 
-// Both throw Error(kBundle) that names the member.
+// `root` is a manifest whose other members were checked. Throws Error(kBundle) that names the member that is wrong.
 void check_unused_members(const Json& root);
-void check_unused_members(const Json& json, const Component& component);
 
 }  // namespace ae
