@@ -279,13 +279,11 @@ class Handle {
   }
 
   void verify(const std::string& name) {
-    const void* data = nullptr;
-    size_t bytes = 0;
     ae_handle* handle = open();
     ae_status status = AE_OK;
     {
       const py::gil_scoped_release nogil;
-      status = ae_file(handle, name.c_str(), &data, &bytes);
+      status = ae_file(handle, name.c_str(), nullptr, nullptr);
     }
     check(status);
   }

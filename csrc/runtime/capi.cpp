@@ -16,7 +16,7 @@
 struct ae_handle {
   std::unique_ptr<ae::Bundle> bundle;
   std::unique_ptr<ae::Sampler> sampler;
-  std::string message;
+  mutable std::string message;
   bool sampling = false;     // within ae_sample, whose callbacks may call us again
   bool close_later = false;  // ae_close was called there
 };
@@ -28,7 +28,7 @@ constexpr size_t kSmallestImage = offsetof(ae_image, data) + sizeof(void*);
 
 // Runs f and turns what it throws into a status and a message.
 template <class F>
-ae_status guarded(ae_handle* handle, F&& f) {
+ae_status guarded(const ae_handle* handle, F&& f) {
   if (handle == nullptr) return AE_INVALID_ARGUMENT;
   try {
     handle->message.clear();
@@ -157,8 +157,11 @@ const char* ae_manifest(const ae_handle* handle) {
 ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t* bytes) {
   return guarded(handle, [&] {
     require_open(handle);
-    if (name == nullptr || data == nullptr || bytes == nullptr)
-      throw ae::Error(ae::kInvalidArgument, "ae_file was given a null pointer: name, data and bytes are needed");
+    if (name == nullptr || (data == nullptr) != (bytes == nullptr))
+      throw ae::Error(
+          ae::kInvalidArgument,
+          "ae_file was given a null pointer: name is needed, and both data and bytes or neither, to check the file alone");
+    if (data == nullptr) return handle->bundle->check(name);
     const ae::Bytes file = handle->bundle->file(name);
     *data = file.data;
     *bytes = file.size;
@@ -223,11 +226,16 @@ void ae_image_free(ae_image* image) {
 }
 
 ae_status ae_stats(const ae_handle* handle, ae_statistics* statistics) {
-  if (handle == nullptr || !handle->sampler || statistics == nullptr || statistics->size < sizeof(size_t))
-    return AE_INVALID_ARGUMENT;
-  const size_t size = std::min(statistics->size, sizeof(ae_statistics));
-  ae_statistics current = handle->sampler->statistics();
-  current.size = statistics->size;
-  std::memcpy(statistics, &current, size);
-  return AE_OK;
+  return guarded(handle, [&] {
+    require_open(handle);
+    if (statistics == nullptr)
+      throw ae::Error(ae::kInvalidArgument, "ae_stats was given no statistics: pass a pointer to an ae_statistics");
+    const size_t size = statistics->size;
+    if (size < sizeof(size_t))
+      throw ae::Error(ae::kInvalidArgument,
+                      "ae_statistics.size is " + std::to_string(size) + ": set it to sizeof(ae_statistics)");
+    ae_statistics current = handle->sampler->statistics();
+    current.size = size;
+    std::memcpy(statistics, &current, std::min(size, sizeof current));
+  });
 }

@@ -112,7 +112,7 @@ void Constants::store() {
   const float *begin = row_.data(), *end = begin + table_.width, timestep = *end;
   row_valid_ = std::all_of(begin, end, [](float v) { return std::isfinite(v); });
   if (!row_valid_)
-    throw Error(kEngine, "the schedule gave a constant that is not finite for the timestep " + std::to_string(timestep) +
+    throw Error(kEngine, "the schedule gave a constant that is not finite for the timestep " + number_text(timestep) +
                              ": use a program whose timesteps the network was trained on");
   if (has_room()) cache_[timestep].assign(begin, end);
 }

@@ -144,14 +144,15 @@ typedef struct ae_handle ae_handle;
 AE_API ae_status ae_open(const char* path, const ae_open_options* options, ae_handle** handle);
 AE_API void ae_close(ae_handle* handle); /* null is allowed */
 
-/* The sentence of the last failed call on this handle; "" after none. Valid until the next call on the handle. */
+/* Why the last call on this handle failed, in a sentence; "" when it succeeded. Valid until the next call on the handle. */
 AE_API const char* ae_message(const ae_handle* handle);
 
 /* The bundle's manifest (JSON, UTF-8) as it stands in the bundle; valid until ae_close. Null when the handle did not open. In a
    bundle of several image sizes shapes hold "H" and "W", or parts of them such as "H/8", of the size that was opened. */
 AE_API const char* ae_manifest(const ae_handle* handle);
 
-/* The bytes of a file of the bundle, checked against the manifest's hash; valid until ae_close. */
+/* A copy of a file of the bundle in memory, checked against the manifest's hash; valid until ae_close, whatever happens to the
+   file. With null for both `data` and `bytes` the file is only checked, piece by piece, and takes no memory. */
 AE_API ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t* bytes);
 
 /* Adds a sampling program (JSON, the schema of the manifest's programs) to this handle; one of the same name is replaced. */
