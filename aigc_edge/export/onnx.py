@@ -23,6 +23,8 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.clean import clean
 from aigc_edge.export.double import evaluate as in_dtype
 from aigc_edge.export.double import in_double
+from aigc_edge.export.fold import fold_constants
+from aigc_edge.export.session import session_of
 from aigc_edge.export.shapes import Exportable, dynamic_shapes, example_at, sizes_of
 from aigc_edge.files import atomic_file
 
@@ -77,6 +79,7 @@ def to_ir(component: Exportable) -> ir.Model:
     model = program.model
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
         value.shape = ir.Shape(tensor.shape)
+    fold_constants(model, f"component {spec.name!r}")
     try:
         clean(model, sizes[0] if sizes else None)
     except onnx.shape_inference.InferenceError as error:
@@ -95,15 +98,6 @@ def to_ir(component: Exportable) -> ir.Model:
 def _error(value: npt.NDArray[Any], exact: npt.NDArray[np.float64]) -> float:
     size = float(np.linalg.norm(exact))
     return float(np.linalg.norm(value - exact)) / (size or 1.0)
-
-
-def session_of(path: str | os.PathLike[str]) -> Any:
-    """An onnxruntime CPU session for verification."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 
 def check(component: Exportable, path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -16,8 +16,9 @@ from aigc_edge.bundle.component import Component
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.onnx import compare as against_torch
-from aigc_edge.export.onnx import saved, session_of
+from aigc_edge.export.onnx import saved
 from aigc_edge.export.schedule import SplitReport, split_schedule
+from aigc_edge.export.session import session_of
 from aigc_edge.export.shapes import Exportable
 
 Compare = Callable[..., list[dict[str, Any]]]  # (evaluate, description, *, one_timestep, done)

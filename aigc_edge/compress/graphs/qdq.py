@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
 from aigc_edge.compress.graphs.graph import Layer, attribute, readers
 from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
-from aigc_edge.compress.graphs.rewrite import assembled, copied
+from aigc_edge.compress.graphs.rewrite import assembled, copied, read_stored
 from aigc_edge.compress.rounding import Floats, Scale
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
@@ -193,7 +193,10 @@ class QdqWriter:
             if node.output[0] in behind:
                 copy.output[0] = f"{node.output[0]}_float"
                 quantise(node.output[0], copy.output[0], node.output[0])
-        return assembled(self.model, nodes, (numpy_helper.from_array(value, name) for name, value in constants.items()))
+        stored = {layer.weight: ready[layer.weight] for layer in layers if layer.op != ACTIVATION_MATMUL}
+        return assembled(
+            self.model, read_stored(nodes, stored), (numpy_helper.from_array(value, name) for name, value in constants.items())
+        )
 
     def _quantise_bias(
         self, layer: Layer, node: onnx.NodeProto, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]
