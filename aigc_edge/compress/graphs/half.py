@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.graphs.graph import bodies, initialisers, reads, types_and_shapes
 from aigc_edge.compress.graphs.opset import opset_of
-from aigc_edge.compress.graphs.rewrite import assembled, copied, renamed
+from aigc_edge.compress.graphs.rewrite import assembled, renamed
 
 # Sums over many elements, and functions that magnify the rounding of their argument.
 # fmt: off
@@ -125,9 +125,7 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
     for index, node in enumerate(model.graph.node):
         # Nodes that produce floats from other types (ConstantOfShape, Range) use the type in their attributes.
         half = index not in kept and (node.op_type == "Cast" or any(name in is_float for name in node.input))
-        copy = (
-            renamed(node, {name: read(name, False) for name in {*reads(node)} - {*node.input}}) if bodies(node) else copied(node)
-        )
+        copy = renamed(node, {name: read(name, False) for name in reads(node)[len(node.input) :]})
         for place, name in enumerate(node.input):
             if name:
                 copy.input[place] = read(name, half and place not in _FLOAT_INPUTS.get(node.op_type, ()))

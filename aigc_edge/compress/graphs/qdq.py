@@ -194,9 +194,8 @@ class QdqWriter:
                 copy.output[0] = f"{node.output[0]}_float"
                 quantise(node.output[0], copy.output[0], node.output[0])
         stored = {layer.weight: ready[layer.weight] for layer in layers if layer.op != ACTIVATION_MATMUL}
-        return assembled(
-            self.model, read_stored(nodes, stored), (numpy_helper.from_array(value, name) for name, value in constants.items())
-        )
+        tensors = (numpy_helper.from_array(value, name) for name, value in constants.items())
+        return assembled(self.model, read_stored(nodes, stored), tensors)
 
     def _quantise_bias(
         self, layer: Layer, node: onnx.NodeProto, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]

@@ -62,7 +62,7 @@ def rewritten(
 
 
 def read_stored(nodes: Sequence[onnx.NodeProto], stored: Mapping[str, str]) -> list[onnx.NodeProto]:
-    """`nodes` with all that still read a weight (a key) reading the dequantised tensor that replaces it, so that it is stored once.
+    """`nodes` whose other readers of a weight (a key) take the dequantised tensor that replaces it, so that it is stored once.
 
     The nodes that compute such a tensor come first. A tensor that only one layer reads stays in front of that layer.
     """
@@ -112,8 +112,8 @@ def assembled(
 ) -> onnx.ModelProto:
     """A copy of `model` with these nodes instead of its own, and further constants or others of the same name.
 
-    Constants and nodes without readers are left out, and so are inferred types and shapes of values that are no longer computed, or all
-    of them if types or sizes have changed (`retyped`).
+    Constants and nodes without readers are left out, and so are inferred types and shapes of values that are no longer computed,
+    or all of them if types or sizes have changed (`retyped`).
     """
     read = {value.name for value in model.graph.output}
     needed = []
