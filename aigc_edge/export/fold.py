@@ -43,6 +43,7 @@ def fold_constants(model: ir.Model, what: str) -> None:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     _refuse_random(model, what)
+    _move_out_of_bodies(model)
     roots = _computed_from(model.graph)
     producers = {value.producer() for value in roots}
     left = {root: _size(root) for values in roots.values() for root in values}
@@ -93,15 +94,44 @@ def _refuse_random(model: ir.Model, what: str) -> None:
             ir.convenience.replace_all_uses_with(result, source)
 
 
+def _move_out_of_bodies(model: ir.Model) -> None:
+    """Move nodes of bodies that read constants alone to the front of the whole graph."""
+    first = next(iter(model.graph), None)
+    moved: set[ir.Node] = set()
+    for node in [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if node.graph is not model.graph]:
+        inputs = [value for value in node.inputs if value is not None]
+        outside = inputs and all(_constant(value) or value.producer() in moved for value in inputs)
+        if (
+            first is None
+            or node.graph is None
+            or not outside
+            or not _foldable(node)
+            or any(v.is_graph_output() for v in node.outputs)
+        ):
+            continue
+        node.graph.remove(node)
+        model.graph.insert_before(first, node)
+        moved.add(node)
+    if moved:
+        common.NameFixPass()(model)
+
+
+def _constant(value: ir.Value) -> bool:
+    return value.is_initializer() and not value.is_graph_input()
+
+
+def _foldable(node: ir.Node) -> bool:
+    bodies = any(item.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for item in node.attributes.values())
+    return node.domain in STANDARD and not bodies
+
+
 def _computed_from(graph: ir.Graph) -> dict[ir.Value, Roots]:
     """The values that nodes of `graph` compute from constants alone, with these constants."""
     roots: dict[ir.Value, Roots] = {}
     for node in graph:
-        bodies = any(item.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for item in node.attributes.values())
         inputs = [value for value in node.inputs if value is not None]
-        constant = all(value in roots or (value.is_initializer() and not value.is_graph_input()) for value in inputs)
-        if inputs and constant and not bodies and node.domain in STANDARD:
-            sources = {root for value in inputs for root in roots.get(value, (value,))}
+        if inputs and _foldable(node) and all(value in roots or _constant(value) for value in inputs):
+            sources = {root for value in inputs for root in roots.get(value, [value])}
             roots |= dict.fromkeys(node.outputs, sorted(sources, key=lambda root: (-_size(root), str(root.name))))
     return roots
 
