@@ -42,7 +42,7 @@ Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress the exporter's internal warnings and log messages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -62,7 +62,7 @@ def to_ir(component: Exportable) -> ir.Model:
     example = example_at(component, 3, torch.Generator().manual_seed(0), traced)
     names = [t.name for t in spec.inputs]
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 component.module.eval(),
                 example,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,8 @@ class Split:
         """
         inputs = tuple(t for t in whole.spec.inputs if t in self.inputs or whole.weights)
         names = tuple(tensor.name for tensor in whole.spec.inputs)
-        rest = replace(
-            whole,
-            spec=replace(whole.spec, inputs=(*inputs, *self.schedule.outputs)),
+        rest = whole._replace(
+            spec=whole.spec._replace(inputs=(*inputs, *self.schedule.outputs)),
             onnx_inputs=tuple(tensor.name for tensor in self.inputs),
             schedule_constants=asdict(self.report),
             weights=whole.weights._replace(inputs=names) if whole.weights else None,

@@ -55,20 +55,21 @@ def smoothed(
     for layer in layers:
         if _takes(layer) and layer.weight not in tied and layer.input in sizes:
             groups.setdefault(layer.input, []).append(layer)
-    scaled: dict[str, npt.NDArray[np.float32]] = {}
+    weights: dict[str, npt.NDArray[np.float32]] = {}
     changes: dict[str, Change] = {}
     for name, group in groups.items():
-        weights = np.max([np.abs(constants[layer.weight]).max(layer.axis) for layer in group], axis=0)
-        factor = np.power(sizes[name], strength) / np.power(np.maximum(weights, 1e-12), 1 - strength)
+        largest = np.max([np.abs(constants[layer.weight]).max(layer.axis) for layer in group], axis=0)
+        factor = np.power(sizes[name], strength) / np.power(np.maximum(largest, 1e-12), 1 - strength)
         factor = np.where(sizes[name] > 0, factor, 0)
         factor = np.maximum(factor, LEAST * factor.max() or 1.0).astype(np.float32)
         factor /= np.float32(np.exp(np.log(factor).mean()))
-        tensor, smooth = numpy_helper.from_array((1 / factor).astype(np.float32), f"{name}_smoothing"), f"{name}_smooth"
-        division = helper.make_node("Mul", [name, tensor.name], [smooth], name=smooth)
+        smoothing, result = f"{name}_smoothing", f"{name}_smooth"
+        tensor = numpy_helper.from_array((1 / factor).astype(np.float32), smoothing)
+        node = helper.make_node("Mul", [name, smoothing], [result], name=result)
         for layer in group:
-            changes[layer.node] = Change((tensor,), (division,), {0: smooth})
-            scaled[layer.weight] = constants[layer.weight] * (factor if layer.axis == 0 else factor[:, None])
-    return rewritten(model, changes, scaled)
+            changes[layer.node] = Change((tensor,), (node,), {0: result})
+            weights[layer.weight] = constants[layer.weight] * (factor if layer.axis == 0 else factor[:, None])
+    return rewritten(model, changes, weights)
 
 
 def _takes(layer: Layer) -> bool:
