@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import aigc_edge
 from aigc_edge.bundle import external
 from aigc_edge.bundle.sizes import METADATA, named
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.export.clean import clean
 from aigc_edge.export.double import evaluate as in_dtype
 from aigc_edge.export.double import in_double
@@ -74,9 +74,10 @@ def to_ir(component: Exportable) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps the module's exception
-        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         several = " for several sizes" if sizes else ""
-        raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX{several}: {reason[0]}") from error
+        raise AigcEdgeError(
+            f"component {spec.name!r} cannot be exported to ONNX{several}: {first_line(error.__cause__ or error)}"
+        ) from error
     assert program is not None
     model = program.model
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
@@ -137,10 +138,9 @@ def compare(
     try:
         in_single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
     except Exception as error:  # the module's own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         counts = " or ".join(map(str, CHECK_BATCHES))
         raise AigcEdgeError(
-            f"component {spec.name!r} fails on batches of {counts} samples ({reason}): it must accept any number of samples"
+            f"component {spec.name!r} fails on batches of {counts} samples ({first_line(error)}): it must accept any number of samples"
         ) from error
     with in_double(module) as double:
         in_double_values = [in_dtype(double, inputs, torch.float64)[0] for inputs in batches]
