@@ -138,9 +138,9 @@ def compare(
     try:
         in_single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
     except Exception as error:  # the module's own
-        counts = " or ".join(map(str, CHECK_BATCHES))
+        counts, reason = " or ".join(map(str, CHECK_BATCHES)), first_line(error)
         raise AigcEdgeError(
-            f"component {spec.name!r} fails on batches of {counts} samples ({first_line(error)}): it must accept any number of samples"
+            f"component {spec.name!r} fails on batches of {counts} samples ({reason}): it must accept any number"
         ) from error
     with in_double(module) as double:
         in_double_values = [in_dtype(double, inputs, torch.float64)[0] for inputs in batches]
