@@ -263,3 +263,55 @@ def test_magnified_rounding_has_a_limit(exported: tuple[Part, Path, dict], tmp_p
 
     with pytest.raises(AigcEdgeError, match=r"is off by .* rounding explains 0.001"):
         export_component(_part(Magnifies()), tmp_path / "a.onnx")
+
+
+class _Standardised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(300, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight - self.weight.mean(1, keepdim=True)) / self.weight.std(1, keepdim=True)
+        return nn.functional.linear(nn.functional.linear(x, weight).relu(), weight.T / 30)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 300)), nn.Linear(300, 4)),
+        nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 300)), nn.Linear(300, 4)),
+        _Standardised(),
+    ],
+    ids=["weight norm", "spectral norm", "weight standardisation"],
+)
+def test_parametrised_weights_are_constants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: nn.Module) -> None:
+    """Also those that lie in a file of their own."""
+    monkeypatch.setattr(external, "ABOVE", 1000)
+    part = _part(module)
+    export_component(part, tmp_path / "a.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
+    model = onnx.load(tmp_path / "a.onnx")
+    assert {node.op_type for node in model.graph.node} <= {"Gemm", "MatMul", "Relu", "Add"}
+    assert sum(np.prod(tensor.dims, dtype=int) >= 1200 for tensor in model.graph.initializer) == 2
+    x = torch.randn(3, 4)
+    made = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(None, {"x": x.numpy()})[0]
+    np.testing.assert_allclose(made, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_branches_read_weights_of_the_graph(tmp_path: Path) -> None:
+    class Chooses(nn.Module):
+        """By a weight, since a choice by the batch would make its samples depend on each other."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.gate = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            # The comparison reads the batch, so that nothing folds it.
+            return torch.cond((x.abs().sum() + self.gate) > 0, self.one.forward, self.two.forward, (x,))
+
+    part = _part(Chooses())
+    export_component(part, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    assert "If" in {node.op_type for node in model.graph.node}
+    assert len([tensor for tensor in model.graph.initializer if list(tensor.dims) == [4, 4]]) == 2
