@@ -163,14 +163,16 @@ class OnnxComponent(SourceComponent):
 
     def _cleaned(self) -> ir.Model:
         from aigc_edge.export.clean import clean
+        from aigc_edge.export.fold import fold_constants
 
-        proto = self.model()
-        model = as_ir(proto, self._path)
+        model = as_ir(self.model(), self._path)
+        fold_constants(model, self._path.name)
+        simplified = model.clone()
         try:
-            clean(model, self.sizes[0] if self.sizes else None)
+            clean(simplified, self.sizes[0] if self.sizes else None)
         except Exception:  # shape inference may fail: the unsimplified graph is still correct
-            model = as_ir(proto, self._path)
-        return model
+            return model
+        return simplified
 
     def _inputs(self, batch: int, rng: np.random.Generator, size: Size | None) -> dict[str, npt.NDArray[Any]]:
         inputs: dict[str, npt.NDArray[Any]] = {}
