@@ -52,6 +52,14 @@ class JudgeEntry(NamedTuple):
     accuracy: float | None = None
 
 
+class CalibrationEntry(NamedTuple):
+    """What the formats were calibrated on: `inputs` of a program without rows ("normal", "uniform:-1:1", "sphere", "arrays"), and
+    by input the range of its values, [low, high]."""
+
+    inputs: str
+    ranges: Mapping[str, tuple[float, float]]
+
+
 class ProgramTable(Mapping[str, Program]):
     """Programs by name; one that comes from JSON is parsed when it is first used."""
 
@@ -81,7 +89,7 @@ class Manifest:
     Shapes are [C, H, W] (or any) without the batch; with several `sizes`, of which the first is the default, their sides may be
     "H", "W" or a fraction of them until `at` makes them numbers. `num_classes` is 0 when unconditional. `output_range` is that of
     the decoded float32 images. `schedule` holds the settings of the noise schedule (`diffusion.build`), None for one evaluation.
-    `quality` maps a format to its figures, `examples` the kind of a condition and its name to a file. `extra` keeps unknown
+    `quality` maps a format to its figures, `examples` a kind (inputs, conditions, negative_conditions) and a name to a file. `extra` keeps unknown
     members.
     """
 
@@ -101,6 +109,7 @@ class Manifest:
     schedule: Mapping[str, Any] | None = None
     text: TextEntry | None = None
     examples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    calibration: CalibrationEntry | None = None
     judge: JudgeEntry | None = None
     quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
@@ -192,6 +201,9 @@ class Manifest:
         if self.text:
             encoders = {name: entry._asdict() for name, entry in self.text.encoders.items()}
             value["text"] = {"encoders": encoders, "negative": self.text.negative, "prompts": list(self.text.prompts)}
+        if self.calibration:
+            ranges = {name: list(bounds) for name, bounds in self.calibration.ranges.items()}
+            value["calibration"] = {"inputs": self.calibration.inputs, "ranges": ranges}
         if self.examples:
             value["examples"] = {kind: dict(files) for kind, files in self.examples.items()}
         return value | {
@@ -231,7 +243,7 @@ class Manifest:
 
 MEMBERS = {
     "format", "version", "family", "sample_shape", "output_shape", "sizes", "output_range", "classes", "schedule",
-    "default_format", "targets", "notes", "judge", "tools", "provenance", "created", "text", "examples", "name", "components",
+    "default_format", "targets", "notes", "judge", "tools", "provenance", "created", "text", "calibration", "examples", "name", "components",
     "default_program", "programs", "quality", "files",
 }  # fmt: skip
 
@@ -248,7 +260,7 @@ def _parse(root: Value) -> Manifest:
     plain |= {name: item.object() for name in ("schedule", "provenance") if (item := root.get(name))}
     plain |= {name: item.strings() for name in ("targets", "notes") if (item := root.get(name))}
     judge, text, tools = root.get("judge"), root.get("text"), root.get("tools")
-    examples, quality = root.get("examples"), root.get("quality")
+    examples, quality, calibration = root.get("examples"), root.get("quality"), root.get("calibration")
     if classes := root.get("classes"):
         names = classes.get("names")
         plain |= {"num_classes": classes["count"].integer(1, 1 << 30), "class_names": names.strings() if names else ()}
@@ -264,6 +276,7 @@ def _parse(root: Value) -> Manifest:
         sizes=_sizes(root.get("sizes")),
         text=_text(text) if text else None,
         examples={kind: _strings(files) for kind, files in examples.members()} if examples else {},
+        calibration=_calibration(calibration) if calibration else None,
         judge=_judge(judge) if judge else None,
         quality={name: figures.object() for name, figures in quality.members()} if quality else {},
         tools=_strings(tools) if tools else {},
@@ -306,6 +319,10 @@ def _sizes(value: Value | None) -> tuple[Size, ...]:
             raise item.error("must be [height, width]")
         sizes.append((sides[0].integer(1, MAX_SIDE), sides[1].integer(1, MAX_SIDE)))
     return tuple(sizes)
+
+
+def _calibration(value: Value) -> CalibrationEntry:
+    return CalibrationEntry(value["inputs"].string(), {name: _range(item) for name, item in value["ranges"].members()})
 
 
 def _judge(value: Value) -> JudgeEntry:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aigc_edge.bundle.component import SCHEDULE
+from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
+from aigc_edge.bundle.manifest import CalibrationEntry
 from aigc_edge.compile.conditions import arrays
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.stage_cache import fingerprint
 from aigc_edge.compile.state import CompileState
+from aigc_edge.errors import BudgetError
 from aigc_edge.hardware import return_memory
 
 if TYPE_CHECKING:
@@ -32,10 +35,13 @@ ENGINES = (
 
 
 def convert_all(state: CompileState) -> None:
-    """Convert all components to every derived format of the request."""
+    """Convert all components to every derived format of the request; those that miss their budget go to `state.failed`."""
     for name in state.request.derived:
         state.start(f"making {name}")
-        convert_format(state, state.request.formats[name])
+        try:
+            convert_format(state, state.request.formats[name])
+        except BudgetError as error:
+            state.failed[name] = str(error)
 
 
 def convert_format(state: CompileState, format: Format) -> None:
@@ -123,9 +129,30 @@ def _calibration(state: CompileState) -> Calibration:
     program, spec = state.programs[state.default_program], state.spec(state.main)
     count = sample_budget(state, CALIBRATION, MACS)
     own, negative = arrays(state)
-    return Calibration.draw(
-        spec, program, count, num_classes=state.num_classes, constants=state.constants, conditions=own, negative=negative
+    low, high = state.manifest.output_range
+    latents = state.main == DENOISER and DECODER in state.components
+    calibration = Calibration.draw(
+        spec,
+        program,
+        count,
+        num_classes=state.num_classes,
+        constants=state.constants,
+        conditions=own,
+        negative=negative,
+        inputs=state.inputs,
+        limits=(-math.inf, math.inf) if latents else (float(low), float(high)),
     )
+    _record_ranges(state, calibration)
+    return calibration
+
+
+def _record_ranges(state: CompileState, calibration: Calibration) -> None:
+    """Record in the manifest the ranges of the inputs that a caller may give: conditions, and what a program without rows takes."""
+    arrays = dict(calibration.conditions or {})
+    if not calibration.program.rows:
+        arrays |= {tensor.name: calibration.latents for tensor in calibration.spec.inputs if tensor.role == "sample"}
+    ranges = {name: (float(array.min()), float(array.max())) for name, array in arrays.items()}
+    state.manifest = replace(state.manifest, calibration=CalibrationEntry(str(state.inputs), ranges))
 
 
 def sample_budget(state: CompileState, most: int, macs: float, least: int = LEAST) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.bundle.component import SCHEDULE, Component, ConstantTable, Weights
-from aigc_edge.bundle.manifest import Manifest, TextEntry, TokenizerEntry
+from aigc_edge.bundle.manifest import CalibrationEntry, Manifest, TextEntry, TokenizerEntry
 from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.provenance import created, tools
 from aigc_edge.bundle.storage import Files
@@ -52,8 +52,10 @@ def describe(state: CompileState, source: Source) -> None:
         text=text,
         tools=tools(),
         provenance=source.provenance(),
+        calibration=CalibrationEntry(str(source.inputs), {}),
         created=created(),
     )
+    state.inputs = source.inputs
     store(state, source.conditions, source.negative)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.sizes import Size
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
@@ -146,6 +147,7 @@ class Source(ABC):
     text: Text | None = None
     conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of conditions without a text encoder
     negative: Mapping[str, Any] = {}
+    inputs: SampleInputs = SampleInputs()  # of a network that is evaluated once
     schedule: Mapping[str, Any] | None = None  # arguments of `diffusion.build`; None: one evaluation, or custom programs only
     folder: Path | None = None  # a folder where derived data (the judge) may be stored
     opened: tuple[str, SourceOptions] | None = None  # arguments of `open_source`

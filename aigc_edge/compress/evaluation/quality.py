@@ -1,0 +1,35 @@
+"""How good the final samples of a format have to be, compared with those of fp32 from the same noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def tolerance(psnr: float) -> float:
+    """10^(1 − psnr/20): the largest error relative to what varies, and the largest loss of SSIM, that `psnr` dB stand for."""
+    return float(10 ** (1 - psnr / 20))
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """At least `psnr` dB (0: any), and an error of at most `centred_l2` of what varies in the samples (0: follows from PSNR).
+
+    PSNR alone accepts an error as large as the signal where the signal is small within its range, as a heartbeat or a dark image
+    is. What follows from it is the error that it allows of a signal whose deviation is a tenth of the range.
+    """
+
+    psnr: float
+    centred_l2: float = 0.0
+
+    @property
+    def most_centred_l2(self) -> float:
+        """The largest error relative to what varies."""
+        return self.centred_l2 or tolerance(self.psnr)
+
+    @property
+    def least_ssim(self) -> float:
+        """The least SSIM of images; 0: any."""
+        return max(0.0, 1 - tolerance(self.psnr))
+
+    def __str__(self) -> str:
+        return f"an error of at most {self.most_centred_l2:.2g} and {self.psnr:.1f} dB"
