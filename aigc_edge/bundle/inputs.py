@@ -91,6 +91,8 @@ class SampleInputs:
 def far_from(values: npt.NDArray[Any], calibrated: tuple[float, float]) -> str | None:
     """How `values` differ from the `calibrated` range [low, high], as part of a sentence; None where they are near it."""
     low, high = calibrated
+    if not values.size:
+        return None
     least, most, margin = float(values.min()), float(values.max()), FAR * (high - low)
     within = f"the range it was calibrated on is {low:.3g} … {high:.3g}"
     if not (low - margin <= least and most <= high + margin):

@@ -18,7 +18,7 @@ ORDER = 20
 HELP = "compile a trained generator into a bundle"
 DESCRIPTION = """\
 Export a generator, convert it to the requested formats, build engines for the targets that need them, and evaluate every format
-against fp32 from the same noise. A bundle that misses its quality budget is not written. Finished stages are kept when the
+against fp32 from the same noise. Formats that miss the quality budget are left out, with exit code 2. Finished stages are kept when the
 compilation is interrupted: the same command resumes from them.
 
   aigc-edge compile runs/digits -o digits.aigc --format fp32 --format int8 --target x86-cpu --target rtx
@@ -103,6 +103,22 @@ def source_arguments(parser: Parser) -> None:
         help="height and width of the images, for networks of variable size; may be repeated: the bundle then serves every size "
         "with the same weights, the first by default",
     )
+    fed = group.add_mutually_exclusive_group()
+    fed.add_argument(
+        "--calibration",
+        metavar="FILE.npz",
+        type=values.arrays_file,
+        help="what a network of one evaluation takes: arrays named as its inputs, samples along the first axis; formats are "
+        "calibrated and compared on them (a denoiser is on the states of its own program)",
+    )
+    fed.add_argument(
+        "--inputs",
+        dest="calibration",
+        metavar="DISTRIBUTION",
+        type=values.distribution,
+        help="the same as a distribution: normal, uniform (from -1 to 1), uniform:LOW:HIGH or sphere (default: the values of the "
+        "example sample, normal where there are none)",
+    )
     group.add_argument("--data", metavar="NAME", help="real images for the quality scores: a data set or a folder")
     group.add_argument("--prompts", metavar="FILE", help="prompts for calibration and evaluation, one per line")
 
@@ -139,9 +155,12 @@ def quality_options(parser: Parser, frechet: float | None) -> None:
         "--budget",
         action="append",
         metavar="NAME=X",
-        help="quality that every format must reach: psnr=30 (at least 30 dB against fp32 from the same noise), frechet=1.05x (at "
-        "most 1.05 times that of fp32)"
-        + ("" if frechet is None else f" (default: frechet={frechet:g}x where real images are known)"),
+        help="quality that every format must reach against fp32 from the same noise: psnr=30 (dB, at least; the peak is the range "
+        "of fp32's own samples), centred_l2=0.3 (error relative to what varies in them, at most), ssim=0.9 (of images, at least), "
+        "frechet=1.05x (times that of fp32, at most); may be repeated (default: each format's own option psnr, which is 30 for "
+        "int8, with the errors that it stands for"
+        + ("" if frechet is None else f", and frechet={frechet:g}x where real images are known")
+        + "). Formats that miss it are left out: the others are written, and the exit code is 2",
     )
     group.add_argument(
         "--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="seed of calibration and evaluation (default: 0)"
@@ -164,6 +183,7 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
         prompts=values.lines(arguments.prompts),
         classes=arguments.classes,
         inputs=values.roles(arguments.input),
+        calibration=arguments.calibration,
     )
 
 

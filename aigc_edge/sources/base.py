@@ -114,6 +114,7 @@ class SourceOptions:
     prompts: tuple[str, ...] = ()
     classes: int | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
+    calibration: str | None = None  # what a network of one evaluation takes: see SampleInputs.parse
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -125,6 +126,32 @@ class SourceOptions:
         for name in names:
             if getattr(self, name):
                 raise AigcEdgeError(f"--{name} was given, but {what} specifies it itself: leave the option out")
+
+
+def sample_inputs(value: Any, spec: ComponentSpec, what: str) -> SampleInputs:
+    """What `value` says that the network `spec` is fed with (see `SampleInputs.parse`); `what` describes it in messages.
+
+    Raises AigcEdgeError for a denoiser, whose inputs are the states of its own program, and for arrays that do not fit the network.
+    """
+    inputs = SampleInputs.parse(value)
+    if value is None:
+        return inputs
+    if spec.name == "denoiser":
+        raise AigcEdgeError(
+            f"the inputs {inputs} were given for {what}, a denoiser: it is calibrated on the states of its own program, leave them out"
+        )
+    known = {tensor.name: tensor for tensor in spec.inputs}
+    unknown = sorted(set(inputs.arrays) - set(known))
+    sample = next(tensor.name for tensor in spec.inputs if tensor.role == "sample")
+    if unknown or (inputs.arrays and sample not in inputs.arrays):
+        raise AigcEdgeError(
+            f"the arrays {', '.join(inputs.arrays)} were given as inputs of {what}: name them as its inputs {', '.join(known)}"
+        )
+    for name, array in inputs.arrays.items():
+        shape = tuple(int(size) for size in known[name].shape[1:])
+        if array.shape[1:] != shape:
+            raise AigcEdgeError(f"the inputs {name!r} have the shape {list(array.shape)}: {what} takes {['N', *shape]}")
+    return inputs
 
 
 class Source(ABC):

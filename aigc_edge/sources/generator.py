@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aigc_edge import data
+from aigc_edge.bundle.inputs import looks_normal
 from aigc_edge.bundle.sizes import Dim, Size, listed, named, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role, TensorSpec
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import Source, SourceComponent, SourceOptions, sample_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +27,10 @@ class Generator(Source):
 
     Give a `denoiser`, evaluated at every step, a `decoder`, evaluated once, or both (the decoder then takes the denoised sample).
     Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example input of the first network,
-    float32 [N, ...]; its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
+    float32 [N, ...]; its shape without N is that of the state or latents. `inputs` says what a decoder without a denoiser is fed
+    with, which formats are calibrated and compared on: "normal", "uniform" (−1 … 1), "uniform:LOW:HIGH", "sphere", arrays [k, ...] by
+    input name, or the path of an .npz file with such arrays. By default it is the values of `sample`, or "normal" where these are
+    constant or as unit normal noise. A denoiser is calibrated on the states of its own program. A denoiser is called as `denoiser(sample,
     timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index `num_classes` is the null
     class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
     the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller passes for each sample; `negative` are
@@ -58,6 +63,7 @@ class Generator(Source):
         data: str | None = None,
         name: str = "generator",
         licence: str | None = None,
+        inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     ) -> None:
         if denoiser is None and decoder is None:
             raise AigcEdgeError("a generator was given without networks: give a denoiser, a decoder, or both")
@@ -89,6 +95,10 @@ class Generator(Source):
             raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
         self.output_shape = (shape[0], shape[1], shape[2])
         self.sizes = _validate_sizes(sizes, self.sample_shape, self.output_shape)
+        values = self._sample.detach().cpu().numpy()
+        if inputs is None and denoiser is None and not self.num_classes and not looks_normal(values):
+            inputs = {"sample": values}
+        self.inputs = sample_inputs(inputs, self.components()[0].spec.at(self.sizes[0] if self.sizes else None), name)
 
     @classmethod
     def claims(cls, text: str) -> bool:

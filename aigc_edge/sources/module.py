@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.sources.base import SOURCES, Source, SourceOptions
+from aigc_edge.sources.base import SOURCES, Source, SourceOptions, sample_inputs
 from aigc_edge.sources.generator import Generator
 
 _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -38,6 +38,8 @@ class ModuleSource(Source):
             raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {reason}") from error
         if isinstance(result, Source):
             options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs")
+            if options.calibration:
+                result.inputs = sample_inputs(options.calibration, result.components()[0].spec, text)
             return result
         return _wrap(text, result, options)
 
@@ -87,8 +89,17 @@ def _wrap(text: str, result: Any, options: SourceOptions) -> Generator:
             sizes=sizes,
             name=name,
             data=options.data,
+            inputs=options.calibration,
         )
     if options.prediction or options.schedule:
         raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
     classes = options.classes or 0
-    return Generator(sample=example, decoder=result, num_classes=classes, sizes=sizes, name=name, data=options.data)
+    return Generator(
+        sample=example,
+        decoder=result,
+        num_classes=classes,
+        sizes=sizes,
+        name=name,
+        data=options.data,
+        inputs=options.calibration,
+    )

@@ -18,7 +18,7 @@ from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion import resolve
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions, sample_inputs
 from aigc_edge.sources.onnx_model import (
     GraphTensor,
     adapted,
@@ -91,6 +91,7 @@ class OnnxSource(Source):
         )
         spec = ComponentSpec(str(options.role), input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
         self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
+        self.inputs = sample_inputs(options.calibration, spec.at(self.sizes[0] if self.sizes else None), path.name)
         self._part = OnnxComponent(spec, path, roles, self.num_classes, self.sizes)
 
     def _sized(self, model: onnx.ModelProto, sample: GraphTensor, output: GraphTensor) -> dict[str, tuple[Dim, ...]]:
