@@ -89,7 +89,8 @@ class Manifest:
     Shapes are [C, H, W] (or any) without the batch; with several `sizes`, of which the first is the default, their sides may be
     "H", "W" or a fraction of them until `at` makes them numbers. `num_classes` is 0 when unconditional. `output_range` is that of
     the decoded float32 images. `schedule` holds the settings of the noise schedule (`diffusion.build`), None for one evaluation.
-    `quality` maps a format to its figures, `examples` a kind (inputs, conditions, negative_conditions) and a name to a file. `extra` keeps unknown
+    `quality` maps a format to its figures, `examples` a kind (such as inputs or conditions) and a name to a
+    file. `extra` keeps unknown
     members.
     """
 
@@ -243,7 +244,8 @@ class Manifest:
 
 MEMBERS = {
     "format", "version", "family", "sample_shape", "output_shape", "sizes", "output_range", "classes", "schedule",
-    "default_format", "targets", "notes", "judge", "tools", "provenance", "created", "text", "calibration", "examples", "name", "components",
+    "default_format", "targets", "notes", "judge", "tools", "provenance", "created", "text", "calibration", "examples", "name",
+    "components",
     "default_program", "programs", "quality", "files",
 }  # fmt: skip
 

@@ -18,8 +18,8 @@ ORDER = 20
 HELP = "compile a trained generator into a bundle"
 DESCRIPTION = """\
 Export a generator, convert it to the requested formats, build engines for the targets that need them, and evaluate every format
-against fp32 from the same noise. Formats that miss the quality budget are left out, with exit code 2. Finished stages are kept when the
-compilation is interrupted: the same command resumes from them.
+against fp32 from the same noise. Formats that miss the quality budget are left out, with exit code 2. Finished stages are
+kept when the compilation is interrupted: the same command resumes from them.
 
   aigc-edge compile runs/digits -o digits.aigc --format fp32 --format int8 --target x86-cpu --target rtx
   aigc-edge compile ./stable-diffusion -o sd.aigc --format int8 --budget psnr=30 --size 512x512 --size 768x512
@@ -155,9 +155,9 @@ def quality_options(parser: Parser, frechet: float | None) -> None:
         "--budget",
         action="append",
         metavar="NAME=X",
-        help="quality that every format must reach against fp32 from the same noise: psnr=30 (dB, at least; the peak is the range "
-        "of fp32's own samples), centred_l2=0.3 (error relative to what varies in them, at most), ssim=0.9 (of images, at least), "
-        "frechet=1.05x (times that of fp32, at most); may be repeated (default: each format's own option psnr, which is 30 for "
+        help="quality that every format must reach against fp32 from the same noise: psnr=30 (dB, at least; the peak is the "
+        "range of fp32's own samples), centred_l2=0.3 (error relative to what varies in them, at most), ssim=0.9 (of images, at "
+        "least), frechet=1.05x (times that of fp32, at most); may be repeated (default: each format's own option psnr, which is 30 for "
         "int8, with the errors that it stands for"
         + ("" if frechet is None else f", and frechet={frechet:g}x where real images are known")
         + "). Formats that miss it are left out: the others are written, and the exit code is 2",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_edge.bundle.sizes import at, named
-from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget
+from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget, weight_share
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive
 from aigc_edge.compile.request import REFERENCE, with_limits
@@ -119,6 +119,8 @@ def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, refer
             convert_format(state, format)
         state.start(f"measuring {name}")
         figures = evaluator.score(state.draft([name, REFERENCE]), name, state.advance)
+        share = weight_share(state.reports.get(name, {}))
+        figures |= {} if share is None else {"weight_share": share}
         state.quality[name] = figures | {"program": state.default_program}
         return figures
 

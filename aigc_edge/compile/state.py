@@ -12,6 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, Component
 from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.manifest import Manifest
@@ -47,6 +50,7 @@ class CompileState:
         self.failed: dict[str, str] = {}  # formats that missed their budget, and how
         self.prompts: tuple[str, ...] = ()
         self.inputs = SampleInputs()  # of a program without rows
+        self.latents: npt.NDArray[np.float32] | None = None  # inputs of a decoder behind a denoiser, computed on first use
         self.encoded: Any = None  # conditions and negative conditions of the prompts, computed on first use
         self.clock = Clock({}, None)
 

@@ -53,6 +53,8 @@ class CompressionReport:
     estimator: str | None = None
     estimators: dict[str, float] | None = None  # PSNR by calibration method
     share: float | None = None  # of the weights' bytes in the format; of the multiply-adds removed, when channels are pruned
+    weights: int | None = None  # elements of the network's weights
+    weight_share: float | None = None  # of them in the format
     macs_share: float | None = None  # of the multiply-adds of layers in the format
     n: int | None = None  # samples that were compared
     trials: int | None = None  # mixtures of layers that were measured

@@ -36,8 +36,8 @@ def expected_latents(
         return noise
     if entry.inputs == "arrays":
         warnings.warn(
-            "this network takes data and was calibrated on examples of it, but is sampled from unit normal noise: give its input as "
-            "latents",
+            "this network takes data and was calibrated on examples of it, but is sampled from unit normal noise: give its input "
+            "as latents",
             CalibrationWarning,
             stacklevel=CALLER,
         )

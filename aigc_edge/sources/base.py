@@ -131,14 +131,16 @@ class SourceOptions:
 def sample_inputs(value: Any, spec: ComponentSpec, what: str) -> SampleInputs:
     """What `value` says that the network `spec` is fed with (see `SampleInputs.parse`); `what` describes it in messages.
 
-    Raises AigcEdgeError for a denoiser, whose inputs are the states of its own program, and for arrays that do not fit the network.
+    Raises AigcEdgeError for a denoiser, whose inputs are the states of its own program, and for arrays that do not
+    fit the network.
     """
     inputs = SampleInputs.parse(value)
     if value is None:
         return inputs
     if spec.name == "denoiser":
         raise AigcEdgeError(
-            f"the inputs {inputs} were given for {what}, a denoiser: it is calibrated on the states of its own program, leave them out"
+            f"the inputs {inputs} were given for {what}, a denoiser: it is calibrated on the states of its own program, leave "
+            "them out"
         )
     known = {tensor.name: tensor for tensor in spec.inputs}
     unknown = sorted(set(inputs.arrays) - set(known))

@@ -27,12 +27,12 @@ class Generator(Source):
 
     Give a `denoiser`, evaluated at every step, a `decoder`, evaluated once, or both (the decoder then takes the denoised sample).
     Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example input of the first network,
-    float32 [N, ...]; its shape without N is that of the state or latents. `inputs` says what a decoder without a denoiser is fed
-    with, which formats are calibrated and compared on: "normal", "uniform" (−1 … 1), "uniform:LOW:HIGH", "sphere", arrays [k, ...] by
-    input name, or the path of an .npz file with such arrays. By default it is the values of `sample`, or "normal" where these are
-    constant or as unit normal noise. A denoiser is calibrated on the states of its own program. A denoiser is called as `denoiser(sample,
-    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index `num_classes` is the null
-    class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
+    float32 [N, ...]; its shape without N is that of the state or latents. `inputs` says what a decoder without a denoiser takes,
+    which formats are calibrated and compared on: "normal", "uniform" (−1 … 1), "uniform:LOW:HIGH", "sphere", arrays [k, ...]
+    by input name, or the path of an .npz file with such arrays. By default it is the values of `sample`, or "normal" where these
+    are constant or as unit normal noise; a denoiser is calibrated on the states of its own program. A denoiser is called as
+    `denoiser(sample, timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index
+    `num_classes` is the null class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
     the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller passes for each sample; `negative` are
     examples of negative conditions. Formats are calibrated and evaluated with these. `schedule` contains arguments of
     `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs` are custom programs instead of it.

@@ -22,6 +22,7 @@ from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.recipes.recipe import ConversionRecipe, LayerEvaluator
 from aigc_edge.compress.report import CompressionReport, LayerReport, stamped
+from aigc_edge.compress.weight_share import weight_elements, weight_share
 from aigc_edge.config import option
 from aigc_edge.errors import BudgetError
 
@@ -100,6 +101,7 @@ def convert_layers(
     if format.calibrates:
         format.require(calibration)
     progress("reference", 0, 1)
+    elements = weight_elements(original.graph)
     original = format.prepare(original, calibration, threads)
     reference = None
     if calibration is not None:
@@ -113,6 +115,7 @@ def convert_layers(
     if reference is not None:
         chosen, ranking = _choose(format, recipe, reference, report, progress)
     model = stamped(recipe.build(chosen), name)
+    report.weights, report.weight_share = elements, weight_share(chosen, elements)
     if reference is not None:
         report.rows = reference.row_errors(recipe.network(lambda: model, threads))
     progress(name, 1, 1)
