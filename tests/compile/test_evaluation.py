@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.compile import evaluation
 from aigc_edge.compress.budget import Budget
@@ -31,6 +32,8 @@ class Case:
             details={},
             quality={},
             failed={},
+            inputs=SampleInputs(),
+            programs={"euler-2": SimpleNamespace(rows=())},
             files={},
             judge=None,
             default_program="euler-2",
