@@ -92,7 +92,7 @@ def test_sampling_warns_about_other_inputs(photos: np.ndarray, tmp_path: Path) -
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             pipeline.sample(6, latents=photos)
-        for latents, words in ((photos / 255, "at most"), (photos * 4, "reach from"), (-photos, "reach from")):
+        for latents, words in ((photos / 255, "are at most"), (photos * 4, "reach from"), (-photos, "reach from")):
             with pytest.warns(CalibrationWarning, match=f"'sample' {words}.*int8w may be poor") as caught:
                 pipeline.sample(6, latents=latents)
             assert caught[0].filename == __file__
