@@ -157,8 +157,8 @@ def quality_options(parser: Parser, frechet: float | None) -> None:
         metavar="NAME=X",
         help="quality that every format must reach against fp32 from the same noise: psnr=30 (dB, at least; the peak is the "
         "range of fp32's own samples), centred_l2=0.3 (error relative to what varies in them, at most), ssim=0.9 (of images, at "
-        "least), frechet=1.05x (times that of fp32, at most); may be repeated (default: each format's own option psnr, which is 30 for "
-        "int8, with the errors that it stands for"
+        "least), frechet=1.05x (times that of fp32, at most); may be repeated (default: each format's own option psnr, which is "
+        "30 for int8, with the errors that it stands for"
         + ("" if frechet is None else f", and frechet={frechet:g}x where real images are known")
         + "). Formats that miss it are left out: the others are written, and the exit code is 2",
     )

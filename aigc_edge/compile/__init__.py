@@ -55,8 +55,8 @@ def compile_source(
     the bundle is written without it before BudgetError is raised (nothing is written when no format is left, or fp32 alone
     although there is a `budget`). `solver`, `steps` and `guidance_scale` define the default program (None: the source's own).
     Without `weights` the bundle is smaller, but the torch engine cannot load it. `schedule_constants` moves everything that
-    depends on the timestep alone out of the denoiser into a precomputed table. Engines are built for the GPU targets that this machine can
-    build for; for the others the bundle carries the ONNX files, from which the device builds its own.
+    depends on the timestep alone out of the denoiser into a precomputed table. Engines are built for the GPU targets that this
+    machine can build for; for the others the bundle carries the ONNX files, from which the device builds its own.
 
     `progress(what, done, seconds_left)` is called periodically, `done` in 0 … 1. Stages that finished before an interruption or a
     failure are cached for two weeks, and the same call resumes from them. Raises AigcEdgeError (BudgetError for quality) for

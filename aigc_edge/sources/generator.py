@@ -32,9 +32,9 @@ class Generator(Source):
     by input name, or the path of an .npz file with such arrays. By default it is the values of `sample`, or "normal" where these
     are constant or as unit normal noise; a denoiser is calibrated on the states of its own program. A denoiser is called as
     `denoiser(sample, timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index
-    `num_classes` is the null class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
-    the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller passes for each sample; `negative` are
-    examples of negative conditions. Formats are calibrated and evaluated with these. `schedule` contains arguments of
+    `num_classes` is the null class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`.
+    `conditions` are further inputs of the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller
+    passes for each sample; `negative` are examples of negative conditions. Formats are calibrated and evaluated with these. `schedule` contains arguments of
     `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs` are custom programs instead of it.
     `sizes` are the image sizes (height, width) that the bundle supports, the size of the example first; only the last two
     dimensions of the sample depend on them. `data` is a data set or a folder of real images for evaluation; the output is in
