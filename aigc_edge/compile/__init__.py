@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def compile_source(
         requested |= {"budget": request.budget.words, "samples": request.samples, "seed": request.seed or None}
         requested |= {"weights": weights, "schedule_constants": schedule_constants}
         provenance = {**state.manifest.provenance, "command": command_of(opened, requested)}
-        state.manifest = replace(state.manifest, provenance=provenance)
+        state.manifest = state.manifest._replace(provenance=provenance)
         programs = opened.programs(solver, steps, guidance_scale)
         if programs[0].guidance_scale != 1 and not (opened.num_classes or opened.text or opened.conditions):
             raise AigcEdgeError(
@@ -94,7 +93,7 @@ def compile_source(
         preview(state)
         request = state.request  # without the formats that missed the budget
         for name, part in state.networks.items():
-            state.components[name] = replace(part, formats={format: part.formats[format] for format in request.formats})
+            state.components[name] = part._replace(formats={format: part.formats[format] for format in request.formats})
         store_schedule(state)
         state.start("writing")
         files = state.files | state.network_files(list(request.formats))

@@ -8,7 +8,6 @@ import gc
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +106,7 @@ def store_schedule(state: CompileState) -> None:
     chosen = _companion(next(iter(formats.values())))
     file = f"{SCHEDULE}.{chosen.name}.onnx"
     _convert(state, SCHEDULE, chosen, None, file, lambda *_: None)
-    state.components[SCHEDULE] = replace(schedule, formats={chosen.name: {"file": file}})
+    state.components[SCHEDULE] = schedule._replace(formats={chosen.name: {"file": file}})
 
 
 def _convert(
@@ -204,7 +203,7 @@ def _record_ranges(state: CompileState, calibration: Calibration) -> None:
     if not calibration.program.rows:
         arrays |= {tensor.name: calibration.latents for tensor in calibration.spec.inputs if tensor.role == "sample"}
     ranges = {name: (float(array.min()), float(array.max())) for name, array in arrays.items()}
-    state.manifest = replace(state.manifest, calibration=CalibrationEntry(str(state.inputs), ranges))
+    state.manifest = state.manifest._replace(calibration=CalibrationEntry(str(state.inputs), ranges))
 
 
 def sample_budget(state: CompileState, most: int, macs: float, least: int = LEAST) -> int:

@@ -76,12 +76,12 @@ def _remove_failed(state: CompileState) -> None:
     if not passed or (state.request.budget.words and list(passed) == [REFERENCE]):
         raise BudgetError("; ".join(state.failed.values()))
     state.request = dataclasses.replace(state.request, formats=passed)
-    state.manifest = dataclasses.replace(state.manifest, default_format=next(iter(passed)))
+    state.manifest = state.manifest._replace(default_format=next(iter(passed)))
     for name in state.failed:
         state.quality.pop(name, None)
     for name, part in state.networks.items():
         formats = {format: files for format, files in part.formats.items() if format not in state.failed}
-        state.components[name] = dataclasses.replace(part, formats=formats)
+        state.components[name] = part._replace(formats=formats)
 
 
 def _evaluate_size(state: CompileState) -> None:
@@ -93,7 +93,7 @@ def _evaluate_size(state: CompileState) -> None:
     ratio = math.prod(size) / math.prod(sizes[0])  # squared below: attention may dominate
     if sample_budget(state, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / ratio**2, least=0) < SIZE_SAMPLES:
         note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
-        state.manifest = dataclasses.replace(state.manifest, notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
+        state.manifest = state.manifest._replace(notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
         return
 
     def sampled(name: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from aigc_edge.bundle.bundle import Bundle, require_version
@@ -76,7 +75,7 @@ def quantise_bundle(
             "seed": seed or None,
         }
         commands = [*state.manifest.provenance.get("quantised", ()), command_line("quantise", path.name, arguments)]
-        state.manifest = replace(state.manifest, provenance={**state.manifest.provenance, "quantised": commands})
+        state.manifest = state.manifest._replace(provenance={**state.manifest.provenance, "quantised": commands})
         state.plan_stages(len(state.networks), {}, {})
         convert_all(state)
         evaluate_formats(state, samples or int(state.quality.get(REFERENCE, {}).get("n", SAMPLES)))
@@ -84,7 +83,7 @@ def quantise_bundle(
             raise BudgetError("; ".join(state.failed.values()))
         build_engines(state)
         chosen = next(iter(state.request.formats)) if default else manifest.default_format
-        state.manifest = replace(state.manifest, default_format=chosen)
+        state.manifest = state.manifest._replace(default_format=chosen)
         state.start("writing")
         written = _write(state, final, exchange, packed=path.is_file())
         state.clock.finish()
@@ -113,7 +112,7 @@ def _load(state: CompileState, manifest: Manifest, folder: Path) -> None:
     for name, part in state.networks.items():
         formats = {format: files for format, files in part.formats.items() if format not in new}
         stale |= {file for plan in part.engines if plan.format in new for file in (plan.file, plan.report)}
-        state.components[name] = replace(part, formats=formats, engines=tuple(p for p in part.engines if p.format not in new))
+        state.components[name] = part._replace(formats=formats, engines=tuple(p for p in part.engines if p.format not in new))
     networks = {name for name in manifest.files if name.endswith((".onnx", ".onnx.data")) and not name.startswith("judge/")}
     for name in networks:
         link(folder / name, state.folder / name)

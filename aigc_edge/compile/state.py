@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ class CompileState:
         """Set the ONNX file of a component in a format for `engine`, or as "file", to be set first, for all other engines."""
         formats = dict(self.components[part].formats)
         formats[format] = {"file": file} if engine == "file" else dict(formats[format]) | {engine: file}
-        self.components[part] = replace(self.components[part], formats=formats)
+        self.components[part] = self.components[part]._replace(formats=formats)
 
     def add_file(self, folder: Path, name: str) -> None:
         """Link (or copy) the file `name` of a finished stage's folder, and its external weights, into the workspace."""
@@ -123,15 +122,14 @@ class CompileState:
         files = {name: file for name, file in self.files.items() if not name.endswith(".plan")}
         components = dict(self.components)
         for name, part in self.networks.items():
-            components[name] = replace(part, formats={f: part.formats[f] for f in formats if f in part.formats}, engines=())
-        manifest = replace(self.whole_manifest("draft"), components=components, default_format=formats[0])
+            components[name] = part._replace(formats={f: part.formats[f] for f in formats if f in part.formats}, engines=())
+        manifest = self.whole_manifest("draft")._replace(components=components, default_format=formats[0])
         write_bundle(path, manifest, files | self.network_files(formats), overwrite=True, link=True)
         return path
 
     def whole_manifest(self, name: str) -> Manifest:
         """The complete manifest of the current state, without its files."""
-        return replace(
-            self.manifest,
+        return self.manifest._replace(
             name=name,
             components=self.components,
             default_program=self.default_program,

@@ -7,9 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from aigc_edge.compress.evaluation.quality import centred
 from aigc_edge.errors import AigcEdgeError
-
-EQUAL = 1e-6  # relative differences within a channel that are rounding alone
 
 
 def _pair(a: npt.ArrayLike, b: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -53,16 +52,6 @@ def relative_l2(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     x, y = _pair(a, b)
     error, size = float(np.linalg.norm(x - y)), float(np.linalg.norm(y))
     return 0.0 if error == 0 else error / size if size > 0 else math.inf
-
-
-def centred(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """What varies in `values` [N, C, ...] or [N, D]: the mean of each sample's channel (of each sample) is subtracted.
-
-    Values that are constant in every channel keep what varies between samples and channels.
-    """
-    x = np.asarray(values, np.float64)
-    inner = x - x.mean(axis=tuple(range(2, x.ndim)) or tuple(range(1, x.ndim)), keepdims=True)
-    return inner if np.abs(inner).max(initial=0) > EQUAL * np.abs(x).max(initial=0) else x - x.mean()
 
 
 def centred_l2(a: npt.ArrayLike, b: npt.ArrayLike) -> float:

@@ -11,7 +11,7 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.engines.formats import formats_of
-from aigc_edge.engines.tensorrt_support import limit_of, limits_of
+from aigc_edge.engines.plans.support import limit_of, limits_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
 
@@ -131,7 +131,7 @@ def test_an_unknown_target_lists_what_there_is():
         ({"tops": {"fp16": -1}}, "tops are positive"),
         ({"tops": {"fp3": 1}}, "tops are positive"),
         ({"figures": ""}, "figures"),
-        ({"clocks": {"speed": []}}, "clocks have no speed"),
+        ({"clocks": {"speed": []}}, "unknown clocks speed"),
     ],
 )
 def test_a_malformed_target_is_named(change, words):

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+EQUAL = 1e-6  # relative differences within a channel that are rounding alone
+
 
 def tolerance(psnr: float) -> float:
     """10^(1 − psnr/20): the largest error relative to what varies, and the largest loss of SSIM, that `psnr` dB stand for."""
@@ -33,3 +38,13 @@ class Requirement:
 
     def __str__(self) -> str:
         return f"an error of at most {self.most_centred_l2:.2g} and {self.psnr:.1f} dB"
+
+
+def centred(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """What varies in `values` [N, C, ...] or [N, D]: the mean of each sample's channel (of each sample) is subtracted.
+
+    Values that are constant in every channel keep what varies between samples and channels.
+    """
+    x = np.asarray(values, np.float64)
+    inner = x - x.mean(axis=tuple(range(2, x.ndim)) or tuple(range(1, x.ndim)), keepdims=True)
+    return inner if np.abs(inner).max(initial=0) > EQUAL * np.abs(x).max(initial=0) else x - x.mean()

@@ -12,9 +12,8 @@ import numpy.typing as npt
 import onnx
 
 from aigc_edge.compress.calibration.trajectory import Calibration, Evaluate, Inputs, Record, mean_square, psnr, row_errors
-from aigc_edge.compress.evaluation.quality import Requirement
+from aigc_edge.compress.evaluation.quality import Requirement, centred
 from aigc_edge.compress.graphs import graph
-from aigc_edge.metrics.paired import centred
 
 PASS_MACS = 4e11  # multiply-adds of one pass over the program: about 15 s on one core
 QUICK_EVALUATIONS = 4  # that `output_error` compares
