@@ -27,6 +27,7 @@ kept when the compilation is interrupted: the same command resumes from them.
   aigc-edge compile net.onnx --role denoiser --prediction v --schedule betas=scaled_linear -o net.aigc"""
 
 DEFAULT_FORMATS, DEFAULT_TARGETS = ("fp32", "int8"), ("x86-cpu",)
+PREDICTIONS = "epsilon, v, x0, flow, edm, consistency or denoised"
 FRECHET = 1.1  # the default budget where real images are known, as a multiple of the distance of fp32
 
 
@@ -71,21 +72,29 @@ def source_arguments(parser: Parser) -> None:
     """Add the options that describe a source which does not describe itself."""
     group = parser.add_argument_group("source description, where the source itself has none")
     option(group, "--role", "role of an ONNX file or module: evaluated at each step, or once", choices=("denoiser", "decoder"))
-    option(group, "--prediction NAME", "what a denoiser predicts: epsilon, v, x0, flow or edm")
+    option(group, "--prediction NAME", f"what a denoiser predicts: {PREDICTIONS}")
     option(
         group,
         "--schedule KEY=VALUE",
-        "a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
+        "a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80, sigmas=80,24,0 …); may be repeated",
         action="append",
         default=[],
     )
     option(group, "--classes N", "number of classes of an ONNX file or module", type=values.whole(1, 1_000_000))
     option(
         group,
-        "--input NAME=ROLE",
-        "the role of an ONNX file's input that its name and type do not reveal: sample, timestep or class; may be repeated",
+        "--input NAME=VALUE",
+        "an input of an ONNX file whose name and type do not reveal what it takes: a role (sample, timestep or class), a number "
+        "that it always has, or a .npy file with examples [k, ...] of a condition; may be repeated",
         action="append",
         default=[],
+    )
+    option(group, "--result NAME", "the output of an ONNX file or a module that is its result")
+    option(
+        group,
+        "--layout",
+        "where images of an ONNX file or a module have their channels (default: as their shapes show, else nchw)",
+        choices=("nchw", "nhwc"),
     )
     option(
         group,
@@ -166,14 +175,16 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
     return SourceOptions(
         role=arguments.role,
         prediction=arguments.prediction,
-        schedule=values.pairs(arguments.schedule, "--schedule"),
+        schedule=values.with_lists(values.pairs(arguments.schedule, "--schedule")),
         size=sizes[0],
         further_sizes=tuple(sizes[1:]),
         data=arguments.data,
         prompts=values.lines(arguments.prompts),
         classes=arguments.classes,
-        inputs=values.roles(arguments.input),
+        inputs=values.inputs(arguments.input),
         calibration=arguments.calibration,
+        result=arguments.result,
+        layout=arguments.layout,
     )
 
 

@@ -24,6 +24,7 @@ from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.export.clean import clean
 from aigc_edge.export.double import evaluate as in_dtype
 from aigc_edge.export.double import in_double
+from aigc_edge.export.failure import failure_of, silenced
 from aigc_edge.export.fold import fold_constants
 from aigc_edge.export.session import session_of
 from aigc_edge.export.shapes import Exportable, dynamic_shapes, example_at, sizes_of
@@ -62,7 +63,7 @@ def to_ir(component: Exportable) -> ir.Model:
     example = example_at(component, 3, torch.Generator().manual_seed(0), traced)
     names = [t.name for t in spec.inputs]
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), silenced(), torch.no_grad():
             program = torch.onnx.export(
                 component.module.eval(),
                 example,
@@ -75,9 +76,7 @@ def to_ir(component: Exportable) -> ir.Model:
             )
     except Exception as error:  # the exporter wraps the module's exception
         several = " for several sizes" if sizes else ""
-        raise AigcEdgeError(
-            f"component {spec.name!r} cannot be exported to ONNX{several}: {first_line(error.__cause__ or error)}"
-        ) from error
+        raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX{several}: {failure_of(error)}") from error
     assert program is not None
     model = program.model
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.sizes import Size
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.diffusion.prediction import PREDICTIONS
+from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.registry import Registry
 from aigc_edge.sources.inputs import TIMES, random_inputs
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 # Compiled into every bundle with a known schedule, at these numbers of steps; the runtime builds others on request.
 SOLVERS = ("dpmpp_2m", "euler", "heun", "ddim", "euler_ancestral")
 STEPS = (10, 20)
+RESULT = ("result", "layout")  # options of sources whose networks may return several tensors, or images with the channels last
 
 
 class SourceComponent:
@@ -35,7 +38,7 @@ class SourceComponent:
     The module is loaded on first access, in eval mode and float32, and can be released, so that only one network of a large
     generator is in memory at a time. `sizes` are the image sizes if the network supports several and its shapes depend on them;
     the example inputs, in the order of the spec, then have the first size. They are random unless `example` returns them, with
-    timesteps within `times` and classes below `classes`.
+    timesteps among `times` and classes below `classes`.
     """
 
     def __init__(
@@ -45,14 +48,16 @@ class SourceComponent:
         example: Callable[[int, torch.Generator], tuple[Tensor, ...]] | None = None,
         sizes: Sequence[Size] = (),
         *,
-        times: tuple[float, float] = TIMES,
+        times: Callable[[], Sequence[float]] = lambda: TIMES,
         classes: int = 0,
     ) -> None:
-        self.spec, self.sizes = spec, tuple(sizes)
-        first = spec.at(sizes[0] if sizes else None)
-        self.example = example or functools.partial(random_inputs, first, times=times, classes=classes)
+        self.spec, self.sizes, self.times, self.classes = spec, tuple(sizes), times, classes
+        self.example = example or self._random
         self._load = load
         self._module: nn.Module | None = None
+
+    def _random(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return random_inputs(self.spec.at(self.sizes[0] if self.sizes else None), batch, generator, self.times(), self.classes)
 
     @property
     def module(self) -> nn.Module:
@@ -120,7 +125,10 @@ class SourceOptions:
     data: str | None = None  # a data set or folder of real images
     prompts: tuple[str, ...] = ()
     classes: int | None = None
-    inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
+    result: str | None = None  # the output of an ONNX file or module that is its result
+    layout: Literal["nchw", "nhwc"] | None = None  # "nchw" or "nhwc", of the images that an ONNX file or module takes and returns
+    # By the name of an input of an ONNX file: its role, a number that it always has, or a .npy file with examples of a condition.
+    inputs: Mapping[str, str] = field(default_factory=dict)
     calibration: str | None = None  # what a network of one evaluation takes: see SampleInputs.parse
 
     @property
@@ -133,7 +141,7 @@ class SourceOptions:
         if self.role == "denoiser":
             if self.prediction is None:
                 raise AigcEdgeError(
-                    "a denoiser was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)"
+                    f"a denoiser was given without --prediction: choose what it predicts ({', '.join(PREDICTIONS)})"
                 )
             return {"prediction": self.prediction, **self.schedule}
         if self.prediction or self.schedule:
@@ -220,8 +228,19 @@ class Source(ABC):
         if self.schedule is None:
             return [Program("one-shot", slots=1, init_scale=1.0, rows=())]
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        settings = [(solver or SOLVERS[0], steps or self.steps), *((name, n) for name in SOLVERS for n in STEPS)]
-        return [build(self.schedule, name, n, guidance_scale=scale) for name, n in dict.fromkeys(settings)]
+        listed = (
+            self.schedule.get("sigmas") if self.schedule.get("kind") == "table" and not self.schedule.get("resample") else None
+        )
+        default_steps = self.steps if listed is None else len(listed) - 1
+        programs = [build(self.schedule, solver or SOLVERS[0], steps or default_steps, guidance_scale=scale)]
+        for name, n in itertools.product(SOLVERS, STEPS):
+            with contextlib.suppress(ProgramError):  # a schedule may list its own noise levels
+                programs.append(build(self.schedule, name, n, guidance_scale=scale))
+        return distinct(programs)
+
+    def timesteps(self) -> tuple[float, ...]:
+        """The network's timesteps in all its programs, at which it is checked."""
+        return tuple(sorted({row.timestep for program in self.programs(None, None, None) for row in program.rows}))
 
     def identity(self, part: str) -> str | None:
         """A fingerprint of everything that the exported network `part` depends on; None: unknown."""
@@ -245,6 +264,14 @@ class Source(ABC):
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
         """Origin and licence of weights and data: the manifest's "provenance" without the command."""
+
+
+def distinct(programs: Sequence[Program]) -> list[Program]:
+    """The first program of each name, in order."""
+    by_name: dict[str, Program] = {}
+    for program in programs:
+        by_name.setdefault(program.name, program)
+    return list(by_name.values())
 
 
 SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources", Source)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TIMES = (0.0, 999.0)  # the timesteps of networks that were trained on 1000 of them
+TIMES = (0.0, 999.0)  # the first and the last timestep of networks that were trained on 1000 of them
 GUIDANCE = 10.0  # the largest guidance scale is this plus 1
 
 
@@ -29,9 +29,9 @@ def denoiser_spec(
 
 
 def random_inputs(
-    spec: ComponentSpec, batch: int, generator: torch.Generator, times: tuple[float, float] = TIMES, classes: int = 0
+    spec: ComponentSpec, batch: int, generator: torch.Generator, times: Sequence[float] = TIMES, classes: int = 0
 ) -> tuple[Tensor, ...]:
-    """Inputs in the order of `spec`: timesteps within `times`, class indices below `classes`, unit normals for all others."""
+    """Inputs in the order of `spec`: timesteps among `times`, class indices below `classes`, unit normals for all others."""
     import torch
 
     inputs = []
@@ -40,7 +40,7 @@ def random_inputs(
         if tensor.role == "class":
             inputs.append(torch.randint(0, classes, shape, generator=generator))
         elif tensor.role == "timestep":
-            inputs.append(times[0] + (times[1] - times[0]) * torch.rand(shape, generator=generator))
+            inputs.append(torch.tensor(times)[torch.randint(0, len(times), shape, generator=generator)])
         elif tensor.role == "guidance":
             inputs.append(1 + GUIDANCE * torch.rand(shape, generator=generator))
         else:

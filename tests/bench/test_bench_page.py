@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -113,3 +114,18 @@ def test_a_result_without_judge_memory_and_peers_is_shown_too(figures: dict[str,
     del only["cold_start"], only["peak_bytes"]
     read(figures)
     assert cells.frechet(None)[0] in report.text(figures)
+
+
+@pytest.mark.parametrize("slow", [0, 1, 2])
+def test_the_cards_compare_the_first_with_the_fastest_format(figures: dict[str, Any], slow: int) -> None:
+    """Not with the last one."""
+    rows = cells.natives(figures)
+    other = copy.deepcopy(rows[1]) | {"key": "native-int4", "format": "int4"}
+    other["latency"]["1"]["median"] *= 1.5
+    figures["configurations"].insert(figures["configurations"].index(rows[1]) + slow % 2, other)
+    if slow == 2:  # the first itself is the fastest
+        rows[0]["latency"]["1"]["median"] = 1e-6
+    _, shown = read(figures)
+    cards = shown[shown.index('<div class="cards">') : shown.index("<h2>")]
+    assert "<small>int4</small>" not in cards
+    assert ("<small>int8</small>" in cards) == (slow != 2)

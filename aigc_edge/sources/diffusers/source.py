@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOLVERS, SOURCES, STEPS, Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import RESULT, SOLVERS, SOURCES, STEPS, Source, SourceComponent, SourceOptions, distinct
 from aigc_edge.sources.diffusers.folder import INDEX, Folder
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class DiffusersSource(Source):
         self.guidance_scale, self.steps = layout.guidance_scale, layout.steps
         if layout.text is not None:
             self.samples = len(layout.text.prompts)  # one per prompt: an image takes minutes on a CPU
+        for part in layout.components:
+            part.times = self.timesteps
 
     @classmethod
     def claims(cls, text: str) -> bool:
@@ -52,7 +54,7 @@ class DiffusersSource(Source):
         from aigc_edge.sources.diffusers.layout import PIPELINES
         from aigc_edge.sources.diffusers.loading import require
 
-        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", "calibration")
+        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", "calibration", *RESULT)
         folder = Folder(Path(text))
         if folder.kind not in PIPELINES:
             raise AigcEdgeError(
@@ -61,11 +63,16 @@ class DiffusersSource(Source):
         require("diffusers")
         layout = PIPELINES[folder.kind](folder, options)
         for component in filter(folder.has, _NETWORKS):
-            folder.check_weights(component)
+            folder.weights(component)
         return cls(folder, layout, options.data)
 
     def components(self) -> list[SourceComponent]:
         return self._layout.components
+
+    def timesteps(self) -> tuple[float, ...]:
+        """Those of the built-in solvers where the schedule supports them, else of the folder's own scheduler."""
+        programs = self.programs(None if self.schedule is None else SOLVERS[0], None, None)
+        return tuple(sorted({row.timestep for program in programs for row in program.rows}))
 
     def programs(self, solver: str | None, steps: int | None, guidance_scale: float | None) -> list[Program]:
         """The folder's own scheduler first, unless a solver is named; then the built-in solvers, if the schedule is supported."""
@@ -90,7 +97,7 @@ class DiffusersSource(Source):
             for name, n in itertools.product(SOLVERS, STEPS):
                 with contextlib.suppress(ProgramError):  # this schedule does not support it
                     programs.append(self._built(name, n, scale))
-        return list({program.name: program for program in reversed(programs)}.values())[::-1]
+        return distinct(programs)
 
     def _own(self, steps: int, scale: float) -> Program:
         layout = self._layout

@@ -83,7 +83,6 @@ def flux(folder: Folder, options: SourceOptions) -> Layout:
     denoiser = SourceComponent(
         denoiser_spec(shape, conditions, guidance=embedded),
         lambda: FluxTransformer(load(folder, "transformer", TRANSFORMER), height, width, T5_LENGTH),
-        times=(0.0, 1.0),
     )
 
     def arguments(steps: int) -> dict[str, Any]:
