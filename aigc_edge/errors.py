@@ -31,3 +31,8 @@ class BudgetError(AigcEdgeError):
 
 class ExtensionWarning(UserWarning):
     """Something that another distribution adds by an entry point cannot be used and is left out."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, as part of a sentence: its first line, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

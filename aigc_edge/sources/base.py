@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from aigc_edge.bundle.sizes import Size
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.registry import Registry
+from aigc_edge.sources.inputs import TIMES, random_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -27,23 +30,31 @@ STEPS = (10, 20)
 
 
 class SourceComponent:
-    """One network to export: its spec, a function that loads its module, and one that returns example inputs for a batch size.
+    """One network to export: its spec, a function that loads its module, and example inputs for a batch size.
 
     The module is loaded on first access, in eval mode and float32, and can be released, so that only one network of a large
     generator is in memory at a time. `sizes` are the image sizes if the network supports several and its shapes depend on them;
-    the example inputs, in the order of the spec, then have the first size.
+    the example inputs, in the order of the spec, then have the first size. They are random unless `example` returns them, with
+    timesteps among `times` and classes below `classes`.
     """
 
     def __init__(
         self,
         spec: ComponentSpec,
         load: Callable[[], nn.Module],
-        example: Callable[[int, torch.Generator], tuple[Tensor, ...]],
+        example: Callable[[int, torch.Generator], tuple[Tensor, ...]] | None = None,
         sizes: Sequence[Size] = (),
+        *,
+        times: Callable[[], Sequence[float]] = lambda: TIMES,
+        classes: int = 0,
     ) -> None:
-        self.spec, self.example, self.sizes = spec, example, tuple(sizes)
+        self.spec, self.sizes, self.times, self.classes = spec, tuple(sizes), times, classes
+        self.example = example or self._random
         self._load = load
         self._module: nn.Module | None = None
+
+    def _random(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return random_inputs(self.spec.at(self.sizes[0] if self.sizes else None), batch, generator, self.times(), self.classes)
 
     @property
     def module(self) -> nn.Module:
@@ -62,20 +73,11 @@ class SourceComponent:
 
         return export_component(self, path)
 
-    def compare(
-        self,
-        whole: Path,
-        evaluate: Evaluate,
-        what: str,
-        *,
-        seed: int = 0,
-        one_timestep: bool = False,
-        done: Callable[[], None] = lambda: None,
-    ) -> list[dict[str, Any]]:
+    def compare(self, whole: Path, evaluate: Evaluate, what: str, **options: Any) -> list[dict[str, Any]]:
         """Compare `evaluate`, described by `what`, with torch (or the file `whole` that `write` wrote); see `export.onnx`."""
         from aigc_edge.export.onnx import compare
 
-        return compare(self, evaluate, what, seed=seed, one_timestep=one_timestep, done=done)
+        return compare(self, evaluate, what, **options)
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,27 @@ class SourceOptions:
     data: str | None = None  # a data set or folder of real images
     prompts: tuple[str, ...] = ()
     classes: int | None = None
-    inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
+    result: str | None = None  # the output of an ONNX file or module that is its result
+    layout: str | None = None  # "nchw" or "nhwc", of the images that an ONNX file or module takes and returns
+    # By the name of an input of an ONNX file: its role, a number that it always has, or a .npy file with examples of a condition.
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sizes(self) -> tuple[Size, ...]:
         """All requested sizes, the default first."""
         return () if self.size is None else tuple(dict.fromkeys((self.size, *self.further_sizes)))
+
+    def denoiser_schedule(self) -> dict[str, Any] | None:
+        """The schedule of a denoiser, None for a decoder; raises AigcEdgeError where the options contradict each other."""
+        if self.role == "denoiser":
+            if self.prediction is None:
+                raise AigcEdgeError(
+                    "a denoiser was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)"
+                )
+            return {"prediction": self.prediction, **self.schedule}
+        if self.prediction or self.schedule:
+            raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
+        return None
 
     def refuse(self, what: str, *names: str) -> None:
         """Raise AigcEdgeError when one of the options `names` was given although `what` specifies it itself."""
@@ -147,6 +164,7 @@ class Source(ABC):
     conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of conditions without a text encoder
     negative: Mapping[str, Any] = {}
     schedule: Mapping[str, Any] | None = None  # arguments of `diffusion.build`; None: one evaluation, or custom programs only
+    images: str | None = None  # a data set or folder of real images for evaluation
     folder: Path | None = None  # a folder where derived data (the judge) may be stored
     opened: tuple[str, SourceOptions] | None = None  # arguments of `open_source`
 
@@ -169,21 +187,30 @@ class Source(ABC):
         if self.schedule is None:
             return [Program("one-shot", slots=1, init_scale=1.0, rows=())]
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        settings = [(solver or SOLVERS[0], steps or self.steps), *((name, n) for name in SOLVERS for n in STEPS)]
-        return [build(self.schedule, name, n, guidance_scale=scale) for name, n in dict.fromkeys(settings)]
+        programs = [build(self.schedule, solver or SOLVERS[0], steps or self.steps, guidance_scale=scale)]
+        for name, n in itertools.product(SOLVERS, STEPS):
+            with contextlib.suppress(ProgramError):  # a schedule may list its own noise levels
+                programs.append(build(self.schedule, name, n, guidance_scale=scale))
+        return distinct(programs)
+
+    def timesteps(self) -> tuple[float, ...]:
+        """The network's timesteps in all its programs, at which it is checked."""
+        return tuple(sorted({row.timestep for program in self.programs(None, None, None) for row in program.rows}))
 
     def identity(self, part: str) -> str | None:
         """A fingerprint of everything that the exported network `part` depends on; None: unknown."""
         return None
 
     def data(self) -> ImageSet | None:
-        """Real images for evaluation, at the output size, or None."""
-        return None
+        """Real images for evaluation, at the output size, or None; raises DataError where they cannot be read."""
+        from aigc_edge.data.load import load
+
+        return None if self.images is None else load(self.images, self.output_shape[1])
 
     @property
     def judged(self) -> bool:
         """Whether there are real images for evaluation, without loading them."""
-        return False
+        return self.images is not None
 
     def model_config(self) -> dict[str, Any] | None:
         """The model configuration from which the torch engine rebuilds the modules; None: not supported."""
@@ -192,6 +219,14 @@ class Source(ABC):
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
         """Origin and licence of weights and data: the manifest's "provenance" without the command."""
+
+
+def distinct(programs: Sequence[Program]) -> list[Program]:
+    """The first program of each name, in order."""
+    by_name: dict[str, Program] = {}
+    for program in programs:
+        by_name.setdefault(program.name, program)
+    return list(by_name.values())
 
 
 SOURCES: Registry[type[Source]] = Registry("source", "aigc_edge.sources", "aigc_edge.sources", Source)

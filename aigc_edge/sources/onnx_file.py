@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aigc_edge import data
-from aigc_edge.bundle.sizes import Dim, Size, at, named, sides
-from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role, TensorSpec
-from aigc_edge.data.image_set import ImageSet
+from aigc_edge.bundle.sizes import Dim, at, named, sides
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import resolve
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
 from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
+from aigc_edge.sources.onnx_adapting import Adaptation, adapted
+from aigc_edge.sources.onnx_component import OnnxComponent
 from aigc_edge.sources.onnx_model import (
     GraphTensor,
-    adapted,
-    as_ir,
+    channels_last,
     checked_model,
-    engine_takes,
     files_beside,
-    read_model,
+    result_of,
     roles_of,
     scale_of,
-    signature,
-    with_shapes,
+    tensors_of,
 )
 
 if TYPE_CHECKING:
     import onnx
-    import onnx_ir as ir
 
-    from aigc_edge.export.onnx import Evaluate
-
-BATCHES = (1, 4)  # a batch must return the same results as its samples one by one
-TOLERANCE = 2e-5  # relative L2: the order of summation depends on the batch size
 IMAGE = 3  # dimensions without the batch
-MAX_TIME = 999.0  # of the random timesteps for verification
 
 
 @SOURCES.register("onnx")
@@ -53,34 +44,28 @@ class OnnxSource(Source):
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
         options.refuse("an ONNX file", "prompts")
-        self._path, self._options, self.name = path, options, path.stem
-        denoiser = self._role() == "denoiser"
+        if options.role is None:
+            raise AigcEdgeError(f"{path.name} was given without --role: choose denoiser (evaluated each step) or decoder (once)")
+        self._path, self._options, self.name, self.images = path, options, path.stem, options.data
+        self.schedule = options.denoiser_schedule()
         model = checked_model(path)
-        inputs, outputs = signature(model, path)
-        if not any(tensor.sized for tensor in inputs.values()):
-            options.refuse("an ONNX file of one size", "size")
-        if denoiser:
-            self.schedule = {"prediction": options.prediction, **options.schedule}
-            resolve(self.schedule)  # raises for an invalid schedule
-        roles = roles_of(inputs, str(options.role), options.inputs, path)
-        conditions = [name for name, role in roles.items() if role == "condition"]
-        if conditions:
-            raise AigcEdgeError(
-                f"{path.name} takes {', '.join(conditions)}, which a single ONNX file does not describe: compile a diffusers "
-                "folder, or a Generator with conditions"
-            )
-        if "class" in roles.values() and not options.classes:
-            raise AigcEdgeError(f"{path.name} takes a class: set the number of classes with --classes")
-        self.num_classes = options.classes or 0
-        ((output, tensor),) = outputs.items()
+        inputs, outputs = tensors_of(model)
+        adaptation = self._adaptation(inputs, outputs, options.role)
+        roles, output = adaptation.roles, adaptation.output
+        one_sample = self._one_sample(inputs, roles)
+        inputs, outputs = tensors_of(adapted(model, adaptation))
         sample = next(name for name, role in roles.items() if role == "sample")
-        sized_shapes = self._sized(model, inputs[sample], tensor) if inputs[sample].sized else {}
+        if not inputs[sample].sized:
+            options.refuse("an ONNX file of one size", "size")
+        if self.schedule is not None:
+            resolve(self.schedule)  # raises for an invalid schedule
+        sized_shapes = self._sized(model, inputs[sample], outputs[output]) if inputs[sample].sized else {}
         shapes = sized_shapes | {name: each.sizes(path) for name, each in (inputs | outputs).items() if name not in sized_shapes}
         default = options.size if sized_shapes else None
         shape, input_shape = (tuple(map(int, at(shapes[name], default))) for name in (output, sample))
         if len(shape) != IMAGE:
             raise AigcEdgeError(f"{path.name} returns {[BATCH, *shape]}: images must be [N, C, H, W]")
-        if denoiser and shape != input_shape:
+        if self.schedule is not None and shape != input_shape:
             raise AigcEdgeError(
                 f"{path.name} takes {list(input_shape)} but returns {list(shape)}: a denoiser must preserve the shape"
             )
@@ -89,9 +74,62 @@ class OnnxSource(Source):
             TensorSpec(name, role, "int64" if role == "class" else "float32", (BATCH, *shapes[name]))
             for name, role in roles.items()
         )
-        spec = ComponentSpec(str(options.role), input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
+        spec = ComponentSpec(options.role, input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
+        self.conditions = {name: _fitting(name, self.conditions[name], shapes[name]) for name in self.conditions}
         self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
-        self._part = OnnxComponent(spec, path, roles, self.num_classes, self.sizes)
+        self._part = OnnxComponent(
+            spec,
+            path,
+            adaptation,
+            sizes=self.sizes,
+            times=self.timesteps() if self.schedule is not None else (),
+            classes=self.num_classes,
+            conditions=self.conditions,
+            one_sample=one_sample,
+        )
+
+    def _adaptation(self, inputs: Mapping[str, GraphTensor], outputs: Mapping[str, GraphTensor], role: str) -> Adaptation:
+        """Roles, constants, the result and its layout; sets the number of classes and the examples of conditions."""
+        path, options = self._path, self._options
+        result = result_of(outputs, options.result, path)
+        declared = dict(options.inputs)
+        constants = {name: number for name, value in declared.items() if (number := _number(value)) is not None}
+        self.conditions = {name: _examples(file) for name, file in declared.items() if file.endswith(".npy")}
+        declared |= dict.fromkeys(self.conditions, "condition")
+        missing = [name for name in constants if name not in inputs]
+        if missing:
+            raise AigcEdgeError(f"{path.name} has no input {missing[0]!r}: it has {', '.join(inputs)}")
+        variable = {name: tensor for name, tensor in inputs.items() if name not in constants}
+        roles = roles_of(variable, role, {name: role for name, role in declared.items() if name not in constants}, path)
+        conditions = [name for name, role in roles.items() if role == "condition"]
+        if conditions and role == "decoder":
+            raise AigcEdgeError(
+                f"{path.name} takes {', '.join(conditions)} beside the sample, as only a denoiser does: set a constant, such as "
+                f"--input {conditions[0]}=0.5, or compile it with --role denoiser"
+            )
+        unknown = [name for name in conditions if name not in self.conditions]
+        if unknown:
+            raise AigcEdgeError(
+                f"{path.name} takes {', '.join(unknown)}, which an ONNX file does not describe: give examples [k, ...] as "
+                f"--input {unknown[0]}=FILE.npy, or a constant such as --input {unknown[0]}=1.0"
+            )
+        if "class" in roles.values() and not options.classes:
+            raise AigcEdgeError(f"{path.name} takes a class: set the number of classes with --classes")
+        if options.classes and "class" not in roles.values():
+            raise AigcEdgeError(f"--classes was given, but {path.name} takes no class: leave it out, or name it with --input")
+        self.num_classes = options.classes or 0
+        sample = next(name for name, role in roles.items() if role == "sample")
+        return Adaptation(roles, result.name, constants, channels_last(inputs[sample], result, options.layout))
+
+    def _one_sample(self, inputs: Mapping[str, GraphTensor], roles: Mapping[str, str]) -> bool:
+        """Whether the file takes one sample only; raises AigcEdgeError for any other fixed batch."""
+        shapes = [inputs[name].shape for name, role in roles.items() if role in ("sample", "condition")]
+        batches = {shape[0] for shape in shapes if shape}
+        for batch in batches - {None, 1}:
+            raise AigcEdgeError(
+                f"{self._path.name} takes batches of {batch} only: export it with a dynamic batch, or for one sample"
+            )
+        return 1 in batches
 
     def _sized(self, model: onnx.ModelProto, sample: GraphTensor, output: GraphTensor) -> dict[str, tuple[Dim, ...]]:
         """Shapes of the sample and the image with dynamic height and width, at the requested sizes."""
@@ -109,16 +147,6 @@ class OnnxSource(Source):
         input_shape, output_shape = (sample.shape[1] or 0, *sides(sizes, scale)), (output.shape[1], *sides(sizes))
         return {sample.name: input_shape, output.name: output_shape}
 
-    def _role(self) -> str:
-        options, name = self._options, self._path.name
-        if options.role is None:
-            raise AigcEdgeError(f"{name} was given without --role: choose denoiser (evaluated each step) or decoder (once)")
-        if options.role == "denoiser" and options.prediction is None:
-            raise AigcEdgeError(f"{name} was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)")
-        if options.role == "decoder" and (options.prediction or options.schedule):
-            raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
-        return options.role
-
     @classmethod
     def claims(cls, text: str) -> bool:
         return text.lower().endswith(".onnx")
@@ -134,130 +162,34 @@ class OnnxSource(Source):
 
     def identity(self, part: str) -> str:
         digest = hashlib.sha256(repr(self._options).encode())
-        for file in (self._path, *files_beside(self._path)):
+        examples = [Path(value) for value in self._options.inputs.values() if value.endswith(".npy")]
+        for file in (self._path, *files_beside(self._path), *examples):
             digest.update(sha256_of(file).encode())
         return digest.hexdigest()
-
-    def data(self) -> ImageSet | None:
-        return None if self._options.data is None else data.load(self._options.data, self.output_shape[1])
-
-    @property
-    def judged(self) -> bool:
-        return self._options.data is not None
 
     def provenance(self) -> dict[str, Any]:
         return {"source": self._path.name}
 
 
-class OnnxComponent(SourceComponent):
-    """A network that is already ONNX: it has no torch module and is compared with itself."""
+def _number(value: str) -> float | None:
+    with contextlib.suppress(ValueError):
+        return float(value)
+    return None
 
-    def __init__(
-        self, spec: ComponentSpec, path: Path, roles: Mapping[str, Role], classes: int, sizes: Sequence[Size] = ()
-    ) -> None:
-        self.spec, self._path, self._roles, self._classes, self.sizes = spec, path, roles, classes, tuple(sizes)
 
-    def model(self) -> onnx.ModelProto:
-        """The network with the runtime's signature, read again from the file; external weights are not loaded."""
-        return with_shapes(adapted(read_model(self._path), self._roles), self.spec, self.sizes)
+def _examples(file: str) -> npt.NDArray[np.float32]:
+    """Examples [k, ...] of a condition, from a .npy file."""
+    try:
+        values = np.load(file, allow_pickle=False)
+        array = np.asarray(values, np.float32)
+    except (OSError, ValueError, TypeError) as error:
+        raise AigcEdgeError(f"{file} cannot be read as an array ({error}): write float32 examples with numpy.save") from error
+    if array.ndim < 1 or not len(array) or not np.isfinite(array).all():
+        raise AigcEdgeError(f"{file} has the shape {list(array.shape)}: give finite examples [k, ...], k of at least 1")
+    return array
 
-    @property
-    def module(self) -> Any:
-        """Raises AigcEdgeError: there is only the file."""
-        raise AigcEdgeError(f"{self._path.name} is an ONNX file: there is no torch module of it")
 
-    def release(self) -> None:
-        """Does nothing: no module is held."""
-
-    def write(self, path: Path) -> dict[str, Any]:
-        """Write the file with the runtime's signature, simplified if possible; raises AigcEdgeError where batches fail."""
-        import onnx
-
-        from aigc_edge.export.onnx import saved
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with saved(self._cleaned(), path) as part:
-            nodes = len(onnx.load(part, load_external_data=False).graph.node)
-            session = engine_takes(str(part), self._path)
-            error = max(self._batches_agree(lambda feeds: session.run(None, feeds), size) for size in self._each_size)
-        return {
-            "component": self.spec.name,
-            "nodes": nodes,
-            "checks": [{"batches": list(BATCHES), "relative_l2": error}],
-        }
-
-    def _cleaned(self) -> ir.Model:
-        from aigc_edge.export.clean import clean
-
-        proto = self.model()
-        model = as_ir(proto, self._path)
-        try:
-            clean(model, self.sizes[0] if self.sizes else None)
-        except Exception:  # shape inference may fail: the unsimplified graph is still correct
-            model = as_ir(proto, self._path)
-        return model
-
-    @property
-    def _each_size(self) -> tuple[Size | None, ...]:
-        return self.sizes or (None,)
-
-    def _inputs(self, batch: int, rng: np.random.Generator, size: Size | None) -> dict[str, npt.NDArray[Any]]:
-        inputs: dict[str, npt.NDArray[Any]] = {}
-        for tensor in self.spec.at(size).inputs:
-            shape = (batch, *(int(size) for size in tensor.shape[1:]))
-            if tensor.role == "class":
-                inputs[tensor.name] = rng.integers(0, self._classes, batch)
-            elif tensor.role == "timestep":
-                inputs[tensor.name] = np.full(batch, rng.uniform(0, MAX_TIME), np.float32)  # all samples share a timestep
-            else:
-                inputs[tensor.name] = rng.standard_normal(shape, dtype=np.float32)
-        return inputs
-
-    def _batches_agree(self, evaluate: Evaluate, size: Size | None) -> float:
-        inputs = self._inputs(BATCHES[1], np.random.default_rng(0), size)
-        try:
-            (together,) = evaluate(inputs)
-            alone = [evaluate({name: value[i : i + 1] for name, value in inputs.items()})[0] for i in range(BATCHES[1])]
-        except Exception as error:  # onnxruntime's own exceptions
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            where = f" at {named(size)}" if size else ""
-            raise AigcEdgeError(
-                f"{self._path.name} cannot be evaluated in batches of 1 and {BATCHES[1]}{where} ({reason}): export it with a "
-                "dynamic batch"
-            ) from error
-        shape = (BATCHES[1], *self.spec.outputs[0].at(size).shape[1:])
-        if together.shape != shape:
-            raise AigcEdgeError(f"{self._path.name} returns {list(together.shape)} instead of {list(shape)}: export it again")
-        return self._same(together, np.concatenate(alone), f"in a batch of {BATCHES[1]}")
-
-    def _same(self, value: npt.NDArray[Any], reference: npt.NDArray[Any], what: str) -> float:
-        if value.shape != reference.shape or not np.isfinite(value).all():
-            state = "values that are not finite" if value.shape == reference.shape else f"{list(value.shape)}"
-            raise AigcEdgeError(f"{self._path.name} returns {state} {what}: export it again, with a dynamic batch")
-        error = float(np.linalg.norm(value - reference) / (np.linalg.norm(reference) or 1.0))
-        if not error <= TOLERANCE:
-            raise AigcEdgeError(
-                f"{self._path.name} returns different values {what} (relative L2 {error:.2g}, rounding explains {TOLERANCE:g}): "
-                "its samples depend on each other, export it with a dynamic batch"
-            )
-        return error
-
-    def compare(
-        self,
-        whole: Path,
-        evaluate: Evaluate,
-        what: str,
-        *,
-        seed: int = 0,
-        one_timestep: bool = False,
-        done: Callable[[], None] = lambda: None,
-    ) -> list[dict[str, Any]]:
-        """Compare `evaluate` with the file itself on random inputs at two batch sizes, and every image size."""
-        session, rng = engine_takes(str(whole), self._path), np.random.default_rng(seed)
-        figures = []
-        for size, batch in itertools.product(self._each_size, BATCHES):
-            inputs = self._inputs(batch, rng, size)
-            error = self._same(evaluate(inputs)[0], session.run(None, inputs)[0], what)
-            figures.append({"batch": batch, "relative_l2": error, "allowed": TOLERANCE})
-        done()
-        return figures
+def _fitting(name: str, examples: npt.NDArray[np.float32], shape: tuple[Dim, ...]) -> npt.NDArray[np.float32]:
+    if examples.shape[1:] != tuple(shape):
+        raise AigcEdgeError(f"the examples of {name} have the shape {list(examples.shape)}: they must be {['k', *shape]}")
+    return examples

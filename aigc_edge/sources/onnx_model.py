@@ -1,10 +1,12 @@
-"""Validates a third-party ONNX file, infers the roles of its inputs, and gives it the signature that the runtime expects."""
+"""Reads and validates a third-party ONNX file, and infers its signature: roles of inputs, the result, layouts and sizes."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +15,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.bundle.external import ExternalData, check_locations, mapped, read_weights
 from aigc_edge.bundle.sizes import METADATA, Size, named
-from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role
+from aigc_edge.bundle.spec import ComponentSpec, Role
 from aigc_edge.compress.graphs.graph import outline
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
+from aigc_edge.sources.onnx_adapting import HALVES, graphs_of, in_float32
 
 OPSET, LEAST_OPSET = 20, 9  # supported by quantisers and TensorRT; the oldest that onnx can convert
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_COLOURS = (1, 2, 3, 4)  # channels of images and of most latents
+_CLASS = re.compile("class|label", re.IGNORECASE)
+_TIME = re.compile(r"time|sigma|noise_level|(?<![a-z])(t|ts|step)(?![a-z])", re.IGNORECASE)
 _PROBE = (1, 1, 24, 40)  # a probe shape to measure how its sides scale
 SMALL = 1024  # elements: shapes, axes and similar constants are smaller
 _AGAIN = "export it again"
@@ -58,24 +64,37 @@ def checked_model(path: Path) -> onnx.ModelProto:
     model = _parsed(path)
     if not model.graph.node or not model.graph.output:
         raise AigcEdgeError(f"{path} contains no network: {_AGAIN}")
+    model = _inlined(model, path)
     _check_operators(model, path)
-    _read_small(model, path)
-    for tensor in model.graph.initializer:
-        if tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
-            kind = TensorProto.DataType.Name(tensor.data_type).lower()
-            raise AigcEdgeError(
-                f"{path.name} has {kind} weights: export it in float32, from which formats such as fp16 are derived"
-            )
+    model = _plain(model, path)
+    for tensor in itertools.chain.from_iterable(graph.initializer for graph in graphs_of(model.graph)):
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(_values(tensor, path)).all():
             raise AigcEdgeError(f"the weight {tensor.name!r} of {path.name} contains NaN or infinity: check the training")
-    return _at_opset(model, path)
+    return model
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The model in `path` at our opset. Large external weights are not loaded."""
-    model = _parsed(path)
+    """The model in `path` in float32 and at our opset, local functions inlined. Large external weights are not loaded."""
+    return _plain(_inlined(_parsed(path), path), path)
+
+
+def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Functions that the file itself defines, by their nodes."""
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model, convert_version=True)
+    except Exception as error:  # onnx's C++ exceptions
+        what = f"the functions in {path.name} cannot be inlined ({first_line(error)})"
+        raise AigcEdgeError(f"{what}: {_AGAIN} without them") from error
+
+
+def _plain(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Small constants read, half precision and float64 weights converted, at our opset."""
     _read_small(model, path)
-    return _at_opset(model, path)
+    tensors = itertools.chain.from_iterable(graph.initializer for graph in graphs_of(model.graph))
+    doubles = any(tensor.data_type == TensorProto.DOUBLE and len(tensor.dims) > 1 for tensor in tensors)
+    return _at_opset(in_float32(model, (*HALVES, TensorProto.DOUBLE) if doubles else HALVES), path)
 
 
 def _parsed(path: Path) -> onnx.ModelProto:
@@ -88,11 +107,11 @@ def _parsed(path: Path) -> onnx.ModelProto:
 
 
 def _read_small(model: onnx.ModelProto, path: Path) -> None:
-    """Load external data except large float weights; small constants may determine shapes."""
-    check_locations(model.graph.initializer, path)
-    large = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and math.prod(t.dims) > SMALL]
-    names = {tensor.name for tensor in large}
-    read_weights([tensor for tensor in model.graph.initializer if tensor.name not in names], path)
+    """Load external data except large float32 weights; small constants may determine shapes."""
+    own, inner = model.graph.initializer, [tensor for graph in list(graphs_of(model.graph))[1:] for tensor in graph.initializer]
+    check_locations([*own, *inner], path)
+    small = [tensor for tensor in own if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) <= SMALL]
+    read_weights([*small, *inner], path)
 
 
 def files_beside(path: Path) -> list[Path]:
@@ -121,14 +140,15 @@ def as_ir(model: onnx.ModelProto, path: Path) -> ir.Model:
 
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:
-    foreign = sorted({f"{node.domain}::{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")})
+    nodes = list(itertools.chain.from_iterable(graph.node for graph in graphs_of(model.graph)))
+    foreign = sorted({f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in ("", "ai.onnx")})
     if foreign:
         names = ", ".join(foreign[:5])
         raise AigcEdgeError(
             f"{path.name} uses {names}: engines run operators of the standard ONNX domain only; {_AGAIN} without them"
         )
     version = _opset(model)
-    for node in model.graph.node:
+    for node in nodes:
         try:
             onnx.defs.get_schema(node.op_type, version, node.domain)
         except onnx.defs.SchemaError:
@@ -150,47 +170,59 @@ def _at_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             raise ValueError(f"it is older than opset {LEAST_OPSET}")
         return onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises RuntimeError and its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise AigcEdgeError(
             f"{path.name} uses opset {version} and cannot be converted to {OPSET} ({reason}): {_AGAIN}"
         ) from error
 
 
-def signature(model: onnx.ModelProto, path: Path) -> tuple[dict[str, GraphTensor], dict[str, GraphTensor]]:
-    """Inputs (without constants) and outputs by name; raises AigcEdgeError unless the output is one float32 tensor."""
+def tensors_of(model: onnx.ModelProto) -> tuple[dict[str, GraphTensor], dict[str, GraphTensor]]:
+    """Inputs, without constants, and outputs by name."""
 
     def read(value: onnx.ValueInfoProto) -> GraphTensor:
         kind = value.type.tensor_type
-        shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in kind.shape.dim)
-        return GraphTensor(value.name, kind.elem_type, shape)
+        return GraphTensor(value.name, kind.elem_type, tuple(size.dim_value or None for size in kind.shape.dim))
 
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = {value.name: read(value) for value in model.graph.input if value.name not in constants}
-    outputs = {value.name: read(value) for value in model.graph.output}
-    if len(outputs) != 1 or next(iter(outputs.values())).kind != TensorProto.FLOAT:
-        raise AigcEdgeError(
-            f"{path.name} returns {', '.join(outputs)}: a network of a bundle returns one float32 tensor; {_AGAIN}"
-        )
-    return inputs, outputs
+    return inputs, {value.name: read(value) for value in model.graph.output}
+
+
+def result_of(outputs: Mapping[str, GraphTensor], chosen: str | None, path: Path) -> GraphTensor:
+    """The output that is the network's result: the `chosen` one, or the only one; raises AigcEdgeError for another type."""
+    if chosen is not None and chosen not in outputs:
+        raise AigcEdgeError(f"{path.name} has no output {chosen!r}: it returns {', '.join(outputs)}")
+    if chosen is None and len(outputs) > 1:
+        raise AigcEdgeError(f"{path.name} returns {', '.join(outputs)}: choose one of them with --result NAME")
+    result = outputs[chosen or next(iter(outputs))]
+    if result.kind not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        kind = TensorProto.DataType.Name(result.kind).lower()
+        raise AigcEdgeError(f"{path.name} returns {result.name} as {kind}: a network of a bundle returns float32; {_AGAIN}")
+    return result
 
 
 def roles_of(inputs: Mapping[str, GraphTensor], role: str, declared: Mapping[str, str], path: Path) -> dict[str, Role]:
     """The role of each input: as declared, otherwise inferred from type and name. Raises AigcEdgeError where it is ambiguous."""
+    unknown = [name for name in declared if name not in inputs]
+    if unknown:
+        raise AigcEdgeError(f"{path.name} has no input {unknown[0]!r}: it has {', '.join(inputs)}")
     roles: dict[str, Role] = {}
+    scalars = [name for name, tensor in inputs.items() if len(tensor.shape) <= 1 and name not in declared]
+    scalars = [name for name in scalars if not _CLASS.search(name)]
+    named_times = [name for name in scalars if _TIME.search(name)]
+    times = named_times if len(named_times) == 1 else scalars
     for name, tensor in inputs.items():
         if name in declared:
             roles[name] = declared[name]  # type: ignore[assignment]
         elif len(tensor.shape) >= 2 and tensor.kind == TensorProto.FLOAT:
             roles[name] = "condition" if "sample" in roles.values() else "sample"
-        elif "class" in name.lower() or "label" in name.lower():
+        elif _CLASS.search(name):
             roles[name] = "class"
-        elif role == "denoiser" and len(tensor.shape) <= 1 and "timestep" not in roles.values():
+        elif role == "denoiser" and times == [name] and "timestep" not in declared.values():
             roles[name] = "timestep"
         else:
-            raise AigcEdgeError(f"the role of the input {name!r} of {path.name} cannot be inferred: give --input {name}=ROLE")
-    unknown = [name for name in declared if name not in inputs]
-    if unknown:
-        raise AigcEdgeError(f"{path.name} has no input {unknown[0]!r}: it has {', '.join(inputs)}")
+            advice = f"--input {name}=ROLE, or a constant such as --input {name}=1.0"
+            raise AigcEdgeError(f"the role of the input {name!r} of {path.name} cannot be inferred: give {advice}")
     for required in ["sample"] + (["timestep"] if role == "denoiser" else []):
         if list(roles.values()).count(required) != 1:  # type: ignore[arg-type]
             raise AigcEdgeError(
@@ -200,39 +232,14 @@ def roles_of(inputs: Mapping[str, GraphTensor], role: str, declared: Mapping[str
     return roles
 
 
-def adapted(model: onnx.ModelProto, roles: Mapping[str, Role]) -> onnx.ModelProto:
-    """`model`, changed in place to take float32 [N, ...], timesteps float32 [N] and classes int64 [N]."""
-    graph, nodes = model.graph, list[onnx.NodeProto]()
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    del graph.input[:]
-    for value in inputs:
-        kind, rank = value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim)
-        sizes = [size.dim_value for size in list(value.type.tensor_type.shape.dim)[1:]]
-        dtype = TensorProto.INT64 if roles[value.name] == "class" else TensorProto.FLOAT
-        graph.input.append(helper.make_tensor_value_info(value.name, dtype, [BATCH, *sizes]))
-        fixed = rank == 1 and value.type.tensor_type.shape.dim[0].dim_value == 1
-        inner = value.name
-        if rank == 0 or fixed:  # one timestep for the whole batch
-            index, inner = f"{value.name}_index", f"{value.name}_one"
-            graph.initializer.append(numpy_helper.from_array(np.array(0 if rank == 0 else [0], np.int64), index))
-            nodes.append(helper.make_node("Gather", [value.name, index], [inner], name=inner, axis=0))
-        if kind != dtype:
-            nodes.append(helper.make_node("Cast", [inner], [f"{value.name}_cast"], name=f"{value.name}_cast", to=kind))
-            inner = f"{value.name}_cast"
-        if inner != value.name:
-            for node in graph.node:
-                for position, name in enumerate(node.input):
-                    if name == value.name:
-                        node.input[position] = inner
-    body = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*nodes, *body])
-    for value in graph.output:
-        if value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].dim_param = BATCH
-    del graph.value_info[:]  # shapes may have been recorded for the batch of the export
-    return model
+def channels_last(sample: GraphTensor, result: GraphTensor, layout: str | None) -> frozenset[str]:
+    """The names of the tensors [N, H, W, C] among the two: all images with the `layout` nhwc, those that it shows without one."""
+    images = [tensor for tensor in (sample, result) if len(tensor.shape) == 4]
+    if layout is not None:
+        return frozenset(tensor.name for tensor in images if layout == "nhwc")
+    first = {tensor.name for tensor in images if tensor.shape[1] in _COLOURS}
+    evident = any(t.shape[3] in _COLOURS and not {*t.shape[1:3]} & {*_COLOURS} for t in images)
+    return frozenset(tensor.name for tensor in images if tensor.name not in first) if evident else frozenset()
 
 
 def scale_of(model: onnx.ModelProto, sample: str, path: Path) -> int:
@@ -266,14 +273,13 @@ def with_shapes(model: onnx.ModelProto, spec: ComponentSpec, sizes: Sequence[Siz
     return model
 
 
-def engine_takes(model: Any, path: Path) -> Any:
-    """An onnxruntime session of the model (a file or bytes); raises AigcEdgeError with its reason."""
+def engine_takes(model: Path, path: Path) -> Any:
+    """An onnxruntime session of the file `model`, written from the user's `path`; raises AigcEdgeError with its reason."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = 4  # the reason is in the exception
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes derive from Exception only
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise AigcEdgeError(f"{path.name} cannot be run: {reason}") from error
+        raise AigcEdgeError(f"{path.name} cannot be run: {first_line(error)}") from error
