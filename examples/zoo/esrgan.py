@@ -61,5 +61,6 @@ def run(folder: Path, out: Path) -> list[Row]:
                 return network(torch.from_numpy(photo))
 
         row = Row(f"ESRGAN-slim ×{scale}", PACKAGE.licence, list(expected.shape[1:]))
-        rows.append(measure(row, out / f"esrgan-x{scale}.aigc", source, photo, expected, publisher, finish=to_levels))
+        bundle = out / f"esrgan-x{scale}.aigc"
+        rows.append(measure(row, bundle, source, photo, expected, publisher, samples=6, finish=to_levels))
     return rows

@@ -20,7 +20,6 @@ from aigc_edge.errors import BudgetError
 from aigc_edge.sources.base import Source
 
 Array = NDArray[np.float32]
-SAMPLES = 24  # to compare formats with
 SECONDS = 2.0  # of each timing
 
 
@@ -63,11 +62,14 @@ def measure(
     expected: NDArray[Any],
     publisher: Callable[[], object],
     *,
+    samples: int = 24,
     conditions: Mapping[str, Array] | None = None,
-    finish: Callable[[Array], NDArray[Any]] = lambda samples: samples,
+    finish: Callable[[Array], NDArray[Any]] = lambda found: found,
     **options: Any,
 ) -> Row:
     """Fill in `row`: samples from `latents` [N, ...], converted by `finish`, against `expected`; `publisher` is timed.
+
+    Formats are compared on `samples` others; further `options` are those of `compile_source`.
 
     A bundle that an earlier run has written is used again. Where int8 misses its quality budget, that is noted and fp32 remains.
     """
@@ -75,11 +77,11 @@ def measure(
     refusal = bundle.with_suffix(".int8.txt")
     if not bundle.exists():
         try:
-            compile_source(source(), bundle, formats=formats, samples=SAMPLES, **options)
+            compile_source(source(), bundle, formats=formats, samples=samples, **options)
         except BudgetError as error:
             refusal.write_text(f"int8 was refused: {str(error).splitlines()[0]}", encoding="utf-8")
             if not bundle.exists():
-                compile_source(source(), bundle, formats=["fp32"], samples=SAMPLES, **options)
+                compile_source(source(), bundle, formats=["fp32"], samples=samples, **options)
     row.notes += [refusal.read_text(encoding="utf-8")] if refusal.exists() else []
     row.milliseconds["publisher"] = timed(publisher)
     one = {name: value[:1] for name, value in (conditions or {}).items()}
@@ -87,8 +89,8 @@ def measure(
         if refusal.exists() and name == "int8":
             continue
         with aigc_edge.open(bundle, format=name, threads=1) as pipe:
-            samples = pipe.sample(len(latents), latents=latents, conditions=conditions, output="float32")
-            row.psnr[name] = psnr(finish(samples), expected)
+            found = pipe.sample(len(latents), latents=latents, conditions=conditions, output="float32")
+            row.psnr[name] = psnr(finish(found), expected)
             row.milliseconds[name] = timed(lambda: pipe.sample(1, latents=latents[:1], conditions=one or None, output="float32"))
             networks = [file for file in bundle.glob(f"*.{name}.onnx*")]
         row.megabytes[name] = round(sum(file.stat().st_size for file in networks) / 1e6, 2)
