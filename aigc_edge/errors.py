@@ -33,6 +33,7 @@ class ExtensionWarning(UserWarning):
     """Something that another distribution adds by an entry point cannot be used and is left out."""
 
 
-def first_line(error: BaseException) -> str:
-    """What another library's error says, as part of a sentence: its first line, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def first_line(error: BaseException, skip: tuple[str, ...] = ()) -> str:
+    """The first line of a foreign error's message that does not begin with one of `skip`; without one the error's type."""
+    lines = [line for line in str(error).strip().splitlines() if line and not line.startswith(skip)]
+    return (lines or [type(error).__name__])[0][:300]

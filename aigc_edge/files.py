@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from aigc_edge.errors import AigcEdgeError
 
 def _temporary(path: Path) -> Path:
     # A sibling, because a rename is atomic only within one file system.
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
 
 
 @contextlib.contextmanager
@@ -58,6 +55,8 @@ def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
 
     An existing `path` is replaced when `overwrite` is true and refused otherwise.
     """
+    import shutil  # here, as hashlib below: opening a bundle needs neither
+
     final = Path(path)
     if final.exists() and not overwrite:
         raise AigcEdgeError(f"{final} already exists: give another name or allow overwriting it")
@@ -86,6 +85,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits."""
+    import hashlib
+
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while chunk := stream.read(1 << 20):

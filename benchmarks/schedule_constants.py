@@ -14,7 +14,6 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +121,11 @@ def make(part: ModuleComponent, folder: Path) -> tuple[Path, Path, Split]:
     manifest |= {"output_range": [-1, 1], "schedule": SCHEDULE, "default_format": "fp32", "default_program": program.name}
     manifest |= {"programs": {program.name: program.to_json()}, "classes": {"count": 10, "names": []} if labelled else None}
     whole = BundleComponent(part.spec, {"fp32": {"file": "whole.onnx"}})
-    denoiser, schedule = split.components(replace(whole, formats={"fp32": {"file": "denoiser.onnx"}}), "schedule.onnx")
+    denoiser, schedule = split.components(whole._replace(formats={"fp32": {"file": "denoiser.onnx"}}), "schedule.onnx")
     constants = Constants.load(Files(folder), schedule)
     assert constants is not None
     table, timesteps = constants.table(row.timestep for row in program.rows)
-    schedule = replace(schedule, table=ConstantTable("schedule.table", tuple(timesteps)))
+    schedule = schedule._replace(table=ConstantTable("schedule.table", tuple(timesteps)))
     files = {name: folder / name for name in ("denoiser.onnx", "schedule.onnx")}
     write_members(
         folder / "a.aigc", manifest | {"components": {"denoiser": whole.to_json()}}, {"whole.onnx": folder / "whole.onnx"}

@@ -14,7 +14,7 @@ from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import build
 from aigc_edge.engines.base import ENGINES, Engine, arrange
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.report.summary import render, verified
+from aigc_edge.report.summary import render
 from aigc_edge.runtime import auto_engine, device_loop, pipeline
 from aigc_edge.tuning.tune import tune_bundle
 from aigc_edge.verify.run import verify
@@ -134,13 +134,13 @@ def test_the_fastest_engine_is_measured_on_a_network_with_conditions(text_to_ima
 
 
 def test_inspect_says_how_text_becomes_conditions(text_to_image: Any, tmp_path: Path) -> None:
-    shown = render(verified(text_to_image().write(tmp_path / "toy.aigc")).manifest)
+    shown = render(Bundle.open(text_to_image().write(tmp_path / "toy.aigc"), verify=True).manifest)
     assert "from prompts, images 3×16×16 from latents 3×8×8" in shown
     assert 'Text (no negative prompt: conditions of "")' in shown
     row = next(line for line in shown.splitlines() if "tokenizer/text_encoder.json" in line)
     assert row.split()[0] == "text_encoder"
     assert row.split()[-2:] == ["6", "1"]
-    without = render(verified(text_to_image(encoders=False).write(tmp_path / "bare.aigc")).manifest)
+    without = render(Bundle.open(text_to_image(encoders=False).write(tmp_path / "bare.aigc"), verify=True).manifest)
     assert "conditions text, pooled" in without
     assert "Text (" not in without
 

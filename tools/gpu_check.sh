@@ -89,7 +89,7 @@ tests() {
 
 engines() { # a bundle finished by the command that finishes one on any device, and images from its plans
   local where=() bundle="$BUILD/engines.aigc"
-  if ! "$OWN" -c 'import sys; from aigc_edge.engines.tensorrt_module import installed; sys.exit(not installed())'; then
+  if ! "$OWN" -c 'import sys; from aigc_edge.engines.plans.module import installed; sys.exit(not installed())'; then
     echo "neither tensorrt nor tensorrt_rtx is installed: no plans to build"
     return 0
   fi

@@ -116,7 +116,7 @@ class Workload:
     @staticmethod
     def from_json(value: dict[str, Any]) -> Workload:
         """The workload of `to_json`."""
-        bundle = Bundle(Path(value["bundle"]), Manifest.from_json(value["manifest"], validated=True))
+        bundle = Bundle(Path(value["bundle"]), Manifest.from_json(value["manifest"]))
         rest = {name: value[name] for name in ("guidance", "custom", "threads", "device")}
         return Workload(bundle, Program.from_json(value["program"]), **rest)
 

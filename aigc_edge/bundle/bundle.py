@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 
+from aigc_edge import _core
 from aigc_edge.bundle.manifest import VERSION, Manifest
 from aigc_edge.bundle.sizes import Size
-from aigc_edge.bundle.storage import AGAIN, Files, Storage, explained
-from aigc_edge.bundle.write import DIGEST, MANIFEST, write_bundle, zip_folder
+from aigc_edge.bundle.storage import Files
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError
+
+VERIFY_ALL, VERIFY_NONE = 1, 2  # of the native reader
 
 
 class Bundle(Files):
@@ -26,24 +27,22 @@ class Bundle(Files):
 
     @staticmethod
     def open(path: str | os.PathLike[str], *, verify: bool = False) -> Bundle:
-        """The bundle at `path`, whose manifest is intact and whose files have their lengths and, with `verify`, their hashes.
+        """The bundle at `path`, read by the native reader as in sampling; with `verify` the hash of every file is checked.
 
         Raises BundleError that says what is missing, cut off, changed, malformed or too new.
         """
         file = existing(path)
-        with explained(file), Storage(file) as storage:
-            text, digest = storage.read(MANIFEST), storage.read(DIGEST)
-        if digest[:64].decode("ascii", "replace") != hashlib.sha256(text).hexdigest():
-            raise BundleError(f"{file}: {MANIFEST} does not match {DIGEST}, it was cut off or changed: {AGAIN}")
-        bundle = Bundle.of(file, text)
-        bundle.check(hashes=verify)
-        return bundle
+        handle = _core.Handle(os.fspath(file), None, verify=VERIFY_ALL if verify else VERIFY_NONE)
+        try:
+            return Bundle.of(file, handle.manifest, verified=verify)
+        finally:
+            handle.close()
 
     @staticmethod
-    def of(path: Path, text: bytes | str, *, validated: bool = False) -> Bundle:
-        """The bundle at `path` with this manifest, with unchecked files; see `Manifest.parse`."""
+    def of(path: Path, text: str, *, verified: bool = False) -> Bundle:
+        """The bundle at `path` with this manifest, which the native reader has validated."""
         try:
-            return Bundle(path, Manifest.parse(text, validated=validated))
+            return Bundle(path, Manifest.from_json(json.loads(text)), verified=verified)
         except BundleError as error:
             raise BundleError(
                 f"{path} cannot be used: {error}; it is damaged or of a newer version: compile it again, or install a newer "
@@ -65,15 +64,17 @@ class Bundle(Files):
         """
         manifest = self.manifest
         chosen = default or manifest.default_program
-        return self.amend(replace(manifest, programs={**manifest.programs, **programs}, default_program=chosen))
+        return self.amend(manifest._replace(programs={**manifest.programs, **programs}, default_program=chosen))
 
     def pack(self, file: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Pack the bundle, a folder, into the one uncompressed zip `file`, atomically; the same bundle gives the same bytes.
 
         Raises BundleError for files that do not match their hashes, AigcEdgeError when `file` exists, unless `overwrite`.
         """
+        from aigc_edge.bundle.write import zip_folder
+
         if not self.verified:
-            self.check(hashes=True)
+            Bundle.open(self.path, verify=True)
         zip_folder(self.path, self.manifest.files, Path(file), overwrite=overwrite)
 
     def amend(
@@ -92,10 +93,12 @@ class Bundle(Files):
         BundleError for files that do not match their hashes, and AigcEdgeError if the bundle cannot be written; it is then
         unchanged.
         """
+        from aigc_edge.bundle.write import write_bundle  # here: bundles are opened more often than written
+
         require_version(self.path, self.manifest)
         kept = [name for name in self.manifest.files if name not in remove and name not in (files or {})]
         if not self.packed and not self.verified:
-            self.check(hashes=True)
+            Bundle.open(self.path, verify=True)
         with self.extract(kept, beside=True) if folder is None else contextlib.nullcontext(folder) as source:
             every = {name: source / name for name in kept} | dict(files or {})
             written = write_bundle(out or self.path, manifest, every, overwrite=overwrite, packed=self.packed)

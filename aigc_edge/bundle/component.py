@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aigc_edge.bundle.parsing import Value
@@ -33,7 +30,7 @@ class PlanEntry(NamedTuple):
     built_with: str = ""
     batches: tuple[int, ...] = ()
     device: str = ""
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = {}
     precision: Mapping[str, Any] | str | None = None
     expected: tuple[Mapping[str, Any], ...] = ()
     surprises: tuple[str, ...] = ()
@@ -89,8 +86,7 @@ class ConstantTable(NamedTuple):
     timesteps: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Component:
+class Component(NamedTuple):
     """One network of a bundle: the "denoiser" is evaluated once a row, the "decoder" once at the end, the "schedule" once a
     timestep, text encoders once a prompt: tokens in, conditions out, which feed the denoiser's inputs of the same names.
 
@@ -108,20 +104,20 @@ class Component:
     onnx_inputs: tuple[str, ...] | None = None
     schedule_constants: Mapping[str, Any] | None = None
     table: ConstantTable | None = None
-    dims: Mapping[str, int] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    dims: Mapping[str, int] = {}
+    extra: Mapping[str, Any] = {}
 
     @property
     def name(self) -> str:
         """The name in the manifest, which says what kind of network it is."""
         return self.spec.name
 
-    @cached_property
+    @property
     def onnx(self) -> ComponentSpec:
         """What the ONNX files and plans take and return."""
         return self._taking(self.onnx_inputs)
 
-    @cached_property
+    @property
     def module(self) -> ComponentSpec:
         """What the torch module of the weights takes and returns."""
         return self._taking(self.weights.inputs if self.weights else None)
@@ -136,9 +132,9 @@ class Component:
     def at(self, size: Size) -> Component:
         """The component at an image size: every shape is numbers."""
         shapes = [dim for tensor in (*self.spec.inputs, *self.spec.outputs) for dim in tensor.shape if follows(dim)]
-        return (
-            replace(self, spec=self.spec.at(size), dims={str(dim): int(number(dim, size)) for dim in shapes}) if shapes else self
-        )
+        if not shapes:
+            return self
+        return self._replace(spec=self.spec.at(size), dims={str(dim): int(number(dim, size)) for dim in shapes})
 
     def to_json(self) -> dict[str, Any]:
         """The component as a member of a manifest's "components"; optional members only where they are set."""
@@ -160,12 +156,14 @@ class Component:
 
     @staticmethod
     def parse(name: str, value: Value) -> Component:
-        """The component of a manifest; raises BundleError naming the member that is wrong."""
-        inputs, outputs = (tuple(map(TensorSpec.parse, value[kind].items())) for kind in ("inputs", "outputs"))
+        """The component of a manifest that the native reader has validated, which reads no weights and engines.
+
+        Raises BundleError naming the member that is wrong.
+        """
+        inputs, outputs = (tuple(map(TensorSpec.from_json, value[kind].raw)) for kind in ("inputs", "outputs"))
         names = {tensor.name for tensor in inputs}
         formats = {
-            format: {"file": files["file"].string()} | {k: v for k, v in files.object().items() if isinstance(v, str)}
-            for format, files in value["formats"].members()
+            format: {k: v for k, v in files.items() if isinstance(v, str)} for format, files in value["formats"].raw.items()
         }
         weights, engines, table = value.get("weights"), value.get("engines"), value.get("table")
         split = value.get("schedule_constants")
@@ -177,7 +175,7 @@ class Component:
             Weights(weights["file"].string(), weights["model"].object(), _names(weights, "inputs", names)) if weights else None,
             _names(value, "onnx_inputs", names),
             split.object() if split else None,
-            _table(value["table"]) if name == SCHEDULE and table else None,
+            ConstantTable(table.raw["file"], tuple(table.raw["timesteps"])) if name == SCHEDULE and table else None,
             extra={key: raw for key, raw in value.object().items() if key not in known},
         )
 
@@ -185,7 +183,7 @@ class Component:
         if names is None:
             return self.spec
         by_name = {tensor.name: tensor for tensor in self.spec.inputs}
-        return replace(self.spec, inputs=tuple(by_name[name] for name in names))
+        return self.spec._replace(inputs=tuple(by_name[name] for name in names))
 
 
 def _names(value: Value, member: str, allowed: set[str]) -> tuple[str, ...] | None:
@@ -203,7 +201,3 @@ def _precision(value: Value | None) -> Mapping[str, Any] | str | None:
     if value is None:
         return None
     return value.string() if isinstance(value.raw, str) else value.object()
-
-
-def _table(value: Value) -> ConstantTable:
-    return ConstantTable(value["file"].string(), tuple(item.number() for item in value["timesteps"].items()))

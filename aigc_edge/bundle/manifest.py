@@ -1,22 +1,19 @@
-"""The manifest of a bundle: what it holds and how its networks are sampled, parsed and validated once."""
+"""The manifest of a bundle: what it holds and how its networks are sampled."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, TEXT_ENCODERS, Component
-from aigc_edge.bundle.parsing import Value, is_safe, parse_json
+from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.sizes import Dim, Size, at, listed, named
-from aigc_edge.bundle.spec import parse_shape
+from aigc_edge.bundle.spec import shape_of_json
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, BundleError, ProgramError
 
 FORMAT = "aigc-edge-bundle"
 VERSION = 1
-MAX_SIDE, MAX_SIZES = 1 << 16, 1024
 Negative = Literal["encode", "zeros"]
 
 
@@ -74,8 +71,7 @@ class ProgramTable(Mapping[str, Program]):
         return len(self._values)
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """The contents of a bundle's manifest.
 
     Shapes are [C, H, W] (or any) without the batch; with several `sizes`, of which the first is the default, their sides may be
@@ -88,11 +84,11 @@ class Manifest:
     sample_shape: tuple[Dim, ...] = ()
     output_shape: tuple[Dim, ...] = ()
     output_range: tuple[float, float] = (-1, 1)
-    components: Mapping[str, Component] = field(default_factory=dict)
-    programs: Mapping[str, Program] = field(default_factory=dict)
+    components: Mapping[str, Component] = {}
+    programs: Mapping[str, Program] = {}
     default_program: str = ""
     default_format: str = ""
-    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = {}
     name: str = ""
     family: str = ""
     sizes: tuple[Size, ...] = ()
@@ -100,16 +96,16 @@ class Manifest:
     class_names: tuple[str, ...] = ()
     schedule: Mapping[str, Any] | None = None
     text: TextEntry | None = None
-    examples: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    examples: Mapping[str, Mapping[str, str]] = {}
     judge: JudgeEntry | None = None
-    quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quality: Mapping[str, Mapping[str, Any]] = {}
     targets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    tools: Mapping[str, str] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    tools: Mapping[str, str] = {}
+    provenance: Mapping[str, Any] = {}
     created: str = ""
     version: int = VERSION
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
     @property
     def denoiser(self) -> Component | None:
@@ -165,8 +161,7 @@ class Manifest:
         chosen = self.sizes[0] if size is None else tuple(size)
         if chosen not in self.sizes:
             raise AigcEdgeError(f"this bundle has no size {named(chosen)}: choose one of {listed(self.sizes)}")
-        return replace(
-            self,
+        return self._replace(
             sample_shape=at(self.sample_shape, chosen),
             output_shape=at(self.output_shape, chosen),
             components={name: component.at(chosen) for name, component in self.components.items()},
@@ -204,29 +199,13 @@ class Manifest:
             "files": {name: entry._asdict() for name, entry in self.files.items()},
         }
 
-    def to_text(self) -> bytes:
-        """The bytes of manifest.json; raises ValueError for NaN and infinity, which are not JSON."""
-        return json.dumps(self.to_json(), indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-
     @staticmethod
-    def parse(text: bytes | str, *, validated: bool = False) -> Manifest:
-        """The manifest of these bytes; see `from_json`."""
-        strict = text.encode() if isinstance(text, str) else text
-        return Manifest.from_json(json.loads(text) if validated else parse_json(strict, "manifest.json"), validated=validated)
+    def from_json(value: Any) -> Manifest:
+        """The manifest of a JSON object that the native reader has validated; its programs are parsed when they are used.
 
-    @staticmethod
-    def from_json(value: Any, *, validated: bool = False) -> Manifest:
-        """The manifest of a JSON object, validated as the native reader does.
-
-        `validated` says that the native reader took it already: programs are then parsed when they are used. Raises BundleError
-        naming the member that is wrong, such as components.denoiser.inputs[0].shape.
+        Raises BundleError naming the member that has the wrong type, such as components.denoiser.inputs[0].shape.
         """
-        manifest = _parse(Value(value, "manifest"))
-        if not validated:
-            from aigc_edge.bundle.validation import validate  # here: the native reader has validated what it opens
-
-            validate(manifest)
-        return manifest
+        return _parse(Value(value, "manifest"))
 
 
 MEMBERS = {
@@ -237,75 +216,38 @@ MEMBERS = {
 
 
 def _parse(root: Value) -> Manifest:
-    """The manifest with every member of the right type."""
-    if root["format"].string() != FORMAT:
-        raise root["format"].error(f'must be "{FORMAT}"')
-    version = root["version"].integer(1, 1 << 30)
-    if version > VERSION:
-        raise BundleError(f"its format version is {version}, this aigc-edge reads up to {VERSION}: install a newer aigc-edge")
-    components, programs = (Value(root[name].object(), name) for name in ("components", "programs"))
+    """The manifest: members that the native reader reads as they are, the others if they have the right type."""
+    members = root.object()
     plain: dict[str, Any] = {name: item.string() for name in ("name", "family", "created") if (item := root.get(name))}
     plain |= {name: item.object() for name in ("schedule", "provenance") if (item := root.get(name))}
     plain |= {name: item.strings() for name in ("targets", "notes") if (item := root.get(name))}
+    plain |= {name: members[name] for name in ("default_program", "default_format")}
+    plain |= {name: shape_of_json(members[name]) for name in ("sample_shape", "output_shape")}
     judge, text, tools = root.get("judge"), root.get("text"), root.get("tools")
     examples, quality = root.get("examples"), root.get("quality")
     if classes := root.get("classes"):
         names = classes.get("names")
-        plain |= {"num_classes": classes["count"].integer(1, 1 << 30), "class_names": names.strings() if names else ()}
+        plain |= {"num_classes": int(classes.raw["count"]), "class_names": names.strings() if names else ()}
+    low, high = members["output_range"]
     return Manifest(
-        sample_shape=parse_shape(root["sample_shape"]),
-        output_shape=parse_shape(root["output_shape"]),
-        output_range=_range(root["output_range"]),
-        components={name: Component.parse(name, item) for name, item in components.members()},
-        programs=ProgramTable({name: item.object() for name, item in programs.members()}),
-        default_program=root["default_program"].string(),
-        default_format=root["default_format"].string(),
-        files=_files(root["files"]),
-        sizes=_sizes(root.get("sizes")),
+        output_range=(low, high),
+        components={name: Component.parse(name, Value(raw, f"components.{name}")) for name, raw in members["components"].items()},
+        programs=ProgramTable(members["programs"]),
+        files={name: FileEntry(int(entry["bytes"]), entry["sha256"]) for name, entry in members["files"].items()},
+        sizes=tuple((int(height), int(width)) for height, width in members.get("sizes") or ()),
         text=_text(text) if text else None,
         examples={kind: _strings(files) for kind, files in examples.members()} if examples else {},
         judge=_judge(judge) if judge else None,
         quality={name: figures.object() for name, figures in quality.members()} if quality else {},
         tools=_strings(tools) if tools else {},
-        version=version,
-        extra={name: raw for name, raw in root.object().items() if name not in MEMBERS},
+        version=int(members["version"]),
+        extra={name: raw for name, raw in members.items() if name not in MEMBERS},
         **plain,
     )
 
 
-def _files(value: Value) -> dict[str, FileEntry]:
-    files = {}
-    for name, entry in value.members():
-        if not is_safe(name):
-            raise entry.error("leads out of the bundle")
-        files[name] = FileEntry(entry["bytes"].integer(0, 1 << 52), entry["sha256"].string())
-    return files
-
-
 def _strings(value: Value) -> dict[str, str]:
     return {name: item.string() for name, item in value.members()}
-
-
-def _range(value: Value) -> tuple[float, float]:
-    items = value.items()
-    if len(items) != 2:
-        raise value.error("must be [low, high]")
-    return items[0].number(), items[1].number()
-
-
-def _sizes(value: Value | None) -> tuple[Size, ...]:
-    if value is None:
-        return ()
-    items = value.items()
-    if not 1 <= len(items) <= MAX_SIZES:
-        raise value.error(f"must hold 1 to {MAX_SIZES} sizes")
-    sizes = []
-    for item in items:
-        sides = item.items()
-        if len(sides) != 2:
-            raise item.error("must be [height, width]")
-        sizes.append((sides[0].integer(1, MAX_SIDE), sides[1].integer(1, MAX_SIDE)))
-    return tuple(sizes)
 
 
 def _judge(value: Value) -> JudgeEntry:
@@ -314,11 +256,9 @@ def _judge(value: Value) -> JudgeEntry:
 
 
 def _text(value: Value) -> TextEntry:
-    negative, prompts, highest = value["negative"], value.get("prompts"), 2**31 - 1
-    if negative.string() not in ("encode", "zeros"):
-        raise negative.error(f'is "{negative.raw}", known are encode and zeros')
+    prompts = value.get("prompts")
     encoders = {
-        name: TokenizerEntry(entry["tokenizer"].string(), entry["length"].integer(1, highest), entry["pad"].integer(0, highest))
-        for name, entry in value["encoders"].members()
+        name: TokenizerEntry(entry["tokenizer"], int(entry["length"]), int(entry["pad"]))
+        for name, entry in value.raw["encoders"].items()
     }
-    return TextEntry(encoders, negative.raw, prompts.strings() if prompts else ())
+    return TextEntry(encoders, value.raw["negative"], prompts.strings() if prompts else ())

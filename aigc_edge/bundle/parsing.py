@@ -1,71 +1,12 @@
-"""Strict JSON, and values that know their path: the same rules as the reader in csrc/core/json.cpp."""
+"""JSON values that know their path."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
 from aigc_edge.errors import BundleError
-
-MAX_DEPTH = 64
-
-
-def parse_json(text: bytes, what: str) -> Any:
-    """The JSON value of `text`: UTF-8, unique names, finite numbers, at most 64 levels; raises BundleError naming `what`."""
-    try:
-        value = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite, parse_int=_integer
-        )
-        if b"\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")  # refuses half a surrogate pair
-    except RecursionError:
-        raise BundleError(f"{what} is not valid JSON (nested too deep)") from None
-    except ValueError as error:  # UnicodeError too
-        raise BundleError(f"{what} is not valid JSON ({error})") from None
-    if text.count(b"{") + text.count(b"[") > MAX_DEPTH and _depth(value) > MAX_DEPTH + 1:
-        raise BundleError(f"{what} is not valid JSON (nested too deep)")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name occurs twice in an object")
-    return value
-
-
-def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON number")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    underflow = value == 0 and any(digit in "123456789" for digit in digits.lower().partition("e")[0])
-    if not math.isfinite(value) or underflow:
-        raise ValueError("a number is out of range")
-    return value
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 18:
-        _finite(digits)
-    return int(digits) if len(digits) <= 4000 else 0  # _finite has refused those
-
-
-def _depth(value: Any) -> int:
-    """Levels of nesting, a scalar being one."""
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        level = [
-            item
-            for each in level
-            if isinstance(each, (dict, list))
-            for item in (each.values() if isinstance(each, dict) else each)
-        ]
-    return depth
 
 
 class Value:
@@ -129,8 +70,3 @@ class Value:
     def strings(self) -> tuple[str, ...]:
         """A list of strings."""
         return tuple(item.string() for item in self.items())
-
-
-def is_safe(name: str) -> bool:
-    """Whether a relative name stays inside a bundle."""
-    return "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
-from aigc_edge.bundle.parsing import Value
-from aigc_edge.bundle.sizes import Dim, Size, at, follows
+from aigc_edge.bundle.sizes import Dim, Size, at
 
 Role = Literal["sample", "timestep", "class", "constant", "condition", "guidance", "tokens"]
-ROLES: tuple[Role, ...] = get_args(Role)
-DTYPES = ("float32", "int64")  # that the runtime feeds
 BATCH = "N"
-MAX_ELEMENTS = 2**31  # of one sample
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """One input or output of a component.
 
     `shape` begins with "N" (the batch, dynamic); the other sizes are numbers or, where a network serves several image sizes, "H",
@@ -35,25 +29,19 @@ class TensorSpec:
 
     def at(self, size: Size | None) -> TensorSpec:
         """The tensor at an image size: its shape is numbers behind the batch."""
-        return replace(self, shape=at(self.shape, size))
+        return self._replace(shape=at(self.shape, size))
 
     def to_json(self) -> dict[str, Any]:
         """The tensor as an item of a manifest's "inputs" or "outputs"."""
-        return asdict(self) | {"shape": list(self.shape)}
+        return self._asdict() | {"shape": list(self.shape)}
 
     @staticmethod
-    def parse(value: Value) -> TensorSpec:
-        """The tensor of a manifest; raises BundleError naming the member that is wrong."""
-        role, dtype = value["role"], value["dtype"]
-        if role.string() not in ROLES:
-            raise role.error(f'is "{role.raw}", known roles are {", ".join(ROLES[:-1])} and {ROLES[-1]}')
-        if dtype.string() not in DTYPES:
-            raise dtype.error(f'is "{dtype.raw}", the runtime feeds float32 and int64')
-        return TensorSpec(value["name"].string(), role.raw, dtype.raw, parse_shape(value["shape"], batched=True))
+    def from_json(value: Mapping[str, Any]) -> TensorSpec:
+        """The tensor of a manifest that the native reader has validated."""
+        return TensorSpec(value["name"], value["role"], value["dtype"], shape_of_json(value["shape"]))
 
 
-@dataclass(frozen=True)
-class ComponentSpec:
+class ComponentSpec(NamedTuple):
     """What one network takes and returns, in order."""
 
     name: str
@@ -62,7 +50,7 @@ class ComponentSpec:
 
     def at(self, size: Size | None) -> ComponentSpec:
         """The component at an image size; None: it has one alone."""
-        return replace(self, inputs=tuple(t.at(size) for t in self.inputs), outputs=tuple(t.at(size) for t in self.outputs))
+        return self._replace(inputs=tuple(t.at(size) for t in self.inputs), outputs=tuple(t.at(size) for t in self.outputs))
 
     def to_json(self) -> dict[str, Any]:
         """The tensors as members of a component."""
@@ -73,17 +61,6 @@ class ComponentSpec:
         return tuple(tensor for tensor in self.inputs if tensor.role == role)
 
 
-def parse_shape(value: Value, *, batched: bool = False) -> tuple[Dim, ...]:
-    """A shape of 1 to 8 dimensions, the first of a `batched` one "N"; raises BundleError."""
-    items, shape = value.items(), list[Dim]()
-    if not 1 <= len(items) <= 8:
-        raise value.error("must have 1 to 8 dimensions")
-    if batched and items[0].string() != BATCH:
-        raise value.error('must begin with "N", the batch')
-    for item in items[batched:]:
-        if isinstance(item.raw, str) and not follows(item.raw):
-            raise item.error(f'is "{item.raw}", it must be a number, "H", "W" or such as "H/8"')
-        shape.append(item.raw if isinstance(item.raw, str) else item.integer(1, MAX_ELEMENTS))
-    if math.prod(dim for dim in shape if isinstance(dim, int)) > MAX_ELEMENTS:
-        raise value.error("has more than 2^31 elements")
-    return (BATCH, *shape) if batched else tuple(shape)
+def shape_of_json(sides: Iterable[str | float]) -> tuple[Dim, ...]:
+    """The dimensions of a shape; 2.0 is one."""
+    return tuple(side if isinstance(side, str) else int(side) for side in sides)

@@ -6,17 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from aigc_edge.bundle.manifest import FORMAT, VERSION, FileEntry, Manifest
-from aigc_edge.bundle.parsing import is_safe
-from aigc_edge.bundle.storage import CHUNK
+from aigc_edge.bundle.storage import CHUNK, DIGEST, MANIFEST
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_dir, atomic_file
 
-MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the same bundle packs to the same bytes
 
 
@@ -48,7 +45,7 @@ def write_bundle(
     for name in ("format", "version", "files"):
         del members[name]
     listed = write_members(final, members, files, overwrite=overwrite, link=link)["files"]
-    return replace(manifest, version=VERSION, files={name: FileEntry(**entry) for name, entry in listed.items()})
+    return manifest._replace(version=VERSION, files={name: FileEntry(**entry) for name, entry in listed.items()})
 
 
 def write_members(
@@ -64,7 +61,8 @@ def write_members(
     Returns the whole manifest as JSON. Raises ValueError for numbers that are not JSON.
     """
     for name in files:
-        if not is_safe(name) or name in (MANIFEST, DIGEST):
+        inside = "\\" not in name and "\0" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
+        if not inside or name in (MANIFEST, DIGEST):
             raise AigcEdgeError(f"{name!r} cannot be a file of a bundle: give a relative path with / that stays inside it")
     with atomic_dir(path, overwrite=overwrite) as folder:
         store = _link if link else _store

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from aigc_edge.commands import values
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 
 ORDER = 50
 HELP = "measure speed, memory and quality of a bundle against peers"
@@ -19,57 +19,40 @@ loop, a plain torch loop and a diffusers scheduler, where installed. Quality is 
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
+    option(parser, "bundle BUNDLE", "a bundle (folder or packed file)")
     out = parser.add_argument_group("output")
-    out.add_argument("--json", type=values.output_file, metavar="FILE", help="write all figures and raw samples")
-    out.add_argument(
-        "--html", type=values.output_file, metavar="FILE", help="write a self-contained report with plots and samples"
-    )
+    option(out, "--json FILE", "write all figures and raw samples", type=values.output_file)
+    option(out, "--html FILE", "write a self-contained report with plots and samples", type=values.output_file)
     what = parser.add_argument_group("what to measure")
-    what.add_argument(
-        "--formats", type=values.listed, default=[], metavar="LIST", help="formats to measure (default: all of the bundle)"
-    )
-    what.add_argument("--steps", type=values.whole(1, 10_000), metavar="N", help="solver steps (default: the bundle's)")
-    what.add_argument("--solver", metavar="NAME", help="solver (default: the bundle's)")
-    what.add_argument(
-        "--guidance", type=values.real(0, 1000), metavar="X", help="guidance scale, 1 is off (default: the program's)"
-    )
+    option(what, "--formats LIST", "formats to measure (default: all of the bundle)", type=values.listed, default=[])
+    option(what, "--steps N", "solver steps (default: the bundle's)", type=values.whole(1, 10_000))
+    option(what, "--solver NAME", "solver (default: the bundle's)")
+    option(what, "--guidance X", "guidance scale, 1 is off (default: the program's)", type=values.real(0, 1000))
     how = parser.add_argument_group("how to measure it")
-    how.add_argument("--threads", type=values.threads, default=1, metavar="N", help="threads per runner (default: %(default)s)")
-    how.add_argument(
+    option(how, "--threads N", "threads per runner (default: %(default)s)", type=values.threads, default=1)
+    option(
+        how,
         "--device",
+        "cuda: the engine torch on a GPU, with the whole loop in one CUDA graph, against a torch loop (default: cpu)",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="cuda: the engine torch on a GPU, with the whole loop in one CUDA graph, against a torch loop (default: cpu)",
     )
-    how.add_argument(
-        "--runs", type=values.whole(1, 100_000), default=100, metavar="N", help="timed rounds at batch 1 (default: %(default)s)"
+    option(how, "--runs N", "timed rounds at batch 1 (default: %(default)s)", type=values.whole(1, 100_000), default=100)
+    option(how, "--batch N", "the larger batch size (default: %(default)s)", type=values.whole(2, 1024), default=16)
+    option(
+        how, "--warmup N", "untimed rounds before the timed ones (default: %(default)s)", type=values.whole(0, 1000), default=5
     )
-    how.add_argument(
-        "--batch", type=values.whole(2, 1024), default=16, metavar="N", help="the larger batch size (default: %(default)s)"
+    option(
+        how, "--cold-starts N", "fresh processes per configuration (default: %(default)s)", type=values.whole(0, 100), default=3
     )
-    how.add_argument(
-        "--warmup",
-        type=values.whole(0, 1000),
-        default=5,
-        metavar="N",
-        help="untimed rounds before the timed ones (default: %(default)s)",
-    )
-    how.add_argument(
-        "--cold-starts",
-        type=values.whole(0, 100),
-        default=3,
-        metavar="N",
-        help="fresh processes per configuration (default: %(default)s)",
-    )
-    how.add_argument(
-        "--quality-images",
+    option(
+        how,
+        "--quality-images N",
+        "images per format for the judge to score, 0 for none (default: %(default)s)",
         type=values.whole(0, 1_000_000),
         default=1000,
-        metavar="N",
-        help="images per format for the judge to score, 0 for none (default: %(default)s)",
     )
-    how.add_argument("--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="first seed (default: %(default)s)")
+    option(how, "--seed S", "first seed (default: %(default)s)", type=values.whole(0, 2**62), default=0)
 
 
 def run(arguments: argparse.Namespace) -> int:

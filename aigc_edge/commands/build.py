@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aigc_edge.commands import values
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 from aigc_edge.commands.progress import Progress
 
 ORDER = 27
@@ -24,39 +24,32 @@ weight_streaming=true, workspace_gb=X, timing_cache=false. Which of them are ava
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, folder or file")
-    parser.add_argument("-o", "--output", metavar="BUNDLE", help="write a copy with the plans, and leave the bundle unchanged")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    option(parser, "bundle BUNDLE", "a bundle, folder or file")
+    option(parser, "-o --output BUNDLE", "write a copy with the plans, and leave the bundle unchanged")
+    option(parser, "--overwrite", "replace the output if it exists", action="store_true")
     what = parser.add_argument_group("what to build")
-    what.add_argument(
-        "--target",
+    option(
+        what,
+        "--target NAME",
+        "auto (the GPU of this machine) or a target that TensorRT-RTX supports; may be repeated (default: auto)",
         dest="targets",
         action="append",
-        metavar="NAME",
-        help="auto (the GPU of this machine) or a target that TensorRT-RTX supports; may be repeated (default: auto)",
     )
-    what.add_argument(
-        "--format",
+    option(
+        what,
+        "--format NAME",
+        "a format of the bundle; may be repeated (default: all that the target runs and TensorRT builds)",
         dest="formats",
         action="append",
-        metavar="NAME",
-        help="a format of the bundle; may be repeated (default: all that the target runs and TensorRT builds)",
     )
-    what.add_argument("--batches", type=_batches, metavar="MIN,OPT,MAX", help="batch sizes of the plans (default: 1,2,32)")
-    what.add_argument(
-        "--option", dest="options", action="append", default=[], metavar="KEY=VALUE", help="see above; may be repeated"
-    )
-    what.add_argument("--force", action="store_true", help="rebuild plans that are up to date")
+    option(what, "--batches MIN,OPT,MAX", "batch sizes of the plans (default: 1,2,32)", type=_batches)
+    option(what, "--option KEY=VALUE", "see above; may be repeated", dest="options", action="append", default=[])
+    option(what, "--force", "rebuild plans that are up to date", action="store_true")
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--minutes", type=values.real(0.01), default=60, metavar="X", help="time limit per plan (default: 60)")
-    limits.add_argument(
-        "--memory-gb", type=values.real(0.01), metavar="X", help="memory limit of the builder (default: 3/4 of the total)"
-    )
-    limits.add_argument(
-        "--cache-gb",
-        type=values.real(0),
-        metavar="X",
-        help="size limit of the plan cache (default: $AIGC_EDGE_PLAN_CACHE_GB, else 20)",
+    option(limits, "--minutes X", "time limit per plan (default: 60)", type=values.real(0.01), default=60)
+    option(limits, "--memory-gb X", "memory limit of the builder (default: 3/4 of the total)", type=values.real(0.01))
+    option(
+        limits, "--cache-gb X", "size limit of the plan cache (default: $AIGC_EDGE_PLAN_CACHE_GB, else 20)", type=values.real(0)
     )
 
 
@@ -71,10 +64,11 @@ def _batches(text: str) -> tuple[int, int, int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.compile.build import build_bundle
-    from aigc_edge.engines.tensorrt_options import BuildOptions
-    from aigc_edge.engines.tensorrt_plan import BATCHES
-    from aigc_edge.report.summary import render_engines, verified
+    from aigc_edge.engines.plans.options import BuildOptions
+    from aigc_edge.engines.plans.plan import BATCHES
+    from aigc_edge.report.summary import render_engines
 
     result = build_bundle(
         arguments.bundle,
@@ -91,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=Progress(),
     )
     written = arguments.output or arguments.bundle
-    print(render_engines(verified(written).manifest))
+    print(render_engines(Bundle.open(written, verify=True).manifest))
     for what, names in (("built", result.built), ("up to date", result.up_to_date)):
         if names:
             print(f"{what}: {', '.join(names)}")

@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from aigc_edge.commands import values
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 from aigc_edge.commands.progress import Progress
 from aigc_edge.hardware import let_threads_sleep
 
@@ -31,40 +31,37 @@ FRECHET = 1.1  # the default budget where real images are known, as a multiple o
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a folder that 'aigc-edge train' wrote, a diffusers folder, an ONNX file, or package:function that returns a module",
+    option(
+        parser,
+        "source SOURCE",
+        "a folder that 'aigc-edge train' wrote, a diffusers folder, an ONNX file, or package:function that returns a module",
     )
-    parser.add_argument("-o", "--output", metavar="BUNDLE", help="the bundle to write (default: the source's name with .aigc)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the bundle if it exists")
+    option(parser, "-o --output BUNDLE", "the bundle to write (default: the source's name with .aigc)")
+    option(parser, "--overwrite", "replace the bundle if it exists", action="store_true")
     what = parser.add_argument_group("what to compile")
     formats(what, "fp32 and int8")
     targets(what)
-    what.add_argument("--solver", metavar="NAME", help="solver of the default program (default: the source's own, or dpmpp_2m)")
-    what.add_argument(
-        "--steps",
-        type=values.whole(1, 10_000),
-        metavar="N",
-        help="steps of the default program (default: the source's own, or 10)",
-    )
-    what.add_argument(
-        "--guidance",
+    option(what, "--solver NAME", "solver of the default program (default: the source's own, or dpmpp_2m)")
+    option(what, "--steps N", "steps of the default program (default: the source's own, or 10)", type=values.whole(1, 10_000))
+    option(
+        what,
+        "--guidance X",
+        "guidance scale of the programs, 1 is off (default: the source's own; 2 for runs with classes)",
         type=values.real(0, 1000),
-        metavar="X",
-        help="guidance scale of the programs, 1 is off (default: the source's own; 2 for runs with classes)",
     )
-    what.add_argument(
+    option(
+        what,
         "--no-weights",
+        "omit the copy of the weights that --engine torch needs, for a smaller bundle",
         dest="weights",
         action="store_false",
-        help="omit the copy of the weights that --engine torch needs, for a smaller bundle",
     )
-    what.add_argument(
+    option(
+        what,
         "--no-schedule-constants",
+        "keep the layers that depend on the timestep alone in the network, instead of precomputing their outputs",
         dest="schedule_constants",
         action="store_false",
-        help="keep the layers that depend on the timestep alone in the network, instead of precomputing their outputs",
     )
     source_arguments(parser)
     quality_options(parser, FRECHET)
@@ -73,80 +70,73 @@ def configure(parser: Parser) -> None:
 def source_arguments(parser: Parser) -> None:
     """Add the options that describe a source which does not describe itself."""
     group = parser.add_argument_group("source description, where the source itself has none")
-    group.add_argument(
-        "--role", choices=("denoiser", "decoder"), help="role of an ONNX file or module: evaluated at each step, or once"
-    )
-    group.add_argument("--prediction", metavar="NAME", help="what a denoiser predicts: epsilon, v, x0, flow or edm")
-    group.add_argument(
-        "--schedule",
+    option(group, "--role", "role of an ONNX file or module: evaluated at each step, or once", choices=("denoiser", "decoder"))
+    option(group, "--prediction NAME", "what a denoiser predicts: epsilon, v, x0, flow or edm")
+    option(
+        group,
+        "--schedule KEY=VALUE",
+        "a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
         action="append",
         default=[],
-        metavar="KEY=VALUE",
-        help="a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
     )
-    group.add_argument(
-        "--classes", type=values.whole(1, 1_000_000), metavar="N", help="number of classes of an ONNX file or module"
-    )
-    group.add_argument(
-        "--input",
+    option(group, "--classes N", "number of classes of an ONNX file or module", type=values.whole(1, 1_000_000))
+    option(
+        group,
+        "--input NAME=ROLE",
+        "the role of an ONNX file's input that its name and type do not reveal: sample, timestep or class; may be repeated",
         action="append",
         default=[],
-        metavar="NAME=ROLE",
-        help="the role of an ONNX file's input that its name and type do not reveal: sample, timestep or class; may be repeated",
     )
-    group.add_argument(
-        "--size",
+    option(
+        group,
+        "--size HxW",
+        "height and width of the images, for networks of variable size; may be repeated: the bundle then serves every size "
+        "with the same weights, the first by default",
         dest="sizes",
         type=values.size,
         action="append",
-        metavar="HxW",
-        help="height and width of the images, for networks of variable size; may be repeated: the bundle then serves every size "
-        "with the same weights, the first by default",
     )
-    group.add_argument("--data", metavar="NAME", help="real images for the quality scores: a data set or a folder")
-    group.add_argument("--prompts", metavar="FILE", help="prompts for calibration and evaluation, one per line")
+    option(group, "--data NAME", "real images for the quality scores: a data set or a folder")
+    option(group, "--prompts FILE", "prompts for calibration and evaluation, one per line")
 
 
 def formats(group: argparse._ArgumentGroup, default: str) -> None:
     """Add --format."""
-    group.add_argument(
-        "--format",
+    option(
+        group,
+        "--format NAME",
+        "fp32, fp16, int8, int4 and others (an unknown one lists them all), with options after a colon (int8:psnr=35); may "
+        f"be repeated, the first is the bundle's default (default: {default})",
         dest="formats",
         action="append",
-        metavar="NAME",
-        help="fp32, fp16, int8, int4 and others (an unknown one lists them all), with options after a colon (int8:psnr=35); may "
-        f"be repeated, the first is the bundle's default (default: {default})",
     )
 
 
 def targets(group: argparse._ArgumentGroup) -> None:
     """Add --target."""
-    group.add_argument(
-        "--target",
+    option(
+        group,
+        "--target NAME",
+        "a device or a group of them ('aigc-edge targets' lists them), or auto: this machine; may be repeated (default: x86-cpu)",
         dest="targets",
         action="append",
-        metavar="NAME",
-        help="a device or a group of them ('aigc-edge targets' lists them), or auto: this machine; may be repeated "
-        "(default: x86-cpu)",
     )
 
 
 def quality_options(parser: Parser, frechet: float | None) -> None:
     """Add the options of the evaluation; `frechet` is the default budget where real images are known."""
     group = parser.add_argument_group("quality")
-    group.add_argument("--samples", type=values.whole(2, 1_000_000), metavar="N", help="images per format for the evaluation")
-    group.add_argument(
-        "--budget",
-        action="append",
-        metavar="NAME=X",
-        help="quality that every format must reach: psnr=30 (at least 30 dB against fp32 from the same noise), frechet=1.05x (at "
+    option(group, "--samples N", "images per format for the evaluation", type=values.whole(2, 1_000_000))
+    option(
+        group,
+        "--budget NAME=X",
+        "quality that every format must reach: psnr=30 (at least 30 dB against fp32 from the same noise), frechet=1.05x (at "
         "most 1.05 times that of fp32)"
         + ("" if frechet is None else f" (default: frechet={frechet:g}x where real images are known)"),
+        action="append",
     )
-    group.add_argument(
-        "--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="seed of calibration and evaluation (default: 0)"
-    )
-    group.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
+    option(group, "--seed S", "seed of calibration and evaluation (default: 0)", type=values.whole(0, 2**62), default=0)
+    option(group, "--threads N", "CPU threads (default: all physical cores)", type=values.threads)
 
 
 def source_options(arguments: argparse.Namespace) -> SourceOptions:
@@ -169,10 +159,11 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.compile import compile_source
     from aigc_edge.compile.request import CompileRequest
     from aigc_edge.compress.budget import Budget
-    from aigc_edge.report.summary import render, verified
+    from aigc_edge.report.summary import render
     from aigc_edge.sources.base import open_source
 
     request = CompileRequest.parse(  # before loading the source, which may take a while
@@ -199,6 +190,6 @@ def run(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         progress=Progress(),
     )
-    print(render(verified(output).manifest))
+    print(render(Bundle.open(output, verify=True).manifest))
     print(f"\n{output} is written: aigc-edge sample {output} -o samples.png")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 
 ORDER = 40
 HELP = "verify a bundle and describe its contents"
@@ -18,24 +18,23 @@ precision their build logs show, programs, quality, and the origin and licence o
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
-    parser.add_argument(
-        "--program", metavar="NAME", help="print the table of one sampling program ('default' for the default one)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    option(parser, "bundle BUNDLE", "a bundle (folder or packed file)")
+    option(parser, "--program NAME", "print the table of one sampling program ('default' for the default one)")
+    option(parser, "--json", "print JSON instead of text", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:
     import json
 
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.diffusion import format_table
-    from aigc_edge.report.summary import describe, program_of, render, verified
+    from aigc_edge.report.summary import describe, program_of, render
 
     if arguments.program:
-        program = program_of(verified(arguments.bundle).manifest, arguments.program)
+        program = program_of(Bundle.open(arguments.bundle, verify=True).manifest, arguments.program)
         print(json.dumps(program.to_json(), indent=1) if arguments.json else format_table(program))
     elif arguments.json:
         print(json.dumps(describe(arguments.bundle), indent=1, ensure_ascii=False))
     else:
-        print(render(verified(arguments.bundle).manifest))
+        print(render(Bundle.open(arguments.bundle, verify=True).manifest))
     return 0

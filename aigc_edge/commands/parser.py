@@ -38,3 +38,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(FAILED, f"aigc-edge: {message}; see '{self.prog} --help'\n")
+
+
+def option(group: argparse._ActionsContainer, usage: str, help: str, **keywords: Any) -> None:
+    """Add the option or argument that `usage` shows, such as "-o --output FILE": its names, and the word for its value."""
+    words = usage.split()
+    if len(words) > 1 and not words[-1].startswith("-"):
+        keywords["metavar"] = words.pop()
+    group.add_argument(*words, help=help, **keywords)

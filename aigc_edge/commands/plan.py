@@ -9,7 +9,7 @@ from typing import Any
 
 from aigc_edge.commands import values
 from aigc_edge.commands.compile import DEFAULT_FORMATS, DEFAULT_TARGETS, formats, source_arguments, source_options, targets
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 
 ORDER = 15
 HELP = "predict sizes, memory and speed without building"
@@ -22,19 +22,17 @@ not run. The rates of GPUs are the manufacturer's; those of this machine's CPU a
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="as for 'aigc-edge compile'")
+    option(parser, "source SOURCE", "as for 'aigc-edge compile'")
     what = parser.add_argument_group("what would be compiled")
     formats(what, "fp32 and int8")
     targets(what)
-    what.add_argument("--solver", metavar="NAME", help="solver of the default program")
-    what.add_argument("--steps", type=values.whole(1, 10_000), metavar="N", help="steps of the default program")
-    what.add_argument("--guidance", type=values.real(0, 1000), metavar="X", help="guidance scale of the programs")
-    what.add_argument("--batch", type=values.whole(1, 4096), default=1, metavar="N", help="batch size (default: 1)")
-    what.add_argument(
-        "--threads", type=values.threads, metavar="N", help="threads assumed for this CPU (default: all physical cores)"
-    )
+    option(what, "--solver NAME", "solver of the default program")
+    option(what, "--steps N", "steps of the default program", type=values.whole(1, 10_000))
+    option(what, "--guidance X", "guidance scale of the programs", type=values.real(0, 1000))
+    option(what, "--batch N", "batch size (default: 1)", type=values.whole(1, 4096), default=1)
+    option(what, "--threads N", "threads assumed for this CPU (default: all physical cores)", type=values.threads)
     source_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    option(parser, "--json", "print the figures as JSON", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 
 from aigc_edge.commands import values
 from aigc_edge.commands.compile import formats, quality_options, targets
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 from aigc_edge.commands.progress import Progress
 from aigc_edge.hardware import let_threads_sleep
 
@@ -21,24 +21,23 @@ is left unchanged and the most sensitive layers are listed.
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, folder or file, with the format fp32")
-    parser.add_argument("-o", "--output", metavar="BUNDLE", help="write a copy with the formats, and leave the bundle unchanged")
-    parser.add_argument("--overwrite", action="store_true", help="replace formats that the bundle already has, and the output")
+    option(parser, "bundle BUNDLE", "a bundle, folder or file, with the format fp32")
+    option(parser, "-o --output BUNDLE", "write a copy with the formats, and leave the bundle unchanged")
+    option(parser, "--overwrite", "replace formats that the bundle already has, and the output", action="store_true")
     what = parser.add_argument_group("what to add")
     formats(what, "int8")
     targets(what)
-    what.add_argument("--default", action="store_true", help="make the first format the default of the bundle")
-    parser.add_argument(
-        "--report", type=values.output_file, metavar="FILE", help="write an HTML report of every layer to this file"
-    )
+    option(what, "--default", "make the first format the default of the bundle", action="store_true")
+    option(parser, "--report FILE", "write an HTML report of every layer to this file", type=values.output_file)
     quality_options(parser, None)
 
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
+    from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.compile.quantise import quantise_bundle
     from aigc_edge.report.layer_page import write
-    from aigc_edge.report.summary import render, verified
+    from aigc_edge.report.summary import render
 
     quantise_bundle(
         arguments.bundle,
@@ -54,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=Progress(),
     )
     written = arguments.output or arguments.bundle
-    print(render(verified(written).manifest))
+    print(render(Bundle.open(written, verify=True).manifest))
     if arguments.report:
         write(written, arguments.report)
         print(f"\n{arguments.report} shows the layers")

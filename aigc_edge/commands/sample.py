@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_edge.commands import values
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime.request import FLAGS, Flag, SampleRequest
 
@@ -34,84 +34,67 @@ Image i has the seed SEED + i: it does not depend on -n or --threads.
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
+    option(parser, "bundle BUNDLE", "a bundle (folder or packed file)")
     what = parser.add_argument_group("what to generate")
-    what.add_argument(
-        "-n",
-        "--count",
-        type=values.count,
-        metavar="N",
-        help="number of images (default: 16, 8 for each --class, or 1 for each --prompt)",
-    )
-    what.add_argument(
-        "--seed", type=values.seed, default=0, metavar="S", help="seed of the first image, 0 to 2^64-1 (default: 0)"
-    )
-    what.add_argument(
-        "--class",
+    option(what, "-n --count N", "number of images (default: 16, 8 for each --class, or 1 for each --prompt)", type=values.count)
+    option(what, "--seed S", "seed of the first image, 0 to 2^64-1 (default: 0)", type=values.seed, default=0)
+    option(
+        what,
+        "--class C",
+        "class index or name, a comma-separated list, 'all', or 'none' (unconditional); may be repeated; -n is divided "
+        "evenly among them, in this order (default: random classes, from the seeds)",
         dest="classes",
         type=values.listed,
         action="append",
-        metavar="C",
-        help="class index or name, a comma-separated list, 'all', or 'none' (unconditional); may be repeated; -n is divided "
-        "evenly among them, in this order (default: random classes, from the seeds)",
     )
-    what.add_argument(
-        "--prompt",
+    option(
+        what,
+        "--prompt TEXT",
+        "what the images show, for a bundle with text encoders; may be repeated; -n is divided evenly, in this order",
         dest="prompts",
         action="append",
-        metavar="TEXT",
-        help="what the images show, for a bundle with text encoders; may be repeated; -n is divided evenly, in this order",
     )
     how = parser.add_argument_group("how to generate it")
     for name, flag in FLAGS.items():
         default = getattr(SampleRequest, name)
         how.add_argument(flag.name, dest=name, type=_type_of(flag), default=default, metavar=flag.metavar, help=flag.help)
-    how.add_argument(
-        "--negative-class",
-        dest="negative",
-        type=values.listed,
-        metavar="C",
-        help="the class that guidance steers away from (default: none)",
+    option(
+        how, "--negative-class C", "the class that guidance steers away from (default: none)", dest="negative", type=values.listed
     )
-    how.add_argument(
-        "--size", type=values.size, metavar="HxW", help="height and width of the images, one of the bundle's (default: its first)"
-    )
-    how.add_argument("--format", metavar="NAME", help="precision of the networks: fp32, int8 … (default: the bundle's)")
-    how.add_argument(
-        "--engine",
+    option(how, "--size HxW", "height and width of the images, one of the bundle's (default: its first)", type=values.size)
+    option(how, "--format NAME", "precision of the networks: fp32, int8 … (default: the bundle's)")
+    option(
+        how,
+        "--engine NAME",
+        "onnxruntime, openvino, tensorrt, torch, or auto: the fastest CPU engine here (default: %(default)s)",
         default="onnxruntime",
-        metavar="NAME",
-        help="onnxruntime, openvino, tensorrt, torch, or auto: the fastest CPU engine here (default: %(default)s)",
     )
-    how.add_argument(
+    option(
+        how,
         "--device",
+        "cuda: the whole loop on the first GPU, with --engine torch or tensorrt (default: auto, the CPU unless the "
+        "engine needs a GPU)",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="cuda: the whole loop on the first GPU, with --engine torch or tensorrt (default: auto, the CPU unless the "
-        "engine needs a GPU)",
     )
-    how.add_argument("--threads", type=values.threads, metavar="N", help="threads of the engine (default: all physical cores)")
+    option(how, "--threads N", "threads of the engine (default: all physical cores)", type=values.threads)
     out = parser.add_argument_group("output")
-    out.add_argument(
-        "-o",
-        "--output",
-        type=values.output_file,
-        metavar="FILE",
-        help="a .png grid, a .npz file, or a .npy file: float32 [N, C, H, W] in the bundle's output range, signals [N, C, L] "
+    option(
+        out,
+        "-o --output FILE",
+        "a .png grid, a .npz file, or a .npy file: float32 [N, C, H, W] in the bundle's output range, signals [N, C, L] "
         "(default: samples.png, or samples.npy where a sample is no picture)",
-    )
-    out.add_argument("--png", type=values.output_file, metavar="FILE", help="also write a PNG grid")
-    out.add_argument(
-        "--npz",
         type=values.output_file,
-        metavar="FILE",
-        help="also write a NumPy archive: images uint8 [N, H, W, C], classes [N], prompts [N], seeds [N]",
     )
-    out.add_argument(
-        "--columns",
-        type=values.count,
-        metavar="N",
-        help="columns of the grid (default: one row per class or prompt, else nearly square)",
+    option(out, "--png FILE", "also write a PNG grid", type=values.output_file)
+    option(
+        out,
+        "--npz FILE",
+        "also write a NumPy archive: images uint8 [N, H, W, C], classes [N], prompts [N], seeds [N]",
+        type=values.output_file,
+    )
+    option(
+        out, "--columns N", "columns of the grid (default: one row per class or prompt, else nearly square)", type=values.count
     )
 
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 
 if TYPE_CHECKING:
     from aigc_edge.targets import Target
@@ -27,7 +27,7 @@ BUILT = {"tensorrt_rtx": "anywhere", "tensorrt": "there"}  # by which TensorRT
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    option(parser, "--json", "print JSON instead of text", action="store_true")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def _formats_by_target(known: Iterable[Target]) -> dict[str, tuple[str, ...]] | 
 def _facts(target: Target, formats: dict[str, tuple[str, ...]] | None) -> dict[str, Any]:
     import dataclasses
 
-    from aigc_edge.engines.tensorrt_support import limits_of
+    from aigc_edge.engines.plans.support import limits_of
 
     limits = [{k: getattr(limit, k) for k in ("format", "operator", "runs", "why", "module")} for limit in limits_of(target)]
     return dataclasses.asdict(target) | {"formats": None if formats is None else formats[target.name], "limits": limits}

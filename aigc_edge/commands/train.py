@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.commands import values
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 from aigc_edge.hardware import let_threads_sleep
 
 ORDER = 10
@@ -50,21 +50,17 @@ def add_families(parser: Parser) -> None:
 
 def _common(parser: Parser, training: type) -> None:
     default = {field.name: field.default for field in dataclasses.fields(training)}
-    parser.add_argument(
-        "--data", required=True, metavar="DATA", help="'digits', 'photos' or a folder of images; its subfolders are classes"
-    )
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="the run folder to write, or to resume")
-    parser.add_argument("--size", type=values.whole(4, 1024), metavar="PIXELS", help="height and width (default: the data's own)")
-    parser.add_argument("--steps", type=values.count, metavar="N", help=f"optimiser steps (default: {default['steps']})")
-    parser.add_argument("--batch", type=values.count, metavar="N", help=f"images per step (default: {default['batch']})")
+    option(parser, "--data DATA", "'digits', 'photos' or a folder of images; its subfolders are classes", required=True)
+    option(parser, "--out FOLDER", "the run folder to write, or to resume", required=True)
+    option(parser, "--size PIXELS", "height and width (default: the data's own)", type=values.whole(4, 1024))
+    option(parser, "--steps N", f"optimiser steps (default: {default['steps']})", type=values.count)
+    option(parser, "--batch N", f"images per step (default: {default['batch']})", type=values.count)
     seeds = values.whole(0, 2**63 - 1)
-    parser.add_argument("--seed", type=seeds, default=0, metavar="S", help="random seed (default: %(default)s)")
-    parser.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: torch's choice)")
-    parser.add_argument("--fresh", action="store_true", help="start over, replacing the contents of the run folder")
-    parser.add_argument(
-        "--skip-corrupt", action="store_true", help="skip images that cannot be read (default: stop at the first)"
-    )
-    parser.add_argument("--no-judge", action="store_true", help="do not train the classifier that scores samples")
+    option(parser, "--seed S", "random seed (default: %(default)s)", type=seeds, default=0)
+    option(parser, "--threads N", "CPU threads (default: torch's choice)", type=values.threads)
+    option(parser, "--fresh", "start over, replacing the contents of the run folder", action="store_true")
+    option(parser, "--skip-corrupt", "skip images that cannot be read (default: stop at the first)", action="store_true")
+    option(parser, "--no-judge", "do not train the classifier that scores samples", action="store_true")
 
 
 def add_setting(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aigc_edge.commands import values
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 from aigc_edge.hardware import let_threads_sleep
 
 if TYPE_CHECKING:
@@ -30,52 +30,48 @@ Ctrl-C leaves the bundle unchanged and keeps the search state in BUNDLE.tuning.j
 
 def configure(parser: Parser) -> None:
     evaluations = values.whole(1, 15)
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
+    option(parser, "bundle BUNDLE", "a bundle (folder or packed file)")
     what = parser.add_argument_group("what to tune")
-    what.add_argument(
-        "--nfe",
+    option(
+        what,
+        "--nfe N",
+        "network evaluations, 1 to 15, or a comma-separated list of them; may be repeated (default: 8)",
         action="append",
         type=lambda text: [evaluations(part) for part in values.listed(text)],
-        metavar="N",
-        help="network evaluations, 1 to 15, or a comma-separated list of them; may be repeated (default: 8)",
     )
-    what.add_argument(
-        "--guidance",
+    option(
+        what,
+        "--guidance X",
+        "guidance scale to tune for, 1 is off (default: that of the default program)",
         type=values.real(0, 1000),
-        metavar="X",
-        help="guidance scale to tune for, 1 is off (default: that of the default program)",
     )
-    what.add_argument(
-        "--format", metavar="NAME", help="format of the network to tune for (default: fp32, else the bundle's default)"
-    )
-    what.add_argument("--default", action="store_true", help="make it the default program of the bundle")
-    what.add_argument("--overwrite", action="store_true", help="replace a program of the same name")
+    option(what, "--format NAME", "format of the network to tune for (default: fp32, else the bundle's default)")
+    option(what, "--default", "make it the default program of the bundle", action="store_true")
+    option(what, "--overwrite", "replace a program of the same name", action="store_true")
     how = parser.add_argument_group("how to tune it")
-    how.add_argument(
-        "--samples",
+    option(
+        how,
+        "--samples N",
+        "noise samples for fitting, a quarter of them for early stopping only (default: %(default)s)",
         type=values.whole(8, 1_000_000),
         default=384,
-        metavar="N",
-        help="noise samples for fitting, a quarter of them for early stopping only (default: %(default)s)",
     )
-    how.add_argument(
-        "--held-out",
+    option(
+        how,
+        "--held-out N",
+        "held-out noise samples for the reported figures (default: %(default)s)",
         type=values.whole(2, 1_000_000),
         default=256,
-        metavar="N",
-        help="held-out noise samples for the reported figures (default: %(default)s)",
     )
-    how.add_argument(
-        "--time-limit",
+    option(
+        how,
+        "--time-limit SECONDS",
+        "stop the search after this time and use the best result; the evaluation takes extra time (default: none)",
         type=values.real(0.001),
-        metavar="SECONDS",
-        help="stop the search after this time and use the best result; the evaluation takes extra time (default: none)",
     )
-    how.add_argument("--seed", type=values.whole(0, 2**62), default=0, metavar="S", help="seed of all noise (default: 0)")
-    how.add_argument(
-        "--engine", default="onnxruntime", metavar="NAME", help="onnxruntime, tensorrt, torch (default: %(default)s)"
-    )
-    how.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
+    option(how, "--seed S", "seed of all noise (default: 0)", type=values.whole(0, 2**62), default=0)
+    option(how, "--engine NAME", "onnxruntime, tensorrt, torch (default: %(default)s)", default="onnxruntime")
+    option(how, "--threads N", "CPU threads (default: all physical cores)", type=values.threads)
 
 
 def run(arguments: argparse.Namespace) -> int:

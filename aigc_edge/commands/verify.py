@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aigc_edge.commands import values
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 
 ORDER = 45
 HELP = "compare a bundle step by step with diffusers"
@@ -19,34 +19,30 @@ the inputs of the network at every step. Reports the first step that diverges; t
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle (folder or packed file)")
-    parser.add_argument(
-        "--against",
+    option(parser, "bundle BUNDLE", "a bundle (folder or packed file)")
+    option(
+        parser,
+        "--against PEER",
+        "diffusers, or reference: the rows in NumPy, float64 (default: %(default)s)",
         default="diffusers",
-        metavar="PEER",
-        help="diffusers, or reference: the rows in NumPy, float64 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--scheduler", metavar="FILE", help="the scheduler_config.json for diffusers (default: the program's own)"
-    )
+    option(parser, "--scheduler FILE", "the scheduler_config.json for diffusers (default: the program's own)")
     what = parser.add_argument_group("what to run")
-    what.add_argument("--program", metavar="NAME", help="a program of the bundle (default: its default)")
-    what.add_argument("--solver", metavar="NAME", help="another solver, built from the bundle's schedule")
-    what.add_argument("--steps", type=values.whole(1, 10_000), metavar="N", help="another number of steps")
-    what.add_argument("--guidance", type=values.real(-1000, 1000), metavar="X", help="guidance scale (default: the program's)")
-    what.add_argument("-n", "--samples", type=values.whole(1, 10_000), default=2, metavar="N", help="samples (default: 2)")
-    what.add_argument("--seed", type=values.whole(0, 2**63 - 1), default=0, metavar="S", help="seed of the first (default: 0)")
-    what.add_argument(
-        "--engine", default="onnxruntime", metavar="NAME", help="engine that evaluates the network (default: %(default)s)"
-    )
-    what.add_argument("--format", metavar="NAME", help="a format of the bundle (default: its default)")
-    what.add_argument("--threads", type=values.threads, metavar="N", help="CPU threads (default: all physical cores)")
-    parser.add_argument(
-        "--tolerance",
+    option(what, "--program NAME", "a program of the bundle (default: its default)")
+    option(what, "--solver NAME", "another solver, built from the bundle's schedule")
+    option(what, "--steps N", "another number of steps", type=values.whole(1, 10_000))
+    option(what, "--guidance X", "guidance scale (default: the program's)", type=values.real(-1000, 1000))
+    option(what, "-n --samples N", "samples (default: 2)", type=values.whole(1, 10_000), default=2)
+    option(what, "--seed S", "seed of the first (default: 0)", type=values.whole(0, 2**63 - 1), default=0)
+    option(what, "--engine NAME", "engine that evaluates the network (default: %(default)s)", default="onnxruntime")
+    option(what, "--format NAME", "a format of the bundle (default: its default)")
+    option(what, "--threads N", "CPU threads (default: all physical cores)", type=values.threads)
+    option(
+        parser,
+        "--tolerance X",
+        "relative L2 difference above which a step counts as diverged (default: %(default)s)",
         type=values.real(1e-12, 10),
         default=1e-3,
-        metavar="X",
-        help="relative L2 difference above which a step counts as diverged (default: %(default)s)",
     )
 
 

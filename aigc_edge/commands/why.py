@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from aigc_edge.commands import values
-from aigc_edge.commands.parser import Parser
+from aigc_edge.commands.parser import Parser, option
 
 ORDER = 45
 HELP = "show a bundle's formats layer by layer"
@@ -17,8 +17,8 @@ error of each step, the ranges along the trajectory, and the type that TensorRT'
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle, folder or file")
-    parser.add_argument("-o", "--output", type=values.output_file, default="why.html", metavar="FILE", help="default: why.html")
+    option(parser, "bundle BUNDLE", "a bundle, folder or file")
+    option(parser, "-o --output FILE", "default: why.html", type=values.output_file, default="why.html")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def compile_source(
         requested |= {"budget": request.budget.words, "samples": request.samples, "seed": request.seed or None}
         requested |= {"weights": weights, "schedule_constants": schedule_constants}
         provenance = {**state.manifest.provenance, "command": command_of(opened, requested)}
-        state.manifest = replace(state.manifest, provenance=provenance)
+        state.manifest = state.manifest._replace(provenance=provenance)
         programs = opened.programs(solver, steps, guidance_scale)
         if programs[0].guidance_scale != 1 and not (opened.num_classes or opened.text or opened.conditions):
             raise AigcEdgeError(
@@ -83,11 +82,7 @@ def compile_source(
         state.programs, state.default_program = {program.name: program for program in programs}, programs[0].name
         parts = len(opened.components())
         judge = COSTS["judge"] if opened.judged and not has_judge(opened) else 0.0
-        stages = {"exporting": COSTS["export"] * parts, JUDGE: judge}
-        stages |= {f"making {name}": COSTS["format"] * parts for name in request.derived}
-        stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
-        stages |= {"building engines": COSTS["plan"] * len(request.plans) * parts, PREVIEW: COSTS["quality"] / 2}
-        state.plan_stages(**stages, writing=COSTS["write"])
+        state.plan_stages(parts, {"exporting": COSTS["export"] * parts, JUDGE: judge}, {PREVIEW: COSTS["quality"] / 2})
         export(state, opened, weights=weights, schedule_constants=schedule_constants)
         tabulate(state)
         make_judge(state, opened)
@@ -96,7 +91,7 @@ def compile_source(
         build_engines(state)
         preview(state)
         for name, part in state.networks.items():
-            state.components[name] = replace(part, formats={format: part.formats[format] for format in request.formats})
+            state.components[name] = part._replace(formats={format: part.formats[format] for format in request.formats})
         store_schedule(state)
         state.start("writing")
         files = state.files | state.network_files(list(request.formats))

@@ -15,8 +15,9 @@ from aigc_edge.clock import Clock, Progress
 from aigc_edge.compile.build_targets import AUTO, BuildTarget, build_targets
 from aigc_edge.compile.engines import plan_entry, share_of, sidecar
 from aigc_edge.engines.base import made_as
-from aigc_edge.engines.tensorrt_options import BuildOptions
-from aigc_edge.engines.tensorrt_plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, module_version, shapes_of
+from aigc_edge.engines.plans.module import module_version
+from aigc_edge.engines.plans.options import BuildOptions
+from aigc_edge.engines.plans.plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
 from aigc_edge.errors import AigcEdgeError
 
 SECONDS = 3600.0  # a device is slower than the machine that compiles
@@ -105,7 +106,7 @@ def build_bundle(
         used = {plan.file for component in components.values() for plan in component.engines}
         before = [plan for component in manifest.components.values() for plan in component.engines]
         gone = {name for plan in before if plan.file not in used for name in (plan.file, plan.report)}
-        amended = replace(_with_targets(manifest, [one.target.name for one in todo + up_to_date]), components=components)
+        amended = _with_targets(manifest, [one.target.name for one in todo + up_to_date])._replace(components=components)
         options_of_writing: dict[str, Any] = {"out": final, "overwrite": overwrite or final is None, "folder": folder}
         written = opened.amend(amended, files=files, remove=gone, **options_of_writing)
     clock.finish()
@@ -128,7 +129,7 @@ def _enter(component: Component, one: _PlanKey, plan: TensorRTPlan) -> tuple[Com
     file = old[0].file if old else _name(one, {entry.file for entry in rest})
     names = dict.fromkeys([*(entry.target for entry in old), one.target.name])  # cards of one capability share a plan
     new = [plan_entry(plan, file, name, one.format) for name in names]
-    return replace(component, engines=(*rest, *new)), {file: plan.file, new[0].report: sidecar(plan)}
+    return component._replace(engines=(*rest, *new)), {file: plan.file, new[0].report: sidecar(plan)}
 
 
 def _select(
@@ -176,4 +177,4 @@ def _name(one: _PlanKey, taken: set[str]) -> str:
 def _with_targets(manifest: Manifest, names: list[str]) -> Manifest:
     """The manifest after plans for the targets `names` were added."""
     notes = tuple(note for note in manifest.notes if not note.startswith(tuple(f"{name}: its engine" for name in names)))
-    return replace(manifest, targets=tuple(dict.fromkeys([*manifest.targets, *names])), notes=notes)
+    return manifest._replace(targets=tuple(dict.fromkeys([*manifest.targets, *names])), notes=notes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aigc_edge import targets as known_targets
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.formats import runs_on
-from aigc_edge.engines.tensorrt_module import installed
+from aigc_edge.engines.plans.module import installed
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
 from aigc_edge.targets import Target
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,7 @@ def store_schedule(state: CompileState) -> None:
     chosen = _companion(next(iter(formats.values())))
     file = f"{SCHEDULE}.{chosen.name}.onnx"
     _convert(state, SCHEDULE, chosen, None, file, lambda *_: None)
-    state.components[SCHEDULE] = replace(schedule, formats={chosen.name: {"file": file}})
+    state.components[SCHEDULE] = schedule._replace(formats={chosen.name: {"file": file}})
 
 
 def _convert(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def store(state: CompileState, conditions: Mapping[str, Any], negative: Mapping[
             state.files[file] = stream.getvalue()
             examples.setdefault(kind, {})[name] = file
     if examples:
-        state.manifest = replace(state.manifest, examples=examples)
+        state.manifest = state.manifest._replace(examples=examples)
 
 
 def conditions_of(state: CompileState) -> ConditionsOf:

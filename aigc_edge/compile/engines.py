@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.compile.state import CompileState
 from aigc_edge.engines.base import made_as
-from aigc_edge.engines.tensorrt_limits import sentences
-from aigc_edge.engines.tensorrt_plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
+from aigc_edge.engines.plans.limits import sentences
+from aigc_edge.engines.plans.plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
 
 SHOWN = ("layers", "macs_share", "as_asked")  # members of the build report that the manifest repeats
 
@@ -32,7 +31,7 @@ def build_engines(state: CompileState) -> None:
         state.files[file] = plan.file
         entry = plan_entry(plan, file, target.name, name)
         state.files[entry.report] = sidecar(plan)
-        state.components[part] = replace(component, engines=(*component.engines, entry))
+        state.components[part] = component._replace(engines=(*component.engines, entry))
         state.clock.advance((index + 1) / len(plans))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Generator
@@ -63,7 +62,7 @@ def _evaluate_size(state: CompileState) -> None:
     ratio = math.prod(size) / math.prod(sizes[0])  # squared below: attention may dominate
     if sample_budget(state, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / ratio**2, least=0) < SIZE_SAMPLES:
         note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
-        state.manifest = dataclasses.replace(state.manifest, notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
+        state.manifest = state.manifest._replace(notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
         return
 
     def sampled(name: str) -> Any:

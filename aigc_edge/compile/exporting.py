@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def tabulate(state: CompileState) -> None:
         return
     table, times = f"schedule.{REFERENCE}.table", [row.timestep for p in state.programs.values() for row in p.rows]
     state.files[table], timesteps = state.constants.table(times)
-    state.components[SCHEDULE] = replace(state.components[SCHEDULE], table=ConstantTable(table, tuple(timesteps)))
+    state.components[SCHEDULE] = state.components[SCHEDULE]._replace(table=ConstantTable(table, tuple(timesteps)))
 
 
 def _export_part(folder: Path, part: SourceComponent, config: dict[str, Any] | None, split: bool) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def _export_part(folder: Path, part: SourceComponent, config: dict[str, Any] | N
 
         copy = f"{name}.safetensors"
         save_file({k: v.contiguous() for k, v in part.module.state_dict().items()}, folder / copy)
-        component = replace(component, weights=Weights(copy, config))
+        component = component._replace(weights=Weights(copy, config))
         files.append(copy)
     components, networks = [component], [file]
     if split:
@@ -135,5 +134,5 @@ def _split(folder: Path, part: SourceComponent, component: Component, whole: Pat
     name, file = component.file(REFERENCE), f"{SCHEDULE}.{REFERENCE}.onnx"
     split = export_split(part, whole, folder / name, folder / file, compare=functools.partial(part.compare, whole))
     if not isinstance(split, Split):
-        return [replace(component, schedule_constants={"operators": 0, "reason": split})], [name]
+        return [component._replace(schedule_constants={"operators": 0, "reason": split})], [name]
     return list(split.components(component, file)), [name, file]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,4 +60,4 @@ def use_judge(state: CompileState, folder: Path) -> None:
     state.files |= {name: folder / Path(name).name for name in files.values()}
     card = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
     judge = JudgeEntry(files["classifier"], files["features"], card["accuracy"])
-    state.manifest = replace(state.manifest, judge=judge)
+    state.manifest = state.manifest._replace(judge=judge)

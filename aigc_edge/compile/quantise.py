@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from aigc_edge.bundle.bundle import Bundle, require_version
@@ -20,7 +19,7 @@ from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import evaluate_formats
 from aigc_edge.compile.judging import use_judge
 from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
-from aigc_edge.compile.state import COSTS, CompileState, link, open_workspace
+from aigc_edge.compile.state import CompileState, link, open_workspace
 from aigc_edge.compress.budget import Budget
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError
@@ -74,16 +73,13 @@ def quantise_bundle(
             "seed": seed or None,
         }
         commands = [*state.manifest.provenance.get("quantised", ()), command_line("quantise", path.name, arguments)]
-        state.manifest = replace(state.manifest, provenance={**state.manifest.provenance, "quantised": commands})
-        parts = len(state.networks)
-        stages = {f"making {name}": COSTS["format"] * parts for name in request.derived}
-        stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
-        state.plan_stages(**stages, **{"building engines": COSTS["plan"] * len(request.plans) * parts, "writing": COSTS["write"]})
+        state.manifest = state.manifest._replace(provenance={**state.manifest.provenance, "quantised": commands})
+        state.plan_stages(len(state.networks), {}, {})
         convert_all(state)
         evaluate_formats(state, samples or int(state.quality.get(REFERENCE, {}).get("n", SAMPLES)))
         build_engines(state)
         if default:
-            state.manifest = replace(state.manifest, default_format=next(iter(request.formats)))
+            state.manifest = state.manifest._replace(default_format=next(iter(request.formats)))
         state.start("writing")
         written = _write(state, final, exchange, packed=path.is_file())
         state.clock.finish()
@@ -111,7 +107,7 @@ def _load(state: CompileState, manifest: Manifest, folder: Path) -> None:
     for name, part in state.networks.items():
         formats = {format: files for format, files in part.formats.items() if format not in new}
         stale |= {file for plan in part.engines if plan.format in new for file in (plan.file, plan.report)}
-        state.components[name] = replace(part, formats=formats, engines=tuple(p for p in part.engines if p.format not in new))
+        state.components[name] = part._replace(formats=formats, engines=tuple(p for p in part.engines if p.format not in new))
     networks = {name for name in manifest.files if name.endswith((".onnx", ".onnx.data")) and not name.startswith("judge/")}
     for name in networks:
         link(folder / name, state.folder / name)

@@ -14,7 +14,7 @@ from aigc_edge.compress.budget import Budget
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.base import physical_cores
 from aigc_edge.engines.formats import formats_of, runs_on
-from aigc_edge.engines.tensorrt_module import installed
+from aigc_edge.engines.plans.module import installed
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
 

@@ -6,9 +6,8 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Clock, Progress
-from aigc_edge.compile.request import CompileRequest
+from aigc_edge.compile.request import REFERENCE, CompileRequest
 from aigc_edge.compile.stage_cache import StageCache
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import Constants
@@ -72,7 +71,7 @@ class CompileState:
         """Set the ONNX file of a component in a format for `engine`, or as "file", to be set first, for all other engines."""
         formats = dict(self.components[part].formats)
         formats[format] = {"file": file} if engine == "file" else dict(formats[format]) | {engine: file}
-        self.components[part] = replace(self.components[part], formats=formats)
+        self.components[part] = self.components[part]._replace(formats=formats)
 
     def add_file(self, folder: Path, name: str) -> None:
         """Link (or copy) the file `name` of a finished stage's folder, and its external weights, into the workspace."""
@@ -82,9 +81,13 @@ class CompileState:
                 final.unlink(missing_ok=True)
                 link(source, final)
 
-    def plan_stages(self, **costs: float) -> None:
-        """Start the clock with the stages by name, in order, and their costs."""
-        self.clock = Clock(costs, self._progress)
+    def plan_stages(self, parts: int, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Start the clock for a request with `parts` networks; `before` and `after` are the costs of further stages."""
+        converting = {f"making {name}": COSTS["format"] * parts for name in self.request.derived}
+        measuring = {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *self.request.derived)}
+        building = {"building engines": COSTS["plan"] * len(self.request.plans) * parts}
+        stages = {**before, **converting, **measuring, **building, **after, "writing": COSTS["write"]}
+        self.clock = Clock(stages, self._progress)
 
     def start(self, stage: str) -> None:
         """Enter a stage, after returning free memory to the system."""
@@ -111,15 +114,14 @@ class CompileState:
         files = {name: file for name, file in self.files.items() if not name.endswith(".plan")}
         components = dict(self.components)
         for name, part in self.networks.items():
-            components[name] = replace(part, formats={f: part.formats[f] for f in formats if f in part.formats}, engines=())
-        manifest = replace(self.whole_manifest("draft"), components=components, default_format=formats[0])
+            components[name] = part._replace(formats={f: part.formats[f] for f in formats if f in part.formats}, engines=())
+        manifest = self.whole_manifest("draft")._replace(components=components, default_format=formats[0])
         write_bundle(path, manifest, files | self.network_files(formats), overwrite=True, link=True)
         return path
 
     def whole_manifest(self, name: str) -> Manifest:
         """The complete manifest of the current state, without its files."""
-        return replace(
-            self.manifest,
+        return self.manifest._replace(
             name=name,
             components=self.components,
             default_program=self.default_program,

@@ -6,9 +6,8 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ from aigc_edge.registry import Registry
 Buffers = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class EngineSource:
+class EngineSource(NamedTuple):
     """Where an engine finds its network: a component of a bundle in one format.
 
     `files` are those of the bundle, `family` names the module that the component's weights belong to. `verified` says that the
@@ -215,6 +213,18 @@ def check_buffers(spec: ComponentSpec, inputs: Buffers, outputs: Buffers) -> int
 def _names_message(component: str, kind: str, given: Buffers, tensors: tuple[TensorSpec, ...]) -> str:
     wanted = ", ".join(t.name for t in tensors)
     return f"{kind} of {component!r} were given as {', '.join(sorted(given)) or 'nothing'}: they must be exactly {wanted}"
+
+
+def check_signature(source: EngineSource, what: str, actual: Mapping[str, str], declared: Mapping[str, str]) -> None:
+    """Raise BundleError unless the tensors of a loaded network, by name, are those that the manifest declares."""
+    if actual != declared:
+        listed = [
+            ", ".join(f"{name}: {kind}" for name, kind in sorted(tensors.items())) or "none" for tensors in (actual, declared)
+        ]
+        raise BundleError(
+            f"{what} of {source.bundle} has the tensors {listed[0]}, but its manifest declares {listed[1]}: the bundle is "
+            "inconsistent, compile it again"
+        )
 
 
 def physical_cores() -> int:

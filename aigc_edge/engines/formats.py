@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aigc_edge.engines.base import ENGINES, Engine
-from aigc_edge.targets import Target
 
 if TYPE_CHECKING:
     from aigc_edge.compress.format import Format
+    from aigc_edge.targets import Target
 
 
 def least_capability(format: type[Format], engine: type[Engine]) -> int | None:
@@ -32,9 +32,3 @@ def formats_of(target: Target) -> tuple[str, ...]:
     from aigc_edge.compress.format import FORMATS
 
     return tuple(name for name in FORMATS if runs_on(FORMATS[name], target))
-
-
-def engines_of(format: type[Format]) -> tuple[str, ...]:
-    """Names of all engines that run the format on some device, onnxruntime first: it is what formats are measured with."""
-    names = [name for name in ENGINES if least_capability(format, ENGINES[name]) is not None]
-    return tuple(sorted(names, key=lambda name: (name != "onnxruntime", name)))

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import prepacked
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, shape_of
-from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature, shape_of
+from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
 from aigc_edge.hardware import has_vnni
 
 _TYPES = {
@@ -59,7 +59,7 @@ class OnnxRuntimeEngine(Engine):
         if session is None:
             with source.loadable() as (_, model):
                 session = open_session(model, threads, **options)
-        _check_signature(session, source, relative)
+        check_signature(source, relative, *_signature(session, source))
         return cls(source.spec, session)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
@@ -78,7 +78,7 @@ class OnnxRuntimeEngine(Engine):
             try:
                 run(binding)
             except Exception as error:  # onnxruntime's own classes derive from Exception only
-                raise AigcEdgeError(f"onnxruntime failed while evaluating {name!r}: {_first_line(error)}") from error
+                raise AigcEdgeError(f"onnxruntime failed while evaluating {name!r}: {first_line(error)}") from error
 
         return call
 
@@ -142,30 +142,13 @@ def open_session(
                 f"onnxruntime {ort.__version__} has no CPU kernels for the format {format} of {what}: choose the engine "
                 "openvino or another format"
             ) from error
-        raise BundleError(f"onnxruntime {ort.__version__} cannot load {what}: {_first_line(error)}") from error
+        raise BundleError(f"onnxruntime {ort.__version__} cannot load {what}: {first_line(error)}") from error
 
 
-def _check_signature(session: Any, source: EngineSource, relative: str) -> None:
-    for kind, actual, declared in (
-        ("inputs", session.get_inputs(), source.spec.inputs),
-        ("outputs", session.get_outputs(), source.spec.outputs),
-    ):
-        actual_types = {t.name: (t.type, len(t.shape)) for t in actual}
-        declared_types = {t.name: (_onnx_type(t), len(t.shape)) for t in declared}
-        if actual_types != declared_types:
-            raise BundleError(
-                f"{relative} of {source.bundle} has {kind} {_listed(actual_types)}, but its manifest declares "
-                f"{_listed(declared_types)}: the bundle is inconsistent, compile it again"
-            )
-
-
-def _onnx_type(tensor: TensorSpec) -> str:
-    return _TYPES.get(tensor.dtype, tensor.dtype)
-
-
-def _listed(signature: dict[str, tuple[str, int]]) -> str:
-    return ", ".join(f"{name}: {kind} of rank {rank}" for name, (kind, rank) in sorted(signature.items())) or "none"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+def _signature(session: Any, source: EngineSource) -> tuple[dict[str, str], dict[str, str]]:
+    """The types and ranks of the loaded network's tensors, and of those that the manifest declares."""
+    own, declared = (*session.get_inputs(), *session.get_outputs()), (*source.spec.inputs, *source.spec.outputs)
+    return (
+        {t.name: f"{t.type} of rank {len(t.shape)}" for t in own},
+        {t.name: f"{_TYPES.get(t.dtype, t.dtype)} of rank {len(t.shape)}" for t in declared},
+    )

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from aigc_edge.bundle.spec import ComponentSpec
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers
-from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature
+from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
 from aigc_edge.hardware import has_vnni
+
+_WHERE = ("Exception from", "Check ")  # lines of its messages that name a place in its source
 
 
 @ENGINES.register("openvino")
@@ -61,9 +63,10 @@ class OpenVinoEngine(Engine):
                 compiled = core.compile_model(network, "CPU", options)
             except (RuntimeError, ValueError) as error:
                 raise BundleError(
-                    f"OpenVINO {openvino.__version__} cannot load {relative} of {source.bundle}: {_first_line(error)}"
+                    f"OpenVINO {openvino.__version__} cannot load {relative} of {source.bundle}: {first_line(error, _WHERE)}"
                 ) from error
-        _check_signature(compiled, source, relative)
+        actual = {port.get_any_name(): str(port.get_element_type().to_dtype()) for port in (*compiled.inputs, *compiled.outputs)}
+        check_signature(source, relative, actual, {t.name: t.dtype for t in (*source.spec.inputs, *source.spec.outputs)})
         return cls(source.spec, compiled)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
@@ -80,25 +83,6 @@ class OpenVinoEngine(Engine):
             try:
                 infer(share_inputs=True, share_outputs=True)
             except RuntimeError as error:
-                raise AigcEdgeError(f"OpenVINO failed while evaluating {name!r}: {_first_line(error)}") from error
+                raise AigcEdgeError(f"OpenVINO failed while evaluating {name!r}: {first_line(error, _WHERE)}") from error
 
         return call
-
-
-def _check_signature(compiled: Any, source: EngineSource, relative: str) -> None:
-    for kind, actual, declared in (
-        ("inputs", compiled.inputs, source.spec.inputs),
-        ("outputs", compiled.outputs, source.spec.outputs),
-    ):
-        actual_types = {port.get_any_name(): str(port.get_element_type().to_dtype()) for port in actual}
-        declared_types = {t.name: t.dtype for t in declared}
-        if actual_types != declared_types:
-            raise BundleError(
-                f"{relative} of {source.bundle} has {kind} {actual_types}, but its manifest declares {declared_types}: "
-                "the bundle is inconsistent, compile it again"
-            )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line and not line.startswith(("Exception from", "Check "))]
-    return (lines or [type(error).__name__])[0][:300]

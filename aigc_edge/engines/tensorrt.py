@@ -10,7 +10,6 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,9 @@ import numpy as np
 from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import cuda_driver
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, made_as
-from aigc_edge.engines.tensorrt_module import import_tensorrt, installed
-from aigc_edge.engines.tensorrt_network import TensorRTNetwork, accepted
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, module_version, shapes_of
-from aigc_edge.engines.tensorrt_support import FEATURES
-from aigc_edge.errors import BundleError, EngineUnavailable
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature, made_as
+from aigc_edge.engines.plans.module import accepted, import_tensorrt, installed, module_version
+from aigc_edge.errors import EngineUnavailable
 
 AMPERE = 80
 HOST_CODE = "AIGC_EDGE_PLAN_HOST_CODE"  # 1: load version-compatible plans, which contain host code
@@ -40,7 +36,12 @@ class TensorRTEngine(Engine):
     """A plan with one execution context; batches larger than its profile's maximum run in several evaluations."""
 
     name, devices = "tensorrt", ("cuda",)
-    features = FEATURES
+    features = (
+        dict.fromkeys(("fp16", "int8w"), 75)
+        | dict.fromkeys(("fp32", "bf16", "int8", "int4"), 80)
+        | dict.fromkeys(("fp8", "fp8w"), 89)
+        | dict.fromkeys(("nvfp4", "w4a4"), 100)
+    )
     schedule_engine = "onnxruntime"
 
     def __init__(self, spec: ComponentSpec, engine: Any, stream: cuda_driver.Stream, largest: int) -> None:
@@ -80,7 +81,9 @@ class TensorRTEngine(Engine):
                 f"{module} here cannot load the {source.format} plan of {source.spec.name!r} on {device.name}: it was "
                 "built with another version or for another GPU; build it here with aigc-edge build --force"
             )
-        _check_signature(import_tensorrt(module), engine, source)
+        trt, names = import_tensorrt(module), [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        actual = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name for name in names}
+        check_signature(source, "the plan", actual, {t.name: t.dtype for t in (*source.spec.inputs, *source.spec.outputs)})
         largest = int(engine.get_tensor_profile_shape(source.spec.inputs[0].name, 0)[2][0])
         return cls(source.spec, engine, stream, largest)
 
@@ -112,6 +115,8 @@ class TensorRTEngine(Engine):
         return call
 
     def on_device(self, device: str) -> Callable[..., Any]:
+        from aigc_edge.engines.plans.network import TensorRTNetwork  # here, as tensorrt_plan: "auto" imports every engine
+
         return TensorRTNetwork(self.spec, self._engine, self._largest, device)
 
     def close(self) -> None:
@@ -139,13 +144,16 @@ def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, b
     if source.files.packed:
         raise EngineUnavailable(f"{what} {problem}: add it with aigc-edge build {source.bundle}")
     warnings.warn(f"{what} {problem}: it is built now, once; aigc-edge build {source.bundle} adds it", stacklevel=2)
+    from aigc_edge.engines.plans import plan as tensorrt_plan
+
     relative, module = source.model_file("tensorrt"), modules[0]
     name = device.name if module == "tensorrt" else ""
     format = made_as(relative, source.format)
-    request = PlanRequest(source.bundle / relative, format, device.sm, device.name, module=module, device=name)
-    if source.component.dims:  # only for the size that the bundle was opened at, which the spec already contains
-        request = replace(request, shapes=shapes_of(source.spec, [(0, 0)], request.batches))
-    return module, build_plan(request).file.read_bytes()
+    # The size that the bundle was opened at is already in the spec: any one leaves its shapes as they are.
+    shapes = tensorrt_plan.shapes_of(source.spec, [(0, 0)] if source.component.dims else [], tensorrt_plan.BATCHES)
+    onnx = source.bundle / relative
+    request = tensorrt_plan.PlanRequest(onnx, format, device.sm, device.name, module=module, device=name, shapes=shapes)
+    return module, tensorrt_plan.build_plan(request).file.read_bytes()
 
 
 def _for_device(plan: PlanEntry, device: cuda_driver.Device) -> bool:
@@ -169,13 +177,3 @@ def _loadable(plan: PlanEntry, version: str) -> bool:
 
 def _host_code() -> bool:
     return os.environ.get(HOST_CODE, "") not in ("", "0")
-
-
-def _check_signature(trt: Any, engine: Any, source: EngineSource) -> None:
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    actual = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name for name in names}
-    declared = {t.name: t.dtype for t in (*source.spec.inputs, *source.spec.outputs)}
-    if actual != declared:
-        raise BundleError(
-            f"the plan of {source.spec.name!r} has {actual}, but its manifest declares {declared}: compile the bundle again"
-        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aigc_edge.compile.request import CompileRequest, this_machine
 from aigc_edge.engines.formats import formats_of, runs_on
-from aigc_edge.engines.tensorrt_support import limit_of
+from aigc_edge.engines.plans.support import limit_of
 from aigc_edge.preflight import predict
 from aigc_edge.preflight.processor import measured
 from aigc_edge.preflight.survey import Survey

@@ -11,7 +11,6 @@ from typing import Any
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.report.summary import verified
 
 PLANS = "tensorrt"  # the graph of a format that plans are built from, if it has a separate one
 
@@ -57,7 +56,7 @@ def read(bundle: str | os.PathLike[str]) -> Facts:
 
     Raises BundleError for a damaged bundle, AigcEdgeError for one without quantised formats.
     """
-    opened = verified(bundle)
+    opened = Bundle.open(bundle, verify=True)
     path, manifest = opened.path, opened.manifest
     if "quality.json" not in manifest.files:
         raise AigcEdgeError(f"{path} has no quality card: compile it again")

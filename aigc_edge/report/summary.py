@@ -1,4 +1,4 @@
-"""The output of `aigc-edge inspect`: a bundle read and verified by the native reader, as in sampling."""
+"""The output of `aigc-edge inspect`."""
 
 from __future__ import annotations
 
@@ -7,46 +7,30 @@ import math
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from aigc_edge import _core, text
-from aigc_edge.bundle.bundle import Bundle, existing
+from aigc_edge import text
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.component import SCHEDULE
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.bundle.sizes import named
 from aigc_edge.bundle.spec import TensorSpec
+from aigc_edge.bundle.storage import MANIFEST, Storage
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
 
 WIDTH = 100
-VERIFY_ALL = 1
-
-
-def verified(path: str | os.PathLike[str]) -> Bundle:
-    """The bundle at `path`, after the native reader has verified the hash of every file.
-
-    Raises BundleError when the bundle is missing, damaged, tampered with or of a newer version.
-    """
-    return Bundle.of(Path(path), _verified_text(path), validated=True)
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The members of the manifest of the bundle at `path` as they are stored, with "verified" (files) and "total_bytes" added.
 
-    Every file is hashed first. Raises as `verified` does.
+    Every file is hashed first. Raises as `Bundle.open` does.
     """
-    stored = _verified_text(path)
-    manifest = Bundle.of(Path(path), stored, validated=True).manifest
-    return json.loads(stored) | {"verified": len(manifest.files), "total_bytes": manifest.total_bytes}
-
-
-def _verified_text(path: str | os.PathLike[str]) -> str:
-    handle = _core.Handle(os.fspath(existing(path)), None, verify=VERIFY_ALL)
-    try:
-        return str(handle.manifest)
-    finally:
-        handle.close()
+    bundle = Bundle.open(path, verify=True)
+    with Storage(bundle.path) as storage:
+        stored = json.loads(storage.read(MANIFEST))
+    return stored | {"verified": len(bundle.manifest.files), "total_bytes": bundle.manifest.total_bytes}
 
 
 def program_of(manifest: Manifest, name: str) -> Program:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import statistics
 import time
 from typing import Any
 
@@ -97,7 +96,7 @@ def _measure(bundle: Bundle, format: str, threads: int, names: list[str]) -> dic
             break
     for loaded in engines:
         loaded.close()
-    return {engine: statistics.median(values) for engine, values in taken.items()}
+    return {engine: float(np.median(values)) for engine, values in taken.items()}
 
 
 def _values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:

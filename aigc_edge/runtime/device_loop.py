@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import Engine, sample_dtype
-from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
-from aigc_edge.ops import latent_to_rgb8, randn
-from aigc_edge.ops._op import native_core
 from aigc_edge.runtime.initial_state import classes_of_seeds, seeds_of
 from aigc_edge.runtime.request import SampleRequest
 
@@ -31,6 +28,8 @@ def without_gpu() -> str | None:
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed, which owns the memory on the GPU: pip install 'aigc-edge[train]'"
     import torch
+
+    from aigc_edge.ops import native_core  # here, as below: sampling on a CPU imports no ops
 
     if not torch.cuda.is_available():
         built = "its build has no CUDA" if torch.version.cuda is None else "there is no NVIDIA GPU with a driver"
@@ -152,6 +151,8 @@ class DeviceLoop:
     def _latents(self, seeds: NDArray[np.uint64], latents: NDArray[np.float32] | None, part: slice) -> Any:
         import torch
 
+        from aigc_edge.ops import randn
+
         if latents is not None:
             return self._to_device(latents[part])
         normals: Any = torch.empty((len(seeds), *self._shape), device=self._device)
@@ -187,6 +188,8 @@ class DeviceLoop:
 
     def _denoiser(self, program: Program) -> Any:
         """The denoiser with the inputs that each row of `program` fixes: the schedule constants and the guidance weight."""
+        from aigc_edge.engines.constants import Constants
+
         network = self._networks["denoiser"]
         names = [t.name for t in self._specs["denoiser"].inputs if t.role == "constant"]
         constants = Constants.of(self._bundle) if names else None
@@ -213,6 +216,8 @@ class DeviceLoop:
 
     def _bytes(self, samples: Any) -> Any:
         import torch
+
+        from aigc_edge.ops import latent_to_rgb8
 
         low, high = (float(bound) for bound in self._bundle.manifest.output_range)
         count, channels, height, width = samples.shape

@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.diffusion import Program, noise
+from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.images import to_float
-from aigc_edge.ops import randn
-from aigc_edge.ops._philox import philox
-from aigc_edge.runtime.request import SEEDS, SampleRequest
+from aigc_edge.runtime.request import PHILOX, SEEDS, SampleRequest
 
 CLASS_DRAW = 0xFFFFFFFF  # the draw of a seed that no row reaches
 
@@ -27,6 +24,8 @@ def seeds_of(request: SampleRequest) -> NDArray[np.uint64]:
 
 def classes_of_seeds(seeds: NDArray[np.uint64], num_classes: int) -> NDArray[np.int64]:
     """The classes [N] that the native sampler draws from seeds [N] (csrc/runtime/sampler.cpp: drawn_class)."""
+    from aigc_edge.ops._philox import philox  # here: the native sampler draws what most requests need
+
     low, high = seeds & np.uint64(0xFFFFFFFF), seeds >> np.uint64(32)
     first = philox((0, CLASS_DRAW, 0, 0), (low, high))[0].astype(np.uint64)
     return ((first * np.uint64(num_classes)) >> np.uint64(32)).astype(np.int64)
@@ -34,6 +33,8 @@ def classes_of_seeds(seeds: NDArray[np.uint64], num_classes: int) -> NDArray[np.
 
 def latents_of(request: SampleRequest, sample_shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The latents [N, *sample_shape] that the native sampler draws from the seeds."""
+    from aigc_edge.ops import randn
+
     latents = np.empty((request.count, *sample_shape), np.float32)
     randn(seeds_of(request), 0, latents.reshape(request.count, -1))
     return latents
@@ -71,10 +72,12 @@ def _noise(
     """Latents and what the rows add; None for what the native sampler draws itself."""
     source, latents = request.noise, request.latents
     if source is None or isinstance(source, str):
-        if source in (None, noise.PHILOX):
+        if source in (None, PHILOX):
             return latents, None
+        from aigc_edge.diffusion import noise
+
         if source not in noise.NOISES:
-            raise AigcEdgeError(f"noise is {source!r}: it must be {noise.PHILOX}, {', '.join(noise.NOISES)}, or an array")
+            raise AigcEdgeError(f"noise is {source!r}: it must be {PHILOX}, {', '.join(noise.NOISES)}, or an array")
         drawn = noise.draw(source, seeds_of(request), sample_shape, 1 + draws)
         return (drawn[0] if latents is None else latents), drawn[1:]
     wanted = (draws, request.count, *sample_shape)
@@ -92,6 +95,8 @@ def _known(request: SampleRequest, sample_shape: tuple[int, ...], output_range: 
         return request.known
     if mask is None and strength >= 1:
         raise AigcEdgeError("an image was given alone: give a strength below 1 (image to image), or a mask (inpainting)")
+    from aigc_edge.images import to_float
+
     values = to_float(image, *(float(bound) for bound in output_range))
     if values.shape != (n, *sample_shape) or len(sample_shape) != 3:
         channels, height, width = sample_shape if len(sample_shape) == 3 else (0, 0, 0)

@@ -20,17 +20,19 @@ from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
 from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
-from aigc_edge.engines.constants import Constants, schedule_source
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.runtime import device_loop
 from aigc_edge.runtime.conditions import Conditions, texts
 from aigc_edge.runtime.initial_state import initial_state
 from aigc_edge.runtime.programs import Programs
-from aigc_edge.runtime.request import Prompt, SampleOptions, SampleRequest, as_request
+from aigc_edge.runtime.request import Prompt, SampleRequest, as_request
 from aigc_edge.runtime.text_encoders import TextEncoders
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from aigc_edge.engines.constants import Constants
+    from aigc_edge.runtime.request import SampleOptions
 
 Progress = Callable[[int, int], None]
 Watch = Callable[[str, int, Buffers, Buffers], None]
@@ -76,7 +78,7 @@ class Pipeline:
         self._handle = _core.Handle(
             os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=image
         )
-        self._bundle = Bundle.of(self.path, self._handle.manifest, validated=True).at(image)
+        self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)
@@ -126,6 +128,8 @@ class Pipeline:
                 array.fill(0)
             return lambda row, num_rows: None
         if "schedule" not in self._engines:
+            from aigc_edge.engines.constants import schedule_source
+
             source = schedule_source(self._bundle, self.manifest.components[SCHEDULE])
             source.files.read(source.model_file())  # checks its hash, which opening did not
             self._engines["schedule"] = require(ENGINES[self.engine].schedule_engine or self.engine).load(source, threads=1)
@@ -233,6 +237,8 @@ class Pipeline:
             elif tensor.role == "guidance" and tensor.name in inputs:
                 inputs[tensor.name] = np.broadcast_to(np.asarray(inputs[tensor.name], np.float32), (len(sample),))
             elif tensor.role == "constant":
+                from aigc_edge.engines.constants import Constants
+
                 self._constants = self._constants or Constants.of(self._bundle)
                 assert self._constants is not None
                 inputs[tensor.name] = np.concatenate([self._constants(float(time))[tensor.name] for time in times])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aigc_edge._core import Handle
 from aigc_edge.bundle.manifest import Manifest
-from aigc_edge.diffusion import SOLVERS, Program, build, truncate
+from aigc_edge.diffusion import SOLVERS, Program, build
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -46,6 +46,8 @@ class Programs:
             return program_name
         part = f"{program_name} strength {strength:g}"
         if part not in self._known:
+            from aigc_edge.diffusion import truncate
+
             self.add(part, truncate(self._known[program_name], strength))
         return part
 

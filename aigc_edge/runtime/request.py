@@ -5,18 +5,47 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aigc_edge.errors import AigcEdgeError
 
 if TYPE_CHECKING:  # the command line is built from this module: NumPy is imported where it is used
+    from typing import TypedDict
+
     import numpy as np
     from numpy.typing import NDArray
 
     Integers = int | Sequence[int] | NDArray[np.integer[Any]]
 
+    class SampleOptions(TypedDict, total=False):
+        """The fields of `SampleRequest` but for the count, as keyword arguments."""
+
+        seed: int
+        seeds: Integers | None
+        classes: Integers | None
+        negative_classes: Integers | None
+        prompt: Prompt | None
+        negative_prompt: Prompt | None
+        conditions: Mapping[str, NDArray[Any]] | None
+        negative_conditions: Mapping[str, NDArray[Any]] | None
+        program: str | None
+        solver: str | None
+        steps: int | None
+        guidance_scale: float | None
+        guidance_rescale: float | None
+        latents: NDArray[np.float32] | None
+        noise: str | NDArray[np.float32] | None
+        image: NDArray[Any] | None
+        strength: float
+        mask: NDArray[Any] | None
+        known: NDArray[np.float32] | None
+        known_noise: NDArray[np.float32] | None
+        output: Output
+
+
 Prompt = str | Sequence[str]
 Output = Literal["uint8", "float32"]
+PHILOX = "philox"  # noise that the kernels draw
 OUTPUTS = ("uint8", "float32")
 SEEDS = 2**64
 MAX_COUNT = 2**31 - 1
@@ -110,7 +139,7 @@ class SampleRequest:
     guidance_scale: float | None = None
     guidance_rescale: float | None = None
     latents: NDArray[np.float32] | None = None
-    noise: str | NDArray[np.float32] | None = "philox"
+    noise: str | NDArray[np.float32] | None = PHILOX
     image: NDArray[Any] | None = None
     strength: float = 1.0
     mask: NDArray[Any] | None = None
@@ -157,37 +186,11 @@ class SampleRequest:
         return replace(self, count=count, **seeds, **own)
 
 
-class SampleOptions(TypedDict, total=False):
-    """The fields of `SampleRequest` but for the count, as keyword arguments."""
-
-    seed: int
-    seeds: Integers | None
-    classes: Integers | None
-    negative_classes: Integers | None
-    prompt: Prompt | None
-    negative_prompt: Prompt | None
-    conditions: Mapping[str, NDArray[Any]] | None
-    negative_conditions: Mapping[str, NDArray[Any]] | None
-    program: str | None
-    solver: str | None
-    steps: int | None
-    guidance_scale: float | None
-    guidance_rescale: float | None
-    latents: NDArray[np.float32] | None
-    noise: str | NDArray[np.float32] | None
-    image: NDArray[Any] | None
-    strength: float
-    mask: NDArray[Any] | None
-    known: NDArray[np.float32] | None
-    known_noise: NDArray[np.float32] | None
-    output: Output
-
-
 def as_request(n: int | SampleRequest, options: SampleOptions) -> SampleRequest:
     """`n` samples with `options`, or the request `n` with `options` in place of its own."""
     if isinstance(n, SampleRequest):
         return replace(n, **options) if options else n
-    unknown = sorted(set(options) - set(SampleOptions.__annotations__))
+    unknown = sorted(set(options) - set(SampleRequest.__dataclass_fields__))
     if unknown:
         raise TypeError(f"sample() got an unexpected keyword argument {unknown[0]!r}")
     return SampleRequest(count=n, **options)

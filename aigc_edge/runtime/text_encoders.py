@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.engines.base import Engine, shape_of
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.runtime.tokenizer import Tokenize, tokenizer
+
+if TYPE_CHECKING:
+    from aigc_edge.runtime.tokenizer import Tokenize
 
 CACHED_PROMPTS = 32  # whose conditions are cached: a few megabytes each with the largest encoders
 Arrays = dict[str, NDArray[np.float32]]
@@ -72,6 +75,8 @@ class TextEncoders:
 
     def _encode(self, name: str, prompt: str) -> Arrays:
         if name not in self._tokenizers:
+            from aigc_edge.runtime.tokenizer import tokenizer
+
             assert self._text is not None  # the manifest has a tokenizer for every encoder
             entry = self._text.encoders[name]
             self._tokenizers[name] = tokenizer(self._read(entry.tokenizer), entry.length, entry.pad, entry.tokenizer)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.errors import AigcEdgeError, BundleError, first_line
 
 Tokenize = Callable[[str], NDArray[np.int64]]
 
@@ -37,21 +37,17 @@ def tokenizer(data: bytes, length: int, pad: int, what: str) -> Tokenize:
         library.enable_truncation(max_length=length)
         library.enable_padding(length=length, pad_id=pad, pad_token=library.id_to_token(pad) or "[PAD]")
     except Exception as error:  # the library raises Exception itself
-        raise BundleError(f"tokenizers {tokenizers.__version__} cannot read {what}: {_first_line(error)}") from error
+        raise BundleError(f"tokenizers {tokenizers.__version__} cannot read {what}: {first_line(error)}") from error
 
     def tokenize(prompt: str) -> NDArray[np.int64]:
         try:
             ids = library.encode(prompt).ids
         except Exception as error:  # also a lone surrogate, which is not Unicode text
             raise AigcEdgeError(
-                f"the prompt {prompt!r:.80} cannot be tokenized ({_first_line(error)}): give other text"
+                f"the prompt {prompt!r:.80} cannot be tokenized ({first_line(error)}): give other text"
             ) from error
         if len(ids) != length:
             raise BundleError(f"{what} makes {len(ids)} tokens, not {length}: compile the bundle again")
         return np.array(ids, np.int64)
 
     return tokenize
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

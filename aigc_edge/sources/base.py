@@ -73,11 +73,19 @@ class SourceComponent:
 
         return export_component(self, path)
 
-    def compare(self, whole: Path, evaluate: Evaluate, what: str, **options: Any) -> list[dict[str, Any]]:
+    def compare(
+        self,
+        whole: Path,
+        evaluate: Evaluate,
+        what: str,
+        *,
+        one_timestep: bool = False,
+        done: Callable[[], None] = lambda: None,
+    ) -> list[dict[str, Any]]:
         """Compare `evaluate`, described by `what`, with torch (or the file `whole` that `write` wrote); see `export.onnx`."""
         from aigc_edge.export.onnx import compare
 
-        return compare(self, evaluate, what, **options)
+        return compare(self, evaluate, what, one_timestep=one_timestep, done=done)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from aigc_edge.diffusion import Program, noise
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.metrics.paired import relative_l2
 from aigc_edge.runtime.pipeline import Pipeline
-from aigc_edge.verify.base import PEERS, NetworkInput, SamplerInputs, SamplerTrace
-from aigc_edge.verify.verification import Verification
+from aigc_edge.verify.base import PEERS, NetworkInput, SamplerInputs, SamplerTrace, Verification
 
 SOURCE = "torch-cpu"  # the noise of both sides, which a scheduler draws with generators of the same seeds
 

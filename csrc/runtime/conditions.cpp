@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/tensor.hpp"
 
 namespace ae {
 namespace {
@@ -16,12 +17,6 @@ std::string list(const Component* denoiser) {
   for (const TensorSpec& input : denoiser->inputs)
     if (input.role == Role::kCondition) names += (names.empty() ? "" : ", ") + input.name;
   return names;
-}
-
-std::string shape_text(const int64_t* shape, size_t rank) {
-  std::string text = "[";
-  for (size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return text + "]";
 }
 
 void check_tensor(const ae_tensor& t, const TensorSpec& spec, int64_t samples, const std::string& what) {

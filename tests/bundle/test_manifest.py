@@ -20,7 +20,7 @@ from aigc_edge.bundle import manifest as module
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.component import KINDS
 from aigc_edge.bundle.manifest import Manifest
-from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.errors import AigcEdgeError
 
 FOLDER = Path(__file__).resolve().parent / "manifests"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))
@@ -63,8 +63,17 @@ def write(folder: Path, text: str, base: str) -> Path:
     return folder
 
 
+def refused(path: Path) -> str | None:
+    """What `Bundle.open` refuses a bundle with; None: it takes it."""
+    try:
+        Bundle.open(path)
+    except AigcEdgeError as error:
+        return str(error)
+    return None
+
+
 def native(path: Path) -> str | None:
-    """What the native reader refuses a bundle with; None: it takes it."""
+    """What the native reader alone refuses it with."""
     try:
         _core.Handle(str(path), None, verify=VERIFY_NONE).close()
     except AigcEdgeError as error:
@@ -72,19 +81,10 @@ def native(path: Path) -> str | None:
     return None
 
 
-def python(path: Path) -> str | None:
-    """What `Bundle.open` refuses it with."""
-    try:
-        Bundle.open(path)
-    except BundleError as error:
-        return str(error)
-    return None
-
-
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_both_readers_take_or_refuse(case: dict[str, Any], tmp_path: Path) -> None:
     path = write(tmp_path, text_of(case), case["base"])
-    theirs, ours = native(path), python(path)
+    theirs, ours = native(path), refused(path)
     assert (ours is None) == (case["verdict"] == "valid"), ours
     if case["verdict"] != "python":
         assert (theirs is None) == (ours is None), theirs
@@ -105,16 +105,14 @@ def test_a_manifest_is_written_as_it_was_read(base: str) -> None:
     value = json.loads(BASES[base]) | {"later": [1]}
     manifest = Manifest.from_json(value)
     assert manifest.extra == {"later": [1]}
-    again = Manifest.parse(manifest.to_text())
-    assert again == manifest
-    assert again.to_text() == manifest.to_text()
     written = manifest.to_json()
+    again = Manifest.from_json(json.loads(json.dumps(written)))
+    assert {**again._asdict(), "programs": dict(again.programs)} == {**manifest._asdict(), "programs": dict(manifest.programs)}
+    assert again.to_json() == written
     for name in set(value) - {"components", "programs"}:
         assert written[name] == value[name]
     for name, component in value["components"].items():
         assert {key: written["components"][name][key] for key in component} == component
-    trusted = Manifest.parse(manifest.to_text(), validated=True)
-    assert trusted == manifest
 
 
 def test_random_changes_are_judged_alike(tmp_path: Path) -> None:
@@ -139,7 +137,7 @@ def test_random_changes_are_judged_alike(tmp_path: Path) -> None:
         if PYTHON_ONLY & set(map(str, path)) or "files" in path:
             continue
         bundle = write(tmp_path / str(trial), json.dumps(value), base)
-        theirs, ours = native(bundle), python(bundle)
+        theirs, ours = native(bundle), refused(bundle)
         assert (theirs is None) == (ours is None), (path, theirs, ours)
 
 

@@ -12,9 +12,10 @@ from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.cli import main
 from aigc_edge.compile import build, build_targets
 from aigc_edge.compile.build import build_bundle
-from aigc_edge.engines import cuda_driver, tensorrt_plan
-from aigc_edge.engines.tensorrt_module import installed
-from aigc_edge.engines.tensorrt_options import BuildOptions
+from aigc_edge.engines import cuda_driver
+from aigc_edge.engines.plans import plan as tensorrt_plan
+from aigc_edge.engines.plans.module import installed
+from aigc_edge.engines.plans.options import BuildOptions
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
 from aigc_edge.report.summary import describe
@@ -118,7 +119,7 @@ def _amend(bundle, change, files):
     opened = Bundle.open(bundle, verify=True)
     members = opened.manifest.to_json()
     change(members)
-    opened.amend(Manifest.from_json(members, validated=True), files=files)
+    opened.amend(Manifest.from_json(members), files=files)
 
 
 @pytest.fixture

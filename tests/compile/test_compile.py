@@ -23,7 +23,7 @@ from aigc_edge.export import split
 from aigc_edge.metrics import classifier
 from aigc_edge.metrics.paired import psnr, relative_l2
 from aigc_edge.models.base import FAMILIES
-from aigc_edge.report.summary import render, verified
+from aigc_edge.report.summary import render
 
 MODELS = {
     "diffusion": {"widths": [8, 16], "blocks": [1, 1], "embedding": 16, "sigma_data": 0.5},
@@ -168,7 +168,7 @@ def test_the_schedule_is_taken_out_and_said(bundles, runs):
     assert timesteps == sorted(map(float, wanted))
     assert manifest["files"][schedule["table"]["file"]]["bytes"] == len(timesteps) * 16 * 4
     assert list(schedule["formats"]) == ["fp32"]
-    text = render(verified(bundles["diffusion"]).manifest)
+    text = render(Bundle.open(bundles["diffusion"], verify=True).manifest)
     assert f"schedule: 9 of {removed['of_operators']} operators, " in text
     assert f"{len(timesteps)} timesteps" in text
     assert list(Bundle.open(bundles["gan"]).manifest.to_json()["components"]) == ["decoder"]
@@ -185,7 +185,7 @@ def test_a_bundle_lists_what_its_networks_take(runs, tmp_path, options, roles, s
     compile_source(runs["diffusion"], tmp_path / "a.aigc", formats=["fp32"], samples=2, threads=1, **options)
     denoiser = Bundle.open(tmp_path / "a.aigc").manifest.to_json()["components"]["denoiser"]
     assert [t["role"] for t in denoiser["inputs"]] == roles
-    text = render(verified(tmp_path / "a.aigc").manifest)
+    text = render(Bundle.open(tmp_path / "a.aigc", verify=True).manifest)
     assert f"schedule: {said}" in text if said else "schedule:" not in text
 
 
@@ -196,7 +196,7 @@ def test_with_and_without_schedule_constants_it_generates_the_same(bundles, runs
     manifest = Bundle.open(whole, verify=True).manifest.to_json()
     assert list(manifest["components"]) == ["denoiser"]
     assert manifest["components"]["denoiser"]["schedule_constants"] == {"operators": 0, "reason": "it would not be exact"}
-    assert "no operators removed (it would not be exact)" in render(verified(whole).manifest)
+    assert "no operators removed (it would not be exact)" in render(Bundle.open(whole, verify=True).manifest)
     seed, classes = int(rng.integers(2**60)), rng.integers(-1, 10, 32)
     with (
         aigc_edge.open(whole, threads=1) as one,

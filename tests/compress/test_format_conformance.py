@@ -22,7 +22,8 @@ from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.weights import weights_of
 from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.config import names
-from aigc_edge.engines.formats import engines_of
+from aigc_edge.engines.base import ENGINES
+from aigc_edge.engines.formats import least_capability
 
 Family = tuple[Path, Any, Any, int]
 # Formats that say nothing of themselves: what they reached when they were written.
@@ -34,7 +35,7 @@ def _networks(out: Path, format: type, name: str) -> dict[str, Callable[..., Any
     """The written file as its nodes say, and in an engine that the format names and that is here."""
     model = onnx.load(out)
     found: dict[str, Callable[..., Any]] = {"folded": graph.Network(in_float32(folded(model)), exact=True)}
-    engines = engines_of(format)
+    engines = [name for name in ENGINES if least_capability(format, ENGINES[name]) is not None]
     if "onnxruntime" in engines:
         found["onnxruntime"] = graph.Network(out, exact=name != "int8")
     elif "openvino" in engines and importlib.util.find_spec("openvino"):

@@ -16,7 +16,7 @@ from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.config import names
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.engines.formats import least_capability
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
+from aigc_edge.engines.plans.plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aigc_edge.compress.format import parse
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
+from aigc_edge.engines.plans.plan import PlanRequest, build_plan
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 

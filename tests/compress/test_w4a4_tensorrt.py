@@ -13,8 +13,8 @@ from onnx import helper
 
 from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.format import parse
-from aigc_edge.engines.tensorrt_graph import check_model
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
+from aigc_edge.engines.plans.graph import check_model
+from aigc_edge.engines.plans.plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 import zipfile
@@ -26,12 +25,12 @@ def test_a_packed_bundle_gives_the_same_bits(network, tmp_path):
     with zipfile.ZipFile(file, "w") as archive:
         archive.write(network.folder / "net.onnx", "net.onnx")
     source = network.source()
-    packed = OnnxRuntimeEngine.load(dataclasses.replace(source, files=Files(file)), threads=1)
+    packed = OnnxRuntimeEngine.load(source._replace(files=Files(file)), threads=1)
     folder = OnnxRuntimeEngine.load(source, threads=1)
     inputs = network.inputs(3, seed=0)
     np.testing.assert_array_equal(packed.evaluate(inputs)["output"], folder.evaluate(inputs)["output"])
     with pytest.raises(BundleError, match=r"lacks gone\.onnx"):
-        OnnxRuntimeEngine.load(dataclasses.replace(network.source("gone"), files=Files(file)), threads=1)
+        OnnxRuntimeEngine.load(network.source("gone")._replace(files=Files(file)), threads=1)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -58,14 +57,14 @@ def test_a_manifest_of_another_network_is_refused(network, change):
     source = network.source()
     first, *others = source.spec.inputs
     wrong = {
-        "name": (dataclasses.replace(first, name="x"), *others),
-        "dtype": (dataclasses.replace(first, dtype="float64"), *others),
-        "rank": (dataclasses.replace(first, shape=(BATCH, 3)), *others),
+        "name": (first._replace(name="x"), *others),
+        "dtype": (first._replace(dtype="float64"), *others),
+        "rank": (first._replace(shape=(BATCH, 3)), *others),
         "fewer": (first,),
     }[change]
     spec = ComponentSpec("denoiser", wrong, source.spec.outputs)
     with pytest.raises(BundleError, match="inconsistent"):
-        OnnxRuntimeEngine.load(dataclasses.replace(source, component=dataclasses.replace(source.component, spec=spec)), threads=1)
+        OnnxRuntimeEngine.load(source._replace(component=source.component._replace(spec=spec)), threads=1)
 
 
 def test_threads_must_be_a_whole_number_from_one(network):

@@ -5,7 +5,6 @@ They prove the order of the calls, the copies and the parts of large batches; no
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import sys
 from types import SimpleNamespace
@@ -17,8 +16,9 @@ import pytest
 from aigc_edge.bundle.component import PlanEntry
 from aigc_edge.bundle.storage import Files
 from aigc_edge.engines import cuda_driver, tensorrt
+from aigc_edge.engines.plans import plan as tensorrt_plan
+from aigc_edge.engines.plans.plan import TensorRTPlan
 from aigc_edge.engines.tensorrt import TensorRTEngine
-from aigc_edge.engines.tensorrt_plan import TensorRTPlan
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 
 LARGEST = 4
@@ -140,7 +140,7 @@ def machine(network, monkeypatch):
     monkeypatch.setattr(tensorrt, "installed", lambda: state.modules)
     monkeypatch.setattr(tensorrt, "import_tensorrt", lambda name: SimpleNamespace(nptype=lambda dtype: dtype))
     monkeypatch.setattr(tensorrt, "_runtime", runtime)
-    monkeypatch.setattr(tensorrt, "build_plan", build)
+    monkeypatch.setattr(tensorrt_plan, "build_plan", build)
     monkeypatch.setattr(tensorrt, "module_version", lambda module: "1.7")
     return state
 
@@ -151,7 +151,7 @@ def _with_plans(network, *plans):
     for index, (sm, format, module) in enumerate(plans):
         (network.folder / f"{index}.plan").write_bytes(f"plan {index}".encode())
         entries.append(PlanEntry("tensorrt", format, "rtx-30", f"{index}.plan", sm, f"{module} 1.7"))
-    return dataclasses.replace(source, component=dataclasses.replace(source.component, engines=tuple(entries)))
+    return source._replace(component=source.component._replace(engines=tuple(entries)))
 
 
 @pytest.mark.parametrize("batch", [1, 3, LARGEST, LARGEST + 1, 2 * LARGEST + 1])
@@ -204,9 +204,7 @@ def test_it_is_built_from_the_graph_that_was_made_for_tensorrt(network, machine)
     source = network.source()
     formats = {"fp32": {"file": "net.onnx", "tensorrt": "net.tensorrt.onnx"}}
     with pytest.warns(UserWarning, match="built now"):
-        TensorRTEngine.load(
-            dataclasses.replace(source, component=dataclasses.replace(source.component, formats=formats)), threads=1
-        )
+        TensorRTEngine.load(source._replace(component=source.component._replace(formats=formats)), threads=1)
     assert machine.built[0].onnx == network.folder / "net.tensorrt.onnx"
     assert source.model_file("onnxruntime") == "net.onnx"
 
@@ -227,7 +225,7 @@ def _entries(source, *changes):
     """The source with its only plan's entry changed, once for each of `changes`."""
     (entry,) = source.component.engines
     engines = tuple(entry._replace(**change) for change in changes)
-    return dataclasses.replace(source, component=dataclasses.replace(source.component, engines=engines))
+    return source._replace(component=source.component._replace(engines=engines))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +266,7 @@ def test_plans_with_code_of_their_own_are_loaded_only_where_the_user_says_so(net
 def test_a_packed_bundle_is_finished_by_a_command(network, machine, refusal, tmp_path):
     file = tmp_path / "packed.aigc"
     file.write_bytes(b"x")
-    source = dataclasses.replace(network.source(), files=Files(file))
+    source = network.source()._replace(files=Files(file))
     with pytest.raises(EngineUnavailable) as error:
         TensorRTEngine.load(source, threads=1)
     assert f"add it with aigc-edge build {file}" in refusal(error.value)

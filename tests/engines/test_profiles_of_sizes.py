@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
-from aigc_edge.engines import tensorrt_plan
-from aigc_edge.engines.tensorrt_module import installed
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan, shapes_of
+from aigc_edge.engines.plans import plan as tensorrt_plan
+from aigc_edge.engines.plans.module import installed
+from aigc_edge.engines.plans.plan import PlanRequest, build_plan, shapes_of
 from aigc_edge.errors import AigcEdgeError
 
 SIZES = [(64, 96), (32, 128)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aigc_edge.engines.tensorrt_graph import RequestedLayer, check_model
+from aigc_edge.engines.plans.graph import RequestedLayer, check_model
 from aigc_edge.errors import AigcEdgeError
 
 onnx = pytest.importorskip("onnx")

@@ -12,11 +12,11 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.engines.cache import VARIABLE, cache_limit
 from aigc_edge.engines.formats import formats_of
-from aigc_edge.engines.tensorrt_cache import evict, find, typical_seconds
-from aigc_edge.engines.tensorrt_graph import RequestedLayer
-from aigc_edge.engines.tensorrt_limits import check_precision, compare_with_log, expected_fallbacks, sentences, with_outputs
-from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
-from aigc_edge.engines.tensorrt_support import Limit
+from aigc_edge.engines.plans.cache import evict, find, typical_seconds
+from aigc_edge.engines.plans.graph import RequestedLayer
+from aigc_edge.engines.plans.limits import check_precision, compare_with_log, expected_fallbacks, sentences, with_outputs
+from aigc_edge.engines.plans.options import BuildOptions, check_options
+from aigc_edge.engines.plans.support import Limit
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
 

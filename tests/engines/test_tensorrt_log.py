@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aigc_edge.engines.tensorrt_log import layers_of, summary
+from aigc_edge.engines.plans.log import layers_of, summary
 
 
 def _tensors(text):

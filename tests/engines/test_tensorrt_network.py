@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from aigc_edge.diffusion import build, prepare, sample
+from aigc_edge.engines.plans.network import TensorRTNetwork
 from aigc_edge.engines.tensorrt import TensorRTEngine
-from aigc_edge.engines.tensorrt_network import TensorRTNetwork
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
 
 torch = pytest.importorskip("torch")

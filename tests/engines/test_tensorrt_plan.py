@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from aigc_edge import targets
-from aigc_edge.engines import tensorrt_job, tensorrt_plan
 from aigc_edge.engines.formats import formats_of
-from aigc_edge.engines.tensorrt_cache import plans_folder
-from aigc_edge.engines.tensorrt_module import installed
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
+from aigc_edge.engines.plans import job as tensorrt_job
+from aigc_edge.engines.plans import module as tensorrt_module
+from aigc_edge.engines.plans import plan as tensorrt_plan
+from aigc_edge.engines.plans.cache import plans_folder
+from aigc_edge.engines.plans.module import installed
+from aigc_edge.engines.plans.plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
 
 onnx = pytest.importorskip("onnx")
@@ -214,7 +216,7 @@ def test_a_builder_that_dies_or_says_why_not(request_for, monkeypatch, refusal, 
 
 @needs_rtx
 def test_a_plan_that_cannot_be_written(request_for, tmp_path, monkeypatch, refusal):
-    code = "from aigc_edge.engines import tensorrt_build as b; job['plan'] = '/dev/full'; sys.exit(b.main([json.dumps(job)]))"
+    code = "from aigc_edge.engines.plans import build as b; job['plan'] = '/dev/full'; sys.exit(b.main([json.dumps(job)]))"
     _instead(monkeypatch, code)
     message = _refused(request_for(), refusal)
     assert "No space left" in message
@@ -273,7 +275,7 @@ def test_an_interruption_ends_the_builder_and_keeps_what_is_finished(request_for
 def test_a_builder_does_not_outlive_a_killed_parent(tmp_path):
     code = f"""
 import os, subprocess, sys, time
-from aigc_edge.engines.tensorrt_build import _die_with_parent
+from aigc_edge.engines.plans.build import _die_with_parent
 if os.fork() == 0:
     _die_with_parent()
     open({str(tmp_path / "child")!r}, "w").write(str(os.getpid()))
@@ -314,5 +316,5 @@ def test_a_plan_can_be_built_again_and_the_cache_has_a_limit(request_for):
     ("package", "module"), [("10.13.3.9.post1", "10.13.3.9"), ("11.4.0.106", "11.4.0.106"), ("10.3.0+l4t", "10.3.0")]
 )
 def test_the_version_is_that_of_the_module_not_of_its_package(monkeypatch, package, module):
-    monkeypatch.setattr(tensorrt_plan, "version", lambda name: package)
-    assert tensorrt_plan.module_version("tensorrt") == module
+    monkeypatch.setattr("importlib.metadata.version", lambda name: package)
+    assert tensorrt_module.module_version("tensorrt") == module

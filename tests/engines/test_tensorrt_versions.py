@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from aigc_edge.engines import cuda_driver, tensorrt_plan
-from aigc_edge.engines.tensorrt_cache import timings_file
-from aigc_edge.engines.tensorrt_module import installed
-from aigc_edge.engines.tensorrt_options import BuildOptions
-from aigc_edge.engines.tensorrt_plan import PlanRequest, build_plan
+from aigc_edge.engines import cuda_driver
+from aigc_edge.engines.plans import plan as tensorrt_plan
+from aigc_edge.engines.plans.cache import timings_file
+from aigc_edge.engines.plans.module import installed
+from aigc_edge.engines.plans.options import BuildOptions
+from aigc_edge.engines.plans.plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
 
 onnx = pytest.importorskip("onnx")

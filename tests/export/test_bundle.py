@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -31,7 +31,7 @@ MANIFEST = Manifest(
     default_format="fp32",
     extra={"note": "größe"},
 )
-NEW = dataclasses.replace(MANIFEST, name="new")
+NEW = MANIFEST._replace(name="new")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_what_is_written_is_read_back(tmp_path, files):
         assert (tmp_path / "a.aigc" / name).read_bytes() == data
         assert written.files[name] == FileEntry(len(data), hashlib.sha256(data).hexdigest())
     text = (tmp_path / "a.aigc" / "manifest.json").read_bytes()
-    assert text == written.to_text()
+    assert json.loads(text) == written.to_json()
     assert (tmp_path / "a.aigc" / "manifest.sha256").read_text().strip() == hashlib.sha256(text).hexdigest()
     assert _left(tmp_path) == ["a.aigc"]
 
@@ -102,7 +102,7 @@ def test_a_full_disk_or_an_interrupt_leaves_nothing(tmp_path, files, monkeypatch
 
 def test_numbers_that_are_no_json_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
-        write_bundle(tmp_path / "a.aigc", dataclasses.replace(MANIFEST, extra={"x": float("nan")}), {})
+        write_bundle(tmp_path / "a.aigc", MANIFEST._replace(extra={"x": float("nan")}), {})
     assert _left(tmp_path) == []
 
 
@@ -137,13 +137,13 @@ def _rewrite(folder, change):
 
 
 DAMAGE = {
-    "missing manifest": (lambda b: (b / "manifest.json").unlink(), "lacks manifest.json"),
-    "missing digest": (lambda b: (b / "manifest.sha256").unlink(), "lacks manifest.sha256"),
-    "missing file": (lambda b: (b / "net.onnx").unlink(), "lacks net.onnx"),
-    "truncated file": (lambda b: (b / "net.onnx").write_bytes(b"x"), "has 1 bytes"),
+    "missing manifest": (lambda b: (b / "manifest.json").unlink(), "holds no manifest.json"),
+    "missing digest": (lambda b: (b / "manifest.sha256").unlink(), "holds no manifest.sha256"),
+    "missing file": (lambda b: (b / "net.onnx").unlink(), "net.onnx(: No such file| is missing)"),
+    "truncated file": (lambda b: (b / "net.onnx").write_bytes(b"x"), "net.onnx has (1 bytes|the wrong size)"),
     "tampered file": (lambda b: (b / "engines/a.plan").write_bytes(b"plaN"), "does not match its hash"),
     "truncated manifest": (lambda b: (b / "manifest.json").write_text('{"format"'), "does not match manifest.sha256"),
-    "newer": (lambda b: _rewrite(b, lambda m: m.update(version=2)), "reads up to 1: install a newer"),
+    "newer": (lambda b: _rewrite(b, lambda m: m.update(version=2)), "reads up to 1; .* install a newer"),
     "foreign": (lambda b: _rewrite(b, lambda m: m.update(format="zip")), "manifest.format must be"),
     "no components": (lambda b: _rewrite(b, lambda m: m.pop("components")), "manifest.components must be present"),
     "leading out": (lambda b: _rewrite(b, lambda m: m["files"].update({"../x": {}})), "leads out"),
@@ -164,7 +164,7 @@ def test_damage_is_found_and_named(tmp_path, files, case, packed):
                 archive.write(file, file.relative_to(tmp_path / "a.aigc"))
     with pytest.raises(BundleError) as error:
         Bundle.open(path, verify=True)
-    assert words in str(error.value)
+    assert re.search(words, str(error.value))
     assert "\n" not in str(error.value)
 
 
@@ -173,7 +173,7 @@ def test_no_bundle_at_all(tmp_path):
     for path, words in (
         (tmp_path / "none", "no bundle at"),
         (tmp_path / "file", "not a bundle"),
-        (tmp_path, "lacks manifest.json"),
+        (tmp_path, "holds no manifest.json"),
     ):
         with pytest.raises(BundleError, match=words):
             Bundle.open(path)

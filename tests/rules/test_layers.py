@@ -23,7 +23,7 @@ TORCH = [
     "engines/torch.py",
 ]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
-# engines/tensorrt_network.py, runtime/device_loop.py: on a GPU torch owns memory and streams, where it is installed.
+# engines/plans/network.py, runtime/device_loop.py: on a GPU torch owns memory and streams, where it is installed.
 TORCH_IN_FUNCTIONS = [
     *TORCH,
     "bench/runners/",
@@ -32,13 +32,13 @@ TORCH_IN_FUNCTIONS = [
     "compile/",
     "diffusion/",
     "verify/peers/",
-    "engines/tensorrt_network.py",
+    "engines/plans/network.py",
     "runtime/device_loop.py",
 ]
 ONLY_IN = {
-    "tensorrt": ["engines/tensorrt"],
-    "tensorrt_rtx": ["engines/tensorrt"],
-    "onnx": ["export/", "compress/", "sources/", "engines/tensorrt", "metrics/classifier.py", "preflight/"],
+    "tensorrt": ["engines/plans/module.py"],
+    "tensorrt_rtx": ["engines/plans/module.py"],
+    "onnx": ["export/", "compress/", "sources/", "engines/plans/graph.py", "metrics/classifier.py", "preflight/"],
     "openvino": ["engines/openvino.py"],
     "diffusers": ["bench/runners/diffusers_loop.py", "verify/peers/diffusers.py", "sources/", "diffusion/"],
     "transformers": ["sources/"],

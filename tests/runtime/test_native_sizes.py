@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from aigc_edge import _core
+from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.write import write_members
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.report.summary import render, verified
+from aigc_edge.report.summary import render
 from aigc_edge.runtime import pipeline
 
 SIZES = [(6, 10), (12, 8), (6, 4)]
@@ -98,6 +99,6 @@ def test_broken_sizes_are_said(sized, shape, sizes, words):
 
 
 def test_inspect_lists_the_sizes(sized):
-    shown = render(verified(sized(sizes=[list(size) for size in SIZES])).manifest)
+    shown = render(Bundle.open(sized(sizes=[list(size) for size in SIZES]), verify=True).manifest)
     assert "sizes 6x10 (default), 12x8, 6x4" in shown
     assert "[N, 2, H, W]" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,14 +12,22 @@ import numpy as np
 import pytest
 
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.runtime.request import FLAGS, SampleOptions, SampleRequest
+from aigc_edge.runtime import request as module
+from aigc_edge.runtime.request import FLAGS, SampleRequest
 
 HEADER = Path(__file__).parents[2] / "csrc" / "include" / "aigc_edge" / "aigc_edge.h"
 NAMES = [field.name for field in fields(SampleRequest)]
 
 
 def test_keyword_arguments_and_flags_are_the_fields() -> None:
-    assert set(SampleOptions.__annotations__) == set(NAMES) - {"count"}
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))  # SampleOptions is there for type checkers alone
+    (options,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "SampleOptions"]
+    (fields_of,) = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "SampleRequest"]
+    typed = [
+        {ast.unparse(n.target): ast.unparse(n.annotation) for n in c.body if isinstance(n, ast.AnnAssign)}
+        for c in (options, fields_of)
+    ]
+    assert typed[0] == {name: kind for name, kind in typed[1].items() if name != "count"}
     assert set(FLAGS) <= set(NAMES)
 
 

@@ -9,7 +9,7 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.cli import main
 from aigc_edge.engines.formats import formats_of
-from aigc_edge.engines.tensorrt_support import limits_of
+from aigc_edge.engines.plans.support import limits_of
 
 
 @pytest.mark.parametrize(

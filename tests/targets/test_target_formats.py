@@ -10,8 +10,8 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.compress.format import FORMATS, Format
 from aigc_edge.engines.base import ENGINES
-from aigc_edge.engines.formats import engines_of, formats_of, least_capability, runs_on
-from aigc_edge.engines.tensorrt_support import FEATURES, LIMITS
+from aigc_edge.engines.formats import formats_of, least_capability, runs_on
+from aigc_edge.engines.plans.support import LIMITS
 
 FEATURE_NAMES = {"fp32", "fp16", "bf16", "int8", "int8w", "fp8", "fp8w", "int4", "nvfp4", "w4a4"}
 
@@ -28,7 +28,7 @@ class Foreign(Format):
 def test_a_format_requires_what_some_engine_has(name: str) -> None:
     assert FORMATS[name].requires
     assert set(FORMATS[name].requires) <= FEATURE_NAMES
-    assert engines_of(FORMATS[name])
+    assert any(least_capability(FORMATS[name], ENGINES[engine]) is not None for engine in ENGINES)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -46,7 +46,7 @@ def test_a_format_that_nobody_listed_runs_where_its_parts_do() -> None:
 
 def test_a_device_may_need_more_than_its_kernels() -> None:
     sparse = FORMATS["sparse24"]
-    assert least_capability(sparse, ENGINES["tensorrt"]) == 80 > FEATURES["fp16"]
+    assert least_capability(sparse, ENGINES["tensorrt"]) == 80 > ENGINES["tensorrt"].features["fp16"]
     assert least_capability(sparse, ENGINES["onnxruntime"]) == 0
     assert least_capability(FORMATS["bf16"], ENGINES["onnxruntime"]) is None
 
@@ -59,4 +59,4 @@ def test_an_engine_that_is_not_installed_runs_nothing() -> None:
 
 def test_what_begins_with_a_capability_is_impossible_below_it() -> None:
     begins = {limit.format: limit.below for limit in LIMITS if limit.operator == "*" and limit.runs is None}
-    assert begins == {name: FEATURES[name] for name in begins}
+    assert begins == {name: ENGINES["tensorrt"].features[name] for name in begins}

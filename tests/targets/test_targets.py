@@ -11,7 +11,7 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.engines.formats import formats_of
-from aigc_edge.engines.tensorrt_support import limit_of, limits_of
+from aigc_edge.engines.plans.support import limit_of, limits_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import aigc_edge
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.diffusion import Program, build, format_table, reference
 from aigc_edge.errors import AigcEdgeError, BundleError
-from aigc_edge.report.summary import render, verified
+from aigc_edge.report.summary import render
 from aigc_edge.tuning import tune
 from aigc_edge.tuning.tune import BundleTuner, tune_bundle
 
@@ -46,7 +45,7 @@ def test_a_tuned_program_is_sampled_like_any_other(bundle: Path, rng: np.random.
     assert program.meta["psnr"] > program.meta["best_standard_psnr"]
     assert {"frechet", "best_standard_frechet"} <= set(program.meta)
     assert "tuned-3: 3 evaluations (3 guided at scale 2)" in format_table(program)
-    assert "tuned-3" in render(verified(bundle).manifest)
+    assert "tuned-3" in render(Bundle.open(bundle, verify=True).manifest)
 
     latents = rng.standard_normal((3, 1, 16, 16)).astype(np.float32)
     classes = np.array([1, 5, 9])
@@ -142,17 +141,17 @@ def test_bundles_without_a_denoiser_are_refused(own_bundle: Path, tmp_path: Path
     with pytest.raises(BundleError, match="no bundle"):
         tune_bundle(tmp_path / "nothing", [8])
     one_shot = Program("one-shot", slots=1, init_scale=1.0, rows=())
-    manifest = replace(
-        Bundle.open(own_bundle).manifest, schedule=None, programs={"one-shot": one_shot}, default_program="one-shot"
+    manifest = Bundle.open(own_bundle).manifest._replace(
+        schedule=None, programs={"one-shot": one_shot}, default_program="one-shot"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tune.Bundle, "open", lambda path: Bundle(own_bundle, manifest))
         with pytest.raises(AigcEdgeError, match="generates in one evaluation"):
             tune_bundle(own_bundle, [8])
-        manifest = replace(manifest, schedule={"prediction": "edm"}, num_classes=0)
+        manifest = manifest._replace(schedule={"prediction": "edm"}, num_classes=0)
         with pytest.raises(AigcEdgeError, match="unconditional: leave the guidance scale out"):
             tune_bundle(own_bundle, [8], guidance_scale=2.0)
-        manifest = replace(manifest, components={})
+        manifest = manifest._replace(components={})
         with pytest.raises(AigcEdgeError, match="has no denoiser"):
             tune_bundle(own_bundle, [8])
 

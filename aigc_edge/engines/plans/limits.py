@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aigc_edge.engines.formats import formats_of
-from aigc_edge.engines.tensorrt_graph import RequestedLayer
-from aigc_edge.engines.tensorrt_support import AROUND, limit_of
+from aigc_edge.engines.plans.graph import RequestedLayer
+from aigc_edge.engines.plans.support import AROUND, limit_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets import Target
 

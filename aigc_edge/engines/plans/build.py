@@ -1,4 +1,4 @@
-"""The process that builds one plan: `python -m aigc_edge.engines.tensorrt_build JOB`, JOB being JSON (see tensorrt_plan).
+"""The process that builds one plan: `python -m aigc_edge.engines.plans.build JOB`, JOB being JSON (see `plan`).
 
 A separate process, because the builder may exhaust memory, crash or hang, allows one logger per process, and can only be stopped
 from outside. It writes a JSON report: what was built and the precision that layers actually run in, or the error message.
@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.engines.tensorrt_log import layers_of, summary
-from aigc_edge.engines.tensorrt_module import import_tensorrt
-from aigc_edge.engines.tensorrt_options import BuildOptions, apply
-from aigc_edge.engines.tensorrt_timing import load_timings, save_timings
+from aigc_edge.engines.plans.log import layers_of, summary
+from aigc_edge.engines.plans.module import import_tensorrt
+from aigc_edge.engines.plans.options import BuildOptions, apply
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import atomic_file
 
 # "[pass.cpp:337: name] ", "IBuilder::x: Error Code 1: Myelin (" and ". In compileGraph at file" mean nothing to a user.
 _NOISE = re.compile(r"\[?\w+\.cpp:\d+(?:: \w+)?\]?:? ?|[\w:]+: Error Code \d+: (?:\w+ \()?|\.? In \w+ at \S+\)?$")
@@ -47,7 +47,7 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     config.add_optimization_profile(_profile(builder, network, job["batches"], job["shapes"]))
     # TensorRT-RTX does not time kernels during the build; its timing-cache calls only warn.
-    has_timings = options.timing_cache and job["module"] == "tensorrt" and load_timings(config, Path(job["timings"]))
+    has_timings = options.timing_cache and job["module"] == "tensorrt" and _load_timings(config, Path(job["timings"]))
     started = time.monotonic()
     plan = builder.build_serialized_network(network, config)
     if plan is None or plan.nbytes == 0:
@@ -58,7 +58,7 @@ def build(job: dict[str, Any]) -> dict[str, Any]:
         advice = "free some space, or set XDG_CACHE_HOME to another folder"
         raise AigcEdgeError(f"the plan of {plan.nbytes} bytes cannot be written ({error.strerror}): {advice}") from error
     if has_timings:
-        save_timings(config, Path(job["timings"]))
+        _save_timings(config, Path(job["timings"]))
     return {
         "module": job["module"],
         "version": trt.__version__,
@@ -129,6 +129,27 @@ def _limit_memory(limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     except (ImportError, OSError, ValueError):
         print("the memory limit could not be set", file=sys.stderr)
+
+
+def _load_timings(config: Any, file: Path) -> bool:
+    """Load the timing cache from `file`, or an empty one, into the builder; returns whether the builder accepts one."""
+    data = b""
+    with contextlib.suppress(OSError):
+        data = file.read_bytes()
+    for content in dict.fromkeys((data, b"")):  # a cache of another version or device is rejected: use an empty one
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return True
+    return False
+
+
+def _save_timings(config: Any, file: Path) -> None:
+    """Save the builder's measurements; a write error does not fail the build."""
+    cache = config.get_timing_cache()
+    if cache is None:
+        return
+    with contextlib.suppress(OSError, AigcEdgeError), atomic_file(file) as part:
+        part.write_bytes(bytes(cache.serialize()))
 
 
 def _die_with_parent() -> None:

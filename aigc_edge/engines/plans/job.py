@@ -26,7 +26,7 @@ _SLICE = 0.05
 def run_job(
     job: dict[str, Any], what: str, report: Path, *, seconds: float, waiting: Callable[[float], None] | None = None
 ) -> dict[str, Any]:
-    """Run the job (see tensorrt_build) and return its report, calling `waiting(elapsed)` periodically.
+    """Run the job (see `build`) and return its report, calling `waiting(elapsed)` periodically.
 
     Raises AigcEdgeError, beginning with `what`, when it fails, is killed, or exceeds `seconds` or its memory limit. The
     process has ended when this function returns.
@@ -80,7 +80,7 @@ def run_job(
 
 def command(job: dict[str, Any]) -> list[str]:
     """Command line of the build process."""
-    return [sys.executable, "-m", "aigc_edge.engines.tensorrt_build", json.dumps(job)]
+    return [sys.executable, "-m", "aigc_edge.engines.plans.build", json.dumps(job)]
 
 
 def machine_gb() -> float:

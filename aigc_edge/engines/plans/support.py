@@ -8,19 +8,6 @@ from aigc_edge.targets import Target
 
 ANY = "*"
 AROUND = "float"  # the float type of the network around the layer
-# Numeric format of a layer → compute capability from which TensorRT has kernels for it: see Engine.features.
-FEATURES = {
-    "fp16": 75,
-    "int8w": 75,
-    "fp32": 80,
-    "bf16": 80,
-    "int8": 80,
-    "int4": 80,
-    "fp8": 89,
-    "fp8w": 89,
-    "nvfp4": 100,
-    "w4a4": 100,
-}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines.base import arrange, sample_dtype, shape_of
+from aigc_edge.engines.plans.module import accepted
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
 
 
@@ -71,9 +72,3 @@ class TensorRTNetwork:
         accepted(context.execute_async_v3(stream), "the evaluation")
         if fresh and hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
             self._uncapturable.add(batch)
-
-
-def accepted(answer: bool, what: str) -> None:
-    """Raise AigcEdgeError when TensorRT rejected a call."""
-    if not answer:
-        raise AigcEdgeError(f"TensorRT refused {what}: the plan does not fit the bundle, compile it again")

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.config import to_dict
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.cache import cache_limit
-from aigc_edge.engines.tensorrt_cache import evict, find, plans_folder, timings_file, typical_seconds
-from aigc_edge.engines.tensorrt_graph import Shapes, check_model
-from aigc_edge.engines.tensorrt_job import machine_gb, run_job
-from aigc_edge.engines.tensorrt_limits import check_precision, compare_with_log, expected_fallbacks, with_outputs
-from aigc_edge.engines.tensorrt_module import import_tensorrt
-from aigc_edge.engines.tensorrt_options import BuildOptions, check_options
+from aigc_edge.engines.plans.cache import evict, find, plans_folder, timings_file, typical_seconds
+from aigc_edge.engines.plans.graph import Shapes, check_model
+from aigc_edge.engines.plans.job import machine_gb, run_job
+from aigc_edge.engines.plans.limits import check_precision, compare_with_log, expected_fallbacks, with_outputs
+from aigc_edge.engines.plans.module import module_version
+from aigc_edge.engines.plans.options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file, sha256_of, write_json
 
@@ -32,10 +31,6 @@ BUILD_VERSION = 4  # increase it when the same inputs would produce a different 
 DEFAULT_SECONDS = 900.0
 SPARSE = "sparse24"  # the format with structured zeros that the builder should exploit
 Waiting = Callable[[float, float], None]  # elapsed seconds, expected total seconds
-_PACKAGES = {
-    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-}
 
 
 @dataclass(frozen=True)
@@ -140,19 +135,6 @@ def check_version(module: str, target: targets.Target | None) -> None:
         raise AigcEdgeError(
             f"{module} {installed} is too old for {target.name}: install {target.least} or newer (up to {target.most})"
         )
-
-
-def module_version(module: str) -> str:
-    """The installed version of one of the two modules, as the module reports it; "" where it is not installed."""
-    for package in _PACKAGES.get(module, ()):
-        try:
-            return re.sub(r"\.?(post|dev|rc|\+).*", "", version(package))  # suffixes of packagers
-        except PackageNotFoundError:
-            continue
-    try:
-        return str(import_tensorrt(module).__version__)  # a system package, as on JetPack
-    except AigcEdgeError:
-        return ""
 
 
 def _numbers(text: str) -> tuple[int, ...]:
