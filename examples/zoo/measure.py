@@ -31,6 +31,7 @@ class Row:
     licence: str
     shape: list[int]
     psnr: dict[str, float | None] = field(default_factory=dict)  # by format; None: equal in every bit
+    error: dict[str, float] = field(default_factory=dict)  # relative L2 of what varies: without the mean of the publisher's
     milliseconds: dict[str, float] = field(default_factory=dict)  # of one sample on one thread, also of "publisher"
     megabytes: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -41,6 +42,12 @@ def psnr(found: NDArray[Any], expected: NDArray[Any]) -> float | None:
     error = float(np.mean(np.square(found.astype(np.float64) - expected.astype(np.float64))))
     peak = float(expected.max()) - float(expected.min())
     return None if error == 0 else round(20 * math.log10(peak) - 10 * math.log10(error), 1)
+
+
+def relative_l2(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """|found − expected| as a share of what varies in `expected`: its deviation from its mean."""
+    varies = expected.astype(np.float64) - float(expected.mean(dtype=np.float64))
+    return float(np.linalg.norm(found.astype(np.float64) - expected) / np.linalg.norm(varies))
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -90,7 +97,7 @@ def measure(
             continue
         with aigc_edge.open(bundle, format=name, threads=1) as pipe:
             found = pipe.sample(len(latents), latents=latents, conditions=conditions, output="float32")
-            row.psnr[name] = psnr(finish(found), expected)
+            row.psnr[name], row.error[name] = psnr(finish(found), expected), relative_l2(finish(found), expected)
             row.milliseconds[name] = timed(lambda: pipe.sample(1, latents=latents[:1], conditions=one or None, output="float32"))
             networks = [file for file in bundle.glob(f"*.{name}.onnx*")]
         row.megabytes[name] = round(sum(file.stat().st_size for file in networks) / 1e6, 2)
@@ -121,7 +128,9 @@ def table(rows: list[Row]) -> str:
 
         def decibels(name: str, row: Row = row) -> str:
             value = row.psnr.get(name, math.nan)
-            return "equal" if value is None else "refused" if math.isnan(value) else f"{value:.1f} dB"
+            if value is None or math.isnan(value):
+                return "refused" if value else "equal"
+            return f"{value:.1f} dB ({100 * row.error[name]:.2g} %)"
 
         def cell(values: Mapping[str, float], name: str, unit: str) -> str:
             return f"{values[name]:.3g} {unit}" if name in values else "–"
