@@ -17,7 +17,7 @@ from aigc_edge.sources.inputs import denoiser_spec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-IMAGE = 3  # dimensions without the batch
+IMAGE, SIGNAL = 3, 2  # dimensions without the batch
 
 
 class Generator(Source):
@@ -41,7 +41,7 @@ class Generator(Source):
 
     `sizes` are the image sizes (height, width) that the bundle supports, the size of the example first; only the last two
     dimensions of the sample depend on them. `data` is a data set or a folder of real images for evaluation; the output is in
-    `output_range`.
+    `output_range`. A decoder may return signals [N, C, L], which the bundle holds as images [N, C, 1, L].
 
     Raises AigcEdgeError for inconsistent arguments.
     """
@@ -108,8 +108,14 @@ class Generator(Source):
         samples = self._sample.permute(NARROW) if self._channels_last else self._sample
         self.sample_shape = tuple(samples.shape[1:])
         shape = shape or self.sample_shape
+        if decoder is not None and len(shape) == SIGNAL:
+            from aigc_edge.sources.signal import SignalDecoder
+
+            self._decoder, shape = SignalDecoder(made.module), (shape[0], 1, shape[1])
         if len(shape) != IMAGE:
-            raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
+            raise AigcEdgeError(
+                f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W], signals of a decoder [N, C, L]"
+            )
         self.output_shape = (shape[0], shape[1], shape[2])
         self.sizes = _validate_sizes(sizes, self.sample_shape, self.output_shape)
         values = self._sample.detach().cpu().numpy()
