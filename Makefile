@@ -2,11 +2,12 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo zoo zoo-test test lint bench docs clean
 
 help:
 	@echo "make setup   environment .venv with the project, editable, and all extras"
 	@echo "make demo    train on real digits, compile, sample, measure: out/demo/ (about 10 minutes on 2 cores)"
+	@echo "make zoo     download published generators, compile, compare with their publishers: out/zoo/ (about an hour on 2 cores)"
 	@echo "make test    build the wheel, install it into a fresh environment, run all tests there"
 	@echo "make lint    ruff, mypy, clang-format"
 	@echo "make bench   measure the demo's bundle: out/demo/bench.json and report.html"
@@ -18,6 +19,12 @@ setup:
 
 demo: setup
 	@$(RUN) tools/demo.py
+
+zoo: setup
+	@$(RUN) examples/zoo $(ARGS)
+
+zoo-test: setup
+	@$(RUN) -m pytest -q tests/zoo
 
 test:
 	@$(PYTHON) tools/setup.py test runtime

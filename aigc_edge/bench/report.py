@@ -57,15 +57,15 @@ def text(figures: Figures) -> str:
 
 
 def sample_grids(workload: Workload, formats: list[str]) -> dict[str, bytes]:
-    """Caption → PNG of native samples, one row a class, the same seeds in every format; and how far apart the ends are."""
+    """Caption → PNG of native samples, one row a class, the same seeds in every format; and how far each is from the first."""
     rows = min(workload.classes or ROWS, ROWS)
     labels = np.repeat(np.arange(rows), COLUMNS) if workload.classes else None
     with opened(workload, [key(Native, format) for format in formats]) as runners:
         drawn = [runner.generate(rows * COLUMNS, 0, labels) for runner in runners.values()]
     pictures = dict(zip(formats, drawn, strict=True))
-    if len(formats) > 1:
-        apart = AMPLIFY * np.abs(drawn[0].astype(np.int16) - drawn[-1].astype(np.int16))
-        pictures[f"{formats[0]} and {formats[-1]} apart, {AMPLIFY} times as strong"] = np.clip(apart, 0, 255).astype(np.uint8)
+    for format, images in zip(formats[1:], drawn[1:], strict=True):
+        apart = AMPLIFY * np.abs(drawn[0].astype(np.int16) - images.astype(np.int16))
+        pictures[f"{formats[0]} and {format} apart, {AMPLIFY} times as strong"] = np.clip(apart, 0, 255).astype(np.uint8)
     return {caption: _png(grid(images, columns=COLUMNS)) for caption, images in pictures.items()}
 
 

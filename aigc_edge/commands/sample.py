@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ Image i has the seed SEED + i: it does not depend on -n or --threads.
   aigc-edge sample digits.aigc -n 64 --seed 0 --class 7 --steps 10 --solver dpmpp_2m --guidance 2 -o sevens.png
   aigc-edge sample digits.aigc -n 120 --class all -o grid.png      one row per class
   aigc-edge sample digits.aigc -n 1000 --npz samples.npz           images uint8 [N, H, W, C], classes, seeds
+  aigc-edge sample ecg.aigc -n 8 -o ecg.npy                        signals float32 [N, C, L]
   aigc-edge sample sd15.aigc --prompt "a red cat on the moon" -n 4 --negative-prompt "blurred" -o cats.png"""
 
 
@@ -77,7 +79,13 @@ def configure(parser: Parser) -> None:
     )
     option(how, "--threads N", "threads of the engine (default: all physical cores)", type=values.threads)
     out = parser.add_argument_group("output")
-    option(out, "-o --output FILE", "a .png grid or a .npz file (default: samples.png)", type=values.output_file)
+    option(
+        out,
+        "-o --output FILE",
+        "a .png grid, a .npz file, or a .npy file: float32 [N, C, H, W] in the bundle's output range, signals [N, C, L] "
+        "(default: samples.png, or samples.npy where a sample is no picture)",
+        type=values.output_file,
+    )
     option(out, "--png FILE", "also write a PNG grid", type=values.output_file)
     option(
         out,
@@ -97,16 +105,35 @@ def _type_of(flag: Flag) -> Callable[[str], Any]:
     return values.real(flag.low, flag.high) if flag.kind == "real" else str
 
 
-def outputs(arguments: argparse.Namespace) -> tuple[list[Path], list[Path]]:
-    """The PNG and the NPZ files to write; raises AigcEdgeError for any other file type."""
-    files = {"png": [arguments.png] if arguments.png else [], "npz": [arguments.npz] if arguments.npz else []}
-    main = arguments.output or (None if arguments.png or arguments.npz else "samples.png")
-    if main:
-        kind = Path(main).suffix.lower().lstrip(".")
-        if kind not in files:
-            raise AigcEdgeError(f"the output {main} has an unknown file type: use .png (a grid) or .npz (arrays)")
-        files[kind].append(main)
-    return [Path(p) for p in files["png"]], [Path(p) for p in files["npz"]]
+@dataclass(frozen=True)
+class OutputFiles:
+    """The files to write, by type."""
+
+    png: list[Path]
+    npz: list[Path]
+    npy: list[Path]
+
+    @staticmethod
+    def of(arguments: argparse.Namespace, shape: Sequence[Any]) -> OutputFiles:
+        """Those that the options ask for, for samples of `shape` (C, H, W).
+
+        Raises AigcEdgeError for other file types, for floats beside bytes, and for a picture of what is none.
+        """
+        picture = shape[0] in (1, 3)
+        main = arguments.output or (None if arguments.png or arguments.npz else "samples.png" if picture else "samples.npy")
+        files = [Path(file) for file in (arguments.png, arguments.npz, main) if file]
+        kinds = ["png"] * bool(arguments.png) + ["npz"] * bool(arguments.npz)
+        kinds += [Path(main).suffix.lower().lstrip(".")] if main else []
+        if main and kinds[-1] not in ("png", "npz", "npy"):
+            raise AigcEdgeError(f"the output {main} has an unknown file type: use .png (a grid), .npz (bytes) or .npy (floats)")
+        if "npy" in kinds and len(files) > 1:
+            raise AigcEdgeError(f"{main} holds floats and {files[0]} bytes: write one of them, then the other")
+        if "png" in kinds and not picture:
+            raise AigcEdgeError(f"a sample has {shape[0]} channels, a picture 1 or 3: write a .npy file (-o samples.npy)")
+        return OutputFiles(*([file for file, kind in zip(files, kinds, strict=True) if kind == k] for k in ("png", "npz", "npy")))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, [*self.png, *self.npz, *self.npy]))
 
 
 def divided(count: int, indices: list[int]) -> list[int]:
@@ -116,7 +143,6 @@ def divided(count: int, indices: list[int]) -> list[int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    pngs, npzs = outputs(arguments)
     if arguments.program and (arguments.solver or arguments.steps):
         raise AigcEdgeError("--program was given with --solver or --steps: a program fixes both, pass one or the other")
     import numpy as np
@@ -132,6 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
         size=arguments.size,
     )
     with opened as pipe:
+        files = OutputFiles.of(arguments, pipe.manifest.output_shape)
         names = pipe.manifest.class_names
         indices: list[int] = []
         if arguments.classes:
@@ -147,6 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
         classes = divided(count, indices) if indices else None
         prompts = [texts[i] for i in divided(count, list(range(len(texts))))] if texts else None
         flags = {name: getattr(arguments, name) for name in FLAGS}
+        flags |= {"output": "float32"} if files.npy else {}
         request = SampleRequest(
             count=count, seed=arguments.seed, classes=classes, negative_classes=negative, prompt=prompts, **flags
         )
@@ -161,8 +189,8 @@ def run(arguments: argparse.Namespace) -> int:
     if slower:
         print(f"note: the loop did not run as one CUDA graph: {slower}", file=sys.stderr)
     images = np.concatenate(parts)
-    write(images, classes, prompts, arguments, pngs, npzs, rows=len(indices or texts))
-    print(f"{count} images in {seconds:.2f} s ({count / seconds:.1f} images/s): {', '.join(str(p) for p in pngs + npzs)}")
+    write(images, classes, prompts, arguments, files, rows=len(indices or texts))
+    print(f"{count} images in {seconds:.2f} s ({count / seconds:.1f} images/s): {files}")
     return 0
 
 
@@ -177,23 +205,25 @@ def write(
     classes: list[int] | None,
     prompts: list[str] | None,
     arguments: argparse.Namespace,
-    pngs: list[Path],
-    npzs: list[Path],
+    files: OutputFiles,
     *,
     rows: int,
 ) -> None:
-    """Write uint8 images [N, H, W, C] as grids and archives, each file atomically."""
+    """Write samples, each file atomically: uint8 [N, H, W, C] as grids and archives, float32 [N, C, H, W] as an array."""
     import numpy as np
 
     from aigc_edge.files import atomic_file
     from aigc_edge.images import grid, write_png
 
     columns = arguments.columns or (-(-len(images) // rows) if rows > 1 else None)
-    for path in pngs:
+    for path in files.npy:
+        with atomic_file(path) as part, open(part, "wb") as file:
+            np.save(file, images[:, :, 0] if images.shape[2] == 1 else images, allow_pickle=False)
+    for path in files.png:
         write_png(path, grid(images, columns=columns))
     seeds = np.uint64(arguments.seed) + np.arange(len(images), dtype=np.uint64)  # wraps around 2^64 as the seeds do
     extra: dict[str, Any] = {} if classes is None else {"classes": np.asarray(classes, dtype=np.int64)}
     extra |= {} if prompts is None else {"prompts": np.asarray(prompts, dtype=np.str_)}
-    for path in npzs:
+    for path in files.npz:
         with atomic_file(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, images=images, seeds=seeds, **extra)

@@ -13,6 +13,7 @@ from aigc_edge.text import size
 WIDTH, ROW, NAMES = 980, 16, 330
 FLOATS = ("fp32", "fp16", "bf16")
 MOST_LAYERS, MOST_RANGES = 400, 120
+COLOURS = 8  # of lines, c0 … c7 in page.css
 
 
 def layers(facts: Sequence[LayerFacts]) -> str:
@@ -47,25 +48,30 @@ def layers(facts: Sequence[LayerFacts]) -> str:
 
 
 def rows(errors: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The relative L2 error of the network's output in each row of the program, one line per format."""
+    """The relative L2 error of the network's output in each row of the program, one line per format.
+
+    Up to COLOURS lines have a colour each; further ones repeat the colours with dashes.
+    """
     values = [row["relative_l2"] for line in errors.values() for row in line]
     count = max(len(line) for line in errors.values())
-    across, up = Scale(0, max(count - 1, 1), 60, 700), Scale(0, max(values) or 1, 210, 24)
-    parts = []
+    across, up = Scale(0, max(count - 1, 1), 76, 700), Scale(0, max(values) or 1, 210, 24)
+    upright = {"text_anchor": "middle", "transform": "rotate(-90 14 117)"}
+    parts = [element("text", "relative L2 error of the output", x=14, y=117, class_="note", **upright)]
     for tick in up.ticks(5):
-        parts.append(element("line", x1=60.0, x2=700.0, y1=up(tick), y2=up(tick), class_="grid"))
-        parts.append(label(54, up(tick) + 4, tick_text(tick), "tick", "end"))
+        parts.append(element("line", x1=76.0, x2=700.0, y1=up(tick), y2=up(tick), class_="grid"))
+        parts.append(label(70, up(tick) + 4, tick_text(tick), "tick", "end"))
     for tick in Scale(0, max(count - 1, 1), 0, 1).ticks(10):
         parts.append(label(across(tick), 230, tick_text(tick), "tick", "middle"))
     for index, (name, line) in enumerate(errors.items()):
         points = [f"{across(i):.1f},{up(row['relative_l2']):.1f}" for i, row in enumerate(line)]
-        colour = f"var(--p{3 - index % 4})"
-        style = f"fill: none; stroke: {colour}; stroke-width: 2.5"
-        parts.append(element("polyline", points=" ".join(points), style=style))
-        parts.append(label(712, 40 + 18 * index, name, "strong"))
-        parts.append(element("rect", x=704.0, y=31.0 + 18 * index, width=5.0, height=10.0, style=f"fill: {colour}"))
-    parts.append(label(380, 246, "row of the program, from noise to image", "note", "middle"))
-    return picture(WIDTH, 252, "error of the network in each row", *parts)
+        dashes = {"stroke_dasharray": f"{max(6 // (index // COLOURS), 1)} 3"} if index >= COLOURS else {}
+        style = f"fill: none; stroke: var(--c{index % COLOURS}); stroke-width: 2.5"
+        y = 36.0 + 18 * index
+        parts.append(element("polyline", points=" ".join(points), style=style, **dashes))
+        parts.append(element("line", x1=714.0, x2=736.0, y1=y, y2=y, style=style, **dashes))
+        parts.append(label(742, y + 4, name, "strong"))
+    parts.append(label(388, 246, "row of the program, from noise to image", "note", "middle"))
+    return picture(WIDTH, max(252, 36 + 18 * len(errors)), "error of the network in each row", *parts)
 
 
 def ranges(tensors: Mapping[str, Mapping[str, Any]]) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from aigc_edge.bundle.inputs import looks_normal
 from aigc_edge.bundle.sizes import Dim, Size, listed, named, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.layout import NARROW, channels_last
-from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import Source, SourceComponent, SourceOptions, sample_inputs
 from aigc_edge.sources.inputs import denoiser_spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-IMAGE = 3  # dimensions without the batch
+IMAGE, SIGNAL = 3, 2  # dimensions without the batch
 
 
 class Generator(Source):
@@ -26,15 +28,21 @@ class Generator(Source):
     Each takes and returns tensors whose first dimension is the batch; modules in float64 or half precision become float32. Where
     a module returns a dict, tuple or dataclass of several tensors, `result` is the key or position of its result. Images may have
     their channels last; `layout` "nhwc" says so where the shapes do not show it. `sample` is an example input of the first
-    network, float32 [N, ...]; its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
-    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index `num_classes` is the null
-    class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
-    the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller passes for each sample; `negative` are
-    examples of negative conditions. Formats are calibrated and evaluated with these. `schedule` contains arguments of
-    `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs` are custom programs instead of it.
+    network, float32 [N, ...]; its shape without N is that of the state or latents. `inputs` says what a decoder without a
+    denoiser takes, which formats are calibrated and compared on: "normal", "uniform" (−1 … 1), "uniform:LOW:HIGH", "sphere",
+    arrays [k, ...] by input name, or the path of an .npz file with such arrays. By default it is the values of `sample`, or
+    "normal" where these are constant or as unit normal noise; a denoiser is calibrated on the states of its own program.
+
+    A denoiser is called as `denoiser(sample, timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64
+    [N])`, where index `num_classes` is the null class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample,
+    classes)`. `conditions` are further inputs of the denoiser, examples [k, ...] by name, in the order of its arguments, which a
+    caller passes for each sample; `negative` are examples of negative conditions. Formats are calibrated and evaluated with
+    these. `schedule` contains arguments of `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs`
+    are custom programs instead of it.
+
     `sizes` are the image sizes (height, width) that the bundle supports, the size of the example first; only the last two
     dimensions of the sample depend on them. `data` is a data set or a folder of real images for evaluation; the output is in
-    `output_range`.
+    `output_range`. A decoder may return signals [N, C, L], which the bundle holds as images [N, C, 1, L].
 
     Raises AigcEdgeError for inconsistent arguments.
     """
@@ -61,6 +69,7 @@ class Generator(Source):
         result: str | None = None,
         name: str = "generator",
         licence: str | None = None,
+        inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     ) -> None:
         import torch
 
@@ -100,10 +109,21 @@ class Generator(Source):
         samples = self._sample.permute(NARROW) if self._channels_last else self._sample
         self.sample_shape = tuple(samples.shape[1:])
         shape = shape or self.sample_shape
+        if decoder is not None and len(shape) == SIGNAL:
+            from aigc_edge.sources.signal import SignalDecoder
+
+            self._decoder, shape = SignalDecoder(made.module), (shape[0], 1, shape[1])
         if len(shape) != IMAGE:
-            raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
+            raise AigcEdgeError(
+                f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W], signals of a decoder [N, C, L]"
+            )
         self.output_shape = (shape[0], shape[1], shape[2])
         self.sizes = _validate_sizes(sizes, self.sample_shape, self.output_shape)
+        values = samples.detach().cpu().numpy()
+        if inputs is None and denoiser is None and not self.num_classes and not looks_normal(values):
+            inputs = {"sample": values}
+        if inputs is not None:
+            self.inputs = sample_inputs(inputs, self.components()[0].spec.at(self.sizes[0] if self.sizes else None), name)
 
     @classmethod
     def claims(cls, text: str) -> bool:

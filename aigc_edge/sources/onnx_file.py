@@ -17,7 +17,7 @@ from aigc_edge.diffusion import resolve
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.export.layout import channels_last
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions, sample_inputs
 from aigc_edge.sources.onnx_adapting import Adaptation, adapted
 from aigc_edge.sources.onnx_component import OnnxComponent
 from aigc_edge.sources.onnx_model import (
@@ -80,6 +80,7 @@ class OnnxSource(Source):
         check_weights(model, path)
         self.conditions = {name: _fitting(name, self.conditions[name], shapes[name]) for name in self.conditions}
         self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
+        self.inputs = sample_inputs(options.calibration, spec.at(self.sizes[0] if self.sizes else None), path.name)
         self._part = OnnxComponent(
             spec,
             path,

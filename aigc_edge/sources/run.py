@@ -45,7 +45,9 @@ class RunSource(Source):
     @classmethod
     def open(cls, text: str, options: SourceOptions) -> RunSource:
         options.refuse(
-            "a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", *RESULT, "data"
+            "a training run",
+            *("role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "calibration", "data"),
+            *RESULT,
         )
         return cls(Path(text))
 

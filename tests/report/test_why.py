@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_a_bar_is_as_long_as_its_error():
         return float(text.split("<rect")[3].split('width="')[1].split('"')[0])
 
     assert width(0.1) == pytest.approx(2 * width(0.01), rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 12])
+def test_lines_of_the_trajectory_can_be_told_apart(count):
+    text = charts.rows({f"format{i}": [{"relative_l2": 0.1 * i + 0.1}, {"relative_l2": 0.2}] for i in range(count)})
+    lines = [part.split("/>")[0] for part in text.split("<polyline")[1:]]
+    strokes = [re.findall(r"stroke: [^;]+;|stroke-dasharray=[^ ]* [^ ]*", line) for line in lines]
+    assert len(strokes) == len(set(map(str, strokes))) == count
+    assert "relative L2 error" in text
+    assert "row of the program" in text
+    height = float(text.split('viewBox="0 0 ')[1].split('"')[0].split()[1])
+    assert all(float(y) < height for y in re.findall(r' y="([\d.]+)"', text))
 
 
 def test_a_layer_of_a_plan_belongs_to_its_node():

@@ -54,7 +54,7 @@ class DiffusersSource(Source):
         from aigc_edge.sources.diffusers.layout import PIPELINES
         from aigc_edge.sources.diffusers.loading import require
 
-        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", *RESULT)
+        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", "calibration", *RESULT)
         folder = Folder(Path(text))
         if folder.kind not in PIPELINES:
             raise AigcEdgeError(
