@@ -21,7 +21,7 @@ from aigc_edge.diffusion import Program, build
 from aigc_edge.engines.base import ENGINES, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
-from aigc_edge.runtime.device_loop import choose
+from aigc_edge.runtime.device import choose
 from aigc_edge.runtime.programs import named_solver
 
 Classes = Sequence[int] | NDArray[np.int64] | None  # of the images; None: unconditional

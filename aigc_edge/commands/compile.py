@@ -18,8 +18,8 @@ ORDER = 20
 HELP = "compile a trained generator into a bundle"
 DESCRIPTION = """\
 Export a generator, convert it to the requested formats, build engines for the targets that need them, and evaluate every format
-against fp32 from the same noise. A bundle that misses its quality budget is not written. Finished stages are kept when the
-compilation is interrupted: the same command resumes from them.
+against fp32 from the same noise. Formats that miss the quality budget are left out, with exit code 2. Finished stages are
+kept when the compilation is interrupted: the same command resumes from them.
 
   aigc-edge compile runs/digits -o digits.aigc --format fp32 --format int8 --target x86-cpu --target rtx
   aigc-edge compile ./stable-diffusion -o sd.aigc --format int8 --budget psnr=30 --size 512x512 --size 768x512
@@ -27,6 +27,7 @@ compilation is interrupted: the same command resumes from them.
   aigc-edge compile net.onnx --role denoiser --prediction v --schedule betas=scaled_linear -o net.aigc"""
 
 DEFAULT_FORMATS, DEFAULT_TARGETS = ("fp32", "int8"), ("x86-cpu",)
+PREDICTIONS = "epsilon, v, x0, flow, edm, consistency or denoised"
 FRECHET = 1.1  # the default budget where real images are known, as a multiple of the distance of fp32
 
 
@@ -71,21 +72,29 @@ def source_arguments(parser: Parser) -> None:
     """Add the options that describe a source which does not describe itself."""
     group = parser.add_argument_group("source description, where the source itself has none")
     option(group, "--role", "role of an ONNX file or module: evaluated at each step, or once", choices=("denoiser", "decoder"))
-    option(group, "--prediction NAME", "what a denoiser predicts: epsilon, v, x0, flow or edm")
+    option(group, "--prediction NAME", f"what a denoiser predicts: {PREDICTIONS}")
     option(
         group,
         "--schedule KEY=VALUE",
-        "a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80 …); may be repeated",
+        "a denoiser's training schedule (betas=scaled_linear, train_steps=1000, sigma_max=80, sigmas=80,24,0 …); may be repeated",
         action="append",
         default=[],
     )
     option(group, "--classes N", "number of classes of an ONNX file or module", type=values.whole(1, 1_000_000))
     option(
         group,
-        "--input NAME=ROLE",
-        "the role of an ONNX file's input that its name and type do not reveal: sample, timestep or class; may be repeated",
+        "--input NAME=VALUE",
+        "an input of an ONNX file whose name and type do not reveal what it takes: a role (sample, timestep or class), a number "
+        "that it always has, or a .npy file with examples [k, ...] of a condition; may be repeated",
         action="append",
         default=[],
+    )
+    option(group, "--result NAME", "the output of an ONNX file or a module that is its result")
+    option(
+        group,
+        "--layout",
+        "where images of an ONNX file or a module have their channels (default: as their shapes show, else nchw)",
+        choices=("nchw", "nhwc"),
     )
     option(
         group,
@@ -95,6 +104,22 @@ def source_arguments(parser: Parser) -> None:
         dest="sizes",
         type=values.size,
         action="append",
+    )
+    fed = group.add_mutually_exclusive_group()
+    option(
+        fed,
+        "--calibration FILE.npz",
+        "what a network of one evaluation takes: arrays named as its inputs, samples along the first axis; formats are "
+        "calibrated and compared on them (a denoiser is on the states of its own program)",
+        type=values.arrays_file,
+    )
+    option(
+        fed,
+        "--inputs DISTRIBUTION",
+        "the same as a distribution: normal, uniform (from -1 to 1), uniform:LOW:HIGH or sphere (default: the values of the "
+        "example sample, normal where there are none)",
+        dest="calibration",
+        type=values.distribution,
     )
     option(group, "--data NAME", "real images for the quality scores: a data set or a folder")
     option(group, "--prompts FILE", "prompts for calibration and evaluation, one per line")
@@ -130,9 +155,12 @@ def quality_options(parser: Parser, frechet: float | None) -> None:
     option(
         group,
         "--budget NAME=X",
-        "quality that every format must reach: psnr=30 (at least 30 dB against fp32 from the same noise), frechet=1.05x (at "
-        "most 1.05 times that of fp32)"
-        + ("" if frechet is None else f" (default: frechet={frechet:g}x where real images are known)"),
+        "quality that every format must reach against fp32 from the same noise: psnr=30 (dB, at least; the peak is the range of "
+        "fp32's own samples), centred_l2=0.3 (error relative to what varies in them, at most), ssim=0.9 (of images, at least), "
+        "frechet=1.05x (times that of fp32, at most); may be repeated (default: each format's own option psnr, which is 30 for "
+        "int8, with the errors that it stands for"
+        + ("" if frechet is None else f", and frechet={frechet:g}x where real images are known")
+        + "). Formats that miss it are left out: the others are written, and the exit code is 2",
         action="append",
     )
     option(group, "--seed S", "seed of calibration and evaluation (default: 0)", type=values.whole(0, 2**62), default=0)
@@ -147,13 +175,16 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
     return SourceOptions(
         role=arguments.role,
         prediction=arguments.prediction,
-        schedule=values.pairs(arguments.schedule, "--schedule"),
+        schedule=values.with_lists(values.pairs(arguments.schedule, "--schedule")),
         size=sizes[0],
         further_sizes=tuple(sizes[1:]),
         data=arguments.data,
         prompts=values.lines(arguments.prompts),
         classes=arguments.classes,
-        inputs=values.roles(arguments.input),
+        inputs=values.inputs(arguments.input),
+        calibration=arguments.calibration,
+        result=arguments.result,
+        layout=arguments.layout,
     )
 
 

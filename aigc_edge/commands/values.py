@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aigc_edge.errors import AigcEdgeError
 
@@ -64,6 +64,26 @@ def output_file(path: str) -> str:
     return path
 
 
+def arrays_file(path: str) -> str:
+    """The path of an existing .npz file."""
+    if Path(path).suffix.lower() != ".npz" or not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"{path} was given, an existing .npz file is allowed")
+    return path
+
+
+def distribution(text: str) -> str:
+    """The name of a distribution of inputs, with its bounds."""
+    from aigc_edge.bundle.inputs import SampleInputs
+
+    try:
+        inputs = SampleInputs.parse(text)
+    except AigcEdgeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if inputs.arrays:
+        raise argparse.ArgumentTypeError(f"{text} was given, give a file of arrays with --calibration")
+    return text
+
+
 def class_indices(groups: list[list[str]], names: Sequence[str], total: int, bundle: str) -> list[int]:
     """Class indices for the values of `--class`: indices, names, "all" or "none".
 
@@ -109,12 +129,23 @@ def pairs(texts: list[str], option: str) -> dict[str, bool | int | float | str]:
     return values
 
 
-def roles(texts: list[str]) -> dict[str, str]:
-    """Roles of inputs by name, from the values of --input."""
+def with_lists(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of `pairs`, with numbers separated by commas as lists."""
+    for key, value in values.items():
+        parts = [plain(part.strip()) for part in value.rstrip(",").split(",")] if isinstance(value, str) and "," in value else []
+        if parts and all(type(part) in (int, float) for part in parts):
+            values[key] = parts
+    return values
+
+
+def inputs(texts: list[str]) -> dict[str, str]:
+    """A role, a number or a .npy file for each input by name, from the values of --input."""
     by_name = {key: str(value) for key, value in pairs(texts, "--input").items()}
-    for key, role in by_name.items():
-        if role not in ROLES:
-            raise AigcEdgeError(f"--input {key}={role} was given: a role is one of {', '.join(ROLES)}")
+    for key, value in by_name.items():
+        if value not in ROLES and not value.endswith(".npy") and type(plain(value)) not in (int, float):
+            raise AigcEdgeError(
+                f"--input {key}={value} was given: it is a role ({', '.join(ROLES)}), a number, or a .npy file with examples"
+            )
     return by_name
 
 

@@ -27,13 +27,21 @@ def _source_arguments(options: SourceOptions) -> dict[str, Any]:
     return {
         "role": options.role,
         "prediction": options.prediction,
-        "schedule": [f"{key}={value}" for key, value in options.schedule.items()],
+        "schedule": [f"{key}={_listed(value)}" for key, value in options.schedule.items()],
         "classes": options.classes,
-        "input": [f"{name}={role}" for name, role in options.inputs.items()],
+        "calibration": "FILE.npz" if (options.calibration or "").endswith(".npz") else None,  # the bundle has the arrays
+        "inputs": None if (options.calibration or "").endswith(".npz") else options.calibration,
+        "input": [f"{name}={_name(value)}" for name, value in options.inputs.items()],
+        "result": options.result,
+        "layout": options.layout,
         "size": [f"{height}x{width}" for height, width in options.sizes],
         "data": options.data and _name(options.data),
         "prompts": "FILE" if options.prompts else None,  # the manifest has the prompts themselves
     }
+
+
+def _listed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _words(arguments: Mapping[str, Any]) -> list[str]:

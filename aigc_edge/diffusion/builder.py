@@ -16,7 +16,12 @@ from aigc_edge.errors import ProgramError
 
 MAX_STEPS = 10_000
 _COMMON = ("clip", "threshold", "guidance_interval", "guidance_rescale", "strength")  # options of every solver
-_DEFAULT_KINDS = {"edm": "edm", "consistency": "edm", "flow": "flow"}  # other networks are trained on timesteps: "vp"
+_DEFAULT_KINDS = {
+    "edm": "edm",
+    "consistency": "edm",
+    "denoised": "edm",
+    "flow": "flow",
+}  # other networks are trained on timesteps: "vp"
 
 
 def schedule_kind(schedule: Mapping[str, Any]) -> Any:

@@ -44,6 +44,17 @@ def consistency(alpha: float, sigma: float, *, sigma_data: float = 0.5, sigma_mi
     return Coefficients(1 / norm, alpha * data**2 / (above**2 + (alpha * data) ** 2), above * data / norm)
 
 
+@PREDICTIONS.register("denoised")
+def denoised(alpha: float, sigma: float) -> Coefficients:
+    """F = D, a network that scales its input and output itself: it takes x / alpha, in sigma / alpha (many exported consistency
+    models and EDM denoisers). Raises ProgramError where alpha = 0."""
+    if alpha == 0:
+        raise ProgramError(
+            "a network that takes x / alpha has no input where alpha is 0 (pure noise): start at a lower noise level"
+        )
+    return Coefficients(1 / alpha, 0.0, 1.0)
+
+
 @PREDICTIONS.register("epsilon")
 def epsilon(alpha: float, sigma: float) -> Coefficients:
     """F = eps, its input scaled to the variance-preserving x (Ho et al. 2020). Raises ProgramError where alpha = 0."""

@@ -211,21 +211,23 @@ def _quality(manifest: Manifest) -> str:
                 "–" if low == "–" else f"{low} … {high}",
                 _number(figures, "class_accuracy", "{:.1%}"),
                 _number(figures, "psnr", "{:.1f} dB"),
-                _number(figures, "relative_l2"),
+                _number(figures, "centred_l2" if "centred_l2" in figures else "relative_l2"),
+                _number(figures, "ssim", "{:.3f}"),
+                _number(figures, "weight_share", "{:.0%}"),
                 _number(figures, "n", "{:.0f}"),
             ]
         )
     if not rows:
         return ""
     by = f", scored by a classifier of {judge.accuracy:.1%} held-out accuracy" if judge and judge.accuracy else ""
-    header = ["format", "Fréchet", "95 % interval", "class accuracy", "PSNR to fp32", "relative L2", "n"]
+    header = ["format", "Fréchet", "95 % interval", "class accuracy", "PSNR to fp32", "relative L2", "SSIM", "weights", "n"]
     others = [
         f"  {format} at {size}, n {score['n']}: PSNR {_number(score, 'psnr', '{:.1f} dB')}, relative L2 "
         f"{_number(score, 'relative_l2')}"
         for format, figures in manifest.quality.items()
         for size, score in (figures.get("sizes") or {}).items()
     ]
-    return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6]), *others])
+    return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6, 7, 8]), *others])
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:

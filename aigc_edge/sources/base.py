@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.sizes import Size
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
+from aigc_edge.diffusion.prediction import PREDICTIONS
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.registry import Registry
 from aigc_edge.sources.inputs import TIMES, random_inputs
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 # Compiled into every bundle with a known schedule, at these numbers of steps; the runtime builds others on request.
 SOLVERS = ("dpmpp_2m", "euler", "heun", "ddim", "euler_ancestral")
 STEPS = (10, 20)
+RESULT = ("result", "layout")  # options of sources whose networks may return several tensors, or images with the channels last
 
 
 class SourceComponent:
@@ -123,9 +126,10 @@ class SourceOptions:
     prompts: tuple[str, ...] = ()
     classes: int | None = None
     result: str | None = None  # the output of an ONNX file or module that is its result
-    layout: str | None = None  # "nchw" or "nhwc", of the images that an ONNX file or module takes and returns
+    layout: Literal["nchw", "nhwc"] | None = None  # "nchw" or "nhwc", of the images that an ONNX file or module takes and returns
     # By the name of an input of an ONNX file: its role, a number that it always has, or a .npy file with examples of a condition.
     inputs: Mapping[str, str] = field(default_factory=dict)
+    calibration: str | None = None  # what a network of one evaluation takes: see SampleInputs.parse
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -137,7 +141,7 @@ class SourceOptions:
         if self.role == "denoiser":
             if self.prediction is None:
                 raise AigcEdgeError(
-                    "a denoiser was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)"
+                    f"a denoiser was given without --prediction: choose what it predicts ({', '.join(PREDICTIONS)})"
                 )
             return {"prediction": self.prediction, **self.schedule}
         if self.prediction or self.schedule:
@@ -149,6 +153,34 @@ class SourceOptions:
         for name in names:
             if getattr(self, name):
                 raise AigcEdgeError(f"--{name} was given, but {what} specifies it itself: leave the option out")
+
+
+def sample_inputs(value: Any, spec: ComponentSpec, what: str) -> SampleInputs:
+    """What `value` says that the network `spec` is fed with (see `SampleInputs.parse`); `what` describes it in messages.
+
+    Raises AigcEdgeError for a denoiser, whose inputs are the states of its own program, and for arrays that do not
+    fit the network.
+    """
+    inputs = SampleInputs.parse(value)
+    if value is None:
+        return inputs
+    if spec.name == "denoiser":
+        raise AigcEdgeError(
+            f"the inputs {inputs} were given for {what}, a denoiser: it is calibrated on the states of its own program, leave "
+            "them out"
+        )
+    known = {tensor.name: tensor for tensor in spec.inputs}
+    unknown = sorted(set(inputs.arrays) - set(known))
+    sample = next(tensor.name for tensor in spec.inputs if tensor.role == "sample")
+    if unknown or (inputs.arrays and sample not in inputs.arrays):
+        raise AigcEdgeError(
+            f"the arrays {', '.join(inputs.arrays)} were given as inputs of {what}: name them as its inputs {', '.join(known)}"
+        )
+    for name, array in inputs.arrays.items():
+        shape = tuple(int(size) for size in known[name].shape[1:])
+        if array.shape[1:] != shape:
+            raise AigcEdgeError(f"the inputs {name!r} have the shape {list(array.shape)}: {what} takes {['N', *shape]}")
+    return inputs
 
 
 class Source(ABC):
@@ -171,6 +203,7 @@ class Source(ABC):
     text: Text | None = None
     conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of conditions without a text encoder
     negative: Mapping[str, Any] = {}
+    inputs: SampleInputs = SampleInputs()  # of a network that is evaluated once
     schedule: Mapping[str, Any] | None = None  # arguments of `diffusion.build`; None: one evaluation, or custom programs only
     images: str | None = None  # a data set or folder of real images for evaluation
     folder: Path | None = None  # a folder where derived data (the judge) may be stored
@@ -195,7 +228,11 @@ class Source(ABC):
         if self.schedule is None:
             return [Program("one-shot", slots=1, init_scale=1.0, rows=())]
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        programs = [build(self.schedule, solver or SOLVERS[0], steps or self.steps, guidance_scale=scale)]
+        listed = (
+            self.schedule.get("sigmas") if self.schedule.get("kind") == "table" and not self.schedule.get("resample") else None
+        )
+        default_steps = self.steps if listed is None else len(listed) - 1
+        programs = [build(self.schedule, solver or SOLVERS[0], steps or default_steps, guidance_scale=scale)]
         for name, n in itertools.product(SOLVERS, STEPS):
             with contextlib.suppress(ProgramError):  # a schedule may list its own noise levels
                 programs.append(build(self.schedule, name, n, guidance_scale=scale))

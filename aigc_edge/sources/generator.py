@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from aigc_edge.bundle.inputs import looks_normal
 from aigc_edge.bundle.sizes import Dim, Size, listed, named, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program
-from aigc_edge.errors import AigcEdgeError, first_line
-from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
+from aigc_edge.errors import AigcEdgeError
+from aigc_edge.sources.base import Source, SourceComponent, SourceOptions, sample_inputs
 from aigc_edge.sources.inputs import denoiser_spec
 
 if TYPE_CHECKING:
@@ -22,13 +24,21 @@ class Generator(Source):
     """Arbitrary torch modules as a source, for `compile_source` and as return value of `package:function`.
 
     Give a `denoiser`, evaluated at every step, a `decoder`, evaluated once, or both (the decoder then takes the denoised sample).
-    Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example input of the first network,
-    float32 [N, ...]; its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
-    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index `num_classes` is the null
-    class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
-    the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller passes for each sample; `negative` are
-    examples of negative conditions. Formats are calibrated and evaluated with these. `schedule` contains arguments of
-    `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs` are custom programs instead of it.
+    Each takes and returns tensors whose first dimension is the batch; modules in float64 or half precision become float32. Where
+    a module returns a dict, tuple or dataclass of several tensors, `result` is the key or position of its result. Images may have
+    their channels last; `layout` "nhwc" says so where the shapes do not show it. `sample` is an example input of the first
+    network, float32 [N, ...]; its shape without N is that of the state or latents. `inputs` says what a decoder without a
+    denoiser takes, which formats are calibrated and compared on: "normal", "uniform" (−1 … 1), "uniform:LOW:HIGH", "sphere",
+    arrays [k, ...] by input name, or the path of an .npz file with such arrays. By default it is the values of `sample`, or
+    "normal" where these are constant or as unit normal noise; a denoiser is calibrated on the states of its own program.
+
+    A denoiser is called as `denoiser(sample, timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64
+    [N])`, where index `num_classes` is the null class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample,
+    classes)`. `conditions` are further inputs of the denoiser, examples [k, ...] by name, in the order of its arguments, which a
+    caller passes for each sample; `negative` are examples of negative conditions. Formats are calibrated and evaluated with
+    these. `schedule` contains arguments of `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs`
+    are custom programs instead of it.
+
     `sizes` are the image sizes (height, width) that the bundle supports, the size of the example first; only the last two
     dimensions of the sample depend on them. `data` is a data set or a folder of real images for evaluation; the output is in
     `output_range`. A decoder may return signals [N, C, L], which the bundle holds as images [N, C, 1, L].
@@ -54,9 +64,14 @@ class Generator(Source):
         output_range: tuple[float, float] = (-1.0, 1.0),
         sizes: Sequence[Size] = (),
         data: str | None = None,
+        layout: Literal["nchw", "nhwc"] | None = None,
+        result: str | None = None,
         name: str = "generator",
         licence: str | None = None,
+        inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     ) -> None:
+        import torch
+
         if denoiser is None and decoder is None:
             raise AigcEdgeError("a generator was given without networks: give a denoiser, a decoder, or both")
         if denoiser is not None and schedule is None and not programs:
@@ -71,28 +86,42 @@ class Generator(Source):
             raise AigcEdgeError(f"{len(class_names)} class names for {num_classes} classes: give one each, or none")
         self.name, self.schedule, self.num_classes = name, schedule, num_classes
         self.class_names, self.guidance_scale, self.output_range = tuple(class_names), guidance_scale, output_range
-        self._denoiser, self._decoder, self._programs = denoiser, decoder, list(programs)
-        self.conditions, self.negative = dict(conditions or {}), dict(negative or {})
+        self._programs = list(programs)
         self.images, self._licence = data, licence
+        self.conditions = {name: _floats(value, name) for name, value in (conditions or {}).items()}
+        self.negative = {name: _floats(value, name) for name, value in (negative or {}).items()}
         self._sample = _floats(sample, "sample")
-        for key, value in [*self.conditions.items(), *self.negative.items()]:
-            _floats(value, key)
         if self.negative and set(self.negative) != set(self.conditions):
             raise AigcEdgeError(
                 f"negative conditions {sorted(self.negative)} for conditions {sorted(self.conditions)}: give the same"
             )
-        self.sample_shape = tuple(self._sample.shape[1:])
-        shape = self.sample_shape if decoder is None else self._decoded()
-        if decoder is not None and len(shape) == SIGNAL:
+        from aigc_edge.export.plain_module import NARROW, channels_last, plain
+
+        self._denoiser, self._decoder, self._result, self._checked = denoiser, decoder, result, False
+        self._channels_last = channels_last(self._sample, self._sample, layout)[0]
+        shape: tuple[int, ...] | None = None
+        if decoder is not None:
+            labels = [torch.zeros(1, dtype=torch.int64)] if num_classes and denoiser is None else []
+            made = plain("decoder", decoder, self._sample[:1], *labels, layout=layout, result=result)
+            self._decoder, shape = made.module, tuple(made.output.shape[1:])
+            self._channels_last = made.sample_last
+        samples = self._sample.permute(NARROW) if self._channels_last else self._sample
+        self.sample_shape = tuple(samples.shape[1:])
+        shape = shape or self.sample_shape
+        if self._decoder is not None and len(shape) == SIGNAL:
             from aigc_edge.sources.signal import SignalDecoder
 
-            self._decoder, shape = SignalDecoder(decoder), (shape[0], 1, shape[1])
+            self._decoder, shape = SignalDecoder(self._decoder), (shape[0], 1, shape[1])
         if len(shape) != IMAGE:
             raise AigcEdgeError(
                 f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W], signals of a decoder [N, C, L]"
             )
         self.output_shape = (shape[0], shape[1], shape[2])
         self.sizes = _validate_sizes(sizes, self.sample_shape, self.output_shape)
+        values = self._sample.detach().cpu().numpy()
+        if inputs is None and denoiser is None and not self.num_classes and not looks_normal(values):
+            inputs = {"sample": values}
+        self.inputs = sample_inputs(inputs, self.components()[0].spec.at(self.sizes[0] if self.sizes else None), name)
 
     @classmethod
     def claims(cls, text: str) -> bool:
@@ -103,6 +132,7 @@ class Generator(Source):
         raise AigcEdgeError(f"{text} is not a generator: create one in Python")
 
     def components(self) -> list[SourceComponent]:
+        self._check_denoiser()
         parts = []
         if self._denoiser is not None:
             conditions = [
@@ -133,26 +163,33 @@ class Generator(Source):
     def _part(self, module: nn.Module, spec: ComponentSpec) -> SourceComponent:
         return SourceComponent(spec, lambda: module, sizes=self.sizes, times=self.timesteps, classes=self.num_classes)
 
-    def _decoded(self) -> tuple[int, ...]:
+    def _check_denoiser(self) -> None:
+        """Evaluate the denoiser once on the example, to see that it can be called, and how its result is picked."""
         import torch
 
-        assert self._decoder is not None
-        labels = [torch.zeros(len(self._sample), dtype=torch.int64)] if self.num_classes and self._denoiser is None else []
-        try:
-            with torch.no_grad():
-                return tuple(self._decoder.eval()(self._sample, *labels).shape[1:])
-        except Exception as error:  # any exception of the module
-            what = f"the decoder does not accept a sample of shape {list(self._sample.shape)}"
-            raise AigcEdgeError(f"{what}: {first_line(error)}") from error
+        from aigc_edge.export.plain_module import plain
+
+        if self._checked or self._denoiser is None:
+            return
+        one, times = self._sample[:1], torch.tensor(self.timesteps()[-1:] or (0.0,))
+        labels = [torch.zeros(1, dtype=torch.int64)] if self.num_classes else []
+        inputs = [times, *labels, *(value[:1] for value in self.conditions.values())]
+        layout: Literal["nchw", "nhwc"] = "nhwc" if self._channels_last else "nchw"
+        made = plain("denoiser", self._denoiser, one, *inputs, layout=layout, result=self._result)
+        if made.output.shape[1:] != self.sample_shape:
+            raise AigcEdgeError(
+                f"the denoiser takes {list(one.shape)} but returns {list(made.output.shape)}: it must preserve the shape"
+            )
+        self._denoiser, self._checked = made.module, True
 
 
 def _floats(value: Tensor, name: str) -> Tensor:
     import torch
 
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32 or value.ndim < 2:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim < 2 or not len(value):
         description = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise AigcEdgeError(f"the example {name!r} is {description}: give a float32 tensor [N, ...]")
-    return value
+    return value.float()
 
 
 def _validate_sizes(sizes: Sequence[Size], sample: Sequence[int], output: tuple[int, int, int]) -> tuple[Size, ...]:

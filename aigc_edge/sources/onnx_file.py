@@ -16,14 +16,16 @@ from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import resolve
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions, sample_inputs
 from aigc_edge.sources.onnx_adapting import Adaptation, adapted
 from aigc_edge.sources.onnx_component import OnnxComponent
 from aigc_edge.sources.onnx_model import (
     GraphTensor,
     channels_last,
-    checked_model,
+    check_weights,
     files_beside,
+    parsed_model,
+    plain_model,
     result_of,
     roles_of,
     scale_of,
@@ -48,12 +50,12 @@ class OnnxSource(Source):
             raise AigcEdgeError(f"{path.name} was given without --role: choose denoiser (evaluated each step) or decoder (once)")
         self._path, self._options, self.name, self.images = path, options, path.stem, options.data
         self.schedule = options.denoiser_schedule()
-        model = checked_model(path)
-        inputs, outputs = tensors_of(model)
-        adaptation = self._adaptation(inputs, outputs, options.role)
+        model = parsed_model(path)
+        adaptation = self._adaptation(*tensors_of(model), options.role)
         roles, output = adaptation.roles, adaptation.output
-        one_sample = self._one_sample(inputs, roles)
-        inputs, outputs = tensors_of(adapted(model, adaptation))
+        one_sample = self._one_sample(tensors_of(model)[0], roles)
+        model = adapted(plain_model(model, path), adaptation)
+        inputs, outputs = tensors_of(model)
         sample = next(name for name, role in roles.items() if role == "sample")
         if not inputs[sample].sized:
             options.refuse("an ONNX file of one size", "size")
@@ -75,8 +77,10 @@ class OnnxSource(Source):
             for name, role in roles.items()
         )
         spec = ComponentSpec(options.role, input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
+        check_weights(model, path)
         self.conditions = {name: _fitting(name, self.conditions[name], shapes[name]) for name in self.conditions}
         self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
+        self.inputs = sample_inputs(options.calibration, spec.at(self.sizes[0] if self.sizes else None), path.name)
         self._part = OnnxComponent(
             spec,
             path,

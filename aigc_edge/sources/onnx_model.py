@@ -10,13 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.inliner
-import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.bundle.external import ExternalData, check_locations, mapped, read_weights
@@ -26,7 +25,11 @@ from aigc_edge.compress.graphs.graph import outline
 from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.sources.onnx_adapting import HALVES, graphs_of, in_float32
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 OPSET, LEAST_OPSET = 20, 9  # supported by quantisers and TensorRT; the oldest that onnx can convert
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, *HALVES)
 _COLOURS = (1, 2, 3, 4)  # channels of images and of most latents
 _CLASS = re.compile("class|label", re.IGNORECASE)
 _TIME = re.compile(r"time|sigma|noise_level|(?<![a-z])(t|ts|step)(?![a-z])", re.IGNORECASE)
@@ -59,23 +62,26 @@ class GraphTensor:
         return len(self.shape) == 4 and [not size for size in self.shape[1:]] == [False, True, True]
 
 
-def checked_model(path: Path) -> onnx.ModelProto:
-    """As `read_model`, but raises AigcEdgeError for a model that cannot be run, with the reason."""
+def parsed_model(path: Path) -> onnx.ModelProto:
+    """The graph in `path`, local functions inlined, without external weights; raises AigcEdgeError for unknown operators."""
     model = _parsed(path)
     if not model.graph.node or not model.graph.output:
         raise AigcEdgeError(f"{path} contains no network: {_AGAIN}")
     model = _inlined(model, path)
     _check_operators(model, path)
-    model = _plain(model, path)
+    return model
+
+
+def check_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Raise AigcEdgeError for weights of `model`, read from `path`, that are not finite."""
     for tensor in itertools.chain.from_iterable(graph.initializer for graph in graphs_of(model.graph)):
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(_values(tensor, path)).all():
             raise AigcEdgeError(f"the weight {tensor.name!r} of {path.name} contains NaN or infinity: check the training")
-    return model
 
 
 def read_model(path: Path) -> onnx.ModelProto:
     """The model in `path` in float32 and at our opset, local functions inlined. Large external weights are not loaded."""
-    return _plain(_inlined(_parsed(path), path), path)
+    return plain_model(_inlined(_parsed(path), path), path)
 
 
 def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -89,7 +95,7 @@ def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         raise AigcEdgeError(f"{what}: {_AGAIN} without them") from error
 
 
-def _plain(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+def plain_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Small constants read, half precision and float64 weights converted, at our opset."""
     _read_small(model, path)
     tensors = itertools.chain.from_iterable(graph.initializer for graph in graphs_of(model.graph))
@@ -124,18 +130,19 @@ def _values(tensor: onnx.TensorProto, path: Path) -> npt.NDArray[Any]:
     return mapped(tensor, path, np.float32) if ExternalData.of(tensor) else numpy_helper.to_array(tensor)
 
 
-def _mapped(tensor: onnx.TensorProto, path: Path) -> ir.Tensor:
-    return ir.Tensor(mapped(tensor, path, np.float32))
-
-
 def as_ir(model: onnx.ModelProto, path: Path) -> ir.Model:
     """`model`, read from `path`, as an onnx_ir model; external weights are read on demand."""
+    import onnx_ir as ir  # slow to import, and not needed to refuse a file
+
+    def values(tensor: onnx.TensorProto) -> ir.Tensor:
+        return ir.Tensor(mapped(tensor, path, np.float32))
+
     external = {tensor.name: tensor for tensor in model.graph.initializer if ExternalData.of(tensor)}
     ir_model = ir.from_proto(model)
     for name, tensor in external.items():
         # onnx_ir's own external tensors refuse symbolic links.
-        values, shape = functools.partial(_mapped, tensor, path), ir.Shape(tensor.dims)
-        ir_model.graph.initializers[name].const_value = ir.LazyTensor(values, dtype=ir.DataType.FLOAT, shape=shape, name=name)
+        lazy = ir.LazyTensor(functools.partial(values, tensor), dtype=ir.DataType.FLOAT, shape=ir.Shape(tensor.dims), name=name)
+        ir_model.graph.initializers[name].const_value = lazy
     return ir_model
 
 
@@ -195,7 +202,7 @@ def result_of(outputs: Mapping[str, GraphTensor], chosen: str | None, path: Path
     if chosen is None and len(outputs) > 1:
         raise AigcEdgeError(f"{path.name} returns {', '.join(outputs)}: choose one of them with --result NAME")
     result = outputs[chosen or next(iter(outputs))]
-    if result.kind not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+    if result.kind not in _FLOATS:
         kind = TensorProto.DataType.Name(result.kind).lower()
         raise AigcEdgeError(f"{path.name} returns {result.name} as {kind}: a network of a bundle returns float32; {_AGAIN}")
     return result
@@ -214,7 +221,7 @@ def roles_of(inputs: Mapping[str, GraphTensor], role: str, declared: Mapping[str
     for name, tensor in inputs.items():
         if name in declared:
             roles[name] = declared[name]  # type: ignore[assignment]
-        elif len(tensor.shape) >= 2 and tensor.kind == TensorProto.FLOAT:
+        elif len(tensor.shape) >= 2 and tensor.kind in _FLOATS:
             roles[name] = "condition" if "sample" in roles.values() else "sample"
         elif _CLASS.search(name):
             roles[name] = "class"
@@ -282,4 +289,5 @@ def engine_takes(model: Path, path: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes derive from Exception only
-        raise AigcEdgeError(f"{path.name} cannot be run: {first_line(error)}") from error
+        reason = first_line(error).replace(os.fspath(model), path.name)  # the model is a copy in a temporary folder
+        raise AigcEdgeError(f"{path.name} cannot be run: {reason}") from error

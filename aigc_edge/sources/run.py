@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aigc_edge import data
 from aigc_edge.bundle.provenance import of_run
-from aigc_edge.data.image_set import ImageSet
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import sha256_of
-from aigc_edge.models.base import load_run
-from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import RESULT, SOURCES, Source, SourceComponent, SourceOptions
+
+if TYPE_CHECKING:
+    from aigc_edge.data.image_set import ImageSet
 
 
 @SOURCES.register("run")
@@ -23,6 +23,8 @@ class RunSource(Source):
     guidance_scale = 2.0
 
     def __init__(self, path: Path) -> None:
+        from aigc_edge.models.base import load_run  # imports torch
+
         self._run = load_run(path)
         self.folder, self.name = path, path.resolve().name
         self._config, family = self._run.config, self._run.family
@@ -42,7 +44,11 @@ class RunSource(Source):
 
     @classmethod
     def open(cls, text: str, options: SourceOptions) -> RunSource:
-        options.refuse("a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "data")
+        options.refuse(
+            "a training run",
+            *("role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "calibration", "data"),
+            *RESULT,
+        )
         return cls(Path(text))
 
     def components(self) -> list[SourceComponent]:
@@ -52,6 +58,8 @@ class RunSource(Source):
         return " ".join([part, *(sha256_of(self._run.path / name) for name in ("config.json", "model.safetensors"))])
 
     def data(self) -> ImageSet:
+        from aigc_edge import data
+
         data_config = self._config["data"]
         images = data.load(data_config["source"], data_config["size"])
         if images.fingerprint != data_config["fingerprint"]:

@@ -67,7 +67,7 @@ def ideal_output(
     eps = (x - alpha * x0) / sigma
     if prediction == "epsilon":
         return eps
-    if prediction == "x0":
+    if prediction in ("x0", "denoised"):
         return x0
     if prediction == "v":
         return (alpha * eps - sigma * x0) / math.hypot(alpha, sigma)
@@ -84,8 +84,8 @@ def ideal_network(
 
     def network(sample: np.ndarray, timestep: np.ndarray, classes: np.ndarray | None) -> np.ndarray:
         alpha, sigma = levels[float(timestep[0])]
-        norm = {"edm": math.hypot(alpha * sigma_data, sigma), "flow": alpha + sigma}.get(prediction, math.hypot(alpha, sigma))
-        x = sample * norm
+        norms = {"edm": math.hypot(alpha * sigma_data, sigma), "flow": alpha + sigma, "denoised": alpha}
+        x = sample * norms.get(prediction, math.hypot(alpha, sigma))
         return ideal_output(prediction, x, data.denoise(x, alpha, sigma), alpha, sigma, sigma_data)
 
     return network

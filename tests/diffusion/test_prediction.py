@@ -13,7 +13,7 @@ from aigc_edge.diffusion import PREDICTIONS, build
 from aigc_edge.diffusion.reference import run
 from aigc_edge.errors import ProgramError
 
-KINDS = ["edm", "epsilon", "flow", "v", "x0"]  # and "consistency", whose D is no mean of the clean sample
+KINDS = ["denoised", "edm", "epsilon", "flow", "v", "x0"]  # and "consistency", whose D is no mean of the clean sample
 
 
 def coordinates(rng: np.random.Generator) -> list[tuple[float, float]]:
@@ -74,6 +74,25 @@ def test_pure_noise_has_finite_coefficients(exact: SimpleNamespace, rng: np.rand
     if kind != "edm":
         x0, eps = rng.normal(size=(2, 9))
         assert np.allclose(c_skip * eps + c_out * exact.ideal_output(kind, eps, x0, 0.0, 1.0), x0)
+
+
+def test_a_network_that_returns_the_denoised_sample_sees_it_unscaled(rng: np.random.Generator) -> None:
+    for alpha, sigma in coordinates(rng):
+        x0, eps = rng.normal(size=(2, 9))
+        c_in, c_skip, c_out = PREDICTIONS["denoised"](alpha, sigma)
+        np.testing.assert_allclose(c_in * (alpha * x0 + sigma * eps), x0 + sigma / alpha * eps)
+        assert (c_skip, c_out) == (0.0, 1.0)
+    with pytest.raises(ProgramError, match="no input where alpha is 0"):
+        PREDICTIONS["denoised"](0.0, 1.0)
+
+
+@pytest.mark.parametrize("time", ["log", "sigma"])
+def test_an_edm_schedule_tells_the_network_ln_sigma_or_sigma(time: str) -> None:
+    program = build({"prediction": "denoised", "time": time, "sigma_max": 5.0}, "euler", 3)
+    expected = [row.sigma if time == "sigma" else math.log(row.sigma) / 4 for row in program.rows]
+    assert [row.timestep for row in program.rows] == pytest.approx(expected)
+    with pytest.raises(ProgramError, match="time must be 'log' or 'sigma'"):
+        build({"prediction": "edm", "time": "t"}, "euler", 3)
 
 
 def test_epsilon_of_pure_noise_is_refused() -> None:

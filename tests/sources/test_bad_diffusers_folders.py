@@ -52,6 +52,26 @@ def sharded_in_part(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors")
 
 
+def in_shards(folder: Path) -> Path:
+    """The weights in several files, with their index."""
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    diffusers.UNet2DModel.from_pretrained(folder / "unet").save_pretrained(folder / "unet", max_shard_size="5KB")
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    return index
+
+
+def without_a_shard(folder: Path) -> None:
+    in_shards(folder)
+    next((folder / "unet").glob("*-00002-of-*.safetensors")).unlink()
+
+
+def outside(folder: Path) -> None:
+    index = in_shards(folder)
+    content = json.loads(index.read_text())
+    content["weight_map"] = dict.fromkeys(content["weight_map"], "../diffusion_pytorch_model.safetensors")
+    index.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -73,6 +93,10 @@ def sharded_in_part(folder: Path) -> None:
         (pickled, r"contains pickled weights \(diffusion_pytorch_model.bin\).*save_pretrained"),
         (lambda f: (f / WEIGHTS).unlink(), r"unet contains no safetensors"),
         (sharded_in_part, r"lacks some of its 2 weight files"),
+        (without_a_shard, r"lacks some of its \d+ weight files \(diffusion_pytorch_model-00002-of-\d+.safetensors\)"),
+        (outside, r"unet/diffusion_pytorch_model.safetensors.index.json does not list files beside it"),
+        (lambda f: change(f / "model_index.json", _class_name=["mine.py", "MyPipeline"]), r"is a MyPipeline, which cannot"),
+        (lambda f: change(f / "model_index.json", _class_name=[]), r"does not name a pipeline"),
         (lambda f: cut(f / WEIGHTS, 0.9), r"safetensors is truncated or damaged"),
         (lambda f: cut(f / WEIGHTS, 0.0), r"safetensors is truncated or damaged"),
     ],
@@ -144,6 +168,74 @@ def test_weights_in_several_files(folder: Path) -> None:
     module = open_source(str(folder)).components()[0].module
     for name, weight in module.state_dict().items():
         np.testing.assert_array_equal(weight.numpy(), plain.state_dict()[name].numpy())
+
+
+def variant(folder: Path, name: str, old: bool) -> None:
+    """Sharded weights of a variant, named as diffusers does, or as its older versions did."""
+    index = in_shards(folder)
+    names = {file.name: file for file in (folder / "unet").glob("*-of-*.safetensors")}
+    renamed = {}
+    for file in names:
+        stem, shard = file.removesuffix(".safetensors").split("-", 1)
+        renamed[file] = f"{stem}-{shard}.{name}.safetensors" if old else f"{stem}.{name}-{shard}.safetensors"
+        names[file].rename(folder / "unet" / renamed[file])
+    content = json.loads(index.read_text())
+    content["weight_map"] = {key: renamed[file] for key, file in content["weight_map"].items()}
+    parts = index.name.removesuffix(".index.json")
+    index.with_name(f"{parts}.{name}.index.json" if old else f"{parts}.index.{name}.json").write_text(json.dumps(content))
+    index.unlink()
+
+
+def left_over(folder: Path) -> None:
+    in_shards(folder)
+    (folder / "unet" / "diffusion_pytorch_model-00001-of-00013.safetensors").write_bytes(b"of another download")
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda f: (f / WEIGHTS).rename(f / "unet" / "diffusion_pytorch_model.fp16-ema.safetensors"),
+        lambda f: variant(f, "fp16", old=False),
+        lambda f: variant(f, "fp16", old=True),
+        lambda f: variant(f, "non-ema", old=False),
+        lambda f: variant(f, "non-ema", old=True),
+        left_over,
+    ],
+    ids=["hyphen", "shards", "old shards", "shards hyphen", "old shards hyphen", "left over"],
+)
+def test_weights_are_those_of_the_index_whatever_their_names(folder: Path, rename: Callable[[Path], object]) -> None:
+    plain = open_source(str(folder)).components()[0].module.state_dict()
+    moved = folder.with_name("with.a.dot")  # which older index names are split at
+    folder.rename(moved)
+    rename(moved)
+    found = open_source(str(moved)).components()[0].module.state_dict()
+    assert found.keys() == plain.keys()
+    for name, weight in found.items():
+        np.testing.assert_array_equal(weight.numpy(), plain[name].numpy())
+
+
+def test_a_class_name_with_the_file_of_a_custom_pipeline(folder: Path) -> None:
+    change(folder / "model_index.json", _class_name=["pipeline", "DDIMPipeline"])
+    assert open_source(str(folder)).family == "DDIMPipeline"
+
+
+def test_a_chosen_solver_is_the_default_program(folder: Path) -> None:
+    for solver, steps in (("euler", 10), ("ddim", 20), ("heun", 7)):
+        assert open_source(str(folder)).programs(solver, steps, None)[0].name == f"{solver}-{steps}"
+
+
+def test_a_network_is_checked_at_timesteps_of_its_schedule(folder: Path) -> None:
+    (part,) = open_source(str(folder)).components()
+    times = part.example(64, torch.Generator().manual_seed(0))[1]
+    rows = {row.timestep for program in open_source(str(folder)).programs(None, None, None) for row in program.rows}
+    assert set(times.tolist()) <= {float(np.float32(row)) for row in rows}
+    change(folder / "model_index.json", scheduler=["diffusers", "EDMEulerScheduler"])
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "EDMEulerScheduler"}))
+    change(folder / "model_index.json", _class_name="DDPMPipeline")
+    (part,) = open_source(str(folder)).components()
+    times = part.example(64, torch.Generator().manual_seed(0))[1]
+    assert times.max() < 2  # ln(sigma) / 4 of sigma up to 80
+    assert times.min() > -2
 
 
 def test_provenance_names_no_place(folder: Path) -> None:

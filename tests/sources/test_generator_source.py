@@ -95,7 +95,7 @@ def test_a_function_is_found_by_its_name(tmp_path, monkeypatch):
         ({"decoder": nn.Flatten()}, r"must be \[N, C, H, W\]"),
         ({"decoder": nn.Conv2d(5, 3, 1)}, "does not accept"),
         ({"decoder": nn.Identity(), "num_classes": 2, "class_names": ["a"]}, "1 class names for 2"),
-        ({"decoder": nn.Identity(), "sample": torch.zeros(1, 3, 8, 8, dtype=torch.float64)}, "float32"),
+        ({"decoder": nn.Identity(), "sample": torch.zeros(1, 3, 8, 8, dtype=torch.int64)}, "float32"),
         ({"decoder": nn.Identity(), "sample": [1, 2]}, "list"),
     ],
 )

@@ -153,9 +153,9 @@ def _domain(file):
 
 
 def _fixed(file):
-    """A batch of 1 that is baked in."""
-    model = onnx.load(_file(file, batch=1))
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3, 4, 4]), "sizes"))
+    """A batch of 4 that is baked in."""
+    model = onnx.load(_file(file, batch=4))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([4, 3, 4, 4]), "sizes"))
     model.graph.node[-1].output[0] = "z"
     model.graph.node.append(helper.make_node("Reshape", ["z", "sizes"], ["y"]))
     onnx.save(model, file)

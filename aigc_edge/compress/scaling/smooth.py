@@ -18,6 +18,7 @@ from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
+from aigc_edge.compress.graphs.weights import shared
 
 SAMPLES = 2  # whose trajectories the largest magnitudes come from
 LEAST = 1e-3  # of the largest factor of a tensor: inactive channels are not amplified
@@ -49,13 +50,10 @@ def smoothed(
     model: onnx.ModelProto, layers: Sequence[Layer], sizes: Mapping[str, npt.NDArray[np.float32]], strength: float
 ) -> onnx.ModelProto:
     """A copy of `model` whose matrix products' input channels are divided by max|x|^s / max|w|^(1 − s), s the strength."""
-    constants = graph.initialisers(model)
-    readers: dict[str, set[str]] = {}
-    for layer in layers:
-        readers.setdefault(layer.weight, set()).add(layer.input)
+    constants, tied = graph.initialisers(model), shared(model)
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
-        if _takes(layer) and len(readers[layer.weight]) == 1 and layer.input in sizes:
+        if _takes(layer) and layer.weight not in tied and layer.input in sizes:
             groups.setdefault(layer.input, []).append(layer)
     weights: dict[str, npt.NDArray[np.float32]] = {}
     changes: dict[str, Change] = {}

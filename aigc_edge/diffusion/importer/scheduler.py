@@ -211,7 +211,8 @@ def _described(
         "steps": steps,
         "source": "diffusers",
         "residual": imported.residual,
-        "config": {k: v for k, v in config.items() if k not in dropped},
+        # diffusers lists the options left at their defaults in the order of a set, which differs from process to process.
+        "config": {k: sorted(v) if k == "_use_default_values" else v for k, v in config.items() if k not in dropped},
         "options": {k: v for k, v in arguments.items() if k not in dropped},
     }
     if left_out:

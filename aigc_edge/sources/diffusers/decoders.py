@@ -62,7 +62,7 @@ class Vae:
 
     def _scaling(self, shift: bool, statistics: bool) -> tuple[Tensor, Tensor]:
         mean, deviation = self.config.get("latents_mean"), self.config.get("latents_std")
-        factor = self._number("scaling_factor", 1.0 if self.config.get("_class_name") == "AutoencoderTiny" else 0.18215)
+        factor = self._number("scaling_factor", 1.0 if self.folder.class_of("vae")[1] == "AutoencoderTiny" else 0.18215)
         if statistics and mean is not None and deviation is not None:
             mean, deviation = (torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1) for values in (mean, deviation))
             if mean.shape[1] != self.channels or deviation.shape != mean.shape:

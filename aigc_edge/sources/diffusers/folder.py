@@ -13,7 +13,10 @@ from aigc_edge.errors import AigcEdgeError
 
 INDEX = "model_index.json"
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[a-zA-Z]\w*))?(?:-\d+-of-\d+)?\.safetensors")
+# diffusers writes model.fp16-00001-of-00002.safetensors, older versions model-00001-of-00002.fp16.safetensors.
+_NAME, _VARIANT = r"(?:diffusion_pytorch_model|model)", r"[a-zA-Z][\w-]*"
+_WEIGHTS = re.compile(rf"{_NAME}(?:\.(?P<new>{_VARIANT}?))?(?P<shard>-\d+-of-\d+)?(?:\.(?P<old>{_VARIANT}))?\.safetensors")
+_INDEX = re.compile(rf"{_NAME}\.safetensors(?:\.(?P<old>{_VARIANT}))?\.index(?:\.(?P<new>{_VARIANT}))?\.json")
 
 
 def _name(path: Path) -> str:
@@ -32,6 +35,8 @@ class Folder:
         self.name = _name(path)
         self.index = self._json(path / INDEX)
         kind = self.index.get("_class_name")
+        if isinstance(kind, list) and kind:  # [library or file, class], as older versions and custom pipelines write it
+            kind = kind[-1]
         if not isinstance(kind, str):
             raise AigcEdgeError(
                 f"{self.name}/{INDEX} does not name a pipeline (_class_name): save the pipeline again with save_pretrained"
@@ -78,30 +83,49 @@ class Folder:
             raise AigcEdgeError(f"{key} of {self.name}/{component} is {value!r}: it must be a positive whole number")
         return value
 
-    def check_weights(self, component: str) -> str | None:
-        """The variant of the component's safetensors ("fp16", or None) after checking that its files are complete.
+    def weights(self, component: str) -> tuple[list[str], dict[str, str] | None]:
+        """The safetensors of a component, checked to be complete, and the weight map of their index (None: one file).
 
-        Raises AigcEdgeError for pickled weights, which may run code when loaded, and for truncated files.
+        Of several variants it is the one without a name, else the first. An index decides which files belong to it; others beside
+        it are left over. Raises AigcEdgeError for pickled weights, which may run code when loaded, and for truncated files.
         """
-        folder = self.path / component
-        files = sorted(file.name for file in folder.iterdir())
-        variants = {match["variant"]: match for match in map(_WEIGHTS.fullmatch, files) if match}
-        if not variants:
-            pickles = [name for name in files if name.endswith(_PICKLES)]
+        folder, shown = self.path / component, f"{self.name}/{component}"
+        names = sorted(file.name for file in folder.iterdir())
+        whole, shards, indices = dict[str, str](), dict[str, list[str]](), dict[str, str]()
+        for name in names:
+            if match := _WEIGHTS.fullmatch(name):
+                variant = match["new"] or match["old"] or ""
+                if match["shard"]:
+                    shards.setdefault(variant, []).append(name)
+                else:
+                    whole[variant] = name
+            elif match := _INDEX.fullmatch(name):
+                indices[match["new"] or match["old"] or ""] = name
+        if not (whole or shards or indices):
+            pickles = [name for name in names if name.endswith(_PICKLES)]
             if pickles:
                 raise AigcEdgeError(
-                    f"{self.name}/{component} contains pickled weights ({pickles[0]}), which can run code when loaded: if you "
-                    "trust them, DiffusionPipeline.from_pretrained(folder).save_pretrained(other) writes safetensors"
+                    f"{shown} contains pickled weights ({pickles[0]}), which can run code when loaded: if you trust them, "
+                    "DiffusionPipeline.from_pretrained(folder).save_pretrained(other) writes safetensors"
                 )
-            raise AigcEdgeError(f"{self.name}/{component} contains no safetensors: copy the whole folder, with its weights")
-        variant = None if None in variants else sorted(str(name) for name in variants)[0]
-        chosen = [name for name in files if (match := _WEIGHTS.fullmatch(name)) and match["variant"] == variant]
-        parts = {int(total) for name in chosen for total in re.findall(r"-of-(\d+)", name)}
-        if parts and max(parts) != sum("-of-" in name for name in chosen):
-            raise AigcEdgeError(f"{self.name}/{component} lacks some of its {max(parts)} weight files: copy the folder again")
-        for name in chosen:
+            raise AigcEdgeError(f"{shown} contains no safetensors: copy the whole folder, with its weights")
+        variant, weight_map = min({*whole, *shards, *indices}), None
+        if variant in indices:
+            weight_map = self._json(folder / indices[variant]).get("weight_map")
+            files = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+            if not files or not all(isinstance(name, str) and Path(name).name == name for name in files):
+                raise AigcEdgeError(f"{shown}/{indices[variant]} does not list files beside it: copy the folder again")
+        elif variant in whole:
+            files = {whole[variant]}
+        else:
+            total = max(int(count) for name in shards[variant] for count in re.findall(r"-of-(\d+)", name))
+            raise AigcEdgeError(f"{shown} lacks some of its {total} weight files or their index: copy the folder again")
+        missing = sorted(files - set(names))
+        if missing:
+            raise AigcEdgeError(f"{shown} lacks some of its {len(files)} weight files ({missing[0]}): copy the folder again")
+        for name in sorted(files):
             self._check_file(folder / name)
-        return variant
+        return sorted(files), weight_map
 
     def _check_file(self, file: Path) -> None:
         from safetensors import SafetensorError, safe_open

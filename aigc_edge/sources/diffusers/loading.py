@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +57,30 @@ def calling(failure: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def _plain_names(folder: Folder, component: str, library: str) -> Iterator[str]:
+    """A folder of links to the component's files, without variants in their names and without files that are left over."""
+    files, weight_map = folder.weights(component)
+    own = folder.path / component
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary) / component
+        place.mkdir()
+        name = "diffusion_pytorch_model" if library == "diffusers" else "model"
+        plain = {file: f"{name}-{i:05}-of-{len(files):05}.safetensors" for i, file in enumerate(files, 1)}
+        if weight_map is None:
+            plain = {files[0]: f"{name}.safetensors"}
+        else:
+            index = {"metadata": {}, "weight_map": {key: plain[file] for key, file in weight_map.items()}}
+            (place / f"{name}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        plain |= {file.name: file.name for file in own.glob("*.json") if ".index." not in file.name}
+        for file, link in plain.items():
+            (place / link).symlink_to((own / file).absolute())
+        try:
+            yield str(place)
+        except Exception as error:
+            raise AigcEdgeError(str(error).replace(str(place), f"{folder.name}/{component}")) from error
+
+
 def load(folder: Folder, component: str, *allowed: str) -> nn.Module:
     """The component in float32 and eval mode; its class must be one of `allowed` of diffusers or transformers.
 
@@ -65,16 +92,16 @@ def load(folder: Folder, component: str, *allowed: str) -> nn.Module:
             f"the {component} of {folder.name} is a {kind} of {library}: only classes of {' and '.join(_LIBRARIES)} are loaded, "
             "not code from the folder"
         )
-    variant, cls = folder.check_weights(component), getattr(require(library), kind, None)
+    cls = getattr(require(library), kind, None)
     if cls is None:
         raise AigcEdgeError(f"the installed {library} has no {kind}, the {component} of {folder.name}: update {library}")
     options: dict[str, Any] = {"torch_dtype": torch.float32, "low_cpu_mem_usage": False}
     if library == "transformers":
         # Eager attention: scaled_dot_product_attention would export checks for fully masked rows, which do not occur.
         options = {"dtype": torch.float32, "attn_implementation": "eager"}
-    options |= {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "variant": variant}
-    with calling(f"{folder.name}/{component} cannot be loaded as a {kind}"):
-        module, report = cls.from_pretrained(folder.path / component, **options)
+    options |= {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    with calling(f"{folder.name}/{component} cannot be loaded as a {kind}"), _plain_names(folder, component, library) as place:
+        module, report = cls.from_pretrained(place, **options)
     missing = sorted(report["missing_keys"])
     if missing:
         raise AigcEdgeError(

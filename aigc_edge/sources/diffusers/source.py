@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOLVERS, SOURCES, STEPS, Source, SourceComponent, SourceOptions, distinct
+from aigc_edge.sources.base import RESULT, SOLVERS, SOURCES, STEPS, Source, SourceComponent, SourceOptions, distinct
 from aigc_edge.sources.diffusers.folder import INDEX, Folder
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class DiffusersSource(Source):
         from aigc_edge.sources.diffusers.layout import PIPELINES
         from aigc_edge.sources.diffusers.loading import require
 
-        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs")
+        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", "calibration", *RESULT)
         folder = Folder(Path(text))
         if folder.kind not in PIPELINES:
             raise AigcEdgeError(
@@ -63,7 +63,7 @@ class DiffusersSource(Source):
         require("diffusers")
         layout = PIPELINES[folder.kind](folder, options)
         for component in filter(folder.has, _NETWORKS):
-            folder.check_weights(component)
+            folder.weights(component)
         return cls(folder, layout, options.data)
 
     def components(self) -> list[SourceComponent]:
