@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,29 +38,39 @@ def _head(figures: Figures, title: str) -> str:
 
 
 def _cards(figures: Figures) -> str:
-    natives = cells.natives(figures)
-    first, best = natives[0], min(natives, key=lambda row: float(row["latency"]["1"]["median"]))
-    both = best is not first
+    """Each card shows the first format, and the one of the others that is best in what the card is about."""
+    first, *others = cells.natives(figures)
 
-    def values(of: Callable[[Figures], str]) -> str:
-        rows = (first, best) if both else (first,)
+    def best(figure: Callable[[Figures], float]) -> Figures:
+        return min(others, key=figure, default=first)
+
+    def values(of: Callable[[Figures], str], other: Figures) -> str:
+        rows = [first] if other is first else [first, other]
         return "".join(f"<div>{of(row)} <small>{esc(row['format'])}</small></div>" for row in rows)
 
     one = [c for c in figures["comparisons"] if c["batch"] == 1]
-    formats = next((c for c in one if (c["ours"], c["theirs"]) == (best["key"], first["key"])), None)
+    fastest = best(lambda row: row["latency"]["1"]["median"])
+    formats = next((c for c in one if (c["ours"], c["theirs"]) == (fastest["key"], first["key"])), None)
     faster = f"{digits(formats['ratio'])}× as fast, batch 1" if formats else "one image"
-    smaller = f"{digits(first['bytes']['networks'] / best['bytes']['networks'])}× smaller" if both else "in the bundle"
+    smallest = best(lambda row: row["bytes"]["networks"])
+    share = digits(first["bytes"]["networks"] / smallest["bytes"]["networks"])
     out = [
-        card("time for one image", values(lambda row: milliseconds(row["latency"]["1"]["median"])), faster),
-        card("network file", values(lambda row: size(row["bytes"]["networks"])), smaller),
+        card("time for one image", values(lambda row: milliseconds(row["latency"]["1"]["median"]), fastest), faster),
+        card(
+            "network file",
+            values(lambda row: size(row["bytes"]["networks"]), smallest),
+            "in the bundle" if smallest is first else f"{share}× smaller",
+        ),
     ]
     quality = first.get("quality") or {}
     if quality.get("frechet") is not None:
-        distances = values(lambda row: cells.frechet(row["quality"])[0])
+        nearest = best(lambda row: (row.get("quality") or {}).get("frechet") or math.inf)
+        distances = values(lambda row: cells.frechet(row["quality"])[0], nearest)
         out.append(card("Fréchet distance (lower: better)", distances, f"{quality['n']} images a format"))
     if quality.get("class_accuracy") is not None:
+        clearest = best(lambda row: -((row.get("quality") or {}).get("class_accuracy") or 0.0))
         judge = f"by a classifier of {quality['judge_accuracy']:.1%}"
-        out.append(card("recognised as their class", values(lambda row: cells.accuracy(row["quality"])), judge))
+        out.append(card("recognised as their class", values(lambda row: cells.accuracy(row["quality"]), clearest), judge))
     peers = [c for c in one if c["ours"] == first["key"] and not c["theirs"].startswith(("native", "network"))]
     if peers:
         names = cells.by_key(figures)

@@ -108,10 +108,10 @@ class Generator(Source):
         samples = self._sample.permute(NARROW) if self._channels_last else self._sample
         self.sample_shape = tuple(samples.shape[1:])
         shape = shape or self.sample_shape
-        if self._decoder is not None and len(shape) == SIGNAL:
+        if decoder is not None and len(shape) == SIGNAL:
             from aigc_edge.sources.signal import SignalDecoder
 
-            self._decoder, shape = SignalDecoder(self._decoder), (shape[0], 1, shape[1])
+            self._decoder, shape = SignalDecoder(made.module), (shape[0], 1, shape[1])
         if len(shape) != IMAGE:
             raise AigcEdgeError(
                 f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W], signals of a decoder [N, C, L]"

@@ -116,16 +116,26 @@ def test_a_result_without_judge_memory_and_peers_is_shown_too(figures: dict[str,
     assert cells.frechet(None)[0] in report.text(figures)
 
 
-@pytest.mark.parametrize("slow", [0, 1, 2])
-def test_the_cards_compare_the_first_with_the_fastest_format(figures: dict[str, Any], slow: int) -> None:
-    """Not with the last one."""
-    rows = cells.natives(figures)
-    other = copy.deepcopy(rows[1]) | {"key": "native-int4", "format": "int4"}
-    other["latency"]["1"]["median"] *= 1.5
-    figures["configurations"].insert(figures["configurations"].index(rows[1]) + slow % 2, other)
-    if slow == 2:  # the first itself is the fastest
-        rows[0]["latency"]["1"]["median"] = 1e-6
+def test_cards_show_the_first_format_and_the_best_of_each(figures: dict[str, Any]) -> None:
+    """Neither fp32 nor the last format is best in anything but one card each."""
+    int8 = cells.by_key(figures)["native-int8"]
+    last = copy.deepcopy(int8) | {"key": "native-int4", "format": "int4"}
+    int8["quality"]["frechet"] = 2.2  # int8 is the fastest and nearest
+    last["latency"]["1"]["median"] = 1.5 * int8["latency"]["1"]["median"]
+    last["bytes"] = {"networks": 1_200_000, "bundle": 12_000_000}  # int4 the smallest
+    last["quality"] |= {"frechet": 9.5, "class_accuracy": 0.4}
+    figures["configurations"].append(last)
     _, shown = read(figures)
-    cards = shown[shown.index('<div class="cards">') : shown.index("<h2>")]
-    assert "<small>int4</small>" not in cards
-    assert ("<small>int8</small>" in cards) == (slow != 2)
+    cards = {part.split("<")[0]: part for part in shown.split('class="what">')[1:]}
+    chosen = {name: re.findall(r"<small>(\w+)</small>", part.split('class="note"')[0])[:2] for name, part in cards.items()}
+    assert chosen["time for one image"] == ["fp32", "int8"]
+    assert chosen["network file"] == ["fp32", "int4"]
+    assert chosen["Fréchet distance (lower: better)"] == ["fp32", "int8"]
+    assert chosen["recognised as their class"] == ["fp32", "int8"]
+    assert "7.00× smaller" in cards["network file"]
+
+
+@pytest.mark.parametrize("quality", [None, {"frechet": None, "class_accuracy": None, "n": 3}])
+def test_cards_leave_out_what_was_not_measured(figures: dict[str, Any], quality: Any) -> None:
+    cells.by_key(figures)["native-int8"]["quality"] = quality
+    assert "network file" in read(figures)[1]
