@@ -65,7 +65,7 @@ def steps() -> list[Step]:
         Step("inspect", "show the contents of the bundle", ("inspect", str(BUNDLE)), ()),
         Step(
             "bench",
-            "measure speed, memory and quality against other runners of the same network",
+            "measure speed, memory and quality against other implementations that run the same network",
             ("bench", str(BUNDLE), "--json", str(figures), "--html", str(report)),
             (figures, report),
         ),

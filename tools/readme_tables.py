@@ -76,7 +76,7 @@ def ratio(value: Figures) -> str:
 
 
 def bench() -> str:
-    """The demo's bundle against other runners of the same network, with quality on the same row."""
+    """The demo's bundle against other implementations that run the same network, with quality on the same row."""
     figures = load("demo-x86-vnni")
     large, settings = cells.large(figures), figures["settings"]
     rows = []

@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 
 from aigc_edge.bundle.sizes import Size, number
 from aigc_edge.export.inference import infer
+from aigc_edge.export.splice import initializer, insert
 
 BATCHES = (2, 3)  # two batch sizes distinguish dimensions that follow the batch from constants
 TIMES = (2, 5)  # growth factors of height and width between the two inferences
@@ -81,13 +82,6 @@ def _array(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy() if value is not None and value.const_value is not None and value.is_initializer() else None
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
-    graph.register_initializer(value)
-    return value
-
-
 def _fix_reshapes(model: ir.Model, shapes: Shapes) -> None:
     """Replace computed Reshape targets by constants where at most one dimension follows the batch.
 
@@ -106,28 +100,22 @@ def _fix_reshapes(model: ir.Model, shapes: Shapes) -> None:
                     target[axis] = 0
             node.attributes.pop("allowzero", None)
         if target.count(-1) <= 1:
-            node.replace_input_with(1, _constant(model.graph, f"{name}_shape", np.array(target, np.int64)))
-
-
-def _replace(model: ir.Model, old: ir.Value, new: ir.Value) -> bool:
-    if old.is_graph_output():
-        return False
-    ir.convenience.replace_all_uses_with(old, new)
-    return True
+            node.replace_input_with(1, initializer(model.graph, f"{name}_shape", np.array(target, np.int64)))
 
 
 def _drop_neutral(model: ir.Model, shapes: Shapes) -> None:
     """Replace x · 1 and x + 0 (from normalisations without scale and shift) by x, unless they broadcast it."""
     neutral: dict[str, Callable[[np.ndarray], np.ndarray]] = {"Mul": lambda a: a == 1, "Add": lambda a: a == 0}
     for node in model.graph:
-        if node.op_type not in neutral:
+        out = node.outputs[0]
+        if node.op_type not in neutral or out.is_graph_output():
             continue
         for operand, other in ((0, 1), (1, 0)):
-            constant, value, out = _array(node.inputs[other]), node.inputs[operand], node.outputs[0]
+            constant, value = _array(node.inputs[other]), node.inputs[operand]
             if constant is None or value is None or not neutral[node.op_type](constant).all():
                 continue
-            same = out.name in shapes and value.name in shapes and shapes[out.name] == shapes[value.name]
-            if same and _replace(model, out, value):
+            if out.name in shapes and shapes[out.name] == shapes.get(value.name or ""):
+                ir.convenience.replace_all_uses_with(out, value)
                 break
 
 
@@ -144,12 +132,7 @@ def _merge_transposes(model: ir.Model, shapes: Shapes) -> None:
             continue
         sides = zip(*(shapes[v.name or ""][1:] for v in (source, flat, out)), strict=True)
         if all(len(s) == 4 and f == [s[0] * s[1], *s[2:]] and o == [s[0], s[1], s[3], s[2]] for s, f, o in sides):
-            merged = ir.node("Transpose", [source], {"perm": [0, 1, 3, 2]}, name=f"{node.name}_merged")
-            merged.outputs[0].name, merged.outputs[0].shape = f"{out.name}_merged", out.shape
-            merged.outputs[0].type = out.type
-            model.graph.insert_before(node, merged)
-            if not _replace(model, out, merged.outputs[0]):
-                model.graph.remove(merged, safe=True)
+            _transpose_instead(model.graph, node, source, [0, 1, 3, 2])
 
 
 def _plain_einsums(model: ir.Model) -> None:
@@ -160,18 +143,16 @@ def _plain_einsums(model: ir.Model) -> None:
         subscripts, _, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
         if not result or "." in subscripts or len(set(subscripts)) != len(subscripts) or sorted(subscripts) != sorted(result):
             continue
-        transpose = ir.node(
-            "Transpose", [value], {"perm": [subscripts.index(letter) for letter in result]}, name=f"{node.name}_transposed"
-        )
-        out = node.outputs[0]
-        transpose.outputs[0].name, transpose.outputs[0].shape, transpose.outputs[0].type = (
-            f"{out.name}_transposed",
-            out.shape,
-            out.type,
-        )
-        model.graph.insert_before(node, transpose)
-        if not _replace(model, out, transpose.outputs[0]):
-            model.graph.remove(transpose, safe=True)
+        _transpose_instead(model.graph, node, value, [subscripts.index(letter) for letter in result])
+
+
+def _transpose_instead(graph: ir.Graph, node: ir.Node, source: ir.Value, order: list[int]) -> None:
+    """Replace `node`, unless its output is one of the graph, by the transposed `source`."""
+    out = node.outputs[0]
+    if not out.is_graph_output():
+        transposed = insert(graph, node, "Transpose", [source], {"perm": order}, f"{out.name}_transposed")
+        transposed.shape, transposed.type = out.shape, out.type
+        ir.convenience.replace_all_uses_with(out, transposed)
 
 
 def _copy_shapes(model: ir.Model, shapes: Shapes) -> None:
@@ -182,10 +163,9 @@ def _copy_shapes(model: ir.Model, shapes: Shapes) -> None:
         if node.op_type == "Reshape" and out.name in shapes and _array(node.inputs[1]) is None:
             target, same = node.inputs[1].producer() if node.inputs[1] else None, like.get(_key(shapes[out.name]))
             if same is not None and (target is None or target.op_type != "Shape"):
-                shape = ir.node("Shape", [same], {"start": 0}, name=f"{node.name}_like")
-                shape.outputs[0].name, shape.outputs[0].type = f"{out.name}_like", ir.TensorType(ir.DataType.INT64)
-                model.graph.insert_before(node, shape)
-                node.replace_input_with(1, shape.outputs[0])
+                shape = insert(model.graph, node, "Shape", [same], {"start": 0}, f"{out.name}_like")
+                shape.type = ir.TensorType(ir.DataType.INT64)
+                node.replace_input_with(1, shape)
         for value in node.outputs:
             if value.name in shapes and len(shapes[value.name].first) > 1:
                 like[_key(shapes[value.name])] = value

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 SMALL = 64  # elements: tensors that hold sizes
@@ -36,10 +35,12 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
 def _computed(model: onnx.ModelProto) -> Arrays:
     """The results of all nodes that depend only on known shapes and small constants."""
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
-    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values if _ranked(value)}
+    types = {value.name: value.type.tensor_type for value in values}
+    shapes = {name: [dim.dim_value for dim in kind.shape.dim] for name, kind in types.items() if kind.HasField("shape")}
     constants: Arrays = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if np.prod(tensor.dims) <= SMALL
     }
+    opsets = {entry.domain.replace("ai.onnx", ""): entry.version for entry in model.opset_import}
     results: Arrays = {}
     for node in model.graph.node:
         if node.op_type == "Shape" and all(shapes.get(node.input[0], [0])):
@@ -47,22 +48,12 @@ def _computed(model: onnx.ModelProto) -> Arrays:
             sizes = shapes[node.input[0]][slice(bounds.get("start", 0), bounds.get("end"))]
             results[node.output[0]] = np.array(sizes, np.int64)
         elif node.op_type in _ARITHMETIC and all(not name or name in constants or name in results for name in node.input):
-            result = _evaluated(node, {name: results.get(name, constants.get(name)) for name in node.input if name}, model)
+            feeds: Any = {name: results.get(name, constants.get(name)) for name in node.input if name}
+            outputs: Any = ReferenceEvaluator(node, opsets=opsets).run(None, feeds)
+            result = np.asarray(outputs[0])
             if result.size <= SMALL:
                 results[node.output[0]] = result
     return results
-
-
-def _ranked(value: onnx.ValueInfoProto) -> bool:
-    return value.type.tensor_type.HasField("shape")
-
-
-def _evaluated(node: onnx.NodeProto, values: Mapping[str, Any], model: onnx.ModelProto) -> npt.NDArray[Any]:
-    inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in values.items()]
-    graph = helper.make_graph([node], "number", inputs, [onnx.ValueInfoProto(name=node.output[0])])
-    opsets = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    results: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, dict(values))
-    return np.asarray(results[0])
 
 
 def _with_constants(model: onnx.ModelProto, constants: Arrays) -> onnx.ModelProto:

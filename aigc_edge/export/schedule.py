@@ -6,15 +6,14 @@ Each row of a sampling program has a fixed timestep, so every value that depends
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import onnx_ir as ir
 
-from aigc_edge.export.cut import INFINITE, MinimumCut
+from aigc_edge.export.cut import INFINITE, source_side
 from aigc_edge.export.splice import (
-    ValuePosition,
     batch_shape,
     batched,
     elements,
@@ -52,9 +51,6 @@ class SplitReport:
     constants: int
     inputs: int
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     def __str__(self) -> str:
         share = 100 * self.weights / max(self.of_weights, 1)
         return f"{self.operators} operators, {share:.1f} % of weights removed"
@@ -76,12 +72,12 @@ def split_schedule(model: ir.Model, timestep: str = "timestep") -> tuple[ir.Mode
     time_nodes = [node for node, depends in _dependence(denoiser, time).items() if depends is Depends.TIME]
     users = {use.node for value in (time, *(v for node in time_nodes for v in node.outputs)) for use in value.uses()}
     name_shapes(graph, [node for node in graph if node in users], next(v for v in graph.inputs if v is not time))
-    removed, positions = _border(denoiser, time)
+    removed, fed = _border(denoiser, time)
     if not removed:
         return model, None, _report(model, model, 0, [])
-    names = free_names(denoiser, len(positions))
-    schedule = reduce_to_schedule(denoiser.clone(), index, positions, names)
-    replace_by_inputs(denoiser, time, positions, names)
+    constants = dict(zip(fed, free_names(denoiser, len(fed)), strict=True))
+    schedule = reduce_to_schedule(denoiser.clone(), index, constants)
+    replace_by_inputs(denoiser, time, constants)
     return denoiser, schedule, _report(model, denoiser, len(removed), list(schedule.graph.outputs))
 
 
@@ -110,39 +106,33 @@ def _dependence(model: ir.Model, timestep: ir.Value) -> dict[ir.Node, Depends]:
     return dependence
 
 
-def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[ValuePosition]]:
-    """The nodes to remove and the values to feed instead, by a minimum cut with the removed nodes on the source side."""
-    nodes = list(model.graph)
+def _border(model: ir.Model, timestep: ir.Value) -> tuple[list[ir.Node], list[str]]:
+    """The nodes to remove and the names of values to feed instead, by a minimum cut with the removed nodes on the source side."""
     depends = _dependence(model, timestep)
-    time_nodes = [node for node in nodes if depends[node] == Depends.TIME]
-    cut = MinimumCut("removed", "kept")
-    values: dict[ir.Value, tuple[Any, ValuePosition]] = {timestep: ("removed", ValuePosition(-1, 0))}
-    for index, node in enumerate(nodes):
-        if depends[node] != Depends.TIME:
-            continue
+    time_nodes = [node for node in model.graph if depends[node] == Depends.TIME]
+    edges: list[tuple[Any, Any, int]] = []
+    producers: dict[ir.Value, Any] = {timestep: "removed"}
+    for node in time_nodes:
         weights = sum(
             v.const_value.size for v in node.inputs if v is not None and v.is_initializer() and v.const_value is not None
         )
-        cut.edge("removed", node, OPERATOR + weights + sum(elements(v.shape) for v in node.outputs))
-        for output, value in enumerate(node.outputs):
-            values[value] = (node, ValuePosition(index, output))
+        edges.append(("removed", node, OPERATOR + weights + sum(elements(v.shape) for v in node.outputs)))
+        for value in node.outputs:
+            producers[value] = node
             if value.is_graph_output():  # must keep its producer
-                cut.edge(node, "kept")
-    for value, (producer, _) in values.items():
+                edges.append((node, "kept", INFINITE))
+    for value, producer in producers.items():
         feedable = value.dtype == ir.DataType.FLOAT and (batched(value.shape) or _constant(value.shape))
-        cut.edge(producer, value, INPUT + FED * elements(value.shape) if feedable else INFINITE)
+        edges.append((producer, value, INPUT + FED * elements(value.shape) if feedable else INFINITE))
         for user in {use.node for use in value.uses()}:
             if depends.get(user) == Depends.TIME:
-                cut.edge(value, user)
-                cut.edge(user, producer)
+                edges += [(value, user, INFINITE), (user, producer, INFINITE)]
             else:
-                cut.edge(value, "kept")
-    removed_side = cut.source_side()
+                edges.append((value, "kept", INFINITE))
+    removed_side = source_side(edges, "removed", "kept")
     removed = [node for node in time_nodes if node in removed_side]
-    fed_values = [
-        value for value in values if (value is timestep or values[value][0] in removed_side) and value not in removed_side
-    ]
-    return removed, [values[value][1] for value in fed_values if value is not timestep]
+    fed = [value for value, producer in producers.items() if producer in removed_side and value not in removed_side]
+    return removed, [str(value.name) for value in fed if value is not timestep]
 
 
 def _weights(model: ir.Model) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from aigc_edge.export.onnx import saved, session_of
 from aigc_edge.export.schedule import SplitReport, split_schedule
 from aigc_edge.export.shapes import Exportable
 
-Compare = Callable[..., list[dict[str, Any]]]  # (evaluate, description, *, seed, one_timestep, done)
+Compare = Callable[..., list[dict[str, Any]]]  # (evaluate, description, *, one_timestep, done)
 
 
 class _Refused(AigcEdgeError):
@@ -46,7 +46,7 @@ class Split:
         rest = whole._replace(
             spec=whole.spec._replace(inputs=(*inputs, *self.schedule.outputs)),
             onnx_inputs=tuple(tensor.name for tensor in self.inputs),
-            schedule_constants=self.report.to_json(),
+            schedule_constants=asdict(self.report),
             weights=whole.weights._replace(inputs=names) if whole.weights else None,
         )
         return rest, Component(self.schedule, {"fp32": {"file": file}})
@@ -58,7 +58,6 @@ def export_split(
     denoiser: Path,
     schedule: Path,
     *,
-    seed: int = 0,
     compare: Compare | None = None,
 ) -> Split | str:
     """Split the ONNX file `whole` into the files `denoiser` and `schedule`, or return the reason why it stays whole.
@@ -78,14 +77,14 @@ def export_split(
     spec = ComponentSpec("schedule", (time,), constant_specs)
     try:
         with saved(constants, schedule) as first, saved(network, denoiser) as second:
-            checks = _check(compare or functools.partial(against_torch, component), second, first, spec, inputs, seed)
+            checks = _check(compare or functools.partial(against_torch, component), second, first, spec, inputs)
     except _Refused as error:
         return str(error)
     return Split(inputs, spec, report, checks)
 
 
 def _check(
-    compare: Compare, denoiser: Path, schedule: Path, spec: ComponentSpec, inputs: tuple[TensorSpec, ...], seed: int
+    compare: Compare, denoiser: Path, schedule: Path, spec: ComponentSpec, inputs: tuple[TensorSpec, ...]
 ) -> list[dict[str, Any]]:
     names, time = [t.name for t in spec.outputs], spec.inputs[0].name
     sessions: list[Any] = []
@@ -100,7 +99,7 @@ def _check(
 
     try:
         sessions += [session_of(schedule), session_of(denoiser)]
-        return compare(evaluate, "without its schedule", seed=seed, one_timestep=True, done=sessions.clear)
+        return compare(evaluate, "without its schedule", one_timestep=True, done=sessions.clear)
     except Exception as error:  # onnxruntime has its own exceptions; the whole component remains usable in any case
         raise _Refused((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
 

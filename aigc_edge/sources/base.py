@@ -68,14 +68,13 @@ class SourceComponent:
         evaluate: Evaluate,
         what: str,
         *,
-        seed: int = 0,
         one_timestep: bool = False,
         done: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
         """Compare `evaluate`, described by `what`, with torch (or the file `whole` that `write` wrote); see `export.onnx`."""
         from aigc_edge.export.onnx import compare
 
-        return compare(self, evaluate, what, seed=seed, one_timestep=one_timestep, done=done)
+        return compare(self, evaluate, what, one_timestep=one_timestep, done=done)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL, activation_matmuls
 from aigc_edge.compress.graphs.qdq import QdqWriter, factors, integers_only, observed
-from aigc_edge.compress.graphs.qdq_scheme import SCHEMES
+from aigc_edge.compress.graphs.qdq_scheme import SCHEMES, QdqScheme
 from aigc_edge.compress.recipes.recipe import LayerEvaluator
 from aigc_edge.engines.base import EngineSource, require
 
@@ -51,7 +51,7 @@ def test_attention_against_numpy(rng: np.random.Generator, make: dict) -> None:
     ]
     assert observed(net.model, found) == factors(net.model, found) == {"q", "k", "p", "v"}
     scales = {name: (np.float32(rng.uniform(0.02, 0.04)), 0) for name in "qkv"} | {"p": (np.float32(1 / 255), 0)}
-    model = QdqWriter(net.model, scales, symmetric=False, fused=False, signed="qkv", early=True).write(found)
+    model = QdqWriter(net.model, scales, QdqScheme(early=True), signed="qkv").write(found)
     onnx.checker.check_model(model, full_check=True)
     x = rng.standard_normal((3, 6, 8)).astype(np.float32)
     weights = graph.initialisers(net.model)
@@ -78,7 +78,7 @@ def test_quantised_before_it_is_moved(rng: np.random.Generator, make: dict) -> N
         x = rng.standard_normal((4, *[int(n) for n in net.spec.inputs[0].shape[1:]])).astype(np.float32)
         scales = {name: (np.float32(0.03), 0) for name in observed(net.model, layers)}
         early, late = (
-            QdqWriter(net.model, scales, symmetric=True, fused=False, early=early).write(layers) for early in (True, False)
+            QdqWriter(net.model, scales, QdqScheme(symmetric=True, early=early)).write(layers) for early in (True, False)
         )
         made, wanted = (graph.Network(model, exact=True)({"x": x})[0] for model in (early, late))
         np.testing.assert_array_equal(made, wanted)

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Network
 from aigc_edge.compress.graphs.qdq import QdqWriter, observed, quantise_weight
+from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
 from aigc_edge.compress.rounding import Scale, scale_of
 
 
@@ -46,7 +47,7 @@ def test_a_convolution(rng: np.random.Generator, make: dict, symmetric: bool, fu
     weight, bias = constants["conv.weight"], constants["conv.bias"]
     x = rng.standard_normal((4, 3, 6, 7)).astype(np.float32)
     scales = _scales(net.model, {"x": x, "y": _conv(x, weight, bias)}, symmetric)
-    model = QdqWriter(net.model, scales, symmetric=symmetric, fused=fused).write(graph.layers(net.model))
+    model = QdqWriter(net.model, scales, QdqScheme(symmetric=symmetric, fused=fused)).write(graph.layers(net.model))
     onnx.checker.check_model(model, full_check=True)
 
     inner = _conv(_fake(x, scales["x"], symmetric), _fake_weight(weight, 0), bias)
@@ -72,7 +73,7 @@ def test_matrix_products(rng: np.random.Generator, make: dict, symmetric: bool, 
     r = np.maximum(a, 0)
     b = r @ c["b.weight"]
     scales = _scales(net.model, {"x": x, "a": a, "r": r, "b": b, "y": b @ c["c.weight"]}, symmetric)
-    model = QdqWriter(net.model, scales, symmetric=symmetric, fused=fused).write(graph.layers(net.model))
+    model = QdqWriter(net.model, scales, QdqScheme(symmetric=symmetric, fused=fused)).write(graph.layers(net.model))
     onnx.checker.check_model(model, full_check=True)
     f = {name: _fake_weight(c[f"{name}.weight"].astype(np.float32), axis) for name, axis in (("a", 0), ("b", 1), ("c", 1))}
     bias = c["a.bias"]
@@ -113,7 +114,7 @@ def test_channels_without_weight_keep_their_bias(rng: np.random.Generator, make:
         tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     x = rng.standard_normal((2, 3, 6, 7)).astype(np.float32)
     scales = _scales(net.model, {"x": x, "y": _conv(x, weight, bias)}, False)
-    model = QdqWriter(net.model, scales, symmetric=False, fused=True).write(graph.layers(net.model))
+    model = QdqWriter(net.model, scales, QdqScheme(symmetric=False, fused=True)).write(graph.layers(net.model))
     made = Network(model)({"x": x})[0]
     assert np.abs(made[:, 1] - 0.7).max() <= scales["y"][0]
     assert np.abs(made[:, 2] + 0.9).max() <= scales["y"][0]
@@ -125,7 +126,7 @@ def test_integers_go_through_relu_and_upsampling(rng: np.random.Generator, make:
     one, two = graph.layers(net.model)
     assert (one.output, two.input, observed(net.model, [one, two])) == ("r", "u", {"x", "r", "y"})
     scales: dict[str, Scale] = {"x": (np.float32(0.1), 9), "r": (np.float32(0.2), 0), "y": (np.float32(0.3), 7)}
-    model = QdqWriter(net.model, scales, symmetric=False, fused=True).write([one, two])
+    model = QdqWriter(net.model, scales, QdqScheme(symmetric=False, fused=True)).write([one, two])
     nodes = {node.output[0]: node for node in model.graph.node}
     assert (nodes["r"].op_type, nodes["r_float"].op_type, nodes["r_float"].input[0]) == ("DequantizeLinear", "Relu", "a")
     constants = graph.initialisers(model)
@@ -137,7 +138,7 @@ def test_integers_go_through_relu_and_upsampling(rng: np.random.Generator, make:
 def test_only_the_chosen_layers(rng: np.random.Generator, make: dict) -> None:
     net = make["chain"](rng)
     one, two = graph.layers(net.model)
-    writer = QdqWriter(net.model, {n: (np.float32(0.1), 0) for n in "xry"}, symmetric=True, fused=False)
+    writer = QdqWriter(net.model, {n: (np.float32(0.1), 0) for n in "xry"}, QdqScheme(symmetric=True))
     for chosen in ([], [one], [two], [one, two]):
         model = writer.write(chosen)
         kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -158,7 +159,7 @@ def test_a_weight_that_others_read_too_stays(rng: np.random.Generator, make: dic
     layers = graph.layers(net.model)
     assert [layer.name for layer in layers] == ["w", "w (b)"]
     scales = {name: (np.float32(0.05), 0) for name in "xaby"}
-    model = QdqWriter(net.model, scales, symmetric=True, fused=False).write(layers)
+    model = QdqWriter(net.model, scales, QdqScheme(symmetric=True, fused=False)).write(layers)
     onnx.checker.check_model(model, full_check=True)
     assert {"w", "w_int8"} <= {tensor.name for tensor in model.graph.initializer}
 

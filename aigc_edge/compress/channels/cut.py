@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from aigc_edge.compress.channels.labels import Site
 from aigc_edge.compress.channels.tracing import ChannelTrace, kept
-from aigc_edge.compress.graphs.rewrite import shell_of
+from aigc_edge.compress.graphs.rewrite import assembled, copied
 
 Values = Mapping[tuple[int, int], npt.NDArray[Any]]  # node, input index → the whole constant that is cut there
 
@@ -33,8 +33,7 @@ def cut(state: ChannelTrace, removed: Collection[int], values: Values | None = N
     cut_constants: dict[str, npt.NDArray[Any]] = {}
     gathers: dict[tuple[str, bytes], str] = {}
     for index, node in enumerate(state.model.graph.node):
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
+        copy = copied(node)
         changed = {place: (values or {})[index, place] for place in replaced.get(index, ())}
         for site in sites.get(index, ()):
             mask = kept(state.labels, site.labels, gone)
@@ -55,17 +54,8 @@ def cut(state: ChannelTrace, removed: Collection[int], values: Values | None = N
             copy.input[place] = name
             cut_constants[name] = value
         nodes.append(copy)
-    result = shell_of(state.model)
-    del result.graph.value_info[:]  # sizes have changed
-    result.graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input} | {value.name for value in result.graph.output}
-    for tensor in state.model.graph.initializer:
-        if tensor.name in read and tensor.name not in cut_constants:
-            result.graph.initializer.append(tensor)
-    result.graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in cut_constants.items()
-    )
-    return result
+    tensors = (numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in cut_constants.items())
+    return assembled(state.model, nodes, tensors, retyped=True)
 
 
 def _cut(

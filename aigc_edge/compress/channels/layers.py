@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, rule
+from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, passage, rule
 from aigc_edge.compress.graphs.graph import attribute
 
 
@@ -60,26 +60,16 @@ def _depthwise(state: ChannelTrace, index: int, node: onnx.NodeProto, groups: in
         state.labels.place("constant", index, 2, 0, tracked.labels)
 
 
-@rule("InstanceNormalization", "BatchNormalization")
-def _norm(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+@passage("InstanceNormalization", "BatchNormalization")
+def _norm(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis | None:
     """Each index of axis 1 is normalised alone: whole channels can be removed without changing the statistics of others."""
-    tracked = state.axes.get(node.input[0])
-    if tracked is None:
-        return
     if tracked.axis != 1 or any(name not in state.constants for name in node.input[1:]):
-        state.freeze(node.input[0])
-        return
-    state.axes[node.output[0]] = tracked
+        return None
     for place in range(1, len(node.input)):
         state.labels.place("constant", index, place, 0, tracked.labels)
+    return tracked
 
 
-@rule("Softmax", "LogSoftmax")
-def _softmax(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
-    tracked = state.axes.get(node.input[0])
-    if tracked is not None:
-        axis = attribute(node, "axis", -1) % len(state.shape(node.input[0]))
-        if axis == tracked.axis:
-            state.freeze(node.input[0])
-        else:
-            state.axes[node.output[0]] = tracked
+@passage("Softmax", "LogSoftmax")
+def _softmax(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis | None:
+    return None if attribute(node, "axis", -1) % len(state.shape(node.input[0])) == tracked.axis else tracked

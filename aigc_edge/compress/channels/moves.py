@@ -6,41 +6,34 @@ import numpy as np
 import onnx
 
 from aigc_edge.compress.channels.labels import Ints
-from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, rule
+from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, passage, rule
 from aigc_edge.compress.graphs.graph import attribute
 
 
-@rule("Reshape", "Flatten")
-def _reshape(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+@passage("Reshape", "Flatten")
+def _reshape(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis | None:
     """Channels pass where their axis begins at the same place: alone, in groups, or together with axes behind them."""
-    tracked = state.axes.get(node.input[0])
-    if tracked is None:
-        return
     old, new = state.shape(node.input[0]), state.shape(node.output[0])
     operand = node.input[1] if node.op_type == "Reshape" else ""
     if 0 in old[1:] or 0 in new[1:] or not new or (operand and operand not in state.constants and operand not in state.sizes_of):
-        state.freeze(node.input[0])
-        return
+        return None
     before = state.product(old[: tracked.axis])
     places = [axis for axis in range(len(new)) if state.product(new[:axis]) == before and new[axis] > 1]
     count = len(tracked.labels)
     if not places or (new[places[-1]] % count and count % new[places[-1]]):
-        state.freeze(node.input[0])
-        return
+        return None
     axis = places[-1]
     labels = _regrouped(state, tracked.labels, new[axis])
     if operand in state.sizes_of:
         other = state.sizes_of[operand]
         if other.axis != axis or len(other.labels) != len(labels):
-            state.freeze(node.input[0])
-            return
+            return None
         state.labels.join(other.labels, labels)
     elif operand and state.constants[operand][axis] > 0:
         state.labels.place("size", index, 1, axis, labels)
     elif operand and state.constants[operand][axis] == 0 and axis != tracked.axis:
-        state.freeze(node.input[0])
-        return
-    state.axes[node.output[0]] = Axis(axis, labels)
+        return None
+    return Axis(axis, labels)
 
 
 def _regrouped(state: ChannelTrace, labels: Ints, size: int) -> Ints:
@@ -71,31 +64,22 @@ def _shape(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
         state.freeze(node.input[0])
 
 
-@rule("Transpose")
-def _transpose(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
-    tracked = state.axes.get(node.input[0])
-    if tracked is not None:
-        order = list(attribute(node, "perm", range(len(state.shape(node.input[0])))[::-1]))
-        state.axes[node.output[0]] = Axis(order.index(tracked.axis), tracked.labels)
+@passage("Transpose")
+def _transpose(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis:
+    order = list(attribute(node, "perm", range(len(state.shape(node.input[0])))[::-1]))
+    return Axis(order.index(tracked.axis), tracked.labels)
 
 
-@rule("Unsqueeze", "Squeeze")
-def _squeeze(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
-    tracked = state.axes.get(node.input[0])
-    if tracked is None:
-        return
+@passage("Unsqueeze", "Squeeze")
+def _squeeze(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis | None:
     wide = state.shape(node.output[0] if node.op_type == "Unsqueeze" else node.input[0])
     if len(node.input) < 2 or node.input[1] not in state.constants or not wide:
-        state.freeze(node.input[0])
-        return
+        return None
     special = {int(axis) % len(wide) for axis in state.constants[node.input[1]].ravel()}
     others = [axis for axis in range(len(wide)) if axis not in special]
     if node.op_type == "Unsqueeze":
-        state.axes[node.output[0]] = Axis(others[tracked.axis], tracked.labels)
-    elif tracked.axis in special:
-        state.freeze(node.input[0])
-    else:
-        state.axes[node.output[0]] = Axis(others.index(tracked.axis), tracked.labels)
+        return Axis(others[tracked.axis], tracked.labels)
+    return None if tracked.axis in special else Axis(others.index(tracked.axis), tracked.labels)
 
 
 @rule("Concat")
@@ -105,22 +89,18 @@ def _concat(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
         return
     out = state.shape(node.output[0])
     over = attribute(node, "axis", 0) % max(len(out), 1)
-    axes = {state.axes[name].axis for name in tracked}
-    if (
-        axes == {over}
-        and out
-        and all(name in state.axes or (state.shape(name) and state.shape(name)[over]) for name in node.input)
-    ):
-        parts = []
-        for name in node.input:
-            if name in state.axes:
-                parts.append(state.axes[name].labels)
-            else:  # another branch, whole
-                parts.append(state.labels.new(state.shape(name)[over]))
-                state.labels.freeze(parts[-1])
-        state.axes[node.output[0]] = Axis(over, np.concatenate(parts))
+    known = all(name in state.axes or (state.shape(name) and state.shape(name)[over]) for name in node.input)
+    if not out or not known or any(state.axes[name].axis != over for name in tracked):
+        state.freeze(*tracked)
         return
-    state.freeze(*tracked)
+    parts = []
+    for name in node.input:
+        if name in state.axes:
+            parts.append(state.axes[name].labels)
+        else:  # another branch, whole
+            parts.append(state.labels.new(state.shape(name)[over]))
+            state.labels.freeze(parts[-1])
+    state.axes[node.output[0]] = Axis(over, np.concatenate(parts))
 
 
 @rule("Split")
@@ -147,53 +127,38 @@ def _split(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
         state.axes[name] = Axis(over, tracked.labels[first:last])
 
 
-@rule("Slice")
-def _slice_(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
-    tracked = state.axes.get(node.input[0])
-    if tracked is None:
-        return
+@passage("Slice")
+def _slice_(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis | None:
     rank, count = len(state.shape(node.input[0])), len(tracked.labels)
     values = [state.constants.get(name) for name in node.input[1:]]
     if len(values) < 3 or any(value is None for value in values):
-        state.freeze(node.input[0])
-        return
+        return None
     starts, ends, axes, steps = [value.ravel().tolist() for value in values if value is not None] + [[1]] * (4 - len(values))
     over = [axis % rank for axis in axes]
     if tracked.axis not in over:
-        state.axes[node.output[0]] = tracked
-        return
+        return tracked
     which = over.index(tracked.axis)
     if (steps * len(over))[which] != 1:
-        state.freeze(node.input[0])
-        return
+        return None
     first, last, _ = slice(starts[which], ends[which]).indices(count)
     state.labels.place("slice", index, 1, which, tracked.labels, (first, last))
-    state.axes[node.output[0]] = Axis(tracked.axis, tracked.labels[first:last])
+    return Axis(tracked.axis, tracked.labels[first:last])
 
 
-@rule("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Upsample")
-def _resample(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
-    tracked = state.axes.get(node.input[0])
-    if tracked is None:
-        return
-    operand = [state.constants.get(name) for name in node.input[2:3] if name]
-    by_factor = node.op_type != "Resize" or (len(node.input) < 4 and len(operand) == 1 and operand[0] is not None)
-    factors = operand[0].tolist() if operand and operand[0] is not None else []
-    whole = not attribute(node, "axes", None) and tracked.axis < len(factors) and factors[tracked.axis] == 1
-    if tracked.axis == 1 and by_factor and (node.op_type != "Resize" or whole):
-        state.axes[node.output[0]] = tracked
-    else:
-        state.freeze(node.input[0])
+@passage("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Upsample")
+def _resample(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis | None:
+    if tracked.axis != 1:
+        return None
+    if node.op_type == "Resize":
+        factors = state.constants.get(node.input[2]) if len(node.input) == 3 else None
+        if factors is None or factors.size < 2 or factors[1] != 1 or attribute(node, "axes", None):
+            return None
+    return tracked
 
 
-@rule("ReduceMean", "ReduceSum", "ReduceMax")
-def _reduce(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
-    tracked = state.axes.get(node.input[0])
-    if tracked is None:
-        return
+@passage("ReduceMean", "ReduceSum", "ReduceMax")
+def _reduce(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis | None:
     axes = state.constants.get(node.input[1]) if len(node.input) > 1 else None
     rank = len(state.shape(node.input[0]))
-    if axes is None or not attribute(node, "keepdims", 1) or tracked.axis in [int(a) % rank for a in axes.ravel()]:
-        state.freeze(node.input[0])
-    else:
-        state.axes[node.output[0]] = tracked
+    mixed = axes is None or not attribute(node, "keepdims", 1) or tracked.axis in [int(a) % rank for a in axes.ravel()]
+    return None if mixed else tracked

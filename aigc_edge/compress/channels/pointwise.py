@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import onnx
 
-from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, rule
+from aigc_edge.compress.channels.tracing import Axis, ChannelTrace, passage, rule
 
-
-@rule(
-    "Abs",
-    "Cast",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "LeakyRelu",
-    "Mish",
-    "Neg",
-    "Reciprocal",
-    "Relu",
-    "Sigmoid",
-    "Softplus",
-    "Sqrt",
-    "Swish",
-    "Tanh",
+# fmt: off
+UNARY = (
+    "Abs", "Cast", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Reciprocal",
+    "Relu", "Sigmoid", "Softplus", "Sqrt", "Swish", "Tanh",
 )
-def _one(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
-    if node.input[0] in state.axes:
-        state.axes[node.output[0]] = state.axes[node.input[0]]
+# fmt: on
+
+
+@passage(*UNARY)
+def _one(state: ChannelTrace, index: int, node: onnx.NodeProto, tracked: Axis) -> Axis:
+    return tracked
 
 
 @rule("Add", "Clip", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Where")

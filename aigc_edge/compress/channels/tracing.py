@@ -5,7 +5,6 @@ Channels that an operator may mix are frozen, as are those that a sum of two bra
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,7 +36,7 @@ class ChannelTrace:
         self.constants = graph.initialisers(model)
         self.types = graph.at_default_size(model)
         self.inputs = {value.name for value in model.graph.input} - set(self.constants)
-        self.readers = Counter(name for node in model.graph.node for name in node.input)
+        self.readers = {name: len(nodes) for name, nodes in graph.readers(model).items()}
         self.axes: dict[str, Axis] = {}
         self.sizes_of: dict[str, Axis] = {}  # the shape of a tensor with channels, as a tensor
 
@@ -60,6 +59,7 @@ class ChannelTrace:
 
 
 Rule = Callable[[ChannelTrace, int, onnx.NodeProto], None]
+Passage = Callable[[ChannelTrace, int, onnx.NodeProto, Axis], Axis | None]
 RULES: dict[str, Rule] = {}
 
 
@@ -68,6 +68,24 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 
     def store(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(operators, function))
+        return function
+
+    return store
+
+
+def passage(*operators: str) -> Callable[[Passage], Passage]:
+    """Decorator for the rule that returns the channel axis of the output from that of the first input; None freezes it."""
+
+    def store(function: Passage) -> Passage:
+        @rule(*operators)
+        def apply(state: ChannelTrace, index: int, node: onnx.NodeProto) -> None:
+            tracked = state.axes.get(node.input[0])
+            passed = function(state, index, node, tracked) if tracked is not None else None
+            if passed is None:
+                state.freeze(node.input[0])
+            else:
+                state.axes[node.output[0]] = passed
+
         return function
 
     return store

@@ -9,7 +9,6 @@ import numpy as np
 
 from aigc_edge.compress.channels.labels import Ints
 from aigc_edge.compress.channels.tracing import ChannelTrace
-from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.weights import weights_of
 
@@ -91,5 +90,4 @@ def groups_of(state: ChannelTrace, costs: Costs) -> list[ChannelGroup]:
 def measured(state: ChannelTrace) -> list[Layer]:
     """The layers that read traced channels."""
     consumers = {state.model.graph.node[index].output[0] for index in state.labels.consumers}
-    known = {layer.node: layer for layer in [*graph.layers(state.model), *weights_of(state.model)]}
-    return [layer for name, layer in known.items() if name in consumers]
+    return [layer for layer in weights_of(state.model) if layer.node in consumers]

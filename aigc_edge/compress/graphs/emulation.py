@@ -10,7 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.graphs.graph import types_and_shapes
-from aigc_edge.compress.graphs.rewrite import shell_of
+from aigc_edge.compress.graphs.half import recast
+from aigc_edge.compress.graphs.rewrite import assembled, copied
 
 _KINDS = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -24,23 +25,16 @@ def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     rounds = {name: kind for name, (kind, _) in known.items() if kind in _KINDS}
     if not rounds:
         return model
-    result = shell_of(model)
-    del result.graph.value_info[:]
-    for tensor in model.graph.initializer:
-        if tensor.data_type in _KINDS:
-            tensor = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
-        result.graph.initializer.append(tensor)
+    nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        for item in copy.attribute:
-            if node.op_type == "Cast" and item.name == "to" and item.i in _KINDS:
-                item.i = TensorProto.FLOAT
-        rounding: list[onnx.NodeProto] = []
+        copy = copied(node)
+        recast(copy, _KINDS, TensorProto.FLOAT)
+        nodes.append(copy)
         for place, name in enumerate(node.output):
             if name in rounds:
                 copy.output[place], stored = f"{name}_exact", f"{name}_stored"
-                rounding.append(helper.make_node("Cast", [copy.output[place]], [stored], to=rounds[name]))
-                rounding.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
-        result.graph.node.extend([copy, *rounding])
-    return result
+                nodes.append(helper.make_node("Cast", [copy.output[place]], [stored], to=rounds[name]))
+                nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+    halves = [tensor for tensor in model.graph.initializer if tensor.data_type in _KINDS]
+    wide = (numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name) for tensor in halves)
+    return assembled(model, nodes, wide, retyped=True)

@@ -6,11 +6,9 @@ compilations consist of.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,8 @@ from aigc_edge.hardware import has_vnni, return_memory
 MAPPED_ABOVE = 2**25  # bytes of weights that a session maps from a file; reading a message takes several copies
 SMALL, ALIGNMENT = 1024, 4096  # bytes: smaller weights stay in the message; alignment of weights in a file
 _BATCHES = (2, 3)
-_LAYERS = ("Conv", "Gemm", "MatMul")
+LAYERS = ("Conv", "Gemm", "MatMul")
+WEIGHTED = {"Conv": 1, "Gemm": 1, "MatMul": 1, "ConvTranspose": 1, "Gather": 0}  # which input is the weight
 
 
 @dataclass(frozen=True)
@@ -195,79 +194,71 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
-def layers(model: onnx.ModelProto) -> list[Layer]:
-    """The convolutions and matrix products with constant float32 weights, in order of execution."""
-    known = at_default_size(model)
-    constants = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    readers = Counter(name for node in model.graph.node for name in node.input)
-    outputs = {value.name for value in model.graph.output}
-    relu = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
-    weighted: list[Layer] = []
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The names that `node` reads, with those that the bodies of If, Loop and Scan capture."""
+    bodies = [body for item in node.attribute for body in ([item.g] if item.HasField("g") else item.graphs)]
+    captured = [name for body in bodies for inner in body.node for name in reads(inner)]
+    return [*node.input, *captured, *(value.name for body in bodies for value in body.output)]
+
+
+def readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each tensor, once for each input; outputs of the graph have an empty node as an additional reader."""
+    reading: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        if node.op_type not in _LAYERS or node.input[1] not in constants or node.input[0] in constants:
+        for name in reads(node):
+            reading.setdefault(name, []).append(node)
+    for value in model.graph.output:
+        reading.setdefault(value.name, []).append(onnx.NodeProto())
+    return reading
+
+
+def layers(model: onnx.ModelProto, operators: Collection[str] = LAYERS) -> list[Layer]:
+    """The nodes of the `operators` (among WEIGHTED) with a constant float32 weight, in order of execution.
+
+    For an embedding, `input` is the index, `macs` is 0 and the channels are the rows of the table.
+    """
+    known, reading = at_default_size(model), readers(model)
+    constants = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    relu = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
+    by_node: dict[str, Layer] = {}
+    names: set[str] = set()
+    for node in sorted(model.graph.node, key=lambda node: node.op_type not in LAYERS):  # those in LAYERS are named first
+        op, place = node.op_type, WEIGHTED.get(node.op_type, 0)
+        if op not in WEIGHTED or node.input[place] not in constants or node.input[1 - place] in constants:
             continue
-        shape, out = known[node.input[1]][1], node.output[0]
-        if len(shape) < 2 or (node.op_type != "Conv" and len(shape) != 2) or attribute(node, "transA", 0):
+        weight, source, out = node.input[place], node.input[1 - place], node.output[0]
+        shape, convolution, table = known[weight][1], op.startswith("Conv"), op == "Gather"
+        if len(shape) < 2 or (not convolution and len(shape) != 2) or attribute(node, "transA", 0):
             continue
-        axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
-        places = [size or 1 for size in known[out][1]] if out in known else shape[axis : axis + 1]
-        single = readers[out] == 1 and out in relu and out not in outputs
-        name = node.input[1].removesuffix(".weight")
+        if (table and attribute(node, "axis", 0)) or (op not in LAYERS and source not in known):
+            continue
+        axis = 0 if op in ("Conv", "Gather") or attribute(node, "transB", 0) else 1
+        if op == "ConvTranspose":  # every input pixel meets the whole weight
+            macs = np.prod([size or 1 for size in known[source][1][2:]]) * np.prod(shape)
+        else:
+            places = [size or 1 for size in known[out][1]] if out in known else shape[axis : axis + 1]
+            macs = 0 if table else np.prod(places) * np.prod(shape) // shape[axis]
+        fused = op in LAYERS and out in relu and len(reading[out]) == 1
+        name = weight.removesuffix(".weight")
+        name = f"{name} ({out})" if name in names else name
+        names.add(name)
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else None
-        weighted.append(
-            Layer(
-                name=name if all(layer.name != name for layer in weighted) else f"{name} ({out})",
-                op=node.op_type,
-                node=out,
-                input=node.input[0],
-                weight=node.input[1],
-                bias=bias,
-                axis=axis,
-                output=relu[out] if single else out,
-                macs=int(np.prod(places) * np.prod(shape) // shape[axis]),
-                bytes=4 * int(np.prod(shape)),
-            )
-        )
-    return weighted
-
-
-@contextlib.contextmanager
-def _openable(make: Callable[[], onnx.ModelProto | Path]) -> Iterator[str | bytes]:
-    """The model that `make` returns, as bytes, or when it is large as a temporary file with external weights."""
-    model = make()
-    if isinstance(model, Path):
-        yield os.fspath(model)
-    elif _weight_bytes(model) <= MAPPED_ABOVE:
-        yield model.SerializeToString()
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            _save_external(model, path, path.with_suffix(".data"))
-            del model
-            return_memory()
-            yield os.fspath(path)
+        behind, size = relu[out] if fused else out, 4 * int(np.prod(shape))
+        by_node[out] = Layer(name, op, out, source, weight, bias, axis, behind, int(macs), size)
+    return [by_node[node.output[0]] for node in model.graph.node if node.output[0] in by_node and node.op_type in operators]
 
 
 class Network:
     """An ONNX model in onnxruntime's CPU provider.
 
     `exact` computes Q/DQ nodes as they are written instead of fusing them into int8 kernels: as engines do that quantise only
-    the inputs of layers, but slower.
+    the inputs of layers, but slower. What a function returns is freed before the session prepacks the weights, if nothing else
+    holds it.
     """
 
-    def __init__(self, model: onnx.ModelProto | Path, *, threads: int = 1, exact: bool = False) -> None:
-        with _openable(lambda: model) as place:
-            self._open(place, threads, exact)
-
-    @classmethod
-    def build(cls, make: Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False) -> Network:
-        """The network that `make` returns, which is freed before the session prepacks the weights, if nothing else holds it."""
-        network = cls.__new__(cls)
-        with _openable(make) as place:
-            network._open(place, threads, exact)
-        return network
-
-    def _open(self, model: str | bytes, threads: int, exact: bool) -> None:
+    def __init__(
+        self, model: onnx.ModelProto | Path | Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -277,10 +268,26 @@ class Network:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         elif not has_vnni():  # the fast kernels of older CPUs saturate silently
             options.add_session_config_entry("session.x64quantprecision", "1")
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        with tempfile.TemporaryDirectory() as folder:
+            place = _openable(model, Path(folder))
+            self._session = onnxruntime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
         self.outputs: list[str] = [value.name for value in self._session.get_outputs()]
 
     def __call__(self, inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """All outputs for `inputs`."""
         result: list[npt.NDArray[Any]] = self._session.run(None, inputs)
         return result
+
+
+def _openable(model: onnx.ModelProto | Path | Callable[[], onnx.ModelProto], folder: Path) -> str | bytes:
+    """The path of the model, or the model as bytes, or when it is large as a file in `folder` with external weights."""
+    model = model() if callable(model) else model
+    if isinstance(model, Path):
+        return os.fspath(model)
+    if _weight_bytes(model) <= MAPPED_ABOVE:
+        return model.SerializeToString()
+    path = folder / "model.onnx"
+    _save_external(model, path, path.with_suffix(".data"))
+    del model
+    return_memory()
+    return os.fspath(path)

@@ -6,7 +6,7 @@ onnxruntime's own converter leaves nodes out of order, so that onnx.checker refu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.compress.graphs.graph import initialisers, types_and_shapes
 from aigc_edge.compress.graphs.opset import opset_of
-from aigc_edge.compress.graphs.rewrite import shell_of
+from aigc_edge.compress.graphs.rewrite import assembled, copied
 
 # Sums over many elements, and functions that magnify the rounding of their argument.
 # fmt: off
@@ -123,13 +123,12 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
     for index, node in enumerate(model.graph.node):
         # Nodes that produce floats from other types (ConstantOfShape, Range) use the type in their attributes.
         half = index not in kept and (node.op_type == "Cast" or any(name in is_float for name in node.input))
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
+        copy = copied(node)
         for place, name in enumerate(node.input):
             if name:
                 copy.input[place] = read(name, half and place not in _FLOAT_INPUTS.get(node.op_type, ()))
-        if half and node.op_type == "Cast":
-            _recast(copy, kind)
+        if half:
+            recast(copy, (TensorProto.FLOAT,), kind.onnx)
         nodes.append(copy)
         for place, name in enumerate(node.output):
             if half and name in is_float:
@@ -138,18 +137,12 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
                     copy.output[place] = f"{name}_inner"
                     halves.discard(name)
                     nodes.append(helper.make_node("Cast", [f"{name}_inner"], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
-    return _assembled(model, nodes, used)
+    tensors = [numpy_helper.from_array(value, name) for name, value in used.items()]
+    return assembled(model, nodes, tensors, retyped=True)
 
 
-def _recast(node: onnx.NodeProto, kind: HalfType) -> None:
+def recast(node: onnx.NodeProto, kinds: Collection[int], to: int) -> None:
+    """Make `node`, if it is a Cast to one of `kinds`, one to the type `to`."""
     for item in node.attribute:
-        if item.name == "to" and item.i == TensorProto.FLOAT:
-            item.i = kind.onnx
-
-
-def _assembled(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto], used: dict[str, npt.NDArray[Any]]) -> onnx.ModelProto:
-    result = shell_of(model)
-    del result.graph.value_info[:]  # types have changed
-    result.graph.node.extend(nodes)
-    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in used.items())
-    return result
+        if node.op_type == "Cast" and item.name == "to" and item.i in kinds:
+            item.i = to

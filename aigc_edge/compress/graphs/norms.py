@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
-from aigc_edge.compress.graphs.replacement import Replacement, readers, replaced
+from aigc_edge.compress.graphs.graph import attribute, initialisers, readers, types_and_shapes
+from aigc_edge.compress.graphs.replacement import Replacement, replaced
 
 MEANS = "means of groups"  # suffix of the names of weights that are not to be quantised
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from aigc_edge.compress.graphs.graph import Layer, attribute
-from aigc_edge.compress.graphs.qdq import along_axis, quantise_weight
+from aigc_edge.compress.graphs.qdq import master_weight, quantise_weight
 from aigc_edge.compress.graphs.rewrite import Change
 from aigc_edge.compress.graphs.weights import weight_input
 from aigc_edge.compress.rounding import Floats
@@ -90,17 +90,12 @@ def int8_channels(layer: Layer, weight: Array) -> Change:
 
 
 def master_weights(change: Change, weight: Array) -> dict[str, Floats]:
-    """What the integer codes in `change` were rounded from, by their tensor: `weight` in units of their scale.
-
-    Values that were clamped are replaced by their codes.
-    """
-    tensors = {tensor.name: tensor for tensor in change.tensors}
+    """By tensor of integer codes in `change`: the values that they were rounded from (see `qdq.master_weight`)."""
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in change.tensors}
     masters: dict[str, Floats] = {}
     for node in change.before:
-        if node.op_type != "DequantizeLinear" or not {*node.input[:2]} <= tensors.keys():
-            continue
-        codes, scale = (numpy_helper.to_array(tensors[name]).astype(np.float32) for name in node.input[:2])
-        axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
-        exact = weight.reshape(codes.shape) / (scale.repeat(block, axis=axis) if block else along_axis(scale, axis, codes.ndim))
-        masters[node.input[0]] = np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
+        if node.op_type == "DequantizeLinear" and {*node.input[:2]} <= tensors.keys():
+            codes, scale = (tensors[name].astype(np.float32) for name in node.input[:2])
+            axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+            masters[node.input[0]] = master_weight(weight, codes, scale, axis, block)
     return masters

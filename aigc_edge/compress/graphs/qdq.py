@@ -15,29 +15,20 @@ import onnx
 from onnx import helper, numpy_helper
 
 from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
-from aigc_edge.compress.graphs.graph import Layer, attribute
-from aigc_edge.compress.graphs.replacement import readers
-from aigc_edge.compress.graphs.rewrite import shell_of
-from aigc_edge.compress.rounding import Scale
+from aigc_edge.compress.graphs.graph import Layer, attribute, readers
+from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
+from aigc_edge.compress.graphs.rewrite import assembled, copied
+from aigc_edge.compress.rounding import Floats, Scale
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
+# fmt: off
 _MOVES = (
-    "Reshape",
-    "Transpose",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Identity",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "MaxPool",
-    "Slice",
+    "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth", "MaxPool", "Slice",
 )
+# fmt: on
 
 
-def quantise_weight(
-    weight: npt.NDArray[np.float32], axis: int, least: npt.ArrayLike = 0.0
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+def quantise_weight(weight: Floats, axis: int, least: npt.ArrayLike = 0.0) -> tuple[npt.NDArray[np.int8], Floats]:
     """Symmetric int8 with one float32 scale per channel of `axis`: scale = max |w| / 127, at least `least`.
 
     A channel of zeros gets the largest scale of the others: any suits the weight, but engines round the bias to multiples
@@ -51,7 +42,7 @@ def quantise_weight(
     return integers, scale
 
 
-def along_axis(values: npt.NDArray[np.float32], axis: int, rank: int) -> npt.NDArray[np.float32]:
+def along_axis(values: Floats, axis: int, rank: int) -> Floats:
     """`values` [n] in a shape that broadcasts along `axis` of an array of that rank."""
     shape = [1] * rank
     shape[axis] = -1
@@ -104,38 +95,25 @@ def factors(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
     return {moved.get(name, name) for layer in layers if layer.op == ACTIVATION_MATMUL for name in _inputs(layer)}
 
 
-class QdqWriter:
-    """Builds quantised versions of one model; weights are quantised once and shared by all versions.
+def master_weight(weight: Floats, codes: npt.NDArray[Any], scale: Floats, axis: int, block: int = 0) -> Floats:
+    """What the integer `codes` were rounded from: `weight` in units of their scale, and codes where it was clamped."""
+    exact = weight.reshape(codes.shape) / (scale.repeat(block, axis=axis) if block else along_axis(scale, axis, codes.ndim))
+    return np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
 
-    `symmetric` activations are int8 with zero point 0 (as TensorRT requires); the others uint8 with a zero point (twice the
-    resolution behind a ReLU or SiLU, and the type that x86 multiplies). With `fused` the results of convolutions and the biases
-    of Gemm are quantised too, without which onnxruntime has no int8 kernels for them; TensorRT needs neither, and refuses int32
-    biases. The tensors `signed` (in front of operators that move them) are int8 with zero point 0 in any case. With `early`,
-    values that are moved before they are multiplied are quantised before they are moved, where nothing else reads them: a quarter
-    of the bytes. Without `vectors` a Gemm of one vector per sample, which is bound by its weights, is weight-only.
+
+class QdqWriter:
+    """Builds quantised versions of one model by a scheme; weights are quantised once and shared by all versions.
+
+    The tensors `signed` (in front of operators that move them) are int8 with zero point 0 in any case.
     """
 
     def __init__(
-        self,
-        model: onnx.ModelProto,
-        scales: Mapping[str, Scale],
-        *,
-        symmetric: bool,
-        fused: bool,
-        signed: Collection[str] = (),
-        early: bool = False,
-        vectors: bool = True,
+        self, model: onnx.ModelProto, scales: Mapping[str, Scale], scheme: QdqScheme, signed: Collection[str] = ()
     ) -> None:
-        self.model = model
-        self.scales = scales
-        self.symmetric = symmetric
-        self.fused = fused
-        self.signed = frozenset(signed)
-        self.early = early
-        self.vectors = vectors
+        self.model, self.scales, self.scheme, self.signed = model, scales, scheme, frozenset(signed)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._moved = source_of(model)
-        self._weights: dict[str, tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]] = {}
+        self._weights: dict[str, tuple[npt.NDArray[np.int8], Floats]] = {}
         self._written: dict[str, Layer] = {}  # tensor of codes in the last version → the layer whose weight it is
 
     def _scale(self, tensor: str) -> Scale:
@@ -146,12 +124,12 @@ class QdqWriter:
 
     def _plain(self, layer: Layer) -> bool:
         """Whether its input stays in float."""
-        return not self.vectors and layer.op == "Gemm" and 4 * layer.macs == layer.bytes
+        return not self.scheme.vectors and layer.op == "Gemm" and 4 * layer.macs == layer.bytes
 
     def _dtype(self, tensor: str) -> type[np.integer[Any]]:
-        return np.int8 if self.symmetric or self._moved.get(tensor, tensor) in self.signed else np.uint8
+        return np.int8 if self.scheme.symmetric or self._moved.get(tensor, tensor) in self.signed else np.uint8
 
-    def _weight(self, layer: Layer) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    def _weight(self, layer: Layer) -> tuple[npt.NDArray[np.int8], Floats]:
         if layer.name not in self._weights:
             # A bias must fit int32 in units of (weight scale · input scale).
             bias = np.abs(self._constant(layer.bias)).ravel() if layer.bias is not None else np.zeros(1, np.float32)
@@ -159,24 +137,22 @@ class QdqWriter:
             self._weights[layer.name] = quantise_weight(self._constant(layer.weight), layer.axis, least)
         return self._weights[layer.name]
 
-    def master_weights(self) -> dict[str, npt.NDArray[np.float32]]:
+    def master_weights(self) -> dict[str, Floats]:
         """By tensor of integer codes in the last version written: the weight in units of its scale, clamped values as codes."""
-        masters: dict[str, npt.NDArray[np.float32]] = {}
-        for name, layer in self._written.items():
-            codes, scale = self._weight(layer)
-            exact = self._constant(layer.weight) / along_axis(scale, layer.axis, codes.ndim)
-            masters[name] = np.where(np.rint(exact) == codes, exact, codes).astype(np.float32)
-        return masters
+        weights = {
+            name: (self._constant(layer.weight), *self._weight(layer), layer.axis) for name, layer in self._written.items()
+        }
+        return {name: master_weight(*of) for name, of in weights.items()}
 
     def write(self, layers: Collection[Layer]) -> onnx.ModelProto:
         """The model with exactly `layers` in 8 bits."""
         chosen = {layer.node: layer for layer in layers}
         self._written = {}
-        behind = {layer.output for layer in layers if self.fused and layer.op == "Conv"}
+        behind = {layer.output for layer in layers if self.scheme.fused and layer.op == "Conv"}
         nodes: list[onnx.NodeProto] = []
         constants: dict[str, npt.NDArray[Any]] = {}
         ready: dict[str, str] = {name: name for name in behind}  # tensor: the name of its dequantised form
-        moved = integers_only(self.model, [layer for layer in layers if not self._plain(layer)]) if self.early else set()
+        moved = integers_only(self.model, [layer for layer in layers if not self._plain(layer)]) if self.scheme.early else set()
 
         def quantise(tensor: str, source: str, result: str) -> None:
             scale, zero = self._scale(tensor)
@@ -187,8 +163,7 @@ class QdqWriter:
             nodes.append(helper.make_node("DequantizeLinear", [f"{tensor}_q", *names], [result], name=f"{tensor}_dequantize"))
 
         for node in self.model.graph.node:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
+            copy = copied(node)
             layer = chosen.get(node.output[0])
             if node.output[0] in moved:
                 if node.input[0] not in ready:
@@ -212,21 +187,13 @@ class QdqWriter:
                 copy.input[1] = ready[layer.weight]
                 if not self._plain(layer):
                     copy.input[0] = ready[layer.input]
-                if self.fused and layer.op == "Gemm" and layer.bias is not None:
+                if self.scheme.fused and layer.op == "Gemm" and layer.bias is not None:
                     self._quantise_bias(layer, copy, nodes, constants)
             nodes.append(copy)
             if node.output[0] in behind:
                 copy.output[0] = f"{node.output[0]}_float"
                 quantise(node.output[0], copy.output[0], node.output[0])
-        read = {name for node in nodes for name in node.input}
-        replaced = {
-            name for layer in layers for name in (layer.weight, layer.bias) if name is not None and layer.op != ACTIVATION_MATMUL
-        }
-        dropped, model = replaced - read, shell_of(self.model)
-        model.graph.node.extend(nodes)
-        model.graph.initializer.extend(tensor for tensor in self.model.graph.initializer if tensor.name not in dropped)
-        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-        return model
+        return assembled(self.model, nodes, (numpy_helper.from_array(value, name) for name, value in constants.items()))
 
     def _quantise_bias(
         self, layer: Layer, node: onnx.NodeProto, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]

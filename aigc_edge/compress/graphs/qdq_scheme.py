@@ -19,10 +19,13 @@ from aigc_edge.compress.graphs.transposed import as_convolutions
 class QdqScheme:
     """How an engine needs Q/DQ nodes.
 
-    `symmetric`: activations are int8 with zero point 0, else uint8 with a zero point. `fused`: results are quantised too.
-    `activation_matmuls`: products of two activations are quantised, as engines with attention in int8 need. `exact`: the engine
-    computes the Q/DQ nodes as written, so onnxruntime without its own fusions emulates it in evaluations. `early`: values are
-    quantised before they are reshaped or moved. Without `vectors`, products of a single vector are weight-only.
+    `symmetric` activations are int8 with zero point 0 (as TensorRT requires); the others uint8 with a zero point (twice the
+    resolution behind a ReLU or SiLU, and the type that x86 multiplies). With `fused` the results of convolutions and the biases
+    of Gemm are quantised too, without which onnxruntime has no int8 kernels for them; TensorRT needs neither, and refuses int32
+    biases. `activation_matmuls`: products of two activations are quantised, as engines with attention in int8 need. `exact`: the
+    engine computes the Q/DQ nodes as written, so onnxruntime without its own fusions emulates it in evaluations. With `early`,
+    values that are moved before they are multiplied are quantised before they are moved, where nothing else reads them: a quarter
+    of the bytes. Without `vectors` a Gemm of one vector per sample, which is bound by its weights, is weight-only.
     """
 
     symmetric: bool = False

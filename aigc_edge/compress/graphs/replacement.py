@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from aigc_edge.compress.graphs.rewrite import shell_of
+from aigc_edge.compress.graphs.rewrite import assembled
 
 
 class Replacement:
@@ -34,35 +34,12 @@ class Replacement:
 
 
 def replaced(model: onnx.ModelProto, parts: Mapping[str, Replacement], dropped: Sequence[str] = ()) -> onnx.ModelProto:
-    """A copy of `model` with each node whose output is a key of `parts` replaced, and those with an output in `dropped` removed.
-
-    Constants without readers are removed too.
-    """
-    graph = model.graph
+    """A copy of `model` with the nodes whose output is a key of `parts` replaced, and those with one in `dropped` removed."""
     nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
+    for node in model.graph.node:
         if node.output[0] in parts:
             nodes.extend(parts[node.output[0]].nodes)
         elif node.output[0] not in dropped:
             nodes.append(node)
-    read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
-    produced = {name for node in nodes for name in node.output}
-    result = shell_of(model)
-    del result.graph.value_info[:]
-    result.graph.value_info.extend(value for value in graph.value_info if value.name in produced)
-    result.graph.node.extend(nodes)
-    result.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
-    for part in parts.values():
-        result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in part.constants.items())
-    return result
-
-
-def readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor; outputs of the graph have an empty node as an additional reader."""
-    reading: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            reading.setdefault(name, []).append(node)
-    for value in model.graph.output:
-        reading.setdefault(value.name, []).append(onnx.NodeProto())
-    return reading
+    constants = (numpy_helper.from_array(value, name) for part in parts.values() for name, value in part.constants.items())
+    return assembled(model, nodes, constants)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
+
+from aigc_edge.compress.graphs.graph import reads
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,16 @@ class Change:
 def rewritten(
     model: onnx.ModelProto, changes: Mapping[str, Change], constants: Mapping[str, npt.NDArray[Any]] | None = None
 ) -> onnx.ModelProto:
-    """A copy of `model` with `changes` to nodes (by their first output) and other values for some of its constants.
-
-    Constants without readers are left out.
-    """
+    """A copy of `model` with `changes` to nodes (by their first output) and other values for some of its constants."""
     nodes: list[onnx.NodeProto] = []
-    tensors: dict[str, onnx.TensorProto] = {}
+    tensors = {name: numpy_helper.from_array(value, name) for name, value in (constants or {}).items()}
     there: set[str] = set()
     for node in model.graph.node:
         change = changes.get(node.output[0]) if node.output else None
         if change is None:
             nodes.append(node)
             continue
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
+        copy = copied(node)
         for place, name in change.inputs.items():
             copy.input[place] = name
         if change.output:
@@ -58,28 +56,45 @@ def rewritten(
                 nodes.append(extra)
         nodes += [copy, *change.after]
         tensors |= {tensor.name: tensor for tensor in change.tensors}
-    read = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
-    result = shell_of(model)
-    result.graph.node.extend(nodes)
-    values = constants or {}
-    for tensor in model.graph.initializer:
-        if tensor.name in read and tensor.name not in values:
-            result.graph.initializer.append(tensor)
-    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items() if name in read)
-    result.graph.initializer.extend(tensors.values())
-    return result
+    return assembled(model, nodes, tensors.values())
 
 
-def shell_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without its nodes and constants."""
-    shell = onnx.ModelProto(
+def copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A copy of `node`."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def assembled(
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Iterable[onnx.TensorProto] = (),
+    *,
+    retyped: bool = False,
+) -> onnx.ModelProto:
+    """A copy of `model` with these nodes instead of its own, and further constants or others of the same name.
+
+    Constants without readers are left out, and so are inferred types and shapes of values that are no longer computed, or all
+    of them if types or sizes have changed (`retyped`).
+    """
+    read = {name for node in nodes for name in reads(node)} | {value.name for value in model.graph.output}
+    result = onnx.ModelProto(
         ir_version=model.ir_version,
         opset_import=model.opset_import,
         producer_name=model.producer_name,
         producer_version=model.producer_version,
         metadata_props=model.metadata_props,
     )
-    shell.graph.name = model.graph.name
-    for name in ("input", "output", "value_info"):
-        getattr(shell.graph, name).extend(getattr(model.graph, name))
-    return shell
+    graph = result.graph
+    graph.name = model.graph.name
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.node.extend(nodes)
+    if not retyped:
+        computed = {name for node in nodes for name in node.output}
+        graph.value_info.extend(value for value in model.graph.value_info if value.name in computed)
+    graph.initializer.extend(tensor for tensor in constants if tensor.name in read)
+    new = {tensor.name for tensor in graph.initializer}
+    graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read - new)
+    return result

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.graphs.graph import attribute, initialisers, types_and_shapes
-from aigc_edge.compress.graphs.replacement import Replacement, readers, replaced
+from aigc_edge.compress.graphs.graph import attribute, initialisers, readers, types_and_shapes
+from aigc_edge.compress.graphs.replacement import Replacement, replaced
+from aigc_edge.compress.graphs.rewrite import copied
 
 _POINTWISE = ("Relu", "LeakyRelu", "Tanh", "Sigmoid")  # without other inputs: they commute with DepthToSpace
 
@@ -67,42 +68,23 @@ def _part(
         return None
     name = (last or node).output[0]
     part = Replacement(name)
-    inputs = [
-        node.input[0],
-        _named(part, node.input[1], _phases(weight, stride, taps, spare)),
-        part.constant("bias", np.tile(bias, stride**2)),
-    ]
+    weight_name = f"{node.input[1].removesuffix('.weight')}.phases.{name}.weight"  # layers are named after their weights
+    part.constants[weight_name] = _phases(weight, stride, taps, spare)
     border = [taps[0] - 1, taps[1] - 1]
-    cropped = any((*pads[:2], *trailing))
-    names = [
-        "conv",
-        *(["act"] if last is not None else []),
-        *(["shuffled"] if stride > 1 else []),
-        *(["crop"] if cropped else []),
-    ]
-    names[-1] = ""  # the last one produces the original output
-    suffixes = iter([suffix or None for suffix in names])
-    value = part.add("Conv", inputs, next(suffixes), kernel_shape=taps, pads=[*border, *border], strides=[1, 1])
+    inputs = [node.input[0], weight_name, part.constant("bias", np.tile(bias, stride**2))]
+    value = part.add("Conv", inputs, "conv", kernel_shape=taps, pads=[*border, *border], strides=[1, 1])
     if last is not None:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(last)
-        suffix = next(suffixes)
-        copy.input[0], copy.output[0] = value, name if suffix is None else f"{name}_{suffix}"
-        part.nodes.append(copy)
-        value = copy.output[0]
+        part.nodes.append(copied(last))
+        part.nodes[-1].input[0], value = value, f"{name}_act"
+        part.nodes[-1].output[0] = value
     if stride > 1:
-        value = part.add("DepthToSpace", [value], next(suffixes), blocksize=stride, mode="DCR")
-    if cropped:
+        value = part.add("DepthToSpace", [value], "shuffled", blocksize=stride, mode="DCR")
+    if any((*pads[:2], *trailing)):
         starts = part.constant("starts", pads[:2], np.int64)
         stops = part.constant("stops", [-end if end else np.iinfo(np.int64).max for end in trailing], np.int64)
-        part.add("Slice", [value, starts, stops, part.constant("axes", [2, 3], np.int64)], next(suffixes))
+        part.add("Slice", [value, starts, stops, part.constant("axes", [2, 3], np.int64)], "crop")
+    part.nodes[-1].output[0] = name
     return part
-
-
-def _named(part: Replacement, weight: str, value: npt.NDArray[np.float32]) -> str:
-    name = f"{weight.removesuffix('.weight')}.phases.{part.name}.weight"  # layers are named after their weights
-    part.constants[name] = value
-    return name
 
 
 def _phases(weight: npt.NDArray[np.float32], stride: int, taps: list[int], spare: list[int]) -> npt.NDArray[np.float32]:

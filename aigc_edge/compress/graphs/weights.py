@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
 
-from aigc_edge.compress.graphs import graph
-from aigc_edge.compress.graphs.graph import Layer, attribute
+from aigc_edge.compress.graphs.graph import WEIGHTED, Layer, layers, readers
 
 Rows = npt.NDArray[np.float32]
 
 
 def weights_of(model: onnx.ModelProto) -> list[Layer]:
-    """Every node with a float32 weight: convolutions (transposed ones too), matrix products and embedding tables.
-
-    For an embedding, `input` is the index, `macs` is 0 and the channels are the rows of the table.
-    """
-    known = graph.at_default_size(model)
-    by_node = {layer.node: layer for layer in graph.layers(model)}
-    names = {layer.name for layer in by_node.values()}
-    for node in model.graph.node:
-        place = {"ConvTranspose": 1, "Gather": 0}.get(node.op_type)
-        if place is None or node.output[0] in by_node:
-            continue
-        weight, other = node.input[place], node.input[1 - place]
-        kind, shape = known.get(weight, (0, []))
-        constant = weight in {tensor.name for tensor in model.graph.initializer}
-        if not constant or kind != TensorProto.FLOAT or len(shape) < 2 or other not in known:
-            continue
-        table = node.op_type == "Gather"
-        if table and (len(shape) != 2 or attribute(node, "axis", 0) != 0):
-            continue
-        places = [size or 1 for size in known[other][1][2:]]
-        name = weight.removesuffix(".weight")
-        by_node[node.output[0]] = Layer(
-            name=name if name not in names else f"{name} ({node.output[0]})",
-            op=node.op_type,
-            node=node.output[0],
-            input=other,
-            weight=weight,
-            bias=node.input[2] if len(node.input) > 2 else None,
-            axis=0 if table else 1,
-            output=node.output[0],
-            macs=0 if table else int(np.prod(places) * np.prod(shape)),
-            bytes=4 * int(np.prod(shape)),
-        )
-    return [by_node[node.output[0]] for node in model.graph.node if node.output and node.output[0] in by_node]
+    """Every node with a float32 weight: convolutions (transposed ones too), matrix products and embedding tables."""
+    return layers(model, WEIGHTED)
 
 
 def weight_input(layer: Layer) -> int:
     """The index of the weight among the node's inputs."""
-    return 0 if layer.op == "Gather" else 1
+    return WEIGHTED[layer.op]
 
 
 def first_and_last(layers: Sequence[Layer]) -> set[str]:
@@ -66,8 +31,8 @@ def first_and_last(layers: Sequence[Layer]) -> set[str]:
 
 def shared(model: onnx.ModelProto) -> set[str]:
     """The constants with more than one reader."""
-    readers = Counter(name for node in model.graph.node for name in node.input)
-    return {tensor.name for tensor in model.graph.initializer if readers[tensor.name] > 1}
+    reading = readers(model)
+    return {tensor.name for tensor in model.graph.initializer if len(reading.get(tensor.name, ())) > 1}
 
 
 def to_rows(layer: Layer, weight: npt.NDArray[np.float32]) -> Rows:

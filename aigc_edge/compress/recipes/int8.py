@@ -87,15 +87,7 @@ class Int8Recipe(ConversionRecipe):
         for name, observer in self.observers.items():
             centred = symmetric or name in signed
             scales[name] = scale_of(*ESTIMATORS[estimator](observer, centred), centred)
-        self.writer = QdqWriter(
-            self.model,
-            scales,
-            symmetric=symmetric,
-            fused=self.scheme.fused,
-            signed=signed,
-            early=self.scheme.early,
-            vectors=self.scheme.vectors,
-        )
+        self.writer = QdqWriter(self.model, scales, self.scheme, signed)
 
     def fit(self, evaluator: LayerEvaluator, progress: Callable[[str, int, int], None]) -> float:
         for index, name in enumerate(self.errors):
@@ -145,7 +137,7 @@ class Int8Recipe(ConversionRecipe):
         return model if self.scheme.symmetric else with_int8_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only
 
     def network(self, make: Callable[[], onnx.ModelProto], threads: int) -> graph.Network:
-        return graph.Network.build(make, threads=threads, exact=self.scheme.exact)
+        return graph.Network(make, threads=threads, exact=self.scheme.exact)
 
     def bytes_of(self, layer: Layer) -> int:
         return layer.bytes // 4

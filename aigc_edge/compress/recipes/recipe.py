@@ -61,7 +61,7 @@ class ConversionRecipe(ABC):
 
     def network(self, make: Callable[[], onnx.ModelProto], threads: int) -> graph.Network:
         """A session for the model that `make` returns."""
-        return graph.Network.build(lambda: self.emulated(make()), threads=threads, exact=True)
+        return graph.Network(lambda: self.emulated(make()), threads=threads, exact=True)
 
     def fit(self, evaluator: LayerEvaluator, progress: Callable[[str, int, int], None]) -> float:
         """Choose what depends on measured samples, if anything, and return the error with all layers in the format."""

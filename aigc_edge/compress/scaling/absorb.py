@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.graphs.graph import attribute
+from aigc_edge.compress.graphs.graph import attribute, readers
 from aigc_edge.compress.rounding import Floats
 
 Array = npt.NDArray[Any]
@@ -23,12 +23,7 @@ class Absorber:
         self._model = model
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._producer = {name: node for node in model.graph.node for name in node.output}
-        self._readers: dict[str, list[str]] = {}
-        for node in model.graph.node:
-            for name in node.input:
-                self._readers.setdefault(name, []).append(node.output[0])
-        for value in model.graph.output:
-            self._readers.setdefault(value.name, []).append("")
+        self._readers = {name: {"".join(node.output[:1]) for node in nodes} for name, nodes in readers(model).items()}
 
     def value(self, name: str) -> Array:
         """The current value of the constant `name`."""
@@ -47,7 +42,7 @@ class Absorber:
 
     def _divided(self, tensor: str, readers: set[str], factors: Floats, axis: int) -> dict[str, Array] | None:
         node = self._producer.get(tensor)
-        if node is None or not set(self._readers.get(tensor, [])) <= readers:
+        if node is None or not self._readers.get(tensor, set()) <= readers:
             return None
         own = {node.output[0]}
         if node.op_type in _PASSING:
@@ -63,7 +58,7 @@ class Absorber:
 
     def _along(self, name: str, readers: set[str], factors: Floats, axis: int) -> dict[str, Array] | None:
         """A constant with one number per channel, multiplied; None for any other."""
-        if name not in self._tensors or not set(self._readers[name]) <= readers:
+        if name not in self._tensors or not self._readers[name] <= readers:
             return None
         value = self.value(name)
         behind = list(value.shape[1:]) if axis == 1 and value.ndim == 4 else list(value.shape)
@@ -80,7 +75,7 @@ class Absorber:
         if node.op_type not in outputs or (axis == 1) != (node.op_type == "Conv"):
             return None
         names = [name for name in node.input[1:3] if name]
-        if any(name not in self._tensors or not set(self._readers[name]) <= own for name in names):
+        if any(name not in self._tensors or not self._readers[name] <= own for name in names):
             return None
         along = outputs[node.op_type]
         values = [self.value(name) for name in names]

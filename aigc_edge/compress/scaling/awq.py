@@ -105,11 +105,13 @@ def _searched(
             weight, activations = rows[layer.node], inputs[layer.node]
             columns = np.repeat(scales, weight.shape[1] // channels)
             dequantised = rounded(layer, weight * columns, energy[layer.node] / np.square(columns))
-            if dequantised is not None and round_inputs is None:
-                error += float(np.square(activations @ (dequantised / columns - weight).T).sum(dtype=np.float64))
-            elif dequantised is not None and round_inputs is not None:
+            if dequantised is None:
+                continue
+            if round_inputs is None:
+                wrong = activations @ (dequantised / columns - weight).T
+            else:
                 wrong = round_inputs(layer, activations / columns) @ dequantised.T - activations @ weight.T
-                error += float(np.square(wrong).sum(dtype=np.float64))
+            error += float(np.square(wrong).sum(dtype=np.float64))
         if power == 0:
             plain = error
         if error < best:

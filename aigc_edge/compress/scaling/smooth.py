@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
+from aigc_edge.compress.graphs.rewrite import Change, rewritten
 
 SAMPLES = 2  # whose trajectories the largest magnitudes come from
 LEAST = 1e-3  # of the largest factor of a tensor: inactive channels are not amplified
@@ -49,8 +50,6 @@ def smoothed(
 ) -> onnx.ModelProto:
     """A copy of `model` whose matrix products' input channels are divided by max|x|^s / max|w|^(1 − s), s the strength."""
     constants = graph.initialisers(model)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
     readers: dict[str, set[str]] = {}
     for layer in layers:
         readers.setdefault(layer.weight, set()).add(layer.input)
@@ -59,34 +58,19 @@ def smoothed(
         if _takes(layer) and len(readers[layer.weight]) == 1 and layer.input in sizes:
             groups.setdefault(layer.input, []).append(layer)
     scaled: dict[str, npt.NDArray[np.float32]] = {}
-    inputs: dict[str, str] = {}  # node: what it reads now
-    before: dict[str, onnx.NodeProto] = {}
+    changes: dict[str, Change] = {}
     for name, group in groups.items():
         weights = np.max([np.abs(constants[layer.weight]).max(layer.axis) for layer in group], axis=0)
         factor = np.power(sizes[name], strength) / np.power(np.maximum(weights, 1e-12), 1 - strength)
         factor = np.where(sizes[name] > 0, factor, 0)
         factor = np.maximum(factor, LEAST * factor.max() or 1.0).astype(np.float32)
         factor /= np.float32(np.exp(np.log(factor).mean()))
-        scaled[f"{name}_smoothing"] = (1 / factor).astype(np.float32)
-        before[group[0].node] = helper.make_node("Mul", [name, f"{name}_smoothing"], [f"{name}_smooth"], name=f"{name}_smooth")
+        tensor, smooth = numpy_helper.from_array((1 / factor).astype(np.float32), f"{name}_smoothing"), f"{name}_smooth"
+        division = helper.make_node("Mul", [name, tensor.name], [smooth], name=smooth)
         for layer in group:
-            inputs[layer.node] = f"{name}_smooth"
+            changes[layer.node] = Change((tensor,), (division,), {0: smooth})
             scaled[layer.weight] = constants[layer.weight] * (factor if layer.axis == 0 else factor[:, None])
-    nodes = []
-    for node in result.graph.node:
-        if node.output[0] in before:
-            nodes.append(before[node.output[0]])
-        if node.output[0] in inputs:
-            node.input[0] = inputs[node.output[0]]
-        nodes.append(node)
-    kept = [tensor for tensor in result.graph.initializer if tensor.name not in scaled]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del result.graph.node[:]
-    result.graph.node.extend(copies)
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(kept)
-    result.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in scaled.items())
-    return result
+    return rewritten(model, changes, scaled)
 
 
 def _takes(layer: Layer) -> bool:
