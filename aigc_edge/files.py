@@ -12,10 +12,14 @@ from typing import Any
 
 from aigc_edge.errors import AigcEdgeError
 
+MOUNTS = "/proc/self/mountinfo"
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2
+_HERE = -100  # AT_FDCWD
 
-def _temporary(path: Path) -> Path:
+
+def _temporary(path: Path, suffix: str = "part") -> Path:
     # A sibling, because a rename is atomic only within one file system.
-    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.{suffix}")
 
 
 @contextlib.contextmanager
@@ -27,16 +31,17 @@ def _explained(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"no space left to write {path}: free some disk space or choose another location; nothing was written"
             raise AigcEdgeError(message) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EBUSY):
             raise AigcEdgeError(f"cannot write {path}: {error.strerror}; choose a writable location") from error
         raise
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to; on success it becomes `path`, on any failure it is removed.
 
-    Raises AigcEdgeError when the disk is full or the path is not writable.
+    With `durable` the content is on the disk before it does. Raises AigcEdgeError when the disk is full or the path is not
+    writable.
     """
     final = Path(path)
     part = _temporary(final)
@@ -44,42 +49,103 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             yield part
+            if durable:
+                _sync(part)
             os.replace(part, final)
+            if durable:
+                _sync(final.parent)
         finally:
             part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_dir(path: str | os.PathLike[str], *, overwrite: bool = False, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it becomes `path`, on any failure (Ctrl-C too) it is removed.
 
-    An existing `path` is replaced when `overwrite` is true and refused otherwise.
+    An existing `path`, a folder or a file, is replaced when `overwrite` is true and refused otherwise. With `durable`, and
+    where something is replaced, the new content is on the disk before that. Raises as `check_output` does, too.
     """
     import shutil  # here, as hashlib below: opening a bundle needs neither
 
     final = Path(path)
-    if final.exists() and not overwrite:
-        raise AigcEdgeError(f"{final} already exists: give another name or allow overwriting it")
+    check_output(final, overwrite=overwrite)
     part = _temporary(final)
     with _explained(final):
         try:
             part.mkdir(parents=True)
             yield part
-            if final.exists():
-                old = _temporary(final)
-                os.replace(final, old)
-                os.replace(part, final)
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            exists = os.path.lexists(final)
+            if durable or exists:
+                for file in (*part.rglob("*"), part):
+                    _sync(file)
+            if exists:
+                _exchange(part, final)
             else:
                 os.replace(part, final)
+            if durable or exists:
+                _sync(final.parent)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, atomically; NaN and infinity are refused (they are not JSON)."""
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise AigcEdgeError for a path that cannot be written or replaced, before the work whose result is to be there."""
+    if os.path.lexists(path) and not overwrite:
+        raise AigcEdgeError(f"{path} already exists: give another name or ask to overwrite it")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise AigcEdgeError(f"cannot write {path}: {parent} is not a writable folder; choose another location")
+    place = os.path.join(os.path.realpath(path.parent), path.name)
+    mounted = os.path.ismount(place)
+    with contextlib.suppress(OSError), open(MOUNTS, "rb") as stream:  # files, and folders of the same disk, not Linux: none
+        mounted = mounted or any(
+            line.split()[4].decode("unicode_escape").encode("latin-1") == os.fsencode(place) for line in stream
+        )
+    if mounted:
+        raise AigcEdgeError(f"{path} is a mount point, which cannot be replaced: write to a path inside or beside it")
+
+
+def recover(path: Path) -> None:
+    """Put back what an interrupted replacement of `path` has moved aside, where nothing is at `path`."""
+    import glob
+
+    if os.path.lexists(path):
+        return
+    with contextlib.suppress(OSError):  # a folder that cannot be read or written: there is nothing at `path`, then
+        aside = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old"), key=os.path.getmtime)
+        if aside:
+            os.rename(aside[-1], path)
+
+
+def _exchange(part: Path, final: Path) -> None:
+    """Exchange two paths, in one step where the system has it; what was at `final` is at `part` then, or gone."""
+    import ctypes
+
+    with contextlib.suppress(AttributeError):  # not glibc
+        if ctypes.CDLL(None).renameat2(_HERE, os.fsencode(part), _HERE, os.fsencode(final), _EXCHANGE) == 0:
+            return
+    old = _temporary(final, "old")  # a name that `recover` knows
+    os.replace(final, old)
+    os.replace(part, final)
+    os.replace(old, part)
+
+
+def _sync(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a link that leads nowhere, a file system without it
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, durable: bool = False) -> None:
+    """Write `value` as indented UTF-8 JSON, as `atomic_file` does; NaN and infinity are refused (they are not JSON)."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
-    with atomic_file(path) as part:
+    with atomic_file(path, durable=durable) as part:
         part.write_text(text + "\n", encoding="utf-8")
 
 

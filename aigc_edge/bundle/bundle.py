@@ -107,7 +107,11 @@ class Bundle(Files):
 
 def existing(path: str | os.PathLike[str]) -> Path:
     """The path of a bundle; raises BundleError if nothing exists there."""
-    file = Path(path)
+    file = Path(os.fsdecode(path))
+    if not file.exists():
+        from aigc_edge.files import recover
+
+        recover(file)
     if not file.exists():
         raise BundleError(f"there is no bundle at {file}: give the folder or file that `aigc-edge compile` wrote")
     return file

@@ -18,11 +18,12 @@ from aigc_edge.compile.compressing import convert_all
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import evaluate_formats
 from aigc_edge.compile.judging import use_judge
-from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
+from aigc_edge.compile.request import REFERENCE, CompileRequest
 from aigc_edge.compile.state import COSTS, CompileState, link, open_workspace
 from aigc_edge.compress.budget import Budget
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import check_output
 
 SAMPLES = 64  # per format, if the bundle does not record how many samples it was evaluated on
 
@@ -55,7 +56,7 @@ def quantise_bundle(
     devices = list(targets) if targets is not None else list(manifest.targets) or ["x86-cpu"]
     final, exchange = Path(out or path), overwrite or out is None
     request = CompileRequest.parse(formats, devices, budget, samples=samples, seed=seed, threads=threads)
-    check_output(final, exchange)
+    check_output(final, overwrite=exchange)
     existing = [name for name in request.formats if name in manifest.main.formats]
     if existing and not overwrite:
         raise AigcEdgeError(f"{path} already has {', '.join(existing)}: ask to overwrite it, or leave it out")

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge import _core
-from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.bundle import Bundle, existing
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
 from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
-from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime import device_loop
 from aigc_edge.runtime.conditions import Conditions, texts
 from aigc_edge.runtime.initial_state import initial_state
@@ -303,6 +303,4 @@ def open(
     Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
     and AigcEdgeError for a format or a size that the bundle does not have.
     """
-    if not Path(path).exists():
-        raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
-    return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify, device=device, size=size)
+    return Pipeline(existing(path), engine=engine, format=format, threads=threads, verify=verify, device=device, size=size)
