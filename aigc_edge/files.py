@@ -160,6 +160,40 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+SEAL, CHECKED = "files.json", "checked.json"
+BOOT = "/proc/sys/kernel/random/boot_id"
+
+
+def seal(folder: Path) -> None:
+    """List the files of a cache entry with their SHA-256 in it, for `is_sealed`."""
+    listed = {str(file.relative_to(folder)): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    write_json(folder / SEAL, listed)
+
+
+def is_sealed(folder: Path, *, once: bool = False) -> bool:
+    """Whether all files of a cache entry are as they were when it was sealed.
+
+    With `once` they are hashed once per boot, and again when one of them was replaced or written to: for large files that are
+    mapped, whose pages the file system hands out as they are on the disk.
+    """
+    try:
+        listed: dict[str, str] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        states = [os.stat(folder / name) for name in listed]
+        boot = Path(BOOT).read_text(encoding="ascii") if once and os.path.exists(BOOT) else ""
+        stamp = [boot, *([s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states)]
+        checked = folder / CHECKED
+        if boot and checked.is_file() and json.loads(checked.read_text(encoding="utf-8")) == stamp:
+            return True
+        if not listed or any(sha256_of(folder / name) != digest for name, digest in listed.items()):
+            return False
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+    if boot:
+        with contextlib.suppress(OSError, AigcEdgeError):  # a cache that cannot be written is hashed again
+            write_json(checked, stamp)
+    return True
+
+
 def cache_folder() -> Path:
     """The cache folder for data that can be recreated: $XDG_CACHE_HOME/aigc-edge, by default ~/.cache/aigc-edge."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

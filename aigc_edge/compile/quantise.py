@@ -10,6 +10,7 @@ from pathlib import Path
 from aigc_edge.bundle.bundle import Bundle, require_version
 from aigc_edge.bundle.component import SCHEDULE
 from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.references import check_references
 from aigc_edge.bundle.storage import Files
 from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
@@ -114,6 +115,8 @@ def _load(state: CompileState, manifest: Manifest, folder: Path) -> None:
         state.components[name] = part._replace(formats=formats, engines=tuple(p for p in part.engines if p.format not in new))
     networks = {name for name in manifest.files if name.endswith((".onnx", ".onnx.data")) and not name.startswith("judge/")}
     for name in networks:
+        if name.endswith(".onnx"):
+            check_references(folder / name, f"{name}.data" if f"{name}.data" in networks else None, f"{name} of the bundle")
         link(folder / name, state.folder / name)
     state.files = {name: folder / name for name in manifest.files if name not in networks | stale}
     state.constants = Constants.load(Files(state.folder), state.components.get(SCHEDULE))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.references import check_references
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.bundle.storage import Files
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
@@ -65,18 +66,24 @@ class EngineSource(NamedTuple):
         """The relative path of `engine`'s ONNX file, and what it loads: a path, weights beside it, or of a packed bundle bytes.
 
         Where weights of a packed bundle are in a file of their own, both are copied to a temporary folder. Raises BundleError
-        when the file is missing or damaged.
+        when the file is missing or damaged, or refers to another file than its weights.
         """
         relative = self.model_file(engine)
-        weights = f"{relative}.data"
+        weights, listed = f"{relative}.data", self.files.listed
+        beside = Path(weights).name if listed is None or weights in listed else None
+        what = f"{relative} of {self.bundle}"
         if not self.files.packed:
             if not (self.bundle / relative).is_file():
                 raise BundleError(f"{self.bundle} lacks {relative}: make or copy the bundle again")
+            check_references(self.bundle / relative, beside, what)
             yield relative, str(self.bundle / relative)
-        elif weights not in (self.files.listed or ()):
-            yield relative, self.files.read(relative)
+        elif beside is None:
+            data = self.files.read(relative)
+            check_references(data, None, what)
+            yield relative, data
         else:
             with self.files.extract((relative, weights)) as folder:
+                check_references(folder / relative, beside, what)
                 yield relative, str(folder / relative)
 
 
