@@ -79,7 +79,7 @@ class Handle:
 
     def __init__(
         self,
-        path: str,
+        path: str | bytes,
         bind: Callable[[str, dict[str, np.ndarray], dict[str, np.ndarray]], Callable[[int, int], object]] | None,
         *,
         format: str = "",

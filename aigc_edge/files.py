@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,14 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         )
     if mounted:
         raise AigcEdgeError(f"{path} is a mount point, which cannot be replaced: write to a path inside or beside it")
+
+
+def check_regular(path: Path) -> None:
+    """Raise AigcEdgeError for a pipe, a socket or a device, whose reading may never end."""
+    with contextlib.suppress(OSError):  # what is not there is reported by who reads it
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise AigcEdgeError(f"{path} is a pipe, a socket or a device: give a file or a folder")
 
 
 def recover(path: Path) -> None:

@@ -25,6 +25,7 @@ from aigc_edge.export.double import evaluate as in_dtype
 from aigc_edge.export.double import in_double
 from aigc_edge.export.shapes import Exportable, dynamic_shapes, example_at, sizes_of
 from aigc_edge.files import atomic_file
+from aigc_edge.hardware import import_onnxruntime
 
 OPSET = 20  # opset 21 and later break quantisers and add operators that TensorRT-RTX does not support
 CHECK_BATCHES = (1, 2)  # different from the batch of the export, to catch hard-coded sizes
@@ -99,8 +100,7 @@ def _error(value: npt.NDArray[Any], exact: npt.NDArray[np.float64]) -> float:
 
 def session_of(path: str | os.PathLike[str]) -> Any:
     """An onnxruntime CPU session for verification."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])

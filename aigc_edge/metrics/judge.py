@@ -15,6 +15,7 @@ import numpy.typing as npt
 from aigc_edge.bundle.references import check_references
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.files import sha256_of
+from aigc_edge.hardware import import_onnxruntime
 from aigc_edge.metrics.frechet import FeatureStatistics, bootstrap_interval, frechet_distance
 from aigc_edge.metrics.paired import psnr, relative_l2
 
@@ -44,7 +45,7 @@ def to_unit(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def open_classifier(path: Path, threads: int = 1) -> Any:
     """The onnxruntime session of a classifier file; raises EngineUnavailable without onnxruntime."""
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise EngineUnavailable("scoring needs onnxruntime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()

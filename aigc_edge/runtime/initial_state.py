@@ -57,13 +57,22 @@ def initial_state(
         known_noise = latents_of(request, sample_shape) if latents is None else latents
         latents = program.add_noise(known, known_noise)
     mask = _mask(request, sample_shape)
-    return {
-        "latents": None if latents is None else np.ascontiguousarray(latents, dtype=np.float32),
-        "noise": draws,
-        "mask": mask,
-        "known": None if mask is None else known,
-        "known_noise": None if mask is None else known_noise,
-    }
+    state = {"latents": latents, "noise": draws, "mask": mask}
+    state |= {} if mask is None else {"known": known, "known_noise": known_noise}
+    absent = dict.fromkeys(("known", "known_noise"))
+    return absent | {name: None if value is None else floats(name, value) for name, value in state.items()}
+
+
+def floats(name: str, value: Any) -> NDArray[np.float32]:
+    """The value as a contiguous float32 array; raises AigcEdgeError for what is none."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "c":
+            raise TypeError
+        return np.ascontiguousarray(array, np.float32)
+    except (TypeError, ValueError):
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise AigcEdgeError(f"{name} is of the type {kind}: it must be an array of real numbers") from None
 
 
 def _noise(
@@ -83,7 +92,7 @@ def _noise(
     wanted = (draws, request.count, *sample_shape)
     if np.shape(source) != wanted:
         raise AigcEdgeError(f"noise has the shape {list(np.shape(source))}: this program adds noise of {list(wanted)}")
-    return latents, np.ascontiguousarray(source, dtype=np.float32)
+    return latents, floats("noise", source)
 
 
 def _known(request: SampleRequest, sample_shape: tuple[int, ...], output_range: Sequence[float]) -> NDArray[np.float32] | None:
@@ -97,7 +106,10 @@ def _known(request: SampleRequest, sample_shape: tuple[int, ...], output_range: 
         raise AigcEdgeError("an image was given alone: give a strength below 1 (image to image), or a mask (inpainting)")
     from aigc_edge.images import to_float
 
-    values = to_float(image, *(float(bound) for bound in output_range))
+    values = to_float(
+        np.asarray(image) if np.asarray(image).dtype == np.uint8 else floats("image", image),
+        *(float(bound) for bound in output_range),
+    )
     if values.shape != (n, *sample_shape) or len(sample_shape) != 3:
         channels, height, width = sample_shape if len(sample_shape) == 3 else (0, 0, 0)
         raise AigcEdgeError(
@@ -111,7 +123,7 @@ def _mask(request: SampleRequest, sample_shape: tuple[int, ...]) -> NDArray[np.f
     """The mask [N, H, W] or [H, W] as float32 [N, *sample_shape]."""
     if request.mask is None:
         return None
-    n, mask = request.count, np.asarray(request.mask, np.float32)
+    n, mask = request.count, floats("mask", request.mask)
     if mask.shape not in ((n, *sample_shape[1:]), sample_shape[1:]) or not ((mask >= 0) & (mask <= 1)).all():
         raise AigcEdgeError(
             f"the mask has the shape {list(mask.shape)}: it must be {[n, *sample_shape[1:]]} or {list(sample_shape[1:])}, 1 "

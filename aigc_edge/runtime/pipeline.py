@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge import _core
-from aigc_edge.bundle.bundle import Bundle, existing
+from aigc_edge.bundle.bundle import Bundle, existing, native_reader
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
 from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
@@ -23,9 +22,9 @@ from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physi
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime import device_loop
 from aigc_edge.runtime.conditions import Conditions, texts
-from aigc_edge.runtime.initial_state import initial_state
+from aigc_edge.runtime.initial_state import floats, initial_state
 from aigc_edge.runtime.programs import Programs
-from aigc_edge.runtime.request import Prompt, SampleRequest, as_request
+from aigc_edge.runtime.request import Prompt, SampleRequest, as_request, integer
 from aigc_edge.runtime.text_encoders import TextEncoders
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ Progress = Callable[[int, int], None]
 Watch = Callable[[str, int, Buffers, Buffers], None]
 Verify = Literal["used", "all", "none"]
 AUTO = "auto"
+MAX_THREADS = 1024
 _VERIFY: dict[str, int] = {"used": 0, "all": 1, "none": 2}
 
 
@@ -56,12 +56,13 @@ class Pipeline:
         torch_device: str | None = None,
         size: Size | None = None,
     ) -> None:
+        for name, value in (("engine", engine), ("format", format or ""), ("verify", verify), ("device", device)):
+            if not isinstance(value, str):
+                raise AigcEdgeError(f"{name} is {value!r}: it must be text")
         if verify not in _VERIFY:
             raise AigcEdgeError(f"verify is {verify!r}: it must be one of {', '.join(_VERIFY)}")
-        if threads is not None and threads < 1:
-            raise AigcEdgeError(f"threads is {threads}: it must be at least 1")
-        self.path = Path(path)
-        self.threads = threads or physical_cores()
+        self.path = Path(os.fsdecode(path))
+        self.threads = physical_cores() if threads is None else integer("threads", threads, 1, MAX_THREADS)
         if engine == AUTO and device == "cuda":
             engine = "torch"  # AUTO chooses among engines of the CPU
         if engine != AUTO:
@@ -75,8 +76,8 @@ class Pipeline:
         self._watch: Watch | None = None
         self._constants: Constants | None = None
         image = None if size is None else image_size(size)
-        self._handle = _core.Handle(
-            os.fspath(path), self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=image
+        self._handle = native_reader(
+            self.path, self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=image
         )
         self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
         self.manifest = self._bundle.manifest
@@ -177,6 +178,8 @@ class Pipeline:
 
         Raises AigcEdgeError for the name of a program of the bundle, and for rows that do not fit its networks.
         """
+        if not isinstance(program, Program):
+            raise AigcEdgeError(f"the program is {program!r:.80}: it must be a Program")
         if program.name in self.manifest.programs:
             raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
         with self._lock:
@@ -227,7 +230,7 @@ class Pipeline:
         if "denoiser" not in self._engines:
             raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no denoiser")
         engine = self._engines["denoiser"]
-        times = np.broadcast_to(np.asarray(timestep, np.float32), (len(sample),))
+        times = np.broadcast_to(floats("timestep", timestep), (len(sample),))
         inputs: dict[str, NDArray[Any]] = dict(conditions)
         for tensor in engine.spec.inputs:
             if tensor.role == "sample":

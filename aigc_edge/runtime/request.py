@@ -150,6 +150,8 @@ class SampleRequest:
     def __post_init__(self) -> None:
         import numpy as np
 
+        from aigc_edge.diffusion import checks
+
         n = integer("n", self.count, 1, MAX_COUNT)
         converted: dict[str, Any] = {"count": n, "seed": integer("seed", self.seed, 0, SEEDS - 1)}
         if self.output not in OUTPUTS:
@@ -160,6 +162,9 @@ class SampleRequest:
             if (classes := getattr(self, name)) is not None:
                 each = np.full(n, classes) if isinstance(classes, int) and INT32[0] <= classes <= INT32[1] else classes
                 converted[name] = integers(name, each, n, *INT32).astype(np.int32)
+        for name in ("guidance_scale", "guidance_rescale", "strength"):
+            if (value := getattr(self, name)) is not None:
+                converted[name] = checks.number(value, name)
         for name, value in converted.items():
             object.__setattr__(self, name, value)
 

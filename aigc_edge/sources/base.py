@@ -12,6 +12,7 @@ from aigc_edge.bundle.sizes import Size
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import check_regular
 from aigc_edge.registry import Registry
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
 
     Raises AigcEdgeError that lists the kinds of sources.
     """
+    check_regular(Path(text))
     for kind in SOURCES:
         if SOURCES[kind].claims(text):
             options = options or SourceOptions()

@@ -21,6 +21,7 @@ from aigc_edge.bundle.sizes import METADATA, Size, named
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role
 from aigc_edge.compress.graphs.graph import outline
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.hardware import import_onnxruntime
 
 OPSET, LEAST_OPSET = 20, 9  # supported by quantisers and TensorRT; the oldest that onnx can convert
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -268,8 +269,7 @@ def with_shapes(model: onnx.ModelProto, spec: ComponentSpec, sizes: Sequence[Siz
 
 def engine_takes(model: Any, path: Path) -> Any:
     """An onnxruntime session of the model (a file or bytes); raises AigcEdgeError with its reason."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:

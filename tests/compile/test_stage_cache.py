@@ -33,7 +33,7 @@ def test_a_stage_is_run_once_for_each_key(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["output", "done.json", "files.json"])
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: bytes(len(data)), lambda data: data.swapcase()])
+@pytest.mark.parametrize("damage", [lambda data: data[:-2], lambda data: bytes(len(data)), lambda data: data.swapcase()])
 def test_a_damaged_stage_is_run_again(tmp_path, file, damage):
     calls: list[str] = []
     for _ in range(2):

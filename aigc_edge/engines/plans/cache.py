@@ -38,7 +38,7 @@ def find(file: Path) -> dict[str, Any] | None:
         if report.pop("report_sha256") != digest(report) or sha256_of(file) != report["plan_sha256"]:
             return None
         os.utime(sidecar)
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
     return report
 
