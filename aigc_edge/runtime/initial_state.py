@@ -49,9 +49,10 @@ def initial_state(
     sampler draws itself. Raises AigcEdgeError for what does not fit the bundle.
     """
     n = request.count
-    if request.latents is not None and np.shape(request.latents) != (n, *sample_shape):
-        raise AigcEdgeError(f"latents have the shape {list(np.shape(request.latents))}: they must have {[n, *sample_shape]}")
-    latents, draws = _noise(request, len(program.draws), sample_shape)
+    own = None if request.latents is None else floats("latents", request.latents)
+    if own is not None and own.shape != (n, *sample_shape):
+        raise AigcEdgeError(f"latents have the shape {list(own.shape)}: they must have {[n, *sample_shape]}")
+    latents, draws = _noise(request, own, len(program.draws), sample_shape)
     known, known_noise = _known(request, sample_shape, output_range), request.known_noise
     if known is not None and request.strength < 1:
         known_noise = latents_of(request, sample_shape) if latents is None else latents
@@ -76,10 +77,10 @@ def floats(name: str, value: Any) -> NDArray[np.float32]:
 
 
 def _noise(
-    request: SampleRequest, draws: int, sample_shape: tuple[int, ...]
+    request: SampleRequest, latents: NDArray[np.float32] | None, draws: int, sample_shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
     """Latents and what the rows add; None for what the native sampler draws itself."""
-    source, latents = request.noise, request.latents
+    source = request.noise
     if source is None or isinstance(source, str):
         if source in (None, PHILOX):
             return latents, None
@@ -90,9 +91,10 @@ def _noise(
         drawn = noise.draw(source, seeds_of(request), sample_shape, 1 + draws)
         return (drawn[0] if latents is None else latents), drawn[1:]
     wanted = (draws, request.count, *sample_shape)
-    if np.shape(source) != wanted:
-        raise AigcEdgeError(f"noise has the shape {list(np.shape(source))}: this program adds noise of {list(wanted)}")
-    return latents, floats("noise", source)
+    array = floats("noise", source)
+    if array.shape != wanted:
+        raise AigcEdgeError(f"noise has the shape {list(array.shape)}: this program adds noise of {list(wanted)}")
+    return latents, array
 
 
 def _known(request: SampleRequest, sample_shape: tuple[int, ...], output_range: Sequence[float]) -> NDArray[np.float32] | None:
