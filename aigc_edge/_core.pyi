@@ -75,18 +75,25 @@ class Rows:
         """
 
 class Handle:
-    """One open bundle: the C API's ae_handle. `bind(component, inputs, outputs)` returns what evaluates the network on those."""
+    """One open bundle: the C API's ae_handle. `bind(component, inputs, outputs)` returns what evaluates the network on those.
+
+    Device 1 is the current GPU; tensors there come as dictionaries like __cuda_array_interface__. `stream` is a cudaStream_t (0:
+    one of its own), `capture(work, batch)` returns what replays all that `work()` queues, or why it cannot be captured.
+    """
 
     def __init__(
         self,
         path: str | bytes,
-        bind: Callable[[str, dict[str, np.ndarray], dict[str, np.ndarray]], Callable[[int, int], object]] | None,
+        bind: Callable[[str, dict[str, Any], dict[str, Any]], Callable[[int, int], object]] | None,
         *,
         format: str = "",
         threads: int = 1,
         max_batch: int = 0,
         verify: int = 0,
         size: tuple[int, int] | None = None,
+        device: int = 0,
+        stream: int = 0,
+        capture: Callable[[Callable[[], None], int], Callable[[], None] | str] | None = None,
     ) -> None: ...
     @property
     def manifest(self) -> str: ...
@@ -101,7 +108,7 @@ class Handle:
     def check(self, request: object, elements: int) -> None:
         """Refuse a request that `sample` would refuse, without sampling."""
 
-    def sample(self, request: object, elements: int) -> np.ndarray:
+    def sample(self, request: object, elements: int, row_by_row: bool = False) -> np.ndarray:
         """Run a request whose attributes have the names of `ae_sample_options`, for samples of so many elements.
 
         Returns uint8 [N, H, W, C] or float32 [N, C, H, W].

@@ -29,11 +29,11 @@ class BudgetError(AigcEdgeError):
     """A compressed network misses its quality budget."""
 
 
+class ExtensionWarning(UserWarning):
+    """Something that another distribution adds by an entry point cannot be used and is left out."""
+
+
 def first_line(error: BaseException, skip: tuple[str, ...] = ()) -> str:
     """The first line of a foreign error's message that does not begin with one of `skip`; without one the error's type."""
     lines = [line for line in str(error).strip().splitlines() if line and not line.startswith(skip)]
     return (lines or [type(error).__name__])[0][:300]
-
-
-class ExtensionWarning(UserWarning):
-    """Something that another distribution adds by an entry point cannot be used and is left out."""

@@ -112,7 +112,7 @@ def prepare(name: str, folder: Path) -> tuple[ComponentSpec, dict[str, tuple[str
         started = time.perf_counter()
         report = parse(f"{text},{OPTIONS}").convert(source, out, seen).to_json()
         facts[f"{engine} int8"] = {"seconds": round(time.perf_counter() - started, 1)} | {
-            key: report[key] for key in ("psnr", "estimator", "estimators", "int8_macs", "bytes", "source_bytes", "trials")
+            key: report[key] for key in ("psnr", "estimator", "estimators", "macs_share", "bytes", "source_bytes", "trials")
         }
         files[f"{engine} int8"] = (engine, out)
     records: list[Record] = []

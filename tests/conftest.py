@@ -86,3 +86,14 @@ def fake_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("tensorrt", "tensorrt_rtx"):
         if "fake-" in str(getattr(sys.modules.get(name), "__file__", "")):
             del sys.modules[name]
+
+
+@pytest.fixture
+def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pipelines with `torch_device="cpu"` have the emulated GPU (tests/emulated_core.py) for theirs."""
+    from aigc_edge.runtime import pipeline
+    from tests import emulated_core
+
+    core = emulated_core.load()
+    monkeypatch.setattr(pipeline, "_core", core.module)
+    return core

@@ -42,14 +42,17 @@ class Record(TorchDispatchMode):
 
 
 class RecordedGraphs:
-    """Replaces what `aigc_edge.diffusion.executor.graph` uses of torch.cuda; `events` tells what was asked for, in order."""
+    """Replaces what `aigc_edge.diffusion.executor.graph` uses of torch.cuda; `events` tells what was asked for, in order.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    With `core` (tests/emulated_core.py) what the runtime queues on its emulated GPU is recorded too.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, core: Any = None) -> None:
         from aigc_edge.diffusion.executor import arrays, execution, graph
 
         self.events: list[str] = []
         self.records: list[Record] = []
-        self.stream, self.recording = "caller", None
+        self.stream, self.recording, self.core = "caller", None, core
         made, owner = arrays.TorchArrays.__init__, self
 
         def elsewhere(self: Any, like: Any) -> None:
@@ -117,12 +120,16 @@ class _Capture:
     def __enter__(self) -> None:
         assert self.options["capture_error_mode"] == "thread_local"
         self.owner.say("capture begins")
-        self.owner.recording = self.graph.record
-        self.graph.record.__enter__()
+        self.owner.recording = record = self.graph.record
+        if core := self.owner.core:
+            core.record(lambda number: record.calls.append((core.repeat, (number,), {}, None)))
+        record.__enter__()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.graph.record.__exit__(kind, error, trace)
         self.owner.recording = None
+        if self.owner.core:
+            self.owner.core.record(None)
         if kind is not None:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
         self.owner.say("capture ends")

@@ -1,4 +1,7 @@
-"""The loop on a torch device against the runtime's own: the same bundle, seeds and classes; torch's CPU stands in for a GPU."""
+"""The loop on a GPU against the one on the CPU: the same bundle, seeds and classes.
+
+An emulated GPU, whose memory torch's CPU tensors see, stands in for one.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import pytest
 from aigc_edge import _core
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.errors import AigcEdgeError, EngineUnavailable
-from aigc_edge.runtime import device_loop, pipeline
-from aigc_edge.runtime.initial_state import classes_of_seeds
+from aigc_edge.ops._philox import philox
+from aigc_edge.runtime import device as devices
+from aigc_edge.runtime import pipeline
 
 torch = pytest.importorskip("torch")
 GPU = not _core.cuda_unavailable() and torch.cuda.is_available()
@@ -21,20 +25,23 @@ ON_GPU = pytest.param("cuda:0", marks=pytest.mark.skipif(not GPU, reason="needs 
 
 @pytest.fixture(params=["cpu", ON_GPU])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param != "cpu":  # TF32 would be rounding of another kind
+    if request.param == "cpu":
+        request.getfixturevalue("emulated_gpu")
+    else:  # TF32 would be rounding of another kind
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     return str(request.param)
 
 
-def recorded_graphs(monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, emulated_gpu: Any) -> Any:
     """Capture and replay on CPU tensors."""
     from tests.recorded_graphs import RecordedGraphs
 
-    return RecordedGraphs(monkeypatch)
+    return RecordedGraphs(monkeypatch, emulated_gpu)
 
 
 def opened(bundle: Path, device: str | None = None) -> pipeline.Pipeline:
-    """The torch engine in the runtime's own loop, or in that of a device."""
+    """The torch engine, on the CPU or on a device."""
     return pipeline.Pipeline(bundle, engine="torch", format="fp32", threads=1, verify="none", torch_device=device)
 
 
@@ -80,33 +87,73 @@ def test_given_noise_latents_images_and_masks(tiny_bundle: Path, device: str, rn
         assert "progress" in str(ours.reason) or device == "cpu"
 
 
-def test_counts_above_one_batch_and_few_kept_loops(tiny_bundle: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_loop, "MAX_BATCH", 3)
-    monkeypatch.setattr(device_loop, "CACHED_LOOPS", 2)
+def test_counts_above_one_batch(tiny_bundle: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "MAX_BATCH", 3)
     with opened(tiny_bundle) as native, opened(tiny_bundle, device) as ours:
-        close(ours.sample(7, seed=5, steps=3), native.sample(7, seed=5, steps=3))
-        kept = ours._on_device._loops  # type: ignore[union-attr]
-        assert [key[1] for key in kept] == [3, 1]  # two of three share one
-        before = dict(kept)
-        ours.sample(3, seed=50, steps=3, guidance_scale=None)
-        assert {key: id(loop) for key, loop in kept.items()} == {key: id(loop) for key, loop in before.items()}
-        ours.sample(3, steps=3, guidance_scale=4.0)  # guidance stands in the kernels: another loop, the oldest goes
-        assert [key[0].guidance_scale for key in kept] == [2.0, 4.0]
+        bound: list[int] = []
+        bind = ours._networks._bind_device
+
+        def watched(component: str, inputs: Any, outputs: Any) -> Any:
+            bound.append(inputs["sample"]["shape"][0])
+            return bind(component, inputs, outputs)
+
+        monkeypatch.setattr(ours._networks, "_bind_device", watched)
+        for _ in range(2):
+            close(ours.sample(7, seed=5, steps=3), native.sample(7, seed=5, steps=3))
+        assert bound == [6, 6, 6, 2, 2, 2]  # per row; the second batch has the loop of the first
+        ours.sample(3, steps=3, guidance_scale=1.0)  # guidance stands in the kernels: another loop
+        assert bound[6:] == [3, 3, 3]
 
 
-def test_a_whole_bundle_in_recorded_graphs(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = recorded_graphs(monkeypatch)
+def test_a_whole_bundle_in_recorded_graphs(tiny_bundle: Path, recorded: Any, rng: np.random.Generator) -> None:
     with opened(tiny_bundle) as native, opened(tiny_bundle, "cpu") as ours:
-        for seed, classes, solver in ((3, [1, 2], None), (2**40, [-1, 9], None), (0, None, "euler_ancestral")):
-            options: dict[str, Any] = {"seed": seed, "classes": classes, "solver": solver, "output": "float32"}
-            recorded.events.clear()
-            close(ours.sample(2, **options), native.sample(2, **options))
-            assert ours.reason is None
-            assert recorded.events[-1] == "replay"
+        for solver in (None, "euler_ancestral"):
+            for run in range(4):
+                classes = None if run == 3 else rng.integers(-1, 10, 2)
+                seed = int(rng.integers(2**40))
+                options: dict[str, Any] = {"seed": seed, "classes": classes, "solver": solver, "output": "float32"}
+                recorded.events.clear()
+                close(ours.sample(2, **options), native.sample(2, **options))
+                assert (ours.reason is None) == (run > 0)
+                assert recorded.events.count("capture begins") == (run == 1)
+                assert recorded.events.count("replay") == (run > 0)
         assert len(recorded.records) == 2  # one of each program
+        told: list[tuple[int, int]] = []
+        ours.sample(2, solver="euler_ancestral", progress=lambda *row: told.append(row))
+        assert len(told) == len(native.program(solver="euler_ancestral").rows)
+        assert "progress" in str(ours.reason)
 
 
-def test_a_generator_of_one_evaluation(open_gan: Any) -> None:
+@pytest.mark.parametrize("kind", ["reads back", "limited", "interrupted"])
+def test_a_network_that_cannot_be_captured(tiny_bundle: Path, recorded: Any, kind: str) -> None:
+    with opened(tiny_bundle) as native, opened(tiny_bundle, "cpu") as ours:
+        inner = ours._networks._on_device["denoiser"]
+
+        class Network:
+            def __call__(self, sample: Any, timestep: Any, **conditions: Any) -> Any:
+                if kind == "reads back":
+                    float(timestep[0])
+                if kind == "interrupted" and recorded.recording is not None:
+                    raise KeyboardInterrupt
+                return inner(sample, timestep, **conditions)
+
+            def uncapturable(self, batch: int) -> str | None:
+                return f"a batch of {batch} is larger than 2" if kind == "limited" else None
+
+        ours._networks._on_device["denoiser"] = Network()
+        ours.sample(2, seed=3)
+        if kind == "interrupted":
+            with pytest.raises(KeyboardInterrupt):
+                ours.sample(2, seed=3)
+            return
+        reason = {"reads back": "the network cannot be captured (RuntimeError: CUDA error", "limited": "a batch of 4 is larger"}
+        for _ in range(2):
+            close(ours.sample(2, seed=3), native.sample(2, seed=3))
+            assert str(ours.reason).startswith(reason[kind])
+            assert "\n" not in str(ours.reason)
+
+
+def test_a_generator_of_one_evaluation(open_gan: Any, emulated_gpu: Any) -> None:
     with open_gan() as native, open_gan("cpu") as ours:
         for classes in (None, [0, 3, 1]):
             for output in ("uint8", "float32"):
@@ -146,7 +193,7 @@ def test_drawn_classes_are_the_runtimes(tiny_bundle: Path, rng: np.random.Genera
     seeds = np.concatenate([rng.integers(0, 2**64, 61, dtype=np.uint64), np.array([0, 1, 2**64 - 1], np.uint64)])
     seen: list[np.ndarray] = []
     with opened(tiny_bundle) as native:
-        engine = native._engines["denoiser"]
+        engine = native._networks.engines["denoiser"]
         bind = engine.bind
 
         def watched(given: Any, outputs: Any) -> Any:
@@ -161,25 +208,26 @@ def test_drawn_classes_are_the_runtimes(tiny_bundle: Path, rng: np.random.Genera
         engine.bind = watched  # type: ignore[method-assign]
         native.sample(64, seeds=seeds, steps=1, solver="euler", guidance_scale=2.0)
     found = np.concatenate(seen)
-    np.testing.assert_array_equal(classes_of_seeds(seeds, 10), found)
+    first = philox((0, 0xFFFFFFFF, 0, 0), (seeds & np.uint64(0xFFFFFFFF), seeds >> np.uint64(32)))[0].astype(np.uint64)
+    np.testing.assert_array_equal((first * np.uint64(10) >> np.uint64(32)).astype(np.int64), found)
     assert len(set(found.tolist())) > 5
 
 
 def test_where_it_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     torch_engine, onnx, tensorrt = (ENGINES[name] for name in ("torch", "onnxruntime", "tensorrt"))
-    monkeypatch.setattr(device_loop, "without_gpu", lambda: None)
-    assert device_loop.choose(torch_engine, "cuda") == ("cuda:0", None)
-    assert device_loop.choose(tensorrt, "auto") == ("cuda:0", None)
+    monkeypatch.setattr(devices, "without_gpu", lambda: None)
+    assert devices.choose(torch_engine, "cuda") == ("cuda:0", None)
+    assert devices.choose(tensorrt, "auto") == ("cuda:0", None)
     for engine, device in ((torch_engine, "auto"), (torch_engine, "cpu"), (onnx, "auto")):
-        assert device_loop.choose(engine, device) == (None, "the device is the CPU")
+        assert devices.choose(engine, device) == (None, "the device is the CPU")
     with pytest.raises(AigcEdgeError, match="'tensorrt' computes on a GPU only"):
-        device_loop.choose(tensorrt, "cpu")
+        devices.choose(tensorrt, "cpu")
     with pytest.raises(EngineUnavailable, match="'onnxruntime' computes on the CPU only: for a GPU choose the engine torch"):
-        device_loop.choose(onnx, "cuda")
+        devices.choose(onnx, "cuda")
     with pytest.raises(AigcEdgeError, match="device is 'tpu': it must be one of auto, cpu, cuda"):
-        device_loop.choose(onnx, "tpu")
-    monkeypatch.setattr(device_loop, "without_gpu", lambda: "torch is not installed: do")
-    place, reason = device_loop.choose(tensorrt, "auto")
+        devices.choose(onnx, "tpu")
+    monkeypatch.setattr(devices, "without_gpu", lambda: "torch is not installed: do")
+    place, reason = devices.choose(tensorrt, "auto")
     assert place is None
     assert reason == "the loop runs on the CPU around a network on the GPU: torch is not installed: do"
 
@@ -190,48 +238,15 @@ def test_a_gpu_that_is_not_there_is_a_sentence(tiny_bundle: Path) -> None:
         pipeline.open(tiny_bundle, engine="torch", device="cuda")
     assert str(error.value).startswith("device='cuda' was requested, and torch finds no GPU here")
     assert "\n" not in str(error.value)
-    with pytest.raises(EngineUnavailable, match="torch cannot compute on 'cuda:0' here"):
+    with pytest.raises(EngineUnavailable, match="torch finds no GPU here"):
         opened(tiny_bundle, "cuda:0")
 
 
-def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any) -> None:
+def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any, emulated_gpu: Any) -> None:
     with open_gan("cpu") as ours:
         latents = np.zeros((2, *ours.manifest.sample_shape), np.float32)
         latents[1] = np.nan
-        with pytest.raises(AigcEdgeError, match="the decoder returned a value that is not finite for sample 1"):
+        with pytest.raises(AigcEdgeError, match="decoder returned a value that is not finite after the last row for sample 1"):
             ours.sample(2, latents=latents)
     with pytest.raises(AigcEdgeError, match="closed"):
         ours.sample(1)
-
-
-def test_constants_of_the_schedule_stand_on_the_device_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aigc_edge.diffusion import build, prepare, sample
-
-    class Network:
-        """Takes tanh(timestep) as a constant instead of the timestep; the other way it computes the same."""
-
-        dtype = "float32"
-
-        def __call__(self, sample: Any, timestep: Any, scale: Any) -> Any:
-            assert scale.shape == (len(sample), 1, 1, 1)
-            assert scale.is_contiguous()
-            return torch.tanh(sample) * scale
-
-        def uncapturable(self, batch: int) -> str | None:
-            return f"a batch of {batch}"
-
-    program = build({"prediction": "edm"}, "heun", 5, guidance_scale=2.0, guidance_interval=(0.1, 20.0))
-    rows = [{"scale": torch.tanh(torch.tensor(row.timestep)).reshape(1, 1, 1, 1)} for row in program.rows]
-    latents, both = torch.randn(3, 1, 4, 4), {"conditions": {}, "negative": {}}
-    wanted = sample(
-        program, lambda sample, timestep: torch.tanh(sample) * torch.tanh(timestep)[:, None, None, None], latents, **both
-    )
-    ours = device_loop.WithConstants(Network(), rows)
-    torch.testing.assert_close(sample(program, ours, latents, **both), wanted)
-    assert ours.uncapturable(6) == "a batch of 6"
-    recorded = recorded_graphs(monkeypatch)
-    monkeypatch.setattr(Network, "uncapturable", lambda self, batch: None)
-    loop = prepare(program, device_loop.WithConstants(Network(), rows), torch.randn(3, 1, 4, 4), **both)
-    torch.testing.assert_close(loop(latents), wanted)
-    assert loop.captured
-    assert "replay" in recorded.events

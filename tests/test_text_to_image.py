@@ -15,7 +15,8 @@ from aigc_edge.diffusion import build
 from aigc_edge.engines.base import ENGINES, Engine, arrange
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.report.summary import render
-from aigc_edge.runtime import auto_engine, device_loop, pipeline
+from aigc_edge.runtime import auto_engine, pipeline
+from aigc_edge.runtime import device as devices
 from aigc_edge.tuning.tune import tune_bundle
 from aigc_edge.verify.run import verify
 
@@ -89,9 +90,14 @@ def on_torch() -> type[TorchTensors]:
 
 @pytest.mark.parametrize("guidance", [False, True])
 def test_the_loop_on_a_device_takes_conditions(
-    text_to_image: Any, tmp_path: Path, on_torch: type[TorchTensors], monkeypatch: pytest.MonkeyPatch, guidance: bool
+    text_to_image: Any,
+    tmp_path: Path,
+    on_torch: type[TorchTensors],
+    emulated_gpu: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    guidance: bool,
 ) -> None:
-    monkeypatch.setattr(device_loop, "MAX_BATCH", 2)
+    monkeypatch.setattr(devices, "MAX_BATCH", 2)
     on_torch.toy = text_to_image(guidance=guidance)
     bundle = on_torch.toy.write(tmp_path / "toy.aigc")
     options = {"engine": "torch-toy", "format": None, "threads": 1, "verify": "none"}
@@ -107,16 +113,22 @@ def test_the_loop_on_a_device_takes_conditions(
 
 @pytest.mark.parametrize("guidance", [False, True])
 def test_one_graph_serves_every_prompt(
-    text_to_image: Any, tmp_path: Path, on_torch: type[TorchTensors], monkeypatch: pytest.MonkeyPatch, guidance: bool
+    text_to_image: Any,
+    tmp_path: Path,
+    on_torch: type[TorchTensors],
+    emulated_gpu: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    guidance: bool,
 ) -> None:
     from tests.recorded_graphs import RecordedGraphs
 
-    recorded = RecordedGraphs(monkeypatch)
+    recorded = RecordedGraphs(monkeypatch, emulated_gpu)
     on_torch.toy = text_to_image(guidance=guidance)
     bundle = on_torch.toy.write(tmp_path / "toy.aigc")
     options = {"engine": "torch-toy", "format": None, "threads": 1, "verify": "none"}
     with pipeline.Pipeline(bundle, **options) as native, pipeline.Pipeline(bundle, **options, torch_device="cpu") as ours:  # type: ignore[arg-type]
         seen = []
+        ours.sample(2, prompt="red")  # the first loop runs row by row
         for given in ({"prompt": "a cat"}, {"prompt": PROMPTS}, {"prompt": ["on", "red"]}):
             recorded.events.clear()
             seen.append(ours.sample(2, seed=7, output="float32", **given))

@@ -111,17 +111,9 @@ def plane(
     for tick in up.ticks(5):
         parts.append(element("line", x1=across.start, x2=across.end, y1=up(tick), y2=up(tick), class_="grid"))
         parts.append(label(62, up(tick) + 4, tick_text(tick), "tick", "end"))
-    parts.append(
-        element(
-            "text",
-            y_title,
-            x=16,
-            y=(bottom + 12) / 2,
-            class_="tick",
-            text_anchor="middle",
-            transform=f"rotate(-90 16 {(bottom + 12) / 2})",
-        )
-    )
+    middle = (bottom + 12) / 2
+    upright = {"text_anchor": "middle", "transform": f"rotate(-90 16 {middle})"}
+    parts.append(element("text", y_title, x=16, y=middle, class_="tick", **upright))
     if floor is not None:
         parts.append(element("line", x1=across.start, x2=across.end, y1=up(floor), y2=up(floor), class_="floor"))
         parts.append(label(across.start + 8, up(floor) - 6, floor_name, "note"))
@@ -138,10 +130,10 @@ def stacked(rows: Sequence[ChartRow], parts_of: Sequence[str], unit: str, title:
     """Bars made of parts, one colour a part with a legend above; the sum stands behind each bar."""
     scale = Scale(0.0, max(sum(row.values) for row in rows) * 1.12, 150, HALF - RIGHT - 36)
     top, bottom = 30, 30 + len(rows) * ROW
-    parts, x = [_axis(scale, top, bottom, unit)], 150.0
+    parts, x = [_axis(scale, top, bottom, unit)], scale.start
     first = 0 if len(parts_of) > 1 else 1  # a single part takes the plain colour
     for index, name in enumerate(parts_of):
-        parts.append(element("rect", x=x, y=6.0, width=11, height=11, class_=f"part{first + index}", rx=2))
+        parts.append(element("rect", x=float(x), y=6.0, width=11, height=11, class_=f"part{first + index}", rx=2))
         parts.append(label(x + 16, 16, name, "tick"))
         x += 34 + 6.6 * len(name)
     for index, row in enumerate(rows):

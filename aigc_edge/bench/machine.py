@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "avx",
-    "avx2",
-    "fma",
-    "f16c",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "sve",
-)
+from aigc_edge.hardware import processor_features, total_memory
+
+FLAGS: tuple[str, ...] = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
+FLAGS += ("asimd", "asimddp", "i8mm", "sve")  # of ARM
 PACKAGES = ("aigc-edge", "numpy", "onnxruntime", "torch", "diffusers")
 
 
@@ -35,29 +25,20 @@ def _cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
-
-
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def fingerprint() -> dict[str, Any]:
     """Processor, cores, instruction sets, memory, kind of system and versions: figures compare only where these agree."""
     info = _cpuinfo()
-    flags = set((info.get("flags") or info.get("Features") or "").split())
+    flags = set(processor_features().split())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = _memory_bytes()
+    memory = total_memory()
     return {
         "cpu": info.get("model name") or info.get("Model") or platform.processor() or platform.machine(),
         "family": " ".join(info[key] for key in ("vendor_id", "cpu family", "model", "stepping") if key in info),
@@ -80,9 +61,7 @@ def _release() -> str:
 def busy() -> dict[str, float]:
     """How busy the machine is with other things: load average of the last minute, and ticks that were stolen by its host."""
     figures = {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
-    try:
+    with contextlib.suppress(OSError, ValueError, IndexError):
         ticks = [int(t) for t in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         figures |= {"ticks": float(sum(ticks)), "stolen": float(ticks[7])}
-    except (OSError, ValueError, IndexError):
-        pass
     return figures

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aigc_edge.bench import cells, charts
+from aigc_edge.bench.child import STAGES
 from aigc_edge.pages import card, page
 from aigc_edge.text import digits, milliseconds, size
 
@@ -39,45 +40,37 @@ def _cards(figures: Figures) -> str:
     natives = cells.natives(figures)
     first, last = natives[0], natives[-1]
     both = len(natives) > 1
-    out = []
 
-    def pair(of: Any) -> str:
+    def values(of: Callable[[Figures], str]) -> str:
         rows = (first, last) if both else (first,)
         return "".join(f"<div>{of(row)} <small>{esc(row['format'])}</small></div>" for row in rows)
 
-    comparison = next(
-        (c for c in figures["comparisons"] if (c["ours"], c["theirs"], c["batch"]) == (last["key"], first["key"], 1)), None
-    )
-    faster = f"{digits(comparison['ratio'])}× as fast, batch 1" if comparison else "one image"
-    out.append(card("time for one image", pair(lambda r: f"{digits(r['latency']['1']['median'] * 1e3)} ms"), faster))
-    smaller = first["bytes"]["networks"] / last["bytes"]["networks"]
-    out.append(
-        card(
-            "network file",
-            pair(lambda r: size(r["bytes"]["networks"])),
-            f"{digits(smaller)}× smaller" if both else "in the bundle",
-        )
-    )
-    if first.get("quality") and first["quality"].get("frechet") is not None:
-        n = first["quality"]["n"]
-        out.append(
-            card("Fréchet distance (lower: better)", pair(lambda r: digits(r["quality"]["frechet"])), f"{n} images a format")
-        )
-        if first["quality"].get("class_accuracy") is not None:
-            judge = f"by a classifier of {first['quality']['judge_accuracy']:.1%}"
-            out.append(card("recognised as their class", pair(lambda r: cells.accuracy(r["quality"])), judge))
-    peers = [
-        c
-        for c in figures["comparisons"]
-        if c["ours"] == first["key"] and c["batch"] == 1 and not c["theirs"].startswith(("native", "network"))
+    one = [c for c in figures["comparisons"] if c["batch"] == 1]
+    formats = next((c for c in one if (c["ours"], c["theirs"]) == (last["key"], first["key"])), None)
+    faster = f"{digits(formats['ratio'])}× as fast, batch 1" if formats else "one image"
+    smaller = f"{digits(first['bytes']['networks'] / last['bytes']['networks'])}× smaller" if both else "in the bundle"
+    out = [
+        card("time for one image", values(lambda row: milliseconds(row["latency"]["1"]["median"])), faster),
+        card("network file", values(lambda row: size(row["bytes"]["networks"])), smaller),
     ]
+    quality = first.get("quality") or {}
+    if quality.get("frechet") is not None:
+        distances = values(lambda row: cells.frechet(row["quality"])[0])
+        out.append(card("Fréchet distance (lower: better)", distances, f"{quality['n']} images a format"))
+    if quality.get("class_accuracy") is not None:
+        judge = f"by a classifier of {quality['judge_accuracy']:.1%}"
+        out.append(card("recognised as their class", values(lambda row: cells.accuracy(row["quality"])), judge))
+    peers = [c for c in one if c["ours"] == first["key"] and not c["theirs"].startswith(("native", "network"))]
     if peers:
         names = cells.by_key(figures)
         text = ", ".join(f"{digits(c['ratio'])}× {esc(names[c['theirs']]['title'])}" for c in peers)
-        out.append(
-            card(f"{first['format']} against peers", f"{digits(min(c['ratio'] for c in peers))}× <small>at least</small>", text)
-        )
+        least = f"{digits(min(c['ratio'] for c in peers))}× <small>at least</small>"
+        out.append(card(f"{first['format']} against peers", least, text))
     return f'<div class="cards">{"".join(out)}</div>'
+
+
+def _panel(heading: str, content: str) -> str:
+    return f'<div class="panel"><h3>{heading}</h3>{content}</div>'
 
 
 def _small(value: str, note: str) -> str:
@@ -112,9 +105,8 @@ def _row(figures: Figures, row: Figures) -> str:
         _small(cells.memory(row), memory),
         cells.cold(row),
     ]
-    return (
-        f'<tr class="{"ours" if row["runner"] == "native" else "peer"}">{"".join(f"<td>{value}</td>" for value in values)}</tr>'
-    )
+    kind = "ours" if row["runner"] == "native" else "peer"
+    return f'<tr class="{kind}">{"".join(f"<td>{value}</td>" for value in values)}</tr>'
 
 
 def _table(figures: Figures) -> str:
@@ -123,9 +115,7 @@ def _table(figures: Figures) -> str:
     heads += ["peak memory<br>batch 1, larger", "cold<br>start"]
     head = "".join(f"<th>{text}</th>" for text in heads)
     lines = "".join(_row(figures, row) for row in figures["configurations"])
-    note = (
-        "Peers sample the same networks with the same solver: as their PSNR shows, their images and their quality are the same."
-    )
+    note = "Peers sample the same networks with the same solver: as their PSNR shows, their images and quality are the same."
     left = "".join(f"<li>{esc(runner)} was left out: {esc(reason)}</li>" for runner, reason in figures["left_out"].items())
     return (
         f'<h2>Speed, memory and quality on one row</h2><div class="panel"><table><thead><tr>{head}</tr></thead>'
@@ -133,49 +123,36 @@ def _table(figures: Figures) -> str:
     )
 
 
+def _chart_row(row: Figures, values: Sequence[float]) -> charts.ChartRow:
+    return charts.ChartRow(cells.name(row), row["runner"] == "native", values)
+
+
 def _speed(figures: Figures) -> str:
-    rows = [
-        charts.ChartRow(cells.name(row), row["runner"] == "native", [s * 1e3 for s in row["latency"]["1"]["samples"]])
-        for row in figures["configurations"]
-    ]
+    rows = [_chart_row(row, [s * 1e3 for s in row["latency"]["1"]["samples"]]) for row in figures["configurations"]]
     names = cells.by_key(figures)
     ratios = []
     for c in figures["comparisons"]:
         if c["batch"] == 1 and c["interval"] and not c["theirs"].startswith("network"):
             name = f"{c['ours'].partition('-')[2]} against {cells.name(names[c['theirs']])}"
             ratios.append(charts.Ratio(name, c["ratio"], c["interval"], c["quartiles"], c["verdict"]))
-    n = figures["settings"]["rounds"]["1"]
-    parts = [
-        f'<div class="panel"><h3>Time for one image, {n} interleaved rounds</h3>',
-        charts.distributions(rows, "ms", "time for one image"),
-        "</div>",
-    ]
+    heading = f"Time for one image, {figures['settings']['rounds']['1']} interleaved rounds"
+    section = "<h2>Speed</h2>" + _panel(heading, charts.distributions(rows, "ms", "time for one image"))
     if ratios:
-        parts += [
-            '<div class="panel"><h3>aigc-edge against peers, round by round</h3>',
-            charts.ratios(ratios, "ratios to peers"),
-            "</div>",
-        ]
-    return "<h2>Speed</h2>" + "".join(parts)
+        section += _panel("aigc-edge against peers, round by round", charts.ratios(ratios, "ratios to peers"))
+    return section
 
 
 def _cost(figures: Figures) -> str:
     started = [row for row in figures["configurations"] if "cold_start" in row]
     if not started:
         return ""
-    stages = ["interpreter", "import", "open", "first_image"]
-    cold = [
-        charts.ChartRow(cells.name(row), row["runner"] == "native", [row["cold_start"][stage]["median"] for stage in stages])
-        for row in started
-    ]
-    memory = [charts.ChartRow(cells.name(row), row["runner"] == "native", [row["peak_bytes"]["1"] / 1e6]) for row in started]
-    left = charts.stacked(cold, [stage.replace("_", " ") for stage in stages], "s", "cold start")
+    cold = [_chart_row(row, [row["cold_start"][stage]["median"] for stage in STAGES]) for row in started]
+    memory = [_chart_row(row, [row["peak_bytes"]["1"] / 1e6]) for row in started]
+    left = charts.stacked(cold, [stage.replace("_", " ") for stage in STAGES], "s", "cold start")
     right = charts.stacked(memory, ["peak resident memory at batch 1"], "MB", "peak memory")
-    return (
-        '<h2>What it costs to start and to hold</h2><div class="two">'
-        f'<div class="panel"><h3>Cold start: from a new process to the first image</h3>{left}</div>'
-        f'<div class="panel"><h3>Peak memory of a process of its own</h3>{right}</div></div>'
-    )
+    panels = _panel("Cold start: from a new process to the first image", left)
+    panels += _panel("Peak memory of a process of its own", right)
+    return f'<h2>What it costs to start and to hold</h2><div class="two">{panels}</div>'
 
 
 def _quality(figures: Figures) -> str:
@@ -190,19 +167,17 @@ def _quality(figures: Figures) -> str:
     real = next((r["quality"].get("real_split") for r in cells.natives(figures) if r.get("quality")), None)
     floor, floor_name = (real["frechet"], f"two halves of the real images (n {real['n']})") if real else (None, "")
     plot = charts.plane(points, "time for one image, ms", "Fréchet distance", "quality and latency", floor, floor_name)
-    return (
-        f'<h2>Quality against latency</h2><div class="panel"><h3>Lower left is better; bars are 95 % intervals</h3>{plot}</div>'
-    )
+    return "<h2>Quality against latency</h2>" + _panel("Lower left is better; bars are 95 % intervals", plot)
 
 
 def _samples(pictures: Mapping[str, str]) -> str:
+    if not pictures:
+        return ""
     figures = []
     for name, png in pictures.items():
         image = f'<img alt="samples of the format {esc(name)}" src="data:image/png;base64,{png}">'
         figures.append(f"<figure>{image}<figcaption>{esc(name)}</figcaption></figure>")
-    return (
-        f'<h2>Samples from the same seeds, one row a class</h2><div class="samples">{"".join(figures)}</div>' if figures else ""
-    )
+    return f'<h2>Samples from the same seeds, one row a class</h2><div class="samples">{"".join(figures)}</div>'
 
 
 def _method(figures: Figures) -> str:
@@ -242,8 +217,6 @@ def _machine(figures: Figures) -> str:
         "bundle": f"{bundle['name']}, compiled {bundle['created']}",
     }
     provenance = bundle.get("provenance") or {}
-    for name in ("data", "licence"):
-        if provenance.get(name):
-            rows[name] = str(provenance[name])
+    rows |= {name: str(provenance[name]) for name in ("data", "licence") if provenance.get(name)}
     lines = "".join(f"<tr><th>{esc(name)}</th><td>{esc(value)}</td></tr>" for name, value in rows.items())
     return f'<h2>On what</h2><div class="panel plain"><table>{lines}</table></div>'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from aigc_edge.bench.runner import Workload, key, opened
 from aigc_edge.bench.runners.native import Native
 from aigc_edge.files import atomic_file
 from aigc_edge.images import grid, write_png
-from aigc_edge.text import size, table
+from aigc_edge.text import milliseconds, size, table
 
 Figures = Mapping[str, Any]
 ROWS, COLUMNS = 10, 8  # of the sample grids
@@ -27,43 +27,24 @@ AMPLIFY = 4
 def text(figures: Figures) -> str:
     """The main figures as a table for a terminal."""
     large = cells.large(figures)
-    header = [
-        "",
-        "median",
-        "p90",
-        "quartiles ms",
-        "img/s",
-        f"img/s b{large}",
-        "memory",
-        "size",
-        "cold",
-        "Fréchet",
-        "class acc.",
-        "PSNR",
-    ]
-    rows = []
+    columns: dict[str, Callable[[Figures], str]] = {
+        "": cells.name,
+        "median": lambda row: milliseconds(row["latency"]["1"]["median"]),
+        "p90": lambda row: cells.p90(row["latency"]["1"]),
+        "quartiles ms": lambda row: cells.spread(row["latency"]["1"]),
+        "img/s": lambda row: cells.rate(row["latency"]["1"]),
+        f"img/s b{large}": lambda row: cells.rate(row["latency"][large]),
+        "memory": cells.memory,
+        "size": lambda row: size(row["bytes"]["networks"]),
+        "cold": cells.cold,
+        "Fréchet": lambda row: cells.frechet(row.get("quality"))[0],
+        "class acc.": lambda row: cells.accuracy(row.get("quality")),
+        "PSNR": cells.likeness,
+    }
+    rows = [[cell(row) for cell in columns.values()] for row in figures["configurations"]]
+    lines = [table(list(columns), rows, indent=0, right=range(1, len(columns))), ""]
     for row in figures["configurations"]:
-        one = row["latency"]["1"]
-        rows.append(
-            [
-                cells.name(row),
-                cells.milliseconds(one["median"]),
-                cells.p90(one),
-                cells.spread(one),
-                cells.rate(one),
-                cells.rate(row["latency"][large]),
-                cells.memory(row),
-                size(row["bytes"]["networks"]),
-                cells.cold(row),
-                cells.frechet(row.get("quality"))[0],
-                cells.accuracy(row.get("quality")),
-                cells.likeness(row),
-            ]
-        )
-    lines = [table(header, rows, indent=0, right=range(1, len(header))), ""]
-    for row in figures["configurations"]:
-        comparison = cells.against(figures, row)
-        if comparison:
+        if comparison := cells.against(figures, row):
             lines.append(f"native {row['format']} against {cells.name(row)}: {cells.verdict(comparison)}")
     for row in cells.natives(figures):
         if "outside_network" not in row["latency"]["1"]:  # one CUDA graph, which has no parts

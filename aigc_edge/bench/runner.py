@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,8 +21,11 @@ from aigc_edge.diffusion import Program, build
 from aigc_edge.engines.base import ENGINES, EngineSource, shape_of
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
-from aigc_edge.runtime.device_loop import choose
+from aigc_edge.runtime.device import choose
 from aigc_edge.runtime.programs import named_solver
+
+Classes = Sequence[int] | NDArray[np.int64] | None  # of the images; None: unconditional
+Latents = NDArray[np.float32] | None  # unit normals [N, ...]; None: drawn from the seed
 
 
 @dataclass(frozen=True)
@@ -130,28 +133,23 @@ def open_workload(
     threads: int,
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> Workload:
-    """The workload for a bundle and the user's choices.
+    """The workload for a bundle and the user's choices; what is None comes from its default program.
 
     Raises BundleError for a path that is not a bundle, and EngineUnavailable for a GPU that is missing.
     """
-    workload = resolve(Bundle.open(bundle), solver, steps, guidance, threads)
+    opened = Bundle.open(bundle)
     if device == "cuda":
         choose(ENGINES["torch"], device)
-    return replace(workload, device=device)
-
-
-def resolve(bundle: Bundle, solver: str | None, steps: int | None, guidance: float | None, threads: int) -> Workload:
-    """The workload for what the user chose; what is None comes from the bundle's default program."""
-    manifest = bundle.manifest
+    manifest = opened.manifest
     program = manifest.programs[manifest.default_program]
     scale = float(program.guidance_scale if guidance is None else guidance)
     custom = bool(solver or steps)
     if custom:
         if manifest.schedule is None:
-            raise AigcEdgeError(f"{bundle.path} generates in one evaluation: it has no solver and no steps to choose")
+            raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no solver and no steps to choose")
         solver, steps = solver or named_solver(manifest), steps or program.meta["steps"]
         program = build(manifest.schedule, str(solver), int(steps), guidance_scale=scale)
-    return Workload(bundle, program, scale, custom, threads)
+    return Workload(opened, program, scale, custom, threads, device)
 
 
 class Runner(ABC):
@@ -160,19 +158,8 @@ class Runner(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     order: ClassVar[int]
-    engine: ClassVar[str] = "onnxruntime"
+    engines: ClassVar[Mapping[str, str]] = {"cpu": "onnxruntime"}  # the engine that it uses on each device
     formats: ClassVar[tuple[str, ...] | None] = None  # None: every format of the bundle
-    devices: ClassVar[tuple[str, ...]] = ("cpu",)
-
-    @classmethod
-    def engine_on(cls, device: str) -> str:
-        """The engine that it uses on a device."""
-        return cls.engine
-
-    @classmethod
-    def formats_on(cls, device: str) -> tuple[str, ...] | None:
-        """The formats that it takes on a device; None: every one of the bundle."""
-        return cls.formats
 
     @classmethod
     def unavailable(cls, workload: Workload) -> str | None:
@@ -183,9 +170,7 @@ class Runner(ABC):
     def __init__(self, workload: Workload, format: str) -> None: ...
 
     @abstractmethod
-    def generate(
-        self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
-    ) -> NDArray[np.uint8]:
+    def generate(self, n: int, seed: int, classes: Classes, latents: Latents = None) -> NDArray[np.uint8]:
         """Images uint8 [N, H, W, C] from seeds or, to compare runners, from unit-normal latents [N, ...]."""
 
     def seconds(self) -> tuple[float, float] | None:

@@ -19,7 +19,9 @@ from aigc_edge.errors import AigcEdgeError
 
 VERSION = 1
 AGREE_ON = 16  # images from the same latents, compared between runners
+ABOUT = ("name", "family", "sample_shape", "output_shape", "classes", "default_format", "provenance", "created")  # no path
 Say = Callable[[str], None]
+Clocks = dict[str, list[tuple[float, float]]]
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,16 @@ def choose(workload: Workload, wanted: Sequence[str]) -> tuple[list[tuple[type[R
     chosen: list[tuple[type[Runner], str]] = []
     left_out: dict[str, str] = {}
     for runner in sorted((RUNNERS[name] for name in RUNNERS), key=lambda runner: runner.order):
-        on = workload.device
-        reason = (
-            runner.unavailable(workload)
-            if on in runner.devices
-            else f"it computes on {' and '.join(runner.devices)} only, not on {on}"
-        )
+        engine = runner.engines.get(workload.device)
+        reason = runner.unavailable(workload)
+        if engine is None:
+            reason = f"it computes on {' and '.join(runner.engines)} only, not on {workload.device}"
         if reason:
             left_out[runner.name] = reason
             continue
-        allowed = runner.formats_on(on)
+        allowed = ("fp32",) if engine == "torch" else runner.formats
         chosen += [(runner, format) for format in formats if allowed is None or format in allowed]
     return chosen, left_out
-
-
-Clocks = dict[str, list[tuple[float, float]]]
 
 
 def timed(
@@ -81,11 +78,13 @@ def timed(
         if said is not None:
             clocks[name].append(said)
 
-    def progress(done: int, total: int) -> None:
-        say(f"batch {batch}: round {done} of {total}")
-
-    calls = {name: call(runner) for name, runner in runners.items()}
-    seconds = interleaved(calls, settings.rounds(batch), warmup=settings.warmup, after=after, progress=progress)
+    seconds = interleaved(
+        {name: call(runner) for name, runner in runners.items()},
+        settings.rounds(batch),
+        warmup=settings.warmup,
+        after=after,
+        progress=lambda done, total: say(f"batch {batch}: round {done} of {total}"),
+    )
     return seconds, clocks
 
 
@@ -159,7 +158,7 @@ def bench(workload: Workload, settings: Settings, say: Say = lambda message: Non
     rows = []
     for (runner, format), name in zip(chosen, names, strict=True):
         row: dict[str, Any] = {"key": name, "runner": runner.name, "title": runner.title, "format": format}
-        row["engine"] = runner.engine_on(workload.device)
+        row["engine"] = runner.engines[workload.device]
         row["latency"] = {batch: latency(seconds[name], clocks[name], int(batch)) for batch, (seconds, clocks) in runs.items()}
         row["bytes"] = sizes(workload, format)
         if runner.name != "network" and settings.cold_starts:
@@ -169,38 +168,27 @@ def bench(workload: Workload, settings: Settings, say: Say = lambda message: Non
             row["quality"] = scores.get(format)
         row["agreement"] = agrees.get(name)
         rows.append(row)
+    members = workload.manifest.to_json()
     return {
         "version": VERSION,
         "tool": f"aigc-edge {__version__}",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine.fingerprint() | {"busy": {"before": before, "after": machine.busy()}},
-        "bundle": about(workload),
-        "settings": settings_json(workload, settings, batches),
+        "bundle": {name: members[name] for name in ABOUT},
+        "settings": {
+            "solver": workload.solver,
+            "steps": workload.steps,
+            "guidance_scale": workload.guidance,
+            "threads": workload.threads,
+            "device": workload.device,
+            "batches": batches,
+            "rounds": {str(batch): settings.rounds(batch) for batch in batches},
+            "warmup_rounds": settings.warmup,
+            "cold_starts": settings.cold_starts,
+            "quality_images": settings.quality_images,
+            "seed": settings.seed,
+        },
         "configurations": rows,
         "comparisons": comparisons({batch: seconds for batch, (seconds, _) in runs.items()}),
         "left_out": left_out,
-    }
-
-
-def about(workload: Workload) -> dict[str, Any]:
-    """What was measured, without a path."""
-    members = workload.manifest.to_json()
-    names = ("name", "family", "sample_shape", "output_shape", "classes", "default_format", "provenance", "created")
-    return {name: members[name] for name in names}
-
-
-def settings_json(workload: Workload, settings: Settings, batches: Sequence[int]) -> dict[str, Any]:
-    """How it was measured."""
-    return {
-        "solver": workload.solver,
-        "steps": workload.steps,
-        "guidance_scale": workload.guidance,
-        "threads": workload.threads,
-        "device": workload.device,
-        "batches": list(batches),
-        "rounds": {str(batch): settings.rounds(batch) for batch in batches},
-        "warmup_rounds": settings.warmup,
-        "cold_starts": settings.cold_starts,
-        "quality_images": settings.quality_images,
-        "seed": settings.seed,
     }

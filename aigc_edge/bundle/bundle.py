@@ -42,13 +42,7 @@ class Bundle(Files):
     @staticmethod
     def of(path: Path, text: str, *, verified: bool = False) -> Bundle:
         """The bundle at `path` with this manifest, which the native reader has validated."""
-        try:
-            return Bundle(path, Manifest.from_json(json.loads(text)), verified=verified)
-        except BundleError as error:
-            raise BundleError(
-                f"{path} cannot be used: {error}; it is damaged or of a newer version: compile it again, or install a newer "
-                "aigc-edge"
-            ) from None
+        return Bundle(path, Manifest.from_json(json.loads(text)), verified=verified)
 
     def at(self, size: Size | None = None) -> Bundle:
         """The bundle with its manifest at one of its sizes, see `Manifest.at`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.sizes import Size, follows, number
 from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 from aigc_edge.errors import BundleError
@@ -54,21 +53,11 @@ class PlanEntry(NamedTuple):
         return value | {"precision": self.precision, "expected": list(self.expected), "surprises": list(self.surprises)}
 
     @staticmethod
-    def parse(value: Value) -> PlanEntry:
-        """The plan of a manifest; raises BundleError naming the member that is wrong."""
-        text = {name: value[name].string() for name in ("engine", "format", "target", "file")}
-        text |= {name: item.string() for name in ("built_with", "device") if (item := value.get(name))}
-        batches, options = value.get("batches"), value.get("options")
-        expected, surprises, sm = value.get("expected"), value.get("surprises"), value.get("sm")
-        return PlanEntry(
-            **text,
-            sm=sm.integer(0, 10000) if sm else 0,
-            batches=tuple(item.integer(1, 2**31 - 1) for item in batches.items()) if batches else (),
-            options=options.object() if options else {},
-            precision=_precision(value.get("precision")),
-            expected=tuple(item.object() for item in expected.items()) if expected else (),
-            surprises=surprises.strings() if surprises else (),
-        )
+    def from_json(value: Mapping[str, Any]) -> PlanEntry:
+        """The plan of a manifest that the native reader has validated."""
+        known = {name: value[name] for name in PlanEntry._fields if value.get(name) is not None}
+        known |= {name: tuple(known[name]) for name in ("expected", "surprises") if name in known}
+        return PlanEntry(**known | {"sm": int(known.get("sm", 0)), "batches": tuple(map(int, known.get("batches", ())))})
 
 
 class Weights(NamedTuple):
@@ -155,28 +144,21 @@ class Component(NamedTuple):
         return value | dict(self.extra)
 
     @staticmethod
-    def parse(name: str, value: Value) -> Component:
-        """The component of a manifest that the native reader has validated, which reads no weights and engines.
-
-        Raises BundleError naming the member that is wrong.
-        """
-        inputs, outputs = (tuple(map(TensorSpec.from_json, value[kind].raw)) for kind in ("inputs", "outputs"))
-        names = {tensor.name for tensor in inputs}
-        formats = {
-            format: {k: v for k, v in files.items() if isinstance(v, str)} for format, files in value["formats"].raw.items()
-        }
-        weights, engines, table = value.get("weights"), value.get("engines"), value.get("table")
-        split = value.get("schedule_constants")
+    def from_json(name: str, value: Mapping[str, Any]) -> Component:
+        """The component of a manifest that the native reader has validated."""
+        inputs, outputs = (tuple(map(TensorSpec.from_json, value[kind])) for kind in ("inputs", "outputs"))
+        formats = {format: {k: v for k, v in files.items() if isinstance(v, str)} for format, files in value["formats"].items()}
+        weights, table = value.get("weights"), value.get("table")
         known = ("inputs", "outputs", "formats", "engines", "weights", "onnx_inputs", "schedule_constants", "table")
         return Component(
             ComponentSpec(name, inputs, outputs),
             formats,
-            tuple(map(PlanEntry.parse, engines.items())) if engines else (),
-            Weights(weights["file"].string(), weights["model"].object(), _names(weights, "inputs", names)) if weights else None,
-            _names(value, "onnx_inputs", names),
-            split.object() if split else None,
-            ConstantTable(table.raw["file"], tuple(table.raw["timesteps"])) if name == SCHEDULE and table else None,
-            extra={key: raw for key, raw in value.object().items() if key not in known},
+            tuple(map(PlanEntry.from_json, value.get("engines") or ())),
+            Weights(weights["file"], weights["model"], _names(weights.get("inputs"))) if weights else None,
+            _names(value.get("onnx_inputs")),
+            value.get("schedule_constants"),
+            ConstantTable(table["file"], tuple(table["timesteps"])) if name == SCHEDULE and table else None,
+            extra={key: raw for key, raw in value.items() if key not in known},
         )
 
     def _taking(self, names: tuple[str, ...] | None) -> ComponentSpec:
@@ -186,18 +168,5 @@ class Component(NamedTuple):
         return self.spec._replace(inputs=tuple(by_name[name] for name in names))
 
 
-def _names(value: Value, member: str, allowed: set[str]) -> tuple[str, ...] | None:
-    """A list of inputs' names; None when the member is missing."""
-    items = value.get(member)
-    if items is None:
-        return None
-    for item in items.items():
-        if item.string() not in allowed:
-            raise item.error(f'is "{item.raw}", which is not among the inputs')
-    return items.strings()
-
-
-def _precision(value: Value | None) -> Mapping[str, Any] | str | None:
-    if value is None:
-        return None
-    return value.string() if isinstance(value.raw, str) else value.object()
+def _names(value: list[str] | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, TEXT_ENCODERS, Component
-from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.sizes import Dim, Size, at, listed, named
 from aigc_edge.bundle.spec import shape_of_json
 from aigc_edge.diffusion import Program
@@ -39,6 +38,15 @@ class TextEntry(NamedTuple):
     encoders: Mapping[str, TokenizerEntry]
     negative: Negative
     prompts: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> TextEntry:
+        """The member "text" of a manifest that the native reader has validated."""
+        encoders = {
+            name: TokenizerEntry(entry["tokenizer"], int(entry["length"]), int(entry["pad"]))
+            for name, entry in value["encoders"].items()
+        }
+        return TextEntry(encoders, value["negative"], tuple(value.get("prompts") or ()))
 
 
 class JudgeEntry(NamedTuple):
@@ -200,12 +208,29 @@ class Manifest(NamedTuple):
         }
 
     @staticmethod
-    def from_json(value: Any) -> Manifest:
-        """The manifest of a JSON object that the native reader has validated; its programs are parsed when they are used.
-
-        Raises BundleError naming the member that has the wrong type, such as components.denoiser.inputs[0].shape.
-        """
-        return _parse(Value(value, "manifest"))
+    def from_json(value: Mapping[str, Any]) -> Manifest:
+        """The manifest of a JSON object that the native reader has validated; its programs are parsed when they are used."""
+        as_they_are = ("name", "family", "created", "schedule", "provenance", "default_program", "default_format")
+        plain = {name: value[name] for name in as_they_are if value.get(name) is not None}
+        plain |= {name: tuple(value[name]) for name in ("targets", "notes") if value.get(name)}
+        plain |= {name: shape_of_json(value[name]) for name in ("sample_shape", "output_shape")}
+        plain |= {name: value.get(name) or {} for name in ("examples", "quality", "tools")}
+        judge, text, classes = (value.get(name) for name in ("judge", "text", "classes"))
+        if classes:
+            plain |= {"num_classes": int(classes["count"]), "class_names": tuple(classes.get("names") or ())}
+        low, high = value["output_range"]
+        return Manifest(
+            output_range=(low, high),
+            components={name: Component.from_json(name, component) for name, component in value["components"].items()},
+            programs=ProgramTable(value["programs"]),
+            files={name: FileEntry(int(entry["bytes"]), entry["sha256"]) for name, entry in value["files"].items()},
+            sizes=tuple((int(height), int(width)) for height, width in value.get("sizes") or ()),
+            text=TextEntry.from_json(text) if text else None,
+            judge=JudgeEntry(judge["classifier"], judge["features"], judge.get("accuracy")) if judge else None,
+            version=int(value["version"]),
+            extra={name: raw for name, raw in value.items() if name not in MEMBERS},
+            **plain,
+        )
 
 
 MEMBERS = {
@@ -213,52 +238,3 @@ MEMBERS = {
     "default_format", "targets", "notes", "judge", "tools", "provenance", "created", "text", "examples", "name", "components",
     "default_program", "programs", "quality", "files",
 }  # fmt: skip
-
-
-def _parse(root: Value) -> Manifest:
-    """The manifest: members that the native reader reads as they are, the others if they have the right type."""
-    members = root.object()
-    plain: dict[str, Any] = {name: item.string() for name in ("name", "family", "created") if (item := root.get(name))}
-    plain |= {name: item.object() for name in ("schedule", "provenance") if (item := root.get(name))}
-    plain |= {name: item.strings() for name in ("targets", "notes") if (item := root.get(name))}
-    plain |= {name: members[name] for name in ("default_program", "default_format")}
-    plain |= {name: shape_of_json(members[name]) for name in ("sample_shape", "output_shape")}
-    judge, text, tools = root.get("judge"), root.get("text"), root.get("tools")
-    examples, quality = root.get("examples"), root.get("quality")
-    if classes := root.get("classes"):
-        names = classes.get("names")
-        plain |= {"num_classes": int(classes.raw["count"]), "class_names": names.strings() if names else ()}
-    low, high = members["output_range"]
-    return Manifest(
-        output_range=(low, high),
-        components={name: Component.parse(name, Value(raw, f"components.{name}")) for name, raw in members["components"].items()},
-        programs=ProgramTable(members["programs"]),
-        files={name: FileEntry(int(entry["bytes"]), entry["sha256"]) for name, entry in members["files"].items()},
-        sizes=tuple((int(height), int(width)) for height, width in members.get("sizes") or ()),
-        text=_text(text) if text else None,
-        examples={kind: _strings(files) for kind, files in examples.members()} if examples else {},
-        judge=_judge(judge) if judge else None,
-        quality={name: figures.object() for name, figures in quality.members()} if quality else {},
-        tools=_strings(tools) if tools else {},
-        version=int(members["version"]),
-        extra={name: raw for name, raw in members.items() if name not in MEMBERS},
-        **plain,
-    )
-
-
-def _strings(value: Value) -> dict[str, str]:
-    return {name: item.string() for name, item in value.members()}
-
-
-def _judge(value: Value) -> JudgeEntry:
-    accuracy = value.get("accuracy")
-    return JudgeEntry(value["classifier"].string(), value["features"].string(), accuracy.number() if accuracy else None)
-
-
-def _text(value: Value) -> TextEntry:
-    prompts = value.get("prompts")
-    encoders = {
-        name: TokenizerEntry(entry["tokenizer"], int(entry["length"]), int(entry["pad"]))
-        for name, entry in value.raw["encoders"].items()
-    }
-    return TextEntry(encoders, value.raw["negative"], prompts.strings() if prompts else ())

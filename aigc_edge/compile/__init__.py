@@ -83,11 +83,7 @@ def compile_source(
         state.programs, state.default_program = {program.name: program for program in programs}, programs[0].name
         parts = len(opened.components())
         judge = COSTS["judge"] if opened.judged and not has_judge(opened) else 0.0
-        stages = {"exporting": COSTS["export"] * parts, JUDGE: judge}
-        stages |= {f"making {name}": COSTS["format"] * parts for name in request.derived}
-        stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
-        stages |= {"building engines": COSTS["plan"] * len(request.plans) * parts, PREVIEW: COSTS["quality"] / 2}
-        state.plan_stages(**stages, writing=COSTS["write"])
+        state.plan_stages(parts, {"exporting": COSTS["export"] * parts, JUDGE: judge}, {PREVIEW: COSTS["quality"] / 2})
         export(state, opened, weights=weights, schedule_constants=schedule_constants)
         tabulate(state)
         make_judge(state, opened)

@@ -10,7 +10,6 @@ from typing import Any
 
 from aigc_edge.bundle.component import SCHEDULE, Component, ConstantTable, Weights
 from aigc_edge.bundle.manifest import Manifest, TextEntry, TokenizerEntry
-from aigc_edge.bundle.parsing import Value
 from aigc_edge.bundle.provenance import created, tools
 from aigc_edge.bundle.storage import Files
 from aigc_edge.compile.conditions import store
@@ -83,7 +82,7 @@ def export(state: CompileState, source: Source, *, weights: bool, schedule_const
         part.release()
         gc.collect()
         return_memory()
-        state.components |= {key: Component.parse(key, Value(entry, key)) for key, entry in report["components"].items()}
+        state.components |= {key: Component.from_json(key, entry) for key, entry in report["components"].items()}
         for file in report["networks"]:
             state.add_file(stage_folder, file)
         for file in report["files"]:

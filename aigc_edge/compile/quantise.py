@@ -20,7 +20,7 @@ from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import evaluate_formats
 from aigc_edge.compile.judging import use_judge
 from aigc_edge.compile.request import REFERENCE, CompileRequest
-from aigc_edge.compile.state import COSTS, CompileState, link, open_workspace
+from aigc_edge.compile.state import CompileState, link, open_workspace
 from aigc_edge.compress.budget import Budget
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError
@@ -76,10 +76,7 @@ def quantise_bundle(
         }
         commands = [*state.manifest.provenance.get("quantised", ()), command_line("quantise", path.name, arguments)]
         state.manifest = state.manifest._replace(provenance={**state.manifest.provenance, "quantised": commands})
-        parts = len(state.networks)
-        stages = {f"making {name}": COSTS["format"] * parts for name in request.derived}
-        stages |= {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *request.derived)}
-        state.plan_stages(**stages, **{"building engines": COSTS["plan"] * len(request.plans) * parts, "writing": COSTS["write"]})
+        state.plan_stages(len(state.networks), {}, {})
         convert_all(state)
         evaluate_formats(state, samples or int(state.quality.get(REFERENCE, {}).get("n", SAMPLES)))
         build_engines(state)

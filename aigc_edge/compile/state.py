@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Clock, Progress
-from aigc_edge.compile.request import CompileRequest
+from aigc_edge.compile.request import REFERENCE, CompileRequest
 from aigc_edge.compile.stage_cache import StageCache
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import Constants
@@ -81,9 +81,13 @@ class CompileState:
                 final.unlink(missing_ok=True)
                 link(source, final)
 
-    def plan_stages(self, **costs: float) -> None:
-        """Start the clock with the stages by name, in order, and their costs."""
-        self.clock = Clock(costs, self._progress)
+    def plan_stages(self, parts: int, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Start the clock for a request with `parts` networks; `before` and `after` are the costs of further stages."""
+        converting = {f"making {name}": COSTS["format"] * parts for name in self.request.derived}
+        measuring = {f"measuring {name}": COSTS["quality"] for name in (REFERENCE, *self.request.derived)}
+        building = {"building engines": COSTS["plan"] * len(self.request.plans) * parts}
+        stages = {**before, **converting, **measuring, **building, **after, "writing": COSTS["write"]}
+        self.clock = Clock(stages, self._progress)
 
     def start(self, stage: str) -> None:
         """Enter a stage, after returning free memory to the system."""

@@ -48,8 +48,6 @@ class CompressionReport:
     budget_psnr: float | None = None
     aimed_psnr: float | None = None
     all_psnr: float | None = None  # with all layers in the format
-    all_int8_psnr: float | None = None  # the same, and `macs_share`, as int8 has always called them
-    int8_macs: float | None = None
     estimator: str | None = None
     estimators: dict[str, float] | None = None  # PSNR by calibration method
     share: float | None = None  # of the weights' bytes in the format; of the multiply-adds removed, when channels are pruned

@@ -6,8 +6,7 @@ import numpy as np
 from PIL import Image
 
 from aigc_edge.data.image_set import ImageSet
-from aigc_edge.data.load import DATASETS
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.data.load import DATASETS, scikit_learn
 
 LICENCE = (
     "CC BY 4.0: Optical Recognition of Handwritten Digits (test part), E. Alpaydin and C. Kaynak, 1998, "
@@ -18,10 +17,7 @@ LICENCE = (
 @DATASETS.register("digits")
 def digits(size: int | None = None) -> ImageSet:
     """1,797 real handwritten digits, 8 × 8 with 17 grey levels, bicubically resampled to `size` (16 when None), 10 classes."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise AigcEdgeError("the data set digits comes with scikit-learn: install it (pip install scikit-learn)") from error
+    load_digits = scikit_learn("load_digits", "digits")
     size = size or 16
     bunch = load_digits()
     images = np.stack([_resample(image.astype(np.float32) / 16, size) for image in bunch.images])

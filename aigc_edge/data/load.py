@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from aigc_edge.data.folder import Watch, load_folder
 from aigc_edge.data.image_set import ImageSet
-from aigc_edge.errors import DataError
+from aigc_edge.errors import AigcEdgeError, DataError
 from aigc_edge.registry import Registry
 
 # A data set is a function of the image size (None: its default).
@@ -31,3 +33,11 @@ def load(source: str, size: int | None = None, *, skip_corrupt: bool = False, wa
             f"the data {source!r} does not exist: give a folder of images or the name of a data set ({', '.join(DATASETS)})"
         )
     return load_folder(Path(source), size, skip_corrupt=skip_corrupt, watch=watch)
+
+
+def scikit_learn(function: str, name: str) -> Callable[[], Any]:
+    """A function of sklearn.datasets, which holds the data set `name`; raises AigcEdgeError without scikit-learn."""
+    try:
+        return getattr(importlib.import_module("sklearn.datasets"), function)
+    except ImportError as error:
+        raise AigcEdgeError(f"the data set {name} comes with scikit-learn: install it (pip install scikit-learn)") from error

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from aigc_edge.data.image_set import ImageSet
-from aigc_edge.data.load import DATASETS
-from aigc_edge.errors import AigcEdgeError, DataError
+from aigc_edge.data.load import DATASETS, scikit_learn
+from aigc_edge.errors import DataError
 
 LICENCE = (
     "CC BY 2.0: china.jpg (danielbuechele, flickr.com/photos/danielbuechele/6061409035) and flower.jpg (vultilion, "
@@ -27,10 +27,7 @@ def photos(size: int | None = None) -> ImageSet:
     photograph, and crops of a region stay together when the set is split: no held-out image shares a pixel with a training
     image. Raises DataError for a size above 96.
     """
-    try:
-        from sklearn.datasets import load_sample_images
-    except ImportError as error:
-        raise AigcEdgeError("the data set photos comes with scikit-learn: install it (pip install scikit-learn)") from error
+    load_sample_images = scikit_learn("load_sample_images", "photos")
     size = size or 32
     if size > LARGEST:
         raise DataError(f"photos of {size} pixels were requested: the crops have at most {LARGEST}, give a smaller size")

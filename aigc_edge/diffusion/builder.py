@@ -9,7 +9,7 @@ from typing import Any
 from aigc_edge.diffusion import checks, options
 from aigc_edge.diffusion.prediction import PREDICTIONS, Prediction
 from aigc_edge.diffusion.program import Program
-from aigc_edge.diffusion.row import Row
+from aigc_edge.diffusion.row import Row, identity
 from aigc_edge.diffusion.schedules import SCHEDULES, Schedule
 from aigc_edge.diffusion.solvers import SOLVERS, Step
 from aigc_edge.errors import ProgramError
@@ -90,7 +90,7 @@ def build(
             guidance=1.0 if interval is None or interval[0] < step.level.sigma <= interval[1] else 0.0,
             clip=limits,
             threshold=None if threshold is None else checks.pair(threshold, "threshold"),
-            before=step.before or (_identity(len(step.after)) if churned else None),
+            before=step.before or (identity(len(step.after)) if churned else None),
             before_noise=step.before_noise if churned else None,
             after=step.after,
             after_noise=step.after_noise,
@@ -117,7 +117,3 @@ def build(
         rows=rows,
         meta=meta | ({"options": all_options} if all_options else {}),
     )
-
-
-def _identity(slots: int) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(i == j) for j in range(slots)) for i in range(slots))

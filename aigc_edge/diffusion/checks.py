@@ -54,6 +54,18 @@ def positive(value: float, what: str) -> float:
     return value
 
 
+def not_negative(**values: float) -> None:
+    """Raise ProgramError for a number below 0, by its name."""
+    for name, value in values.items():
+        number(value, name, 0.0)
+
+
+def choice(value: Any, what: str, *choices: str) -> None:
+    """Raise ProgramError for a value that is none of the choices."""
+    if value not in choices:
+        raise ProgramError(f"{what} must be {' or '.join(map(repr, choices))}, not {show(value)}")
+
+
 def integer(value: Any, what: str, low: int, high: int) -> int:
     """A whole number (no bool) within low … high, as int."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aigc_edge.diffusion.program import Program
-from aigc_edge.diffusion.row import Row
+from aigc_edge.diffusion.row import Row, identity
 
 _SHOWN = 40  # of a longer program the rows in the middle are left out
 
@@ -34,8 +34,7 @@ def _update(matrix: tuple[tuple[float, ...], ...], noise: tuple[float, ...] | No
 def _before(row: Row) -> str:
     if row.before is None and row.before_noise is None:
         return ""
-    identity = tuple(tuple(float(i == j) for j in range(row.slots)) for i in range(row.slots))
-    return f"before: {_update(row.before or identity, row.before_noise)}; "
+    return f"before: {_update(row.before or identity(row.slots), row.before_noise)}; "
 
 
 def _line(index: int, row: Row, weight: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +51,7 @@ class Program:
         if not isinstance(self.meta, Mapping):
             raise ProgramError(f"meta must be a JSON object, not {checks.show(self.meta)}")
         put("meta", checks.plain(self.meta, "meta"))
-        if not isinstance(self.rows, (list, tuple)):
-            raise ProgramError(f"rows must be a list, not {checks.show(self.rows)}")
-        if len(self.rows) > MAX_ROWS:
-            raise ProgramError(f"a program may have at most {MAX_ROWS} rows, not {len(self.rows)}: take fewer steps")
-        put("rows", tuple(self.rows))
+        put("rows", tuple(_bounded(self.rows)))
         for index, row in enumerate(self.rows):
             if not isinstance(row, Row):
                 raise ProgramError(f"row {index} must be a Row, not {checks.show(row)}")
@@ -86,16 +82,13 @@ class Program:
             indices += [2 * index + 2] if any(row.after_noise or ()) else []
         return tuple(indices)
 
-    def state_bytes(self, elements: int, batch: int = 1) -> int:
-        """Bytes of slots, network input and network output for `batch` samples of `elements` float32 values."""
-        halves = 1 if all(w == 1.0 for w in self.weights) else 2
-        return 4 * elements * batch * (self.slots + 2 * halves)
-
     def with_guidance(self, scale: float | None, rescale: float | None = None) -> Program:
         """A copy with another guidance scale and rescale; None keeps the program's own."""
-        fields: dict[str, Any] = {"guidance_scale": scale, "guidance_rescale": rescale}
-        changes = {name: value for name, value in fields.items() if value is not None}
-        return dataclasses.replace(self, **changes) if changes else self
+        if scale is None and rescale is None:
+            return self
+        scale = self.guidance_scale if scale is None else scale
+        rescale = self.guidance_rescale if rescale is None else rescale
+        return dataclasses.replace(self, guidance_scale=scale, guidance_rescale=rescale)
 
     def add_noise(self, image: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Latents of a truncated program from `image` [N, C, H, W] in the output range and unit normal `noise` of its shape.
@@ -130,13 +123,17 @@ class Program:
             if version > VERSION:
                 raise ProgramError(f"the program is of version {version}, this aigc-edge reads up to {VERSION}: update aigc-edge")
         members = checks.members(value, _REQUIRED, _OPTIONAL, "a program")
-        rows = members.pop("rows")
-        if not isinstance(rows, (list, tuple)):
-            raise ProgramError(f"rows must be a list, not {checks.show(rows)}")
-        if len(rows) > MAX_ROWS:
-            raise ProgramError(f"a program may have at most {MAX_ROWS} rows, not {len(rows)}: take fewer steps")
         del members["version"]
-        return Program(rows=tuple([_row(index, row) for index, row in enumerate(rows)]), **members)
+        rows = [_row(index, row) for index, row in enumerate(_bounded(members.pop("rows")))]
+        return Program(rows=tuple(rows), **members)
+
+
+def _bounded(rows: Any) -> Sequence[Any]:
+    if not isinstance(rows, (list, tuple)):
+        raise ProgramError(f"rows must be a list, not {checks.show(rows)}")
+    if len(rows) > MAX_ROWS:
+        raise ProgramError(f"a program may have at most {MAX_ROWS} rows, not {len(rows)}: take fewer steps")
+    return rows
 
 
 def _row(index: int, value: Any) -> Row:

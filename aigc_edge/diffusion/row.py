@@ -18,6 +18,11 @@ _OPTIONAL = ("sigma", "level", "guidance", "clip", "threshold", "before", "befor
 _WRITTEN_IF_SET = ("level", "threshold", "before", "before_noise", "after_output")  # in JSON
 
 
+def identity(slots: int) -> Matrix:
+    """The matrix that leaves all slots as they are."""
+    return tuple(tuple(float(i == j) for j in range(slots)) for i in range(slots))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One network evaluation and the arithmetic around it, on S slots of the sample's shape; slot 0 is the sample.
@@ -65,10 +70,9 @@ class Row:
         put("after_noise", (0.0,) * slots if self.after_noise is None else checks.numbers(self.after_noise, slots, "after_noise"))
         if self.before is not None:
             put("before", checks.matrix(self.before, slots, slots, "before"))
-        if self.before_noise is not None:
-            put("before_noise", checks.numbers(self.before_noise, slots, "before_noise"))
-        if self.after_output is not None:
-            put("after_output", checks.numbers(self.after_output, slots, "after_output"))
+        for name in ("before_noise", "after_output"):
+            if getattr(self, name) is not None:
+                put(name, checks.numbers(getattr(self, name), slots, name))
         if self.level is not None:
             put("level", checks.pair(self.level, "level"))
         if self.threshold is not None:

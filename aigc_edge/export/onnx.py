@@ -15,17 +15,19 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import torch
+from torch import Tensor, nn
 
 import aigc_edge
 from aigc_edge.bundle import external
 from aigc_edge.bundle.sizes import METADATA, named
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.export.clean import clean
 from aigc_edge.export.double import evaluate as in_dtype
 from aigc_edge.export.double import in_double
+from aigc_edge.export.fold import fold_constants
+from aigc_edge.export.session import session_of
 from aigc_edge.export.shapes import Exportable, dynamic_shapes, example_at, sizes_of
 from aigc_edge.files import atomic_file
-from aigc_edge.hardware import import_onnxruntime
 
 OPSET = 20  # opset 21 and later break quantisers and add operators that TensorRT-RTX does not support
 CHECK_BATCHES = (1, 2)  # different from the batch of the export, to catch hard-coded sizes
@@ -33,13 +35,14 @@ ULPS = 4 * float(np.finfo(np.float32).eps)
 # Times the square root of the length of the longest sum: in normalisations onnxruntime uses 16 partial sums, torch pairwise
 # summation. For a million terms (four channels of 512 × 512 pixels) the variance is off by 1e-5.
 SUMS = float(np.finfo(np.float32).eps) / 4
-
+LARGEST_ERROR = 1e-3  # of a network that magnifies rounding: beyond, no check would mean anything
+SAME = 1e-5  # relative L2 in float64: evaluations of a sample differ by less, whatever else is in its batch
 
 Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress the exporter's internal warnings and log messages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -59,7 +62,7 @@ def to_ir(component: Exportable) -> ir.Model:
     example = example_at(component, 3, torch.Generator().manual_seed(0), traced)
     names = [t.name for t in spec.inputs]
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 component.module.eval(),
                 example,
@@ -71,13 +74,15 @@ def to_ir(component: Exportable) -> ir.Model:
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps the module's exception
-        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         several = " for several sizes" if sizes else ""
-        raise AigcEdgeError(f"component {spec.name!r} cannot be exported to ONNX{several}: {reason[0]}") from error
+        raise AigcEdgeError(
+            f"component {spec.name!r} cannot be exported to ONNX{several}: {first_line(error.__cause__ or error)}"
+        ) from error
     assert program is not None
     model = program.model
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
         value.shape = ir.Shape(tensor.shape)
+    fold_constants(model, f"component {spec.name!r}")
     try:
         clean(model, sizes[0] if sizes else None)
     except onnx.shape_inference.InferenceError as error:
@@ -98,14 +103,6 @@ def _error(value: npt.NDArray[Any], exact: npt.NDArray[np.float64]) -> float:
     return float(np.linalg.norm(value - exact)) / (size or 1.0)
 
 
-def session_of(path: str | os.PathLike[str]) -> Any:
-    """An onnxruntime CPU session for verification."""
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-
-
 def check(component: Exportable, path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Compare the ONNX file with torch on random inputs at two batch sizes and every image size (see `compare`)."""
     sessions = [session_of(path)]
@@ -123,31 +120,69 @@ def compare(
     """Compare `evaluate`, the component `what`, with torch on random inputs; returns the errors for each batch and image size.
 
     The reference is the module in float64: the error of `evaluate` may be at most twice that of torch in float32, plus 4 ULPs,
-    plus the rounding error of long sequential sums (SUMS). With `one_timestep` all samples of a batch share a timestep. `done` is
+    plus the rounding error of long sequential sums (SUMS), and in any case LARGEST_ERROR. A module that draws random numbers, or
+    whose samples depend on each other, is refused. With `one_timestep` all samples of a batch share a timestep. `done` is
     called when `evaluate` is no longer needed, so that its memory can be freed before the module is converted to float64. Raises
     AigcEdgeError when the error is larger or values are not finite.
     """
     spec, module = component.spec, component.module.eval()
     generator = torch.Generator().manual_seed(0)
     cases = [(batch, size) for size in sizes_of(component) or (None,) for batch in CHECK_BATCHES]
-    batches = [example_at(component, batch, generator, size) for batch, size in cases]
+    whole = {size: example_at(component, max(CHECK_BATCHES), generator, size) for _, size in cases}
+    batches = [tuple(x[:batch] for x in whole[size]) for batch, size in cases]
     if one_timestep:
         times = [t.role == "timestep" for t in spec.inputs]
         batches = [tuple(x[:1].repeat(len(x)) if t else x for t, x in zip(times, inputs, strict=True)) for inputs in batches]
     results = [evaluate({t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)}) for inputs in batches]
     done()
-    in_single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
+    try:
+        in_single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
+    except Exception as error:  # the module's own
+        counts, reason = " or ".join(map(str, CHECK_BATCHES)), first_line(error)
+        raise AigcEdgeError(
+            f"component {spec.name!r} fails on batches of {counts} samples ({reason}): it must accept any number"
+        ) from error
     with in_double(module) as double:
         in_double_values = [in_dtype(double, inputs, torch.float64)[0] for inputs in batches]
+        alike = _samples_alike(component, double, batches, in_double_values)
     figures = []
     for (batch, size), value_of, exact_of, (single_of, longest) in zip(cases, results, in_double_values, in_single, strict=True):
         where = f"{spec.name} {what}" + (f" at {named(size)}" if size else "")
         for tensor, value, reference, torch_value in zip(spec.outputs, value_of, exact_of, single_of, strict=True):
-            allowed = 2 * _error(torch_value, reference) + ULPS + SUMS * longest**0.5
+            allowed = min(2 * _error(torch_value, reference) + ULPS + SUMS * longest**0.5, LARGEST_ERROR)
             reason = " (or the code converts the size to a number)" if size else ""
             deviation = _check_deviation(where, tensor.name, value, reference, allowed, reason)
             figures.append({"output": tensor.name, "batch": batch} | ({"size": list(size)} if size else {}) | deviation)
+    if not alike:
+        raise AigcEdgeError(
+            f"component {spec.name!r} returns other values for a sample alone than in a batch: its samples depend on each other, "
+            "as by batch statistics; use fixed ones"
+        )
     return figures
+
+
+def _samples_alike(
+    component: Exportable, module: nn.Module, batches: list[tuple[Tensor, ...]], values: list[list[npt.NDArray[np.float64]]]
+) -> bool:
+    """Whether a sample has the same `values` (in float64) in each two batches that begin with it.
+
+    Raises AigcEdgeError where they differ because the module draws random numbers.
+    """
+    for at in range(0, len(batches), len(CHECK_BATCHES)):
+        alone, together = values[at : at + len(CHECK_BATCHES)]
+        if not _same(alone, [value[: CHECK_BATCHES[0]] for value in together]):
+            if _same(alone, in_dtype(module, batches[at], torch.float64)[0]):
+                return False
+            raise AigcEdgeError(
+                f"component {component.spec.name!r} draws random numbers (two evaluations of the same inputs differ): make them "
+                "an input"
+            )
+    return True
+
+
+def _same(values: list[npt.NDArray[np.float64]], others: list[npt.NDArray[np.float64]]) -> bool:
+    pairs = [(a, b) for a, b in zip(values, others, strict=True) if np.isfinite(a).all()]  # what is not is another error
+    return all(a.shape == b.shape and _error(b, a) <= SAME for a, b in pairs)
 
 
 def _check_deviation(

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from aigc_edge.export.cut import INFINITE, source_side
+from aigc_edge.export.fold import RANDOM, STANDARD
 from aigc_edge.export.splice import (
     batch_shape,
     batched,
@@ -27,8 +28,6 @@ from aigc_edge.export.splice import (
 # a network input less (more on a GPU, where each is a copy to the device). A weight is read once and a result written once; a fed
 # value is stored in the table for every timestep and copied for every sample.
 OPERATOR, INPUT, FED = 4000, 1000, 4
-RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
-STANDARD = ("", "ai.onnx")
 
 
 class Depends(IntEnum):
@@ -97,7 +96,7 @@ def _dependence(model: ir.Model, timestep: ir.Value) -> dict[ir.Node, Depends]:
 
     for node in model.graph:
         graphs = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
-        if node.domain not in STANDARD or node.op_type in RANDOM or graphs:
+        if node.domain not in STANDARD or node.op_type in (*RANDOM, "Dropout") or graphs:
             dependence[node] = Depends.SAMPLE
         elif batch_shape(node) is not None:
             dependence[node] = Depends.BATCH

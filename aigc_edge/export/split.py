@@ -14,10 +14,11 @@ import onnx_ir as ir
 
 from aigc_edge.bundle.component import Component
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.export.onnx import compare as against_torch
-from aigc_edge.export.onnx import saved, session_of
+from aigc_edge.export.onnx import saved
 from aigc_edge.export.schedule import SplitReport, split_schedule
+from aigc_edge.export.session import session_of
 from aigc_edge.export.shapes import Exportable
 
 Compare = Callable[..., list[dict[str, Any]]]  # (evaluate, description, *, one_timestep, done)
@@ -101,7 +102,7 @@ def _check(
         sessions += [session_of(schedule), session_of(denoiser)]
         return compare(evaluate, "without its schedule", one_timestep=True, done=sessions.clear)
     except Exception as error:  # onnxruntime has its own exceptions; the whole component remains usable in any case
-        raise _Refused((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+        raise _Refused(first_line(error)) from error
 
 
 def _constant(value: ir.Value) -> TensorSpec:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,25 +83,13 @@ def _rotations(images: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32]
     return np.ascontiguousarray(turned), np.repeat(np.arange(len(turns)), len(images))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the exporter's internal warnings and log messages."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _export(network: JudgeNetwork, shape: tuple[int, ...], path: Path) -> None:
     import onnx_ir
     from onnx_ir.passes import common
 
-    with _quiet():
+    from aigc_edge.export.onnx import quiet
+
+    with quiet():
         program = torch.onnx.export(
             network,
             (torch.zeros(3, *shape),),

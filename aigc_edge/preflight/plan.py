@@ -10,6 +10,7 @@ from aigc_edge.compile.request import CompileRequest, this_machine
 from aigc_edge.engines.formats import formats_of, runs_on
 from aigc_edge.engines.plans.support import limit_of
 from aigc_edge.preflight import predict
+from aigc_edge.preflight.processor import measured
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.sources.base import Source
 from aigc_edge.sources.onnx_file import OnnxComponent
@@ -53,11 +54,16 @@ def plan(
     or why it does not run), "figures" (the rates that the times of each target are computed from), "compile" (peak memory).
     Raises AigcEdgeError for an unknown solver and sources that cannot be opened.
     """
-    devices, chosen = [_with_figures(device, request.threads) for device in request.targets], list(request.formats.values())
+    own, chosen = this_machine(), list(request.formats.values())
+    devices = [measured(t, request.threads) if t.kind == "cpu" and t.name in own else t for t in request.targets]
     program = source.programs(solver, steps, guidance_scale)[0]
     surveys, files = survey_source(source), all(isinstance(part, OnnxComponent) for part in source.components())
     main = next(name for name in MAIN if any(survey.component == name for survey in surveys))
-    sizes = {format.name: _sizes(surveys, format, main) for format in chosen}
+    stored = {format.name: _formats(surveys, format, main) for format in chosen}
+    sizes = {
+        name: {survey.component: predict.file_bytes(survey, formats[survey.component]) for survey in surveys}
+        for name, formats in stored.items()
+    }
     # Guidance that is an input of the network needs one evaluation per row at every scale.
     embedded = any(tensor.role == "guidance" for part in source.components() for tensor in part.spec.inputs)
     halves = 1 if embedded or all(weight == 1 for weight in program.weights) else 2
@@ -77,26 +83,18 @@ def plan(
         "batch": batch,
         "networks": {s.component: {"parameters": s.parameters, "macs": s.macs, "activations": s.activations} for s in surveys},
         "formats": {
-            format.name: {
-                "bytes": sizes[format.name],
-                "memory": predict.running_bytes(surveys, sizes[format.name], _formats(surveys, format, main), batch * halves),
-            }
-            for format in chosen
+            name: {"bytes": sizes[name], "memory": predict.running_bytes(surveys, sizes[name], stored[name], batch * halves)}
+            for name in stored
         },
         "weights_copy": weights,
         "bundle": weights + schedule + networks,
         "compile": {"memory": predict.compiling_bytes(surveys, predict.OF_FILES if files else predict.OF_MODULES)},
         "figures": {t.name: {"tops": t.tops, "bandwidth_gbs": t.bandwidth_gbs, "of": t.figures} for t in devices},
         "targets": {
-            t.name: {f.name: _on(t, f, surveys, _formats(surveys, f, main), calls, batch) for f in chosen} for t in devices
+            t.name: {f.name: _on(t, f, surveys, stored[f.name], sum(sizes[f.name].values()), calls, batch) for f in chosen}
+            for t in devices
         },
     }
-
-
-def _with_figures(device: Target, threads: int) -> Target:
-    from aigc_edge.preflight.processor import measured
-
-    return measured(device, threads) if device.kind == "cpu" and device.name in this_machine() else device
 
 
 def _graphs(format: Format, devices: Sequence[Target]) -> int:
@@ -114,16 +112,12 @@ def _formats(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, 
     return {survey.component: format if survey.component == main else companion for survey in surveys}
 
 
-def _sizes(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, int]:
-    formats = _formats(surveys, format, main)
-    return {survey.component: predict.file_bytes(survey, formats[survey.component]) for survey in surveys}
-
-
 def _on(
     target: Target,
     format: Format,
     surveys: Sequence[Survey],
     formats: Mapping[str, Format],
+    total: int,
     calls: Mapping[str, tuple[int, float]],
     batch: int,
 ) -> dict[str, Any]:
@@ -142,7 +136,6 @@ def _on(
     known = all(part["seconds"] is not None for part in parts.values())
     seconds = sum(part["seconds"] * part["evaluations"] for part in parts.values()) / batch if known else None
     notes = [f"{limit.operator} runs in {limit.runs}: {limit.why}" for limit in limits]
-    total = sum(predict.file_bytes(survey, formats[survey.component]) for survey in surveys)
     if target.memory_gb is not None and total > ROOM * 1e9 * target.memory_gb:
         notes.append(
             f"networks of {total / 1e9:.1f} GB leave too little of the device's {target.memory_gb:g} GB for anything else"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import weakref
 from collections.abc import Sequence
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.preflight.survey import Survey, Weight
 from aigc_edge.sources.base import SourceComponent
 
-_CONVOLUTIONS = {nn.Conv1d: "Conv", nn.Conv2d: "Conv", nn.Conv3d: "Conv"}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH = 2  # per-sample figures are halves; some modules treat a batch of one specially
 
@@ -30,7 +31,7 @@ def survey(part: SourceComponent) -> Survey:
     meta = _shapes_of(part.module)
     part.release()
     for name, inner in meta.named_modules():
-        inner.register_forward_hook(_recorder(name, used))
+        inner.register_forward_hook(functools.partial(_record, name, used))
     constants = {id(tensor): tensor for tensor in [*meta.parameters(), *meta.buffers()]}
     live, counter = _Live([*constants.values(), *inputs]), FlopCounterMode(display=False)
     try:
@@ -41,15 +42,13 @@ def survey(part: SourceComponent) -> Survey:
         counted = list(used)  # the pass below is seen by the same hooks
         timestep_only = _timestep_only(meta, inputs, [tensor.role for tensor in part.spec.inputs])
     except Exception as error:  # whatever the module does that shapes alone cannot answer
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AigcEdgeError(
-            f"{part.spec.name} has control flow that depends on values ({reason}): it can be compiled, but not surveyed"
-        ) from error
+        reason = f"has control flow that depends on values ({first_line(error)})"
+        raise AigcEdgeError(f"{part.spec.name} {reason}: it can be compiled, but not surveyed") from error
     products = max(counter.get_total_flops() // (2 * _BATCH) - sum(weight.macs for weight in counted), 0)
     inside = {weight.name: weight.elements for weight in counted}
     others = max(sum(tensor.numel() for tensor in constants.values()) - sum(inside.values()), 0)
-    used = [replace(weight, timestep_only=weight.name in timestep_only) for weight in counted]
-    return Survey(part.spec.name, tuple(used), others, products, live.peak // _BATCH, live.calls)
+    weights = tuple(replace(weight, timestep_only=weight.name in timestep_only) for weight in counted)
+    return Survey(part.spec.name, weights, others, products, live.peak // _BATCH, live.calls)
 
 
 def _timestep_only(meta: nn.Module, inputs: Sequence[Tensor], roles: Sequence[str]) -> set[str]:
@@ -58,17 +57,14 @@ def _timestep_only(meta: nn.Module, inputs: Sequence[Tensor], roles: Sequence[st
         return set()
     names: set[str] = set()
 
-    def hook_of(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-            if isinstance(module, nn.Embedding):
-                return output.detach().requires_grad_()  # of a class, which is an integer and has no gradient
-            if isinstance(output, Tensor) and not output.requires_grad:
-                names.add(name)
-            return None
+    def hook(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(module, nn.Embedding):
+            return output.detach().requires_grad_()  # of a class, which is an integer and has no gradient
+        if isinstance(output, Tensor) and not output.requires_grad:
+            names.add(name)
+        return None
 
-        return hook
-
-    handles = [module.register_forward_hook(hook_of(name)) for name, module in meta.named_modules()]
+    handles = [module.register_forward_hook(functools.partial(hook, name)) for name, module in meta.named_modules()]
     free = [x.detach().requires_grad_(r != "timestep" and x.is_floating_point()) for x, r in zip(inputs, roles, strict=True)]
     with torch.enable_grad():
         meta(*free)
@@ -87,13 +83,10 @@ def _shapes_of(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def _recorder(name: str, used: list[Weight]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        weight = _weight(name, module, output)
-        if weight is not None:
-            used.append(weight)
-
-    return hook
+def _record(name: str, used: list[Weight], module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    weight = _weight(name, module, output)
+    if weight is not None:
+        used.append(weight)
 
 
 def _weight(name: str, module: nn.Module, output: Any) -> Weight | None:
@@ -104,10 +97,9 @@ def _weight(name: str, module: nn.Module, output: Any) -> Weight | None:
         return Weight(name, "Gemm", module.out_features, module.in_features, each * module.in_features)
     if isinstance(module, nn.Embedding):
         return Weight(name, "Gather", module.embedding_dim, module.num_embeddings, 0)
-    for kind, operator in _CONVOLUTIONS.items():
-        if isinstance(module, kind):
-            inputs = module.weight[0].numel()
-            return Weight(name, operator, module.out_channels, inputs, each * inputs)
+    if isinstance(module, _CONVOLUTIONS):
+        inputs = module.weight[0].numel()
+        return Weight(name, "Conv", module.out_channels, inputs, each * inputs)
     if isinstance(module, _TRANSPOSED):
         taps = math.prod(module.kernel_size)
         outputs = module.out_channels // module.groups * taps

@@ -12,23 +12,12 @@ from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime.request import PHILOX, SEEDS, SampleRequest
 
-CLASS_DRAW = 0xFFFFFFFF  # the draw of a seed that no row reaches
-
 
 def seeds_of(request: SampleRequest) -> NDArray[np.uint64]:
     """The seeds [N] of the samples."""
     if request.seeds is not None:
         return np.asarray(request.seeds, np.uint64)
     return np.array([(request.seed + i) % SEEDS for i in range(request.count)], np.uint64)
-
-
-def classes_of_seeds(seeds: NDArray[np.uint64], num_classes: int) -> NDArray[np.int64]:
-    """The classes [N] that the native sampler draws from seeds [N] (csrc/runtime/sampler.cpp: drawn_class)."""
-    from aigc_edge.ops._philox import philox  # here: the native sampler draws what most requests need
-
-    low, high = seeds & np.uint64(0xFFFFFFFF), seeds >> np.uint64(32)
-    first = philox((0, CLASS_DRAW, 0, 0), (low, high))[0].astype(np.uint64)
-    return ((first * np.uint64(num_classes)) >> np.uint64(32)).astype(np.int64)
 
 
 def latents_of(request: SampleRequest, sample_shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge.bundle.bundle import Bundle, existing, native_reader
-from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
 from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.runtime import device_loop
+from aigc_edge.runtime import device as devices
 from aigc_edge.runtime.conditions import Conditions, texts
 from aigc_edge.runtime.initial_state import floats, initial_state
+from aigc_edge.runtime.networks import Networks
 from aigc_edge.runtime.programs import Programs
 from aigc_edge.runtime.request import Prompt, SampleRequest, as_request, integer
 from aigc_edge.runtime.text_encoders import TextEncoders
@@ -30,6 +32,7 @@ from aigc_edge.runtime.text_encoders import TextEncoders
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from aigc_edge import _core
     from aigc_edge.engines.constants import Constants
     from aigc_edge.runtime.request import SampleOptions
 
@@ -68,17 +71,18 @@ class Pipeline:
         if engine != AUTO:
             require(engine)
         engine_class = ENGINES["onnxruntime" if engine == AUTO else engine]
-        loop_device, self._why = (torch_device, None) if torch_device else device_loop.choose(engine_class, device)
-        self._verified = verify != "none"
-        self._lock = threading.Lock()
-        self._engines: dict[str, Engine] = {}
-        self._progress: Progress | None = None
-        self._watch: Watch | None = None
+        if torch_device is None:
+            torch_device, self._why = devices.choose(engine_class, device)
+        self._torch_device = torch_device
+        verified = verify != "none"
+        self._lock = threading.RLock()
+        self._sampling = self._close_later = False
         self._constants: Constants | None = None
+        self._networks = Networks(torch_device)
         image = None if size is None else image_size(size)
-        self._handle = native_reader(
-            self.path, self._bind, format=format or "", threads=self.threads, verify=_VERIFY[verify], size=image
-        )
+        options: dict[str, Any] = {"format": format or "", "threads": self.threads, "verify": _VERIFY[verify], "size": image}
+        with self._networks.current():
+            self._handle = native_reader(self.path, self._networks.bind, **options, **self._networks.place)
         self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
@@ -89,53 +93,10 @@ class Pipeline:
             from aigc_edge.runtime.auto_engine import fastest  # imports what opening with a named engine does without
 
             self.engine = fastest(self._bundle, self.format, self.threads)
-        engine_class = require(self.engine)
-        for name in self.manifest.components:
-            if name in (DENOISER, DECODER):  # the other components are loaded by the first call that needs them
-                self._engines[name] = engine_class.load(self._source(name), threads=self.threads)
-        self._encoders = TextEncoders(self.manifest, self._load_encoder, self._handle.file)
+        self._networks.load(self._bundle, self.engine, self.format, self.threads, verified=verified)
+        load = functools.partial(_load_encoder, self._bundle, self._handle, self.engine, self.format, self.threads, verified)
+        self._encoders = TextEncoders(self.manifest, load, self._handle.file)
         self._conditions = Conditions(self.path, self.manifest, self._encoders)
-        self._on_device = None if loop_device is None else device_loop.DeviceLoop(self._bundle, self._engines, loop_device)
-
-    def _source(self, name: str) -> EngineSource:
-        return EngineSource.of(self._bundle, name, self.format, verified=self._verified)
-
-    def _load_encoder(self, name: str) -> Engine:
-        source = self._source(name)
-        for file in (source.model_file(), f"{source.model_file()}.data"):  # opening did not hash them: they may be large
-            if file in self.manifest.files:
-                self._handle.verify(file)
-        return require(self.engine).load(source, threads=self.threads)
-
-    def _bind(self, component: str, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
-        if component == "schedule":
-            return self._bind_schedule(inputs, outputs)
-        engine = self._engines[component]
-        run = engine.bind({t.name: inputs[t.name] for t in engine.spec.inputs}, outputs)
-
-        def call(row: int, num_rows: int) -> None:
-            run()
-            if self._watch is not None:
-                self._watch(component, row, inputs, outputs)
-            if self._progress is not None:
-                self._progress(row, num_rows)
-
-        return call
-
-    def _bind_schedule(self, inputs: Buffers, outputs: Buffers) -> Callable[[int, int], None]:
-        """Schedule constants of timesteps that the bundle's programs do not have."""
-        if not any(t.role == "constant" for t in self._engines["denoiser"].spec.inputs):
-            for array in outputs.values():  # this engine evaluates the whole network
-                array.fill(0)
-            return lambda row, num_rows: None
-        if "schedule" not in self._engines:
-            from aigc_edge.engines.constants import schedule_source
-
-            source = schedule_source(self._bundle, self.manifest.components[SCHEDULE])
-            source.files.read(source.model_file())  # checks its hash, which opening did not
-            self._engines["schedule"] = require(ENGINES[self.engine].schedule_engine or self.engine).load(source, threads=1)
-        run = self._engines["schedule"].bind(inputs, outputs)
-        return lambda row, num_rows: run()
 
     @property
     def programs(self) -> list[str]:
@@ -151,18 +112,22 @@ class Pipeline:
     @property
     def device(self) -> str:
         """Where the sampling loop runs: "cpu" or "cuda"."""
-        return "cpu" if self._on_device is None else "cuda"
+        return "cpu" if self._torch_device is None else "cuda"
 
     @property
     def reason(self) -> str | None:
         """Why the last `sample` was not one CUDA graph; None when it was."""
-        return self._why if self._on_device is None else self._on_device.reason
+        if self._torch_device is None:
+            return self._why
+        statistics = self._handle.statistics
+        return None if statistics["captured"] else statistics["reason"] or "nothing was sampled yet"
 
     @property
     def stats(self) -> dict[str, float]:
         """Of the last `sample`: evaluations (count), total_seconds (wall clock) and, where the loop runs on the CPU,
         network_seconds (inside the engine)."""
-        return dict(self._handle.statistics) if self._on_device is None else dict(self._on_device.statistics)
+        names = ["evaluations", "total_seconds"] + ["network_seconds"] * (self._torch_device is None)
+        return {name: self._handle.statistics[name] for name in names}
 
     def program(
         self, name: str | None = None, *, solver: str | None = None, steps: int | None = None, strength: float = 1.0
@@ -171,7 +136,8 @@ class Pipeline:
 
         With `strength` below 1, the last part of it, for image to image. Raises AigcEdgeError for an unknown name or solver.
         """
-        return self._programs[self._programs.find(name, solver, steps, strength)]
+        with self._lock:
+            return self._programs[self._programs.find(name, solver, steps, strength)]
 
     def add_program(self, program: Program) -> None:
         """Add a program, which `sample` then finds by its name; an added program of the same name is replaced.
@@ -182,7 +148,7 @@ class Pipeline:
             raise AigcEdgeError(f"the program is {program!r:.80}: it must be a Program")
         if program.name in self.manifest.programs:
             raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
-        with self._lock:
+        with self._exclusive("add_program"):
             self._programs.add(program.name, program)
 
     def sample(
@@ -201,15 +167,26 @@ class Pipeline:
         the runtime: copy what is needed later. Raises AigcEdgeError for what is not allowed.
         """
         request = as_request(n, options)
-        with self._lock:
-            resolved = self._resolve(request)
-            self._progress, self._watch = progress, watch
-            if self._on_device is None:
-                return np.asarray(self._handle.sample(resolved, math.prod(self._shape)))
-            if watch is not None:
+        with self._exclusive("sample"):
+            if watch is not None and self._torch_device is not None:
                 raise AigcEdgeError("watch looks at buffers in host memory: open the bundle with device='cpu' for it")
-            self._handle.check(resolved, math.prod(self._shape))
-            return self._on_device.sample(self._programs[str(resolved.program)], resolved, progress=progress)
+            self._sampling = True
+            self._networks.progress, self._networks.watch = progress, watch
+            try:
+                samples = self._handle.sample(self._resolve(request), math.prod(self._shape), row_by_row=progress is not None)
+                return np.asarray(samples)
+            finally:
+                self._networks.progress = self._networks.watch = None  # they may hold much, this pipeline too
+                self._sampling = False
+                if self._close_later:
+                    self.close()
+
+    @contextlib.contextmanager
+    def _exclusive(self, what: str) -> Iterator[None]:
+        with self._lock:
+            if self._sampling:
+                raise AigcEdgeError(f"{what} was called by progress or watch of a sample that still runs: call it afterwards")
+            yield
 
     def _resolve(self, request: SampleRequest) -> SampleRequest:
         """The same request in the fields that the C struct has too: a program by name, arrays in place of prompts and images."""
@@ -227,9 +204,9 @@ class Pipeline:
 
         May stand for the network in `aigc_edge.diffusion.sample`. Raises AigcEdgeError for a bundle without a denoiser.
         """
-        if "denoiser" not in self._engines:
+        if "denoiser" not in self._networks.engines:
             raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no denoiser")
-        engine = self._engines["denoiser"]
+        engine = self._networks.engines["denoiser"]
         times = np.broadcast_to(floats("timestep", timestep), (len(sample),))
         inputs: dict[str, NDArray[Any]] = dict(conditions)
         for tensor in engine.spec.inputs:
@@ -255,30 +232,39 @@ class Pipeline:
         """
         if not self._encoders.outputs:
             raise AigcEdgeError(f"{self.path} has no text encoder: it cannot encode a prompt")
-        with self._lock:
+        with self._exclusive("encode"):
             return self._encoders(texts("prompt", prompt, len(prompt)))
 
     def close_encoders(self) -> None:
         """Release the text encoders, which may be larger than all other networks; an uncached prompt loads them again."""
-        with self._lock:
+        with self._exclusive("close_encoders"):
             self._encoders.close()
 
     def close(self) -> None:
-        """Release the networks and buffers; later calls raise AigcEdgeError."""
+        """Release the networks and buffers; later calls raise AigcEdgeError. Within `progress` or `watch`: after that sample."""
         with self._lock:
+            self._close_later = self._sampling
+            if self._sampling:
+                return
             self._handle.close()
-            if self._on_device is not None:
-                self._on_device.close()
             self._encoders.close()
-            for engine in self._engines.values():
-                engine.close()
-            self._engines.clear()
+            self._networks.close()
 
     def __enter__(self) -> Pipeline:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _load_encoder(
+    bundle: Bundle, handle: _core.Handle, engine: str, format: str, threads: int, verified: bool, name: str
+) -> Engine:
+    source = EngineSource.of(bundle, name, format, verified=verified)
+    for file in (source.model_file(), f"{source.model_file()}.data"):  # opening did not hash them: they may be large
+        if file in bundle.manifest.files:
+            handle.verify(file)
+    return require(engine).load(source, threads=threads)
 
 
 def open(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from aigc_edge.diffusion import Program, build
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import check_regular
 from aigc_edge.registry import Registry
+from aigc_edge.sources.inputs import TIMES, random_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -28,21 +30,27 @@ STEPS = (10, 20)
 
 
 class SourceComponent:
-    """One network to export: its spec, a function that loads its module, and one that returns example inputs for a batch size.
+    """One network to export: its spec, a function that loads its module, and example inputs for a batch size.
 
     The module is loaded on first access, in eval mode and float32, and can be released, so that only one network of a large
     generator is in memory at a time. `sizes` are the image sizes if the network supports several and its shapes depend on them;
-    the example inputs, in the order of the spec, then have the first size.
+    the example inputs, in the order of the spec, then have the first size. They are random unless `example` returns them, with
+    timesteps within `times` and classes below `classes`.
     """
 
     def __init__(
         self,
         spec: ComponentSpec,
         load: Callable[[], nn.Module],
-        example: Callable[[int, torch.Generator], tuple[Tensor, ...]],
+        example: Callable[[int, torch.Generator], tuple[Tensor, ...]] | None = None,
         sizes: Sequence[Size] = (),
+        *,
+        times: tuple[float, float] = TIMES,
+        classes: int = 0,
     ) -> None:
-        self.spec, self.example, self.sizes = spec, example, tuple(sizes)
+        self.spec, self.sizes = spec, tuple(sizes)
+        first = spec.at(sizes[0] if sizes else None)
+        self.example = example or functools.partial(random_inputs, first, times=times, classes=classes)
         self._load = load
         self._module: nn.Module | None = None
 
@@ -119,6 +127,18 @@ class SourceOptions:
         """All requested sizes, the default first."""
         return () if self.size is None else tuple(dict.fromkeys((self.size, *self.further_sizes)))
 
+    def denoiser_schedule(self) -> dict[str, Any] | None:
+        """The schedule of a denoiser, None for a decoder; raises AigcEdgeError where the options contradict each other."""
+        if self.role == "denoiser":
+            if self.prediction is None:
+                raise AigcEdgeError(
+                    "a denoiser was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)"
+                )
+            return {"prediction": self.prediction, **self.schedule}
+        if self.prediction or self.schedule:
+            raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
+        return None
+
     def refuse(self, what: str, *names: str) -> None:
         """Raise AigcEdgeError when one of the options `names` was given although `what` specifies it itself."""
         for name in names:
@@ -147,6 +167,7 @@ class Source(ABC):
     conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of conditions without a text encoder
     negative: Mapping[str, Any] = {}
     schedule: Mapping[str, Any] | None = None  # arguments of `diffusion.build`; None: one evaluation, or custom programs only
+    images: str | None = None  # a data set or folder of real images for evaluation
     folder: Path | None = None  # a folder where derived data (the judge) may be stored
     opened: tuple[str, SourceOptions] | None = None  # arguments of `open_source`
 
@@ -177,13 +198,15 @@ class Source(ABC):
         return None
 
     def data(self) -> ImageSet | None:
-        """Real images for evaluation, at the output size, or None."""
-        return None
+        """Real images for evaluation, at the output size, or None; raises DataError where they cannot be read."""
+        from aigc_edge.data.load import load
+
+        return None if self.images is None else load(self.images, self.output_shape[1])
 
     @property
     def judged(self) -> bool:
         """Whether there are real images for evaluation, without loading them."""
-        return False
+        return self.images is not None
 
     def model_config(self) -> dict[str, Any] | None:
         """The model configuration from which the torch engine rebuilds the modules; None: not supported."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aigc_edge import data
 from aigc_edge.bundle.sizes import Dim, Size, listed, named, sides
-from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role, TensorSpec
-from aigc_edge.data.image_set import ImageSet
+from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
+from aigc_edge.sources.inputs import TIMES, denoiser_spec
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 IMAGE = 3  # dimensions without the batch
@@ -75,7 +73,7 @@ class Generator(Source):
         self.class_names, self.guidance_scale, self.output_range = tuple(class_names), guidance_scale, output_range
         self._denoiser, self._decoder, self._programs = denoiser, decoder, list(programs)
         self.conditions, self.negative = dict(conditions or {}), dict(negative or {})
-        self._data, self._licence = data, licence
+        self.images, self._licence = data, licence
         self._sample = _floats(sample, "sample")
         for key, value in [*self.conditions.items(), *self.negative.items()]:
             _floats(value, key)
@@ -101,12 +99,17 @@ class Generator(Source):
     def components(self) -> list[SourceComponent]:
         parts = []
         if self._denoiser is not None:
-            values = {"sample": self._sample, "timestep": None} | self._classes() | dict(self.conditions)
-            output = self._following(self.sample_shape)
-            parts.append(self._part("denoiser", self._denoiser, values, output, self._times()))
+            conditions = [
+                TensorSpec(name, "condition", "float32", (BATCH, *value.shape[1:])) for name, value in self.conditions.items()
+            ]
+            spec = denoiser_spec(self._following(self.sample_shape), conditions, classes=self.num_classes > 0)
+            parts.append(self._part(self._denoiser, spec, self._times()))
         if self._decoder is not None:
-            inputs = {"sample": self._sample} | (self._classes() if self._denoiser is None else {})
-            parts.append(self._part("decoder", self._decoder, inputs, self._following(self.output_shape), (0.0, 0.0)))
+            inputs = [TensorSpec("sample", "sample", "float32", (BATCH, *self._following(self.sample_shape)))]
+            if self.num_classes and self._denoiser is None:
+                inputs.append(TensorSpec("class_labels", "class", "int64", (BATCH,)))
+            output = TensorSpec("output", "sample", "float32", (BATCH, *self._following(self.output_shape)))
+            parts.append(self._part(self._decoder, ComponentSpec("decoder", tuple(inputs), (output,))))
         return parts
 
     def _following(self, shape: Sequence[int]) -> tuple[Dim, ...]:
@@ -118,52 +121,11 @@ class Generator(Source):
         custom = [p if guidance_scale is None else p.with_guidance(guidance_scale) for p in self._programs]
         return custom + built if solver is None and steps is None else built + custom
 
-    def data(self) -> ImageSet | None:
-        return None if self._data is None else data.load(self._data, self.output_shape[1])
-
-    @property
-    def judged(self) -> bool:
-        return self._data is not None
-
     def provenance(self) -> dict[str, Any]:
         return {"source": "a torch module", "licence": self._licence}
 
-    def _part(
-        self,
-        name: str,
-        module: nn.Module,
-        values: Mapping[str, Tensor | None],
-        output: Sequence[Dim],
-        times: tuple[float, float],
-    ) -> SourceComponent:
-        """A component with the examples `values` by name as inputs, in order; None: a timestep within `times`, or a class."""
-        roles: dict[str, Role] = {"sample": "sample", "timestep": "timestep", "class_labels": "class"}
-        inputs = []
-        for key, value in values.items():
-            role = roles.get(key, "condition")
-            shape = () if value is None else tuple(int(size) for size in value.shape[1:])
-            whole = self._following(shape) if role == "sample" else shape
-            inputs.append(TensorSpec(key, role, "int64" if role == "class" else "float32", (BATCH, *whole)))
-        spec = ComponentSpec(name, tuple(inputs), (TensorSpec("output", "sample", "float32", (BATCH, *output)),))
-        first = spec.at(self.sizes[0] if self.sizes else None)
-
-        def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-            import torch
-
-            values = []
-            for tensor in first.inputs:
-                if tensor.role == "class":
-                    values.append(torch.randint(0, self.num_classes, (batch,), generator=generator))
-                elif tensor.role == "timestep":
-                    values.append(times[0] + (times[1] - times[0]) * torch.rand(batch, generator=generator))
-                else:
-                    values.append(torch.randn(batch, *(int(size) for size in tensor.shape[1:]), generator=generator))
-            return tuple(values)
-
-        return SourceComponent(spec, lambda: module, example, self.sizes)
-
-    def _classes(self) -> dict[str, None]:
-        return {"class_labels": None} if self.num_classes else {}
+    def _part(self, module: nn.Module, spec: ComponentSpec, times: tuple[float, float] = TIMES) -> SourceComponent:
+        return SourceComponent(spec, lambda: module, sizes=self.sizes, times=times, classes=self.num_classes)
 
     def _times(self) -> tuple[float, float]:
         """Smallest and largest timestep of the programs."""
@@ -179,8 +141,8 @@ class Generator(Source):
             with torch.no_grad():
                 return tuple(self._decoder.eval()(self._sample, *labels).shape[1:])
         except Exception as error:  # any exception of the module
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise AigcEdgeError(f"the decoder does not accept a sample of shape {list(self._sample.shape)}: {reason}") from error
+            what = f"the decoder does not accept a sample of shape {list(self._sample.shape)}"
+            raise AigcEdgeError(f"{what}: {first_line(error)}") from error
 
 
 def _floats(value: Tensor, name: str) -> Tensor:

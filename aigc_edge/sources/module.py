@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.sources.base import SOURCES, Source, SourceOptions
 from aigc_edge.sources.generator import Generator
 
@@ -34,8 +34,7 @@ class ModuleSource(Source):
         except AigcEdgeError:
             raise
         except Exception as error:  # the user's own code
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {reason}") from error
+            raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {first_line(error)}") from error
         if isinstance(result, Source):
             options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs")
             return result
@@ -72,23 +71,14 @@ def _wrap(text: str, result: Any, options: SourceOptions) -> Generator:
         example = example[0] if example else None
     if not isinstance(result, torch.nn.Module) or not isinstance(example, torch.Tensor):
         raise AigcEdgeError(f"{text} returned {type(result).__name__} and {type(example).__name__}: it must {RETURNS}")
-    name = text.partition(":")[0].rpartition(".")[2]
-    if options.role == "denoiser":
-        if options.prediction is None:
-            raise AigcEdgeError(
-                "a denoiser was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)"
-            )
-        schedule = {"prediction": options.prediction, **options.schedule}
-        return Generator(
-            sample=example,
-            denoiser=result,
-            schedule=schedule,
-            num_classes=options.classes or 0,
-            sizes=sizes,
-            name=name,
-            data=options.data,
-        )
-    if options.prediction or options.schedule:
-        raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
-    classes = options.classes or 0
-    return Generator(sample=example, decoder=result, num_classes=classes, sizes=sizes, name=name, data=options.data)
+    schedule = options.denoiser_schedule()
+    return Generator(
+        sample=example,
+        denoiser=None if schedule is None else result,
+        decoder=result if schedule is None else None,
+        schedule=schedule,
+        num_classes=options.classes or 0,
+        sizes=sizes,
+        name=text.partition(":")[0].rpartition(".")[2],
+        data=options.data,
+    )

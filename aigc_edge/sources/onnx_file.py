@@ -6,17 +6,15 @@ import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from aigc_edge import data
 from aigc_edge.bundle.sizes import Dim, Size, at, named, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role, TensorSpec
-from aigc_edge.data.image_set import ImageSet
 from aigc_edge.diffusion import resolve
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.files import sha256_of
 from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
 from aigc_edge.sources.onnx_model import (
@@ -53,16 +51,17 @@ class OnnxSource(Source):
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
         options.refuse("an ONNX file", "prompts")
-        self._path, self._options, self.name = path, options, path.stem
-        denoiser = self._role() == "denoiser"
+        if options.role is None:
+            raise AigcEdgeError(f"{path.name} was given without --role: choose denoiser (evaluated each step) or decoder (once)")
+        self._path, self._options, self.name, self.images = path, options, path.stem, options.data
+        self.schedule = options.denoiser_schedule()
         model = checked_model(path)
         inputs, outputs = signature(model, path)
         if not any(tensor.sized for tensor in inputs.values()):
             options.refuse("an ONNX file of one size", "size")
-        if denoiser:
-            self.schedule = {"prediction": options.prediction, **options.schedule}
+        if self.schedule is not None:
             resolve(self.schedule)  # raises for an invalid schedule
-        roles = roles_of(inputs, str(options.role), options.inputs, path)
+        roles = roles_of(inputs, options.role, options.inputs, path)
         conditions = [name for name, role in roles.items() if role == "condition"]
         if conditions:
             raise AigcEdgeError(
@@ -80,7 +79,7 @@ class OnnxSource(Source):
         shape, input_shape = (tuple(map(int, at(shapes[name], default))) for name in (output, sample))
         if len(shape) != IMAGE:
             raise AigcEdgeError(f"{path.name} returns {[BATCH, *shape]}: images must be [N, C, H, W]")
-        if denoiser and shape != input_shape:
+        if self.schedule is not None and shape != input_shape:
             raise AigcEdgeError(
                 f"{path.name} takes {list(input_shape)} but returns {list(shape)}: a denoiser must preserve the shape"
             )
@@ -89,7 +88,7 @@ class OnnxSource(Source):
             TensorSpec(name, role, "int64" if role == "class" else "float32", (BATCH, *shapes[name]))
             for name, role in roles.items()
         )
-        spec = ComponentSpec(str(options.role), input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
+        spec = ComponentSpec(options.role, input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
         self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
         self._part = OnnxComponent(spec, path, roles, self.num_classes, self.sizes)
 
@@ -108,16 +107,6 @@ class OnnxSource(Source):
             raise AigcEdgeError(f"{path.name} does not specify the number of channels of its image: export it again")
         input_shape, output_shape = (sample.shape[1] or 0, *sides(sizes, scale)), (output.shape[1], *sides(sizes))
         return {sample.name: input_shape, output.name: output_shape}
-
-    def _role(self) -> str:
-        options, name = self._options, self._path.name
-        if options.role is None:
-            raise AigcEdgeError(f"{name} was given without --role: choose denoiser (evaluated each step) or decoder (once)")
-        if options.role == "denoiser" and options.prediction is None:
-            raise AigcEdgeError(f"{name} was given without --prediction: choose what it predicts (epsilon, v, x0, flow or edm)")
-        if options.role == "decoder" and (options.prediction or options.schedule):
-            raise AigcEdgeError("--prediction or --schedule was given for a decoder: they belong to --role denoiser")
-        return options.role
 
     @classmethod
     def claims(cls, text: str) -> bool:
@@ -138,13 +127,6 @@ class OnnxSource(Source):
             digest.update(sha256_of(file).encode())
         return digest.hexdigest()
 
-    def data(self) -> ImageSet | None:
-        return None if self._options.data is None else data.load(self._options.data, self.output_shape[1])
-
-    @property
-    def judged(self) -> bool:
-        return self._options.data is not None
-
     def provenance(self) -> dict[str, Any]:
         return {"source": self._path.name}
 
@@ -155,19 +137,15 @@ class OnnxComponent(SourceComponent):
     def __init__(
         self, spec: ComponentSpec, path: Path, roles: Mapping[str, Role], classes: int, sizes: Sequence[Size] = ()
     ) -> None:
-        self.spec, self._path, self._roles, self._classes, self.sizes = spec, path, roles, classes, tuple(sizes)
+        super().__init__(spec, self._refuse, sizes=sizes)
+        self._path, self._roles, self._classes = path, roles, classes
 
     def model(self) -> onnx.ModelProto:
         """The network with the runtime's signature, read again from the file; external weights are not loaded."""
         return with_shapes(adapted(read_model(self._path), self._roles), self.spec, self.sizes)
 
-    @property
-    def module(self) -> Any:
-        """Raises AigcEdgeError: there is only the file."""
+    def _refuse(self) -> NoReturn:
         raise AigcEdgeError(f"{self._path.name} is an ONNX file: there is no torch module of it")
-
-    def release(self) -> None:
-        """Does nothing: no module is held."""
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the file with the runtime's signature, simplified if possible; raises AigcEdgeError where batches fail."""
@@ -178,28 +156,23 @@ class OnnxComponent(SourceComponent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with saved(self._cleaned(), path) as part:
             nodes = len(onnx.load(part, load_external_data=False).graph.node)
-            session = engine_takes(str(part), self._path)
-            error = max(self._batches_agree(lambda feeds: session.run(None, feeds), size) for size in self._each_size)
-        return {
-            "component": self.spec.name,
-            "nodes": nodes,
-            "checks": [{"batches": list(BATCHES), "relative_l2": error}],
-        }
+            session = engine_takes(part, self._path)
+            error = max(self._batches_agree(lambda feeds: session.run(None, feeds), size) for size in self.sizes or (None,))
+        checks = [{"batches": list(BATCHES), "relative_l2": error}]
+        return {"component": self.spec.name, "nodes": nodes, "checks": checks}
 
     def _cleaned(self) -> ir.Model:
         from aigc_edge.export.clean import clean
+        from aigc_edge.export.fold import fold_constants
 
-        proto = self.model()
-        model = as_ir(proto, self._path)
+        model = as_ir(self.model(), self._path)
+        fold_constants(model, self._path.name)
+        simplified = model.clone()
         try:
-            clean(model, self.sizes[0] if self.sizes else None)
+            clean(simplified, self.sizes[0] if self.sizes else None)
         except Exception:  # shape inference may fail: the unsimplified graph is still correct
-            model = as_ir(proto, self._path)
-        return model
-
-    @property
-    def _each_size(self) -> tuple[Size | None, ...]:
-        return self.sizes or (None,)
+            return model
+        return simplified
 
     def _inputs(self, batch: int, rng: np.random.Generator, size: Size | None) -> dict[str, npt.NDArray[Any]]:
         inputs: dict[str, npt.NDArray[Any]] = {}
@@ -219,11 +192,10 @@ class OnnxComponent(SourceComponent):
             (together,) = evaluate(inputs)
             alone = [evaluate({name: value[i : i + 1] for name, value in inputs.items()})[0] for i in range(BATCHES[1])]
         except Exception as error:  # onnxruntime's own exceptions
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             where = f" at {named(size)}" if size else ""
             raise AigcEdgeError(
-                f"{self._path.name} cannot be evaluated in batches of 1 and {BATCHES[1]}{where} ({reason}): export it with a "
-                "dynamic batch"
+                f"{self._path.name} cannot be evaluated in batches of 1 and {BATCHES[1]}{where} ({first_line(error)}): export it "
+                "with a dynamic batch"
             ) from error
         shape = (BATCHES[1], *self.spec.outputs[0].at(size).shape[1:])
         if together.shape != shape:
@@ -252,9 +224,9 @@ class OnnxComponent(SourceComponent):
         done: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
         """Compare `evaluate` with the file itself on random inputs at two batch sizes, and every image size."""
-        session, rng = engine_takes(str(whole), self._path), np.random.default_rng(0)
+        session, rng = engine_takes(whole, self._path), np.random.default_rng(0)
         figures = []
-        for size, batch in itertools.product(self._each_size, BATCHES):
+        for size, batch in itertools.product(self.sizes or (None,), BATCHES):
             inputs = self._inputs(batch, rng, size)
             error = self._same(evaluate(inputs)[0], session.run(None, inputs)[0], what)
             figures.append({"batch": batch, "relative_l2": error, "allowed": TOLERANCE})

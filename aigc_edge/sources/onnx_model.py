@@ -20,11 +20,10 @@ from aigc_edge.bundle.external import ExternalData, check_locations, mapped, rea
 from aigc_edge.bundle.sizes import METADATA, Size, named
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role
 from aigc_edge.compress.graphs.graph import outline
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.hardware import import_onnxruntime
 
 OPSET, LEAST_OPSET = 20, 9  # supported by quantisers and TensorRT; the oldest that onnx can convert
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _PROBE = (1, 1, 24, 40)  # a probe shape to measure how its sides scale
 SMALL = 1024  # elements: shapes, axes and similar constants are smaller
 _AGAIN = "export it again"
@@ -151,7 +150,7 @@ def _at_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             raise ValueError(f"it is older than opset {LEAST_OPSET}")
         return onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:  # the converter raises RuntimeError and its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise AigcEdgeError(
             f"{path.name} uses opset {version} and cannot be converted to {OPSET} ({reason}): {_AGAIN}"
         ) from error
@@ -267,13 +266,12 @@ def with_shapes(model: onnx.ModelProto, spec: ComponentSpec, sizes: Sequence[Siz
     return model
 
 
-def engine_takes(model: Any, path: Path) -> Any:
-    """An onnxruntime session of the model (a file or bytes); raises AigcEdgeError with its reason."""
+def engine_takes(model: Path, path: Path) -> Any:
+    """An onnxruntime session of the file `model`, written from the user's `path`; raises AigcEdgeError with its reason."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = 4  # the reason is in the exception
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes derive from Exception only
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise AigcEdgeError(f"{path.name} cannot be run: {reason}") from error
+        raise AigcEdgeError(f"{path.name} cannot be run: {first_line(error)}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from aigc_edge import data
 from aigc_edge.bundle.provenance import of_run
 from aigc_edge.data.image_set import ImageSet
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import sha256_of
 from aigc_edge.models.base import load_run
 from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
 
@@ -29,7 +29,7 @@ class RunSource(Source):
         self.family = self._config["family"]
         self.sample_shape, self.output_shape = family.sample_shape, family.output_shape
         self.num_classes, self.class_names = family.num_classes, tuple(self._config["data"]["class_names"])
-        self.schedule = family.schedule
+        self.schedule, self.images = family.schedule, self._config["data"]["source"]
         if not self.num_classes:
             self.guidance_scale = 1.0
 
@@ -49,10 +49,7 @@ class RunSource(Source):
         return [SourceComponent(c.spec, lambda c=c: c.module, c.example) for c in self._run.family.components()]  # type: ignore[misc]
 
     def identity(self, part: str) -> str:
-        digest = hashlib.sha256()
-        for name in ("config.json", "model.safetensors"):
-            digest.update((self._run.path / name).read_bytes())
-        return f"{part} {digest.hexdigest()}"
+        return " ".join([part, *(sha256_of(self._run.path / name) for name in ("config.json", "model.safetensors"))])
 
     def data(self) -> ImageSet:
         data_config = self._config["data"]
@@ -63,10 +60,6 @@ class RunSource(Source):
                 "that a judge can be trained, or copy the judge folder of another run on the same data"
             )
         return images
-
-    @property
-    def judged(self) -> bool:
-        return True
 
     def model_config(self) -> dict[str, Any]:
         return self._run.family.model_config()

@@ -18,8 +18,7 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import extensions, skip
 from aigc_edge.targets.target import Target
 
-__all__ = ["Target", "all_targets", "detect", "expand", "get", "of_gpu", "of_sm"]
-
+__all__ = ["Target", "all_targets", "detect", "expand", "get", "of_gpu"]
 
 GROUP = "aigc_edge.targets"
 
@@ -72,17 +71,14 @@ def expand(names: Iterable[str]) -> list[Target]:
     return list(expanded.values())
 
 
-def of_sm(sm: int) -> list[str]:
-    """Names of the targets of that compute capability (several cards share one)."""
-    return [target.name for target in all_targets().values() if target.sm == sm]
+def _of_sm(sm: int) -> list[Target]:
+    """The targets of that compute capability (several cards share one)."""
+    return [target for target in all_targets().values() if target.sm == sm]
 
 
 def of_gpu(name: str, sm: int) -> Target | None:
     """The target called `name` where it has that capability, else the first that has it, as their limits are the same."""
-    named = all_targets().get(name)
-    if named is not None and named.sm == sm:
-        return named
-    return next((target for target in all_targets().values() if target.sm == sm), None)
+    return min(_of_sm(sm), key=lambda target: target.name != name, default=None)
 
 
 def detect(machine: str, gpu: str | None = None, sm: int | None = None, memory_gb: float = 0.0) -> list[str]:
@@ -91,7 +87,7 @@ def detect(machine: str, gpu: str | None = None, sm: int | None = None, memory_g
     Devices of one capability are distinguished by name, then by the nearest memory. A GPU without a target is omitted.
     """
     cpus = {"x86_64": ["x86-cpu"], "amd64": ["x86-cpu"], "aarch64": ["arm-cpu"], "arm64": ["arm-cpu"]}.get(machine.lower(), [])
-    like = [all_targets()[name] for name in of_sm(sm)] if sm is not None else []
+    like = [] if sm is None else _of_sm(sm)
     words = f" {(gpu or '').lower()} "
     named = [t for t in like if re.search(rf" {t.name.replace('-', ' ')}(\d\d)?\b", words)]
     nearest = sorted(named or like, key=lambda t: abs((t.memory_gb or 0.0) - memory_gb))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from aigc_edge.errors import AigcEdgeError
 
 
 @dataclass(frozen=True)
@@ -17,11 +14,3 @@ class Clocks:
     fix: tuple[str, ...] = ()
     modes: tuple[str, ...] = ()
     power: tuple[str, ...] = ()
-
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> Clocks:
-        """Parse the JSON members; raises AigcEdgeError for an unknown one."""
-        unknown = sorted(set(value) - set(Clocks.__dataclass_fields__))
-        if unknown:
-            raise AigcEdgeError(f"clocks have no {', '.join(unknown)}: they have {', '.join(Clocks.__dataclass_fields__)}")
-        return Clocks(**{key: tuple(lines) for key, lines in value.items()})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aigc_edge import config
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.targets.clocks import Clocks
 
@@ -51,7 +52,7 @@ class Target:
         tensorrt = dict(fields.pop("tensorrt", None) or {})
         fields["members"] = tuple(fields.get("members") or ())
         try:
-            fields["clocks"] = Clocks.from_json(fields.get("clocks") or {})
+            fields["clocks"] = config.from_dict(Clocks, fields.get("clocks") or {}, "clocks")
             target = Target(**fields, **tensorrt)
         except TypeError as error:
             raise AigcEdgeError(f"target {value.get('name')!r} is malformed ({error}): its fields are those of Target") from None

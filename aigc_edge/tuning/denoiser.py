@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge.diffusion.reference import NetworkFunction
 from aigc_edge.engines.base import Engine, shape_of
 from aigc_edge.engines.constants import Constants
 
 
-class DenoiserFunction:
-    """An engine as `network(sample, timestep, classes)` of `reference.run`; buffers are bound once per batch size."""
+def denoiser_function(engine: Engine, constants: Constants | None = None) -> NetworkFunction:
+    """`engine` as `network(sample, timestep, classes)` of `reference.run`; buffers are bound once per batch size."""
+    tensors, output = engine.spec.inputs, engine.spec.outputs[0]
 
-    def __init__(self, engine: Engine, constants: Constants | None = None) -> None:
-        self.engine, self.constants = engine, constants
-        self._bound: dict[int, tuple[dict[str, NDArray[Any]], NDArray[Any], Callable[[], None]]] = {}
+    @functools.cache
+    def bound(count: int) -> tuple[dict[str, NDArray[Any]], NDArray[Any], Callable[[], None]]:
+        inputs: dict[str, NDArray[Any]] = {t.name: np.zeros(shape_of(t, count), t.dtype) for t in tensors}
+        result = np.zeros(shape_of(output, count), output.dtype)
+        return inputs, result, engine.bind(inputs, {output.name: result})
 
-    def __call__(self, sample: NDArray[Any], timestep: NDArray[Any], classes: NDArray[Any] | None) -> NDArray[Any]:
-        count, spec = len(sample), self.engine.spec
-        if count not in self._bound:
-            inputs: dict[str, NDArray[Any]] = {t.name: np.zeros(shape_of(t, count), t.dtype) for t in spec.inputs}
-            output = np.zeros(shape_of(spec.outputs[0], count), spec.outputs[0].dtype)
-            call = self.engine.bind(inputs, {spec.outputs[0].name: output})
-            self._bound[count] = inputs, output, call
-        inputs, output, call = self._bound[count]
+    def network(sample: NDArray[Any], timestep: NDArray[Any], classes: NDArray[Any] | None) -> NDArray[Any]:
+        inputs, result, call = bound(len(sample))
+        known = {} if constants is None else constants(float(timestep[0]))  # a row has one timestep
         values = {"sample": sample, "timestep": timestep, "class": classes}
-        for tensor in spec.inputs:
-            if tensor.role == "constant":
-                assert self.constants is not None
-                inputs[tensor.name][...] = self.constants(float(timestep[0]))[tensor.name]  # a row has one timestep
-            else:
-                inputs[tensor.name][...] = values[tensor.role]
+        for tensor in tensors:
+            inputs[tensor.name][...] = known[tensor.name] if tensor.role == "constant" else values[tensor.role]
         call()
-        return output.copy()
+        return result.copy()
+
+    return network

@@ -35,9 +35,3 @@ class CoefficientTable:
     def nfe(self) -> int:
         """Number of network evaluations."""
         return len(self.levels)
-
-    @property
-    def parameters(self) -> int:
-        """Number of coefficients and levels."""
-        count = self.nfe
-        return count + (count + 1) * (count + 2) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge.diffusion.reference import NetworkFunction
-from aigc_edge.errors import AigcEdgeError
 from aigc_edge.tuning.path import NoisePath
 from aigc_edge.tuning.table import CoefficientTable
 
@@ -86,24 +86,12 @@ class Task:
         """Result minus target, both clamped."""
         return self.clamped(result) - self.clamped(self.target)
 
-    def errors(self, table: CoefficientTable) -> NDArray[np.float64]:
-        """Mean squared error of each sample [N]; raises AigcEdgeError where it is not finite."""
-        errors = []
-        for batch in self.batches():
-            residual = batch.residual(batch.run(table)[1]).reshape(len(batch), -1)
-            errors.append(np.square(residual, dtype=np.float64).mean(axis=1))
-        result = np.concatenate(errors)
-        if not np.isfinite(result).all():
-            bad = int((~np.isfinite(result)).sum())
-            raise AigcEdgeError(
-                f"{bad} of {len(result)} samples are not finite: the network is broken, or the guidance too strong"
-            )
-        return result
-
     def error(self, table: CoefficientTable) -> float:
         """Mean squared error over all samples; infinite where a sample is not finite."""
-        try:
-            with np.errstate(all="ignore"):
-                return float(self.errors(table).mean())
-        except AigcEdgeError:
-            return float("inf")
+        errors = []
+        with np.errstate(all="ignore"):
+            for batch in self.batches():
+                residual = batch.residual(batch.run(table)[1]).reshape(len(batch), -1)
+                errors.append(np.square(residual, dtype=np.float64).mean(axis=1))
+            error = float(np.concatenate(errors).mean())
+        return error if math.isfinite(error) else math.inf

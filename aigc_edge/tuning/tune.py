@@ -15,7 +15,6 @@ from aigc_edge.bundle.bundle import Bundle, existing
 from aigc_edge.bundle.component import DENOISER
 from aigc_edge.clock import Clock, Progress
 from aigc_edge.diffusion import Program
-from aigc_edge.diffusion.reference import NetworkFunction
 from aigc_edge.engines.base import EngineSource, physical_cores, require
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError
@@ -26,7 +25,7 @@ from aigc_edge.metrics.judge import Judge
 from aigc_edge.ops import randn
 from aigc_edge.tuning.checkpoint import Checkpoint, checkpoint_file
 from aigc_edge.tuning.conversion import MAX_NFE
-from aigc_edge.tuning.denoiser import DenoiserFunction
+from aigc_edge.tuning.denoiser import denoiser_function
 from aigc_edge.tuning.table import CoefficientTable
 from aigc_edge.tuning.tuner import NoiseSamples, TunedProgram, Tuner, tuning_evaluations
 
@@ -98,7 +97,7 @@ class BundleTuner:
         self.suffix = "" if self.guidance == default_scale else f"-guidance-{self.guidance:g}"
         self.format = format or (FORMAT if FORMAT in denoiser.formats else manifest.default_format)
         source = EngineSource.of(self.opened, DENOISER, self.format)
-        self.network: NetworkFunction = DenoiserFunction(require(engine).load(source, threads=threads), Constants.of(self.opened))
+        self.network = denoiser_function(require(engine).load(source, threads=threads), Constants.of(self.opened))
         self.limits = None if manifest.decoder else manifest.output_range  # images are clamped; latents of a decoder are not
         network = manifest.files[denoiser.file(self.format)].sha256
         identity = {"network": network, "schedule": self.schedule, "guidance_scale": self.guidance}

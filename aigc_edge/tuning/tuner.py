@@ -220,15 +220,3 @@ class Tuner:
 
 def _range(table: CoefficientTable) -> NDArray[np.float64]:
     return np.minimum(table.levels[[0, -1]], HIGHEST)
-
-
-def tune_network(
-    network: NetworkFunction,
-    schedule: Mapping[str, Any],
-    nfe: int,
-    training: NoiseSamples,
-    held_out: NoiseSamples,
-    **options: Any,
-) -> Program:
-    """The tuned program of `nfe` evaluations for any network; `options` are those of `Tuner`."""
-    return Tuner(network, schedule, training, held_out, **options).tune(nfe).program

@@ -24,16 +24,46 @@ namespace {
 // Carries a Python exception (an engine's own, or KeyboardInterrupt) across the C API, to be raised again as it was.
 struct PythonEngine {
   py::object bind;                       // bind(component, inputs: dict, outputs: dict) -> callable
+  py::object capture;                    // capture(work, batch) -> what replays it, or the reason why it cannot be captured
   std::map<uint64_t, py::object> bound;  // binding → what `bind` returned
   std::optional<py::error_already_set> raised;
+
+  template <class F>
+  ae_status guarded(char* message, size_t capacity, F&& f) {
+    const py::gil_scoped_acquire gil;
+    try {
+      return f();
+    } catch (py::error_already_set& error) {
+      std::strncpy(message, "the engine raised a Python exception", capacity - 1);
+      const bool interrupt = !error.matches(PyExc_Exception);
+      raised.emplace(std::move(error));
+      return interrupt ? AE_CANCELLED : AE_ENGINE;
+    }
+  }
+
+  void raise() {
+    if (!raised) return;
+    py::error_already_set error = std::move(*raised);
+    raised.reset();
+    throw error;
+  }
 };
 
-py::array view(const ae_tensor& tensor) {
+// An array in host memory; of a GPU what an attribute __cuda_array_interface__ holds.
+py::object view(const ae_tensor& tensor) {
   const char* format = tensor.dtype == AE_FLOAT32   ? "float32"
                        : tensor.dtype == AE_INT64   ? "int64"
                        : tensor.dtype == AE_FLOAT16 ? "float16"
                                                     : "uint8";
   const std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + tensor.rank);
+  if (tensor.device == AE_CUDA) {
+    py::dict interface;
+    interface["shape"] = py::tuple(py::cast(shape));
+    interface["typestr"] = py::dtype(format).attr("str");
+    interface["data"] = py::make_tuple(reinterpret_cast<uintptr_t>(tensor.data), false);
+    interface["version"] = 3;
+    return interface;
+  }
   // A base object makes it a view; the runtime keeps the buffer as long as the binding.
   return py::array(py::dtype(format), shape, tensor.data, py::capsule(tensor.data, [](void*) {}));
 }
@@ -46,8 +76,7 @@ py::dict views(const ae_tensor* const* tensors, size_t count) {
 
 ae_status evaluate(void* user, const ae_evaluation* evaluation, char* message, size_t capacity) {
   auto& engine = *static_cast<PythonEngine*>(user);
-  const py::gil_scoped_acquire gil;
-  try {
+  return engine.guarded(message, capacity, [&] {
     auto found = engine.bound.find(evaluation->binding);
     if (found == engine.bound.end()) {
       py::object call = engine.bind(evaluation->component, views(evaluation->inputs, evaluation->num_inputs),
@@ -57,16 +86,53 @@ ae_status evaluate(void* user, const ae_evaluation* evaluation, char* message, s
     found->second(evaluation->row, evaluation->num_rows);
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C between two rows
     return AE_OK;
-  } catch (py::error_already_set& error) {
-    engine.raised.emplace(std::move(error));
-    std::strncpy(message, "the engine raised a Python exception", capacity - 1);
-    return AE_ENGINE;
-  }
+  });
 }
 
 void release(void* user, uint64_t binding) {
   const py::gil_scoped_acquire gil;
   static_cast<PythonEngine*>(user)->bound.erase(binding);
+}
+
+struct Replay {
+  PythonEngine& engine;
+  py::object run;
+};
+
+ae_status capture(void* user, const ae_capture* request, ae_replay* replay, char* message, size_t capacity) {
+  auto& engine = *static_cast<PythonEngine*>(user);
+  const ae_status status = engine.guarded(message, capacity, [&] {
+    py::object captured = engine.capture(py::cpp_function([&engine, request] {
+                                           char text[1024] = {};
+                                           ae_status worked = AE_OK;
+                                           {
+                                             const py::gil_scoped_release nogil;
+                                             worked = request->work(request->context, text, sizeof text);
+                                           }
+                                           engine.raise();
+                                           if (worked != AE_OK) throw ae::Error(static_cast<ae::Status>(worked), text);
+                                         }),
+                                         request->batch);
+    if (py::isinstance<py::str>(captured)) {
+      std::strncpy(message, captured.cast<std::string>().c_str(), capacity - 1);
+      return AE_UNSUPPORTED;
+    }
+    replay->user = new Replay{engine, std::move(captured)};
+    return AE_OK;
+  });
+  if (engine.raised) return AE_CANCELLED;  // what is no reason, but an error: it ends the call
+  replay->launch = [](void* own, char* text, size_t size) {
+    auto& [owner, run] = *static_cast<Replay*>(own);
+    return owner.guarded(text, size, [&run = run] {
+      run();
+      return AE_OK;
+    });
+  };
+  replay->release = [](void* own) {
+    const py::gil_scoped_acquire gil;
+    delete static_cast<Replay*>(own);
+  };
+  return status;
 }
 
 template <class T>
@@ -105,7 +171,7 @@ class SampleOptions {
   }
   SampleOptions(const SampleOptions&) = delete;
   SampleOptions& operator=(const SampleOptions&) = delete;
-  const ae_sample_options& get() const { return options_; }
+  ae_sample_options& get() { return options_; }
 
  private:
   // Conditions by name.
@@ -123,7 +189,7 @@ class SampleOptions {
         const auto& array = arrays.emplace_back(value.cast<Array<float>>());
         const auto& shape = shapes.emplace_back(array.shape(), array.shape() + array.ndim());
         tensors.push_back({sizeof(ae_tensor), names.back().c_str(), AE_FLOAT32, static_cast<int32_t>(array.ndim()), shape.data(),
-                           const_cast<float*>(array.data())});
+                           const_cast<float*>(array.data()), AE_CPU});
         pointers.push_back(&tensors.back());
       }
     }
@@ -163,13 +229,15 @@ class SampleOptions {
 class Handle {
  public:
   Handle(const std::string& path, py::object bind, const std::string& format, int threads, int max_batch, ae_verify verify,
-         const std::optional<std::array<int32_t, 2>>& size) {
+         const std::optional<std::array<int32_t, 2>>& size, ae_device device, uintptr_t stream, py::object capturing) {
     engine_.bind = std::move(bind);
+    engine_.capture = std::move(capturing);
     ae_engine engine = {};
     engine.size = sizeof engine;
     engine.user = &engine_;
     engine.evaluate = evaluate;
     engine.release = release;
+    if (!engine_.capture.is_none()) engine.capture = capture;
     ae_open_options options = {};
     options.size = sizeof options;
     if (!engine_.bind.is_none()) options.engine = &engine;
@@ -178,6 +246,8 @@ class Handle {
     options.max_batch = max_batch;
     options.verify = verify;
     options.image_size = size ? size->data() : nullptr;
+    options.device = device;
+    options.stream = reinterpret_cast<void*>(stream);
     ae_status status = AE_OK;
     {
       const py::gil_scoped_release nogil;
@@ -209,13 +279,11 @@ class Handle {
   }
 
   void verify(const std::string& name) {
-    const void* data = nullptr;
-    size_t bytes = 0;
     ae_handle* handle = open();
     ae_status status = AE_OK;
     {
       const py::gil_scoped_release nogil;
-      status = ae_file(handle, name.c_str(), &data, &bytes);
+      status = ae_file(handle, name.c_str(), nullptr, nullptr);
     }
     check(status);
   }
@@ -223,13 +291,14 @@ class Handle {
   void add_program(const std::string& json) { check(ae_add_program(open(), json.data(), json.size())); }
 
   void check_request(const py::object& request, size_t elements) {
-    const SampleOptions options(request, elements);
+    SampleOptions options(request, elements);
     check(ae_check(open(), &options.get()));
   }
 
-  py::array sample(const py::object& request, size_t elements) {
+  py::array sample(const py::object& request, size_t elements, bool row_by_row) {
     ae_handle* handle = open();
-    const SampleOptions options(request, elements);
+    SampleOptions options(request, elements);
+    options.get().row_by_row = row_by_row;
     auto image = std::make_unique<ae_image>();
     *image = {};
     image->size = sizeof *image;
@@ -260,6 +329,8 @@ class Handle {
     out["evaluations"] = s.evaluations;
     out["total_seconds"] = s.total_seconds;
     out["network_seconds"] = s.network_seconds;
+    out["captured"] = s.captured != 0;
+    out["reason"] = s.reason == nullptr ? py::object(py::none()) : py::str(s.reason);
     return out;
   }
 
@@ -270,12 +341,9 @@ class Handle {
   }
 
   void check(ae_status status) {
-    if (engine_.raised) {
-      py::error_already_set error = std::move(*engine_.raised);
-      engine_.raised.reset();
-      throw error;
-    }
-    if (status != AE_OK) throw ae::Error(static_cast<ae::Status>(status), ae_message(handle_));
+    if (status == AE_OK) return engine_.raised.reset();  // that of a capture, without which it went on
+    engine_.raise();
+    throw ae::Error(static_cast<ae::Status>(status), ae_message(handle_));
   }
 
   PythonEngine engine_;
@@ -288,15 +356,16 @@ void bind_runtime(py::module_& m) {
   bind_rows(m);
   py::class_<Handle>(m, "Handle", "One open bundle: the C API's ae_handle.")
       .def(py::init<const std::string&, py::object, const std::string&, int, int, ae_verify,
-                    const std::optional<std::array<int32_t, 2>>&>(),
+                    const std::optional<std::array<int32_t, 2>>&, ae_device, uintptr_t, py::object>(),
            py::arg("path"), py::arg("bind"), py::kw_only(), py::arg("format") = "", py::arg("threads") = 1,
-           py::arg("max_batch") = 0, py::arg("verify") = static_cast<ae_verify>(AE_VERIFY_USED), py::arg("size") = py::none())
+           py::arg("max_batch") = 0, py::arg("verify") = static_cast<ae_verify>(AE_VERIFY_USED), py::arg("size") = py::none(),
+           py::arg("device") = static_cast<ae_device>(AE_CPU), py::arg("stream") = uintptr_t{0}, py::arg("capture") = py::none())
       .def("close", &Handle::close)
       .def("file", &Handle::file, py::arg("name"))
       .def("verify", &Handle::verify, py::arg("name"))
       .def("add_program", &Handle::add_program, py::arg("json"))
       .def("check", &Handle::check_request, py::arg("request"), py::arg("elements"))
-      .def("sample", &Handle::sample, py::arg("request"), py::arg("elements"))
+      .def("sample", &Handle::sample, py::arg("request"), py::arg("elements"), py::arg("row_by_row") = false)
       .def_property_readonly("manifest", &Handle::manifest)
       .def_property_readonly("statistics", &Handle::statistics);
 }

@@ -12,9 +12,13 @@ write_basic_package_version_file(aigc_edgeConfigVersion.cmake COMPATIBILITY Same
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/aigc_edgeConfig.cmake" "${CMAKE_CURRENT_BINARY_DIR}/aigc_edgeConfigVersion.cmake"
   DESTINATION "${package_dir}" COMPONENT dev)
 
+# What the static library needs. The CUDA runtime that it was compiled for is installed beside it, as NVIDIA's licence allows, so
+# that its users need no CUDA toolkit.
 set(AIGC_EDGE_STATIC_LIBS "-lstdc++ -lm -lpthread")
 if(AIGC_EDGE_HAVE_CUDA)
-  string(APPEND AIGC_EDGE_STATIC_LIBS " -lcudart_static -ldl -lrt")
+  install(FILES "${CUDA_cudart_static_LIBRARY}" DESTINATION "${CMAKE_INSTALL_LIBDIR}" COMPONENT dev RENAME libcudart_static.a)
+  string(PREPEND AIGC_EDGE_STATIC_LIBS "\${libdir}/libcudart_static.a ")
+  string(APPEND AIGC_EDGE_STATIC_LIBS " -ldl -lrt")
 endif()
 foreach(name aigc_edge aigc_edge-static)
   configure_file("csrc/cmake/${name}.pc.in" "${name}.pc" @ONLY)

@@ -1,12 +1,12 @@
-// Host memory that one object owns, aligned for every vector load and for engines; its elements are not initialised.
+// Memory that one object owns, of the host or of a device; its elements are not initialised.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <type_traits>
+
+#include "core/memory.hpp"
 
 namespace ae {
 
@@ -15,24 +15,19 @@ class Buffer {
   static_assert(std::is_trivial_v<T>, "elements are neither constructed nor destroyed");
 
  public:
-  static constexpr size_t kAlignment = 64;  // bytes
-
   Buffer() = default;
-  // Throws std::bad_alloc.
-  explicit Buffer(int64_t size) : size_(size) {
-    const size_t bytes = static_cast<size_t>(size) * sizeof(T);
-    const size_t padded = (bytes / kAlignment + 1) * kAlignment;  // never 0, for which the address might be null
-    data_.reset(static_cast<T*>(std::aligned_alloc(kAlignment, padded)));
-    if (!data_) throw std::bad_alloc();
-  }
+  // The memory must live as long. Throws std::bad_alloc.
+  explicit Buffer(int64_t size, const Memory& memory = Memory::host())
+      : data_(static_cast<T*>(memory.allocate(static_cast<size_t>(size) * sizeof(T))), Free{&memory}), size_(size) {}
 
   T* data() { return data_.get(); }
   const T* data() const { return data_.get(); }
   int64_t size() const { return size_; }
+  // Of a buffer in host memory.
   T& operator[](int64_t i) { return data_[static_cast<size_t>(i)]; }
   const T& operator[](int64_t i) const { return data_[static_cast<size_t>(i)]; }
 
-  // Gives the memory up; the caller frees it with std::free.
+  // Gives the memory up; the caller frees it, std::free that of the host.
   T* release() {
     size_ = 0;
     return data_.release();
@@ -40,7 +35,8 @@ class Buffer {
 
  private:
   struct Free {
-    void operator()(T* data) const { std::free(data); }
+    const Memory* memory = nullptr;
+    void operator()(T* data) const { memory->free(data); }
   };
   std::unique_ptr<T[], Free> data_;
   int64_t size_ = 0;

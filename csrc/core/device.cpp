@@ -6,7 +6,13 @@
 
 namespace ae {
 
-#if defined(AIGC_EDGE_CUDA)
+#if defined(AIGC_EDGE_EMULATE_CUDA)
+
+std::string cuda_unavailable() { return ""; }
+
+const char* cuda_architectures() { return "emulated"; }
+
+#elif defined(AIGC_EDGE_CUDA)
 
 std::string cuda_unavailable() {
   int count = 0;  // the call leaves it untouched when it fails

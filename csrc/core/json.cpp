@@ -9,7 +9,7 @@
 namespace ae {
 namespace {
 
-constexpr int kMaxDepth = 64;
+constexpr size_t kFew = 16;  // names that are compared with each other without being sorted
 
 // A name of the document as a piece of one sentence.
 std::string shown(const std::string& text) {
@@ -27,6 +27,7 @@ class Parser {
   Parser(std::string_view text, const std::string& what) : text_(text), what_(what) {}
 
   Value document() {
+    if (text_.size() > kMaxJsonBytes) fail("it has more than " + std::to_string(kMaxJsonBytes >> 20) + " MiB");
     require_utf8();
     Value value = parse_value(0);
     skip_space();
@@ -93,7 +94,7 @@ class Parser {
   }
 
   Value parse_value(int depth) {
-    if (depth > kMaxDepth) fail("nested too deep");
+    if (depth > kMaxJsonDepth) fail("nested too deep");
     switch (peek()) {
       case '{':
         return parse_object(depth);
@@ -122,13 +123,30 @@ class Parser {
     do {
       if (peek() != '"') fail("expected a name");
       std::string key = parse_string();
-      for (const auto& member : members)
-        if (member.first == key) fail("the name \"" + key + "\" stands twice");
       expect(':');
       members.emplace_back(std::move(key), parse_value(depth + 1));
     } while (accept(','));
     expect('}');
+    require_unique(members);
     return Value{std::move(members)};
+  }
+
+  // Not by a hash table, whose collisions a file could be written for.
+  void require_unique(const Value::Object& members) const {
+    std::vector<std::string_view> names;
+    names.reserve(members.size());
+    for (const auto& member : members) {
+      if (members.size() <= kFew && std::find(names.begin(), names.end(), member.first) != names.end()) fail_twice(member.first);
+      names.push_back(member.first);
+    }
+    if (members.size() <= kFew) return;
+    std::sort(names.begin(), names.end());
+    const auto twice = std::adjacent_find(names.begin(), names.end());
+    if (twice != names.end()) fail_twice(*twice);
+  }
+
+  [[noreturn]] void fail_twice(std::string_view name) const {
+    fail("the name \"" + shown(std::string(name)) + "\" stands twice");
   }
 
   Value parse_array(int depth) {
@@ -179,50 +197,22 @@ class Parser {
   void append_utf8(std::string& out, unsigned code) {
     if (code < 0x80) {
       out += static_cast<char>(code);
-    } else if (code < 0x800) {
-      out += static_cast<char>(0xC0 | (code >> 6));
-      out += static_cast<char>(0x80 | (code & 63));
-    } else if (code < 0x10000) {
-      out += static_cast<char>(0xE0 | (code >> 12));
-      out += static_cast<char>(0x80 | ((code >> 6) & 63));
-      out += static_cast<char>(0x80 | (code & 63));
-    } else {
-      out += static_cast<char>(0xF0 | (code >> 18));
-      out += static_cast<char>(0x80 | ((code >> 12) & 63));
-      out += static_cast<char>(0x80 | ((code >> 6) & 63));
-      out += static_cast<char>(0x80 | (code & 63));
+      return;
     }
+    const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;  // bytes behind the first, of six bits each
+    out += static_cast<char>((0xF00 >> (more + 1) & 0xFF) | code >> 6 * more);
+    for (int i = more - 1; i >= 0; --i) out += static_cast<char>(0x80 | (code >> 6 * i & 63));
   }
 
   void escape(std::string& out) {
     if (at_ == text_.size()) fail("the text ends inside a string");
     const char c = text_[at_++];
-    switch (c) {
-      case '"':
-      case '\\':
-      case '/':
-        out += c;
-        return;
-      case 'b':
-        out += '\b';
-        return;
-      case 'f':
-        out += '\f';
-        return;
-      case 'n':
-        out += '\n';
-        return;
-      case 'r':
-        out += '\r';
-        return;
-      case 't':
-        out += '\t';
-        return;
-      case 'u':
-        break;
-      default:
-        fail("bad escape");
+    constexpr std::string_view kEscapes = "\"\\/bfnrt", kMeanings = "\"\\/\b\f\n\r\t";
+    if (const size_t escape = kEscapes.find(c); escape != std::string_view::npos) {
+      out += kMeanings[escape];
+      return;
     }
+    if (c != 'u') fail("bad escape");
     unsigned code = hex4();
     if (code >= 0xD800 && code < 0xDC00) {
       if (text_.substr(at_, 2) != "\\u") fail("half a surrogate pair");

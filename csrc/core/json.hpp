@@ -1,6 +1,7 @@
 // A small JSON reader for manifests and programs: strict, bounded, independent of the locale.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -20,6 +21,10 @@ struct JsonValue {
 };
 
 class JsonDocument;
+
+// A longer text, or one that nests deeper, is refused; docs/bundle.md states the limits.
+constexpr size_t kMaxJsonBytes = size_t{64} << 20;
+constexpr int kMaxJsonDepth = 64;
 
 // A view of a value of a document, valid as long as that. Each accessor throws Error(kBundle) when the value is of another kind;
 // every error names the path of the value, such as manifest.components.denoiser.inputs[0].shape[1]. The caller adds what to do.

@@ -1,6 +1,5 @@
 #include "core/sha256.hpp"
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -97,8 +96,6 @@ bool has_sha() {
 
 #endif
 
-constexpr size_t kStrip = 1 << 18;  // blocks: 16 MB
-
 using Compress = void (*)(uint32_t state[8], const uint8_t* block, size_t blocks);
 
 Compress best() {
@@ -108,35 +105,43 @@ Compress best() {
   return compress;
 }
 
-std::string digest(const void* data, size_t bytes, Compress compress_blocks, const Sha256Read& read = {}) {
-  uint32_t state[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+}  // namespace
+
+Sha256::Sha256(bool portable) : compress_(portable ? compress : best()) {}
+
+void Sha256::add(const void* data, size_t bytes) {
   const auto* at = static_cast<const uint8_t*>(data);
-  const size_t whole = bytes / 64, left = bytes % 64;
-  for (size_t block = 0; block < whole; block += kStrip) {
-    const size_t blocks = std::min(kStrip, whole - block);
-    compress_blocks(state, at + 64 * block, blocks);
-    if (read) read(at + 64 * block, 64 * blocks);
+  const size_t waiting = bytes_ % 64;
+  bytes_ += bytes;
+  if (waiting + bytes >= 64 && waiting != 0) {
+    std::memcpy(block_ + waiting, at, 64 - waiting);
+    compress_(state_, block_, 1);
+    at += 64 - waiting;
+    bytes -= 64 - waiting;
+  } else if (waiting != 0) {
+    if (bytes != 0) std::memcpy(block_ + waiting, at, bytes);
+    return;
   }
+  compress_(state_, at, bytes / 64);
+  if (bytes % 64 != 0) std::memcpy(block_, at + bytes / 64 * 64, bytes % 64);
+}
 
-  uint8_t tail[128] = {};
-  if (left != 0) std::memcpy(tail, at + 64 * whole, left);
-  tail[left] = 0x80;
-  const size_t padded = left < 56 ? 64 : 128;
-  const uint64_t bits = static_cast<uint64_t>(bytes) * 8;
-  for (int i = 0; i < 8; ++i) tail[padded - 1 - static_cast<size_t>(i)] = static_cast<uint8_t>(bits >> (8 * i));
-  compress_blocks(state, tail, padded / 64);
-
-  static const char* digits = "0123456789abcdef";
+std::string Sha256::hex() {
+  const uint64_t bits = bytes_ * 8;
+  uint8_t tail[72] = {0x80};
+  const size_t padding = (bytes_ % 64 < 56 ? 56 : 120) - bytes_ % 64;
+  for (size_t i = 0; i < 8; ++i) tail[padding + i] = static_cast<uint8_t>(bits >> (56 - 8 * i));
+  add(tail, padding + 8);
   std::string hex;
-  for (const uint32_t word : state)
-    for (int shift = 28; shift >= 0; shift -= 4) hex += digits[(word >> shift) & 15];
+  for (const uint32_t word : state_)
+    for (int shift = 28; shift >= 0; shift -= 4) hex += "0123456789abcdef"[(word >> shift) & 15];
   return hex;
 }
 
-}  // namespace
-
-std::string sha256_hex(const void* data, size_t bytes, const Sha256Read& read) { return digest(data, bytes, best(), read); }
-
-std::string sha256_hex_portable(const void* data, size_t bytes) { return digest(data, bytes, compress); }
+std::string sha256_hex(const void* data, size_t bytes) {
+  Sha256 hash;
+  hash.add(data, bytes);
+  return hash.hex();
+}
 
 }  // namespace ae

@@ -1,6 +1,7 @@
 // A non-owning view of a dense tensor.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <type_traits>
@@ -82,9 +83,9 @@ struct Tensor {
   }
 };
 
-inline std::string shape_of(const Tensor& tensor) {
+inline std::string shape_text(const int64_t* shape, size_t rank) {
   std::string text = "[";
-  for (int i = 0; i < tensor.rank; ++i) text += (i ? ", " : "") + std::to_string(tensor.shape[i]);
+  for (size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
   return text + "]";
 }
 

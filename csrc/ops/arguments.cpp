@@ -29,11 +29,8 @@ void Arguments::scalar(const char* name, double& field) {
   field = value.kind == Argument::kReal ? value.real : static_cast<double>(value.integer);
 }
 
-void Arguments::scalar(const char* name, int32_t& field) { integer(name, field, false); }
-void Arguments::scalar(const char* name, uint32_t& field, bool required) { integer(name, field, required); }
-
 template <class T>
-void Arguments::integer(const char* name, T& field, bool required) {
+void Arguments::scalar(const char* name, T& field, bool required) {
   if (parameters_) return parameters_->push_back({name, name_of(dtype_of<T>()), required, static_cast<double>(field)});
   const Argument value = next(name);
   if (value.kind == Argument::kAbsent && required) fail(name, "is missing: this argument has no default");
@@ -46,6 +43,9 @@ void Arguments::integer(const char* name, T& field, bool required) {
   }
   field = static_cast<T>(value.integer);
 }
+
+template void Arguments::scalar(const char*, int32_t&, bool);
+template void Arguments::scalar(const char*, uint32_t&, bool);
 
 void* Arguments::data(const char* name, DType dtype, const Access& access, Dims dims, DType* actual) {
   if (parameters_) {
@@ -80,9 +80,8 @@ void* Arguments::data(const char* name, DType dtype, const Access& access, Dims 
 }
 
 void Arguments::match(const char* name, const Tensor& tensor, Dims dims) {
-  if (tensor.rank != static_cast<int>(dims.size())) {
-    fail(name, "has the shape " + shape_of(tensor) + ": " + text(dims) + " is needed");
-  }
+  const auto shape = [&] { return "has the shape " + shape_text(tensor.shape, static_cast<size_t>(tensor.rank)); };
+  if (tensor.rank != static_cast<int>(dims.size())) fail(name, shape() + ": " + text(dims) + " is needed");
   const int64_t* length = tensor.shape;
   for (const Dim& dim : dims) {
     Size& size = dim.size;
@@ -91,8 +90,8 @@ void Arguments::match(const char* name, const Tensor& tensor, Dims dims) {
       size.value = value;
       size.source = name;
     } else if (size.value != value) {
-      fail(name, "has the shape " + shape_of(tensor) + ": " + text(dims) + " with " + size.symbol + " = " +
-                     std::to_string(size.value) + ", as in " + size.source + ", is needed");
+      fail(name, shape() + ": " + text(dims) + " with " + size.symbol + " = " + std::to_string(size.value) + ", as in " +
+                     size.source + ", is needed");
     }
   }
 }

@@ -70,8 +70,8 @@ class Arguments {
     field = data(name, DType::kFloating, access, dims, &dtype);
   }
   void scalar(const char* name, double& field);
-  void scalar(const char* name, int32_t& field);
-  void scalar(const char* name, uint32_t& field, bool required = false);
+  template <class T>
+  void scalar(const char* name, T& field, bool required = false);  // int32_t or uint32_t
 
   Device device() const { return device_; }  // of the tensors that were read
 
@@ -84,8 +84,6 @@ class Arguments {
  private:
   void* data(const char* name, DType dtype, const Access& access, Dims dims, DType* actual = nullptr);
   void match(const char* name, const Tensor& tensor, Dims dims);
-  template <class T>
-  void integer(const char* name, T& field, bool required);
 
   const char* op_ = "";
   std::vector<Parameter>* parameters_ = nullptr;

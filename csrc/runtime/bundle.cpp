@@ -24,7 +24,7 @@ Bundle::Bundle(const std::string& path, const std::string& format, ae_verify ver
       const std::string& network = component->formats.at(format_);
       return name == network || name == network + ".data";  // weights beside an ONNX file
     };
-    if (verify == AE_VERIFY_ALL || used(denoiser()) || used(decoder())) file(entry.first);
+    if (verify == AE_VERIFY_ALL || used(denoiser()) || used(decoder())) check(entry.first);
   }
   if (schedule() != nullptr) manifest_.constants.data = file(manifest_.constants.file).data;
 }
@@ -39,8 +39,9 @@ void Bundle::choose_format(const std::string& format) {
     std::string known;
     for (const auto& entry : component->formats) known += (known.empty() ? "" : ", ") + entry.first;
     throw Error(kInvalidArgument, path_ + " has no format " + format +
-                                      (component->kind == ComponentKind::kTextEncoder ? " of " + component->name : "") +
-                                      ": choose one of " + known + ", or compile it with --format " + format);
+                                      (component->kind == ComponentKind::kTextEncoder ? " of " + component->name : "") + ": " +
+                                      (known.empty() ? "it has none" : "choose one of " + known) +
+                                      ", or compile it with --format " + format);
   }
   format_ = format;
 }

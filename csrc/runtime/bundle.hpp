@@ -14,7 +14,9 @@ class Bundle {
   // `format` empty, `size` zero: the bundle's default. Throws Error(kBundle | kInvalidArgument) with a whole sentence.
   Bundle(const std::string& path, const std::string& format, ae_verify verify, Size size);
 
-  // The checked bytes of a file of the bundle; they live as long as the bundle. Throws Error.
+  // Throws Error unless a file of the bundle is as the manifest says.
+  void check(const std::string& name) { storage_.check(name, hash_); }
+  // A checked copy of a file, which lives as long as the bundle. Throws Error.
   Bytes file(const std::string& name) { return storage_.read(name, hash_); }
 
   const std::string& text() const { return text_; }  // the manifest as it is stored

@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "aigc_edge/aigc_edge.h"
 #include "core/error.hpp"
@@ -15,7 +16,9 @@
 struct ae_handle {
   std::unique_ptr<ae::Bundle> bundle;
   std::unique_ptr<ae::Sampler> sampler;
-  std::string message;
+  mutable std::string message;
+  bool sampling = false;     // within ae_sample, whose callbacks may call us again
+  bool close_later = false;  // ae_close was called there
 };
 
 namespace {
@@ -25,7 +28,7 @@ constexpr size_t kSmallestImage = offsetof(ae_image, data) + sizeof(void*);
 
 // Runs f and turns what it throws into a status and a message.
 template <class F>
-ae_status guarded(ae_handle* handle, F&& f) {
+ae_status guarded(const ae_handle* handle, F&& f) {
   if (handle == nullptr) return AE_INVALID_ARGUMENT;
   try {
     handle->message.clear();
@@ -65,9 +68,43 @@ T sized(const T* given, const char* name) {
   return out;
 }
 
+std::unique_ptr<const ae::Memory> memory_of(const ae_open_options& options) {
+  if (options.device != AE_CPU && options.device != AE_CUDA)
+    throw ae::Error(ae::kInvalidArgument,
+                    "the device is " + std::to_string(options.device) + ": it must be one of AE_CPU, AE_CUDA");
+  ae::Allocator allocator;
+  if (options.allocator != nullptr) {
+    const ae_allocator given = sized(options.allocator, "ae_allocator");
+    if (given.allocate == nullptr || given.free == nullptr)
+      throw ae::Error(ae::kInvalidArgument, "the allocator lacks a function: give allocate and free");
+    allocator = {given.user, given.allocate, given.free};
+  }
+  return std::make_unique<ae::Memory>(options.device == AE_CUDA ? ae::Device::kCuda : ae::Device::kCpu, options.stream,
+                                      allocator);
+}
+
 void require_open(const ae_handle* handle) {
   if (!handle->bundle) throw ae::Error(ae::kInvalidArgument, "the bundle of this handle did not open: close it and open another");
 }
+
+// Refuses a call by a callback of the ae_sample that runs.
+void require_idle(const ae_handle* handle, const char* what) {
+  if (handle->sampling)
+    throw ae::Error(ae::kInvalidArgument,
+                    std::string(what) + " was called by an engine of the handle that it samples for: call it afterwards");
+}
+
+// Marks the time of an ae_sample.
+class Sampling {
+ public:
+  explicit Sampling(ae_handle* handle) : handle_(handle) { handle_->sampling = true; }
+  ~Sampling() { handle_->sampling = false; }
+  Sampling(const Sampling&) = delete;
+  Sampling& operator=(const Sampling&) = delete;
+
+ private:
+  ae_handle* handle_;
+};
 
 }  // namespace
 
@@ -97,13 +134,16 @@ ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** ou
     if (options.engine != nullptr) engine = sized(options.engine, "ae_engine");
     auto bundle = std::make_unique<ae::Bundle>(path, options.format != nullptr ? options.format : "", options.verify, size);
     const int max_batch = options.max_batch != 0 ? options.max_batch : kDefaultMaxBatch;
-    (*out)->sampler = std::make_unique<ae::Sampler>(*bundle, engine, std::max(options.num_threads, 1), max_batch);
+    (*out)->sampler =
+        std::make_unique<ae::Sampler>(*bundle, engine, memory_of(options), std::max(options.num_threads, 1), max_batch);
     (*out)->bundle = std::move(bundle);
   });
 }
 
 void ae_close(ae_handle* handle) {
   if (handle == nullptr) return;
+  handle->close_later = handle->sampling;
+  if (handle->sampling) return;
   handle->sampler.reset();  // it releases the engine's bindings while the bundle still stands
   delete handle;
 }
@@ -117,8 +157,11 @@ const char* ae_manifest(const ae_handle* handle) {
 ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t* bytes) {
   return guarded(handle, [&] {
     require_open(handle);
-    if (name == nullptr || data == nullptr || bytes == nullptr)
-      throw ae::Error(ae::kInvalidArgument, "ae_file was given a null pointer: name, data and bytes are needed");
+    if (name == nullptr || (data == nullptr) != (bytes == nullptr))
+      throw ae::Error(
+          ae::kInvalidArgument,
+          "ae_file was given a null pointer: name is needed, and both data and bytes or neither, to check the file alone");
+    if (data == nullptr) return handle->bundle->check(name);
     const ae::Bytes file = handle->bundle->file(name);
     *data = file.data;
     *bytes = file.size;
@@ -128,11 +171,14 @@ ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t
 ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
   return guarded(handle, [&] {
     require_open(handle);
+    require_idle(handle, "ae_add_program");
     if (json == nullptr)
       throw ae::Error(ae::kInvalidArgument, "ae_add_program was given a null pointer: give the program as JSON");
     try {
       const ae::JsonDocument document({json, length}, "program");
-      handle->bundle->add_program(ae::parse_program(document.root()));
+      ae::Program program = ae::parse_program(document.root());
+      handle->sampler->forget(program.name);
+      handle->bundle->add_program(std::move(program));
     } catch (const ae::Error& error) {
       throw ae::Error(ae::kInvalidArgument,
                       std::string("the program cannot be used: ") + error.what() + "; build it with aigc_edge.diffusion.build");
@@ -141,8 +187,9 @@ ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
 }
 
 ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image* image) {
-  return guarded(handle, [&] {
+  const ae_status status = guarded(handle, [&] {
     require_open(handle);
+    require_idle(handle, "ae_sample");
     if (image == nullptr) throw ae::Error(ae::kInvalidArgument, "ae_sample was given no image: pass a pointer to an ae_image");
     ae_image result = sized(image, "ae_image");
     if (image->size < kSmallestImage)
@@ -150,10 +197,15 @@ ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image*
                                                 ", which leaves no room for data: " + "set it to sizeof(ae_image)");
     ae_sample_options options = sized(given, "ae_sample_options");
     if (options.count == 0) options.count = 1;
-    handle->sampler->sample(options, &result);
+    {
+      const Sampling sampling(handle);
+      handle->sampler->sample(options, &result);
+    }
     result.size = image->size;
     std::memcpy(image, &result, std::min(sizeof result, image->size));
   });
+  if (handle != nullptr && handle->close_later && !handle->sampling) ae_close(handle);
+  return status;
 }
 
 ae_status ae_check(ae_handle* handle, const ae_sample_options* given) {
@@ -174,11 +226,16 @@ void ae_image_free(ae_image* image) {
 }
 
 ae_status ae_stats(const ae_handle* handle, ae_statistics* statistics) {
-  if (handle == nullptr || !handle->sampler || statistics == nullptr || statistics->size < sizeof(size_t))
-    return AE_INVALID_ARGUMENT;
-  const size_t size = std::min(statistics->size, sizeof(ae_statistics));
-  ae_statistics current = handle->sampler->statistics();
-  current.size = statistics->size;
-  std::memcpy(statistics, &current, size);
-  return AE_OK;
+  return guarded(handle, [&] {
+    require_open(handle);
+    if (statistics == nullptr)
+      throw ae::Error(ae::kInvalidArgument, "ae_stats was given no statistics: pass a pointer to an ae_statistics");
+    const size_t size = statistics->size;
+    if (size < sizeof(size_t))
+      throw ae::Error(ae::kInvalidArgument,
+                      "ae_statistics.size is " + std::to_string(size) + ": set it to sizeof(ae_statistics)");
+    ae_statistics current = handle->sampler->statistics();
+    current.size = size;
+    std::memcpy(statistics, &current, std::min(size, sizeof current));
+  });
 }

@@ -1,14 +1,17 @@
 #include "runtime/conditions.hpp"
 
 #include <algorithm>
-#include <cstring>
+#include <cstddef>
 #include <set>
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/tensor.hpp"
 
 namespace ae {
 namespace {
+
+constexpr size_t kSmallestTensor = offsetof(ae_tensor, data) + sizeof(void*);
 
 std::string list(const Component* denoiser) {
   std::string names;
@@ -18,14 +21,10 @@ std::string list(const Component* denoiser) {
   return names;
 }
 
-std::string shape_text(const int64_t* shape, size_t rank) {
-  std::string text = "[";
-  for (size_t i = 0; i < rank; ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return text + "]";
-}
-
 void check_tensor(const ae_tensor& t, const TensorSpec& spec, int64_t samples, const std::string& what) {
   const std::string name = what + " " + spec.name;
+  if (t.size >= sizeof t && t.device != AE_CPU)
+    throw Error(kUnsupported, name + " is on a GPU: give it in host memory, it is copied");
   if (t.dtype != AE_FLOAT32) throw Error(kInvalidArgument, name + " has another dtype: give float32");
   if (t.data == nullptr || t.shape == nullptr || t.rank < 1 || t.rank > 8)
     throw Error(kInvalidArgument, name + " has no data, or no shape of 1 to 8 sizes: give both");
@@ -48,7 +47,7 @@ void check_conditions(const Component* denoiser, const ae_tensor* const* tensors
   std::set<std::string> seen;
   for (size_t i = 0; i < count; ++i) {
     const ae_tensor* t = tensors[i];
-    if (t == nullptr || t->size < sizeof(ae_tensor) || t->name == nullptr)
+    if (t == nullptr || t->size < kSmallestTensor || t->name == nullptr)
       throw Error(kInvalidArgument, what + " " + std::to_string(i) + " is null, has no name or a wrong size: give an ae_tensor");
     if (names.empty()) throw Error(kInvalidArgument, what + " " + t->name + " was given: this bundle takes none, leave it out");
     const auto found = std::find_if(denoiser->inputs.begin(), denoiser->inputs.end(), [&](const TensorSpec& input) {
@@ -65,7 +64,7 @@ void check_conditions(const Component* denoiser, const ae_tensor* const* tensors
       throw Error(kInvalidArgument, what + " " + input.name + " is missing: this bundle takes " + names + ", give all of them");
 }
 
-Conditions::Conditions(const Component* denoiser) {
+Conditions::Conditions(const Component* denoiser, const Memory& memory) : memory_(memory) {
   if (denoiser == nullptr) return;
   for (const TensorSpec& input : denoiser->inputs)
     if (input.role == Role::kCondition) inputs_.emplace(input.name, Input{input.elements, {}});
@@ -73,7 +72,7 @@ Conditions::Conditions(const Component* denoiser) {
 
 void Conditions::reserve(int64_t samples) {
   for (auto& entry : inputs_) entry.second.data = {};  // the old ones first: the peak is smaller
-  for (auto& entry : inputs_) entry.second.data = Buffer<float>(samples * entry.second.elements);
+  for (auto& entry : inputs_) entry.second.data = Buffer<float>(samples * entry.second.elements, memory_);
 }
 
 float* Conditions::input(const std::string& name) { return inputs_.at(name).data.data(); }
@@ -86,11 +85,7 @@ void Conditions::fill(const ae_tensor* const* tensors, size_t count, int64_t fir
     const bool one = t.shape[0] == 1;
     const float* from = static_cast<const float*>(t.data) + (one ? 0 : first * input.elements);
     float* to = input.data.data() + at * input.elements;
-    if (!one) {
-      std::memcpy(to, from, static_cast<size_t>(samples) * row);
-      continue;
-    }
-    for (int64_t i = 0; i < samples; ++i) std::memcpy(to + i * input.elements, from, row);
+    memory_.upload(to, from, one ? row : static_cast<size_t>(samples) * row, one ? samples : 1);
   }
 }
 

@@ -20,7 +20,7 @@ void check_conditions(const Component* denoiser, const ae_tensor* const* tensors
 // Buffers of the denoiser's inputs of the role condition.
 class Conditions {
  public:
-  explicit Conditions(const Component* denoiser);
+  Conditions(const Component* denoiser, const Memory& memory);
 
   void reserve(int64_t samples);          // what was returned by `input` before is gone
   float* input(const std::string& name);  // [samples, ...], until the next `reserve`
@@ -33,6 +33,7 @@ class Conditions {
     Buffer<float> data;
   };
 
+  const Memory& memory_;
   std::map<std::string, Input> inputs_;
 };
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/error.hpp"
 
@@ -71,19 +70,11 @@ Constants::Constants(const Component* denoiser, const Component* schedule, const
     if (input.role != Role::kConstant) continue;
     int64_t offset = 0;
     for (const TensorSpec& output : schedule->outputs) {
-      if (output.name == input.name) inputs_.emplace(input.name, Input{offset, output.elements, {}});
+      if (output.name == input.name) inputs_.emplace(input.name, Input{offset, output.elements});
       offset += output.elements;
     }
   }
 }
-
-void Constants::reserve(int64_t samples) {
-  filled_ = 0;
-  for (auto& entry : inputs_) entry.second.data = {};  // the old ones first: the peak is smaller
-  for (auto& entry : inputs_) entry.second.data = Buffer<float>(samples * entry.second.elements);
-}
-
-float* Constants::input(const std::string& name) { return inputs_.at(name).data.data(); }
 
 void Constants::begin(float timestep) {
   row_valid_ = false;
@@ -121,22 +112,9 @@ void Constants::store() {
   const float *begin = row_.data(), *end = begin + table_.width, timestep = *end;
   row_valid_ = std::all_of(begin, end, [](float v) { return std::isfinite(v); });
   if (!row_valid_)
-    throw Error(kEngine, "the schedule gave a constant that is not finite for the timestep " + std::to_string(timestep) +
+    throw Error(kEngine, "the schedule gave a constant that is not finite for the timestep " + number_text(timestep) +
                              ": use a program whose timesteps the network was trained on");
   if (has_room()) cache_[timestep].assign(begin, end);
-}
-
-void Constants::fill(float timestep, int64_t samples) {
-  if (inputs_.empty() || (filled_ >= samples && filled_timestep_ == timestep)) return;
-  const uint8_t* row = find(timestep);
-  for (auto& entry : inputs_) {
-    Input& input = entry.second;
-    const size_t bytes = static_cast<size_t>(input.elements) * sizeof(float);
-    for (int64_t i = 0; i < samples; ++i)
-      std::memcpy(input.data.data() + i * input.elements, row + input.offset * int64_t{sizeof(float)}, bytes);
-  }
-  filled_timestep_ = timestep;
-  filled_ = samples;
 }
 
 }  // namespace ae

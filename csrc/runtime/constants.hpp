@@ -27,44 +27,38 @@ ConstantTable parse_table(const Json& json, const Component& schedule);
 // shape, or the schedule is not what evaluates constants from a timestep.
 void check_constants(const Component& denoiser, const Component* schedule);
 
-// The denoiser's inputs of the role constant, for a batch whose samples share one timestep.
+// The values of the denoiser's inputs of the role constant by timestep: from the table, or evaluated by the schedule.
 class Constants {
  public:
+  struct Input {
+    int64_t offset, elements;  // in the values of a timestep
+  };
+
   Constants(const Component* denoiser, const Component* schedule, const ConstantTable& table);
 
   bool any() const { return !inputs_.empty(); }
-  void reserve(int64_t samples);          // what was returned by `input` before is gone
-  float* input(const std::string& name);  // [samples, ...], until the next `reserve`
+  const std::map<std::string, Input>& inputs() const { return inputs_; }
 
   // Before an evaluation of the schedule: writes the timestep for it. Its buffers stay where they are from the first call on.
   void begin(float timestep);
   float* timestep();                       // [1]: what it takes
   float* output(const std::string& name);  // [1, ...]: where it puts a constant
+  // Afterwards: its constants are available until the next `begin`, and cached while there is room. Throws Error(kEngine) when
+  // they are not finite.
+  void store();
 
-  bool has(float timestep) const { return find(timestep) != nullptr; }
+  // The float32 values of a timestep, not aligned; null where the schedule must be evaluated for it.
+  const uint8_t* find(float timestep) const;
   void trim();            // empties a full cache; call it before a program, not within one
   bool has_room() const;  // whether the cache takes more
-  // After an evaluation: its constants are available until the next `begin`, and cached while there is room. Throws
-  // Error(kEngine) when they are not finite.
-  void store();
-  void fill(float timestep, int64_t samples);  // of an available timestep
 
  private:
-  struct Input {
-    int64_t offset, elements;  // in a row
-    Buffer<float> data;
-  };
-
-  const uint8_t* find(float timestep) const;
-
   const Component* schedule_;
   const ConstantTable& table_;
   std::map<std::string, Input> inputs_;
   std::map<float, std::vector<float>> cache_;
   Buffer<float> row_;       // [width + 1]: of the schedule's evaluation, and the timestep
   bool row_valid_ = false;  // whether it holds the constants of that timestep
-  float filled_timestep_ = 0;
-  int64_t filled_ = 0;  // samples
 };
 
 }  // namespace ae

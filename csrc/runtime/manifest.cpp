@@ -5,12 +5,14 @@
 
 #include "core/error.hpp"
 #include "core/json.hpp"
+#include "runtime/members.hpp"
 #include "runtime/text.hpp"
 
 namespace ae {
 namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 31;  // of one sample
+constexpr size_t kMaxTensors = 4096;                // of one component, inputs or outputs
 constexpr int kManifestVersion = 1;
 
 // A name must stay inside the bundle.
@@ -69,7 +71,9 @@ Role parse_role(const Json& json) {
 
 std::vector<TensorSpec> parse_tensors(const Json& json, const Size& size) {
   std::vector<TensorSpec> tensors;
-  for (const Json& item : json.array()) {
+  const auto items = json.array();
+  if (items.size() > kMaxTensors) json.fail("must hold at most " + std::to_string(kMaxTensors) + " tensors");
+  for (const Json& item : items) {
     TensorSpec spec;
     spec.name = item["name"].string();
     spec.role = parse_role(item["role"]);
@@ -222,6 +226,7 @@ Manifest parse_manifest(std::string_view text, const Size& requested) {
   if (const auto classes = root.find_value("classes")) manifest.class_count = (*classes)["count"].integer(1, 1 << 30);
   parse_components(root["components"], size, manifest);
   check_components(root, manifest);
+  check_unused_members(root);
   manifest.default_format = root["default_format"].string();
   for (const auto& [name, value] : root["programs"].object()) {
     Program program = parse_program(value);

@@ -60,7 +60,7 @@ void check_request(const ae_sample_options& options, const Bundle& bundle, const
   check_classes(bundle, options.classes, options.count, null_class, "class ");
   check_classes(bundle, options.negative_classes, options.count, true, "negative class ");
   if (options.guidance_rescale != nullptr && !(*options.guidance_rescale >= 0 && *options.guidance_rescale <= 1))
-    throw Error(kInvalidArgument, "the guidance rescale is " + std::to_string(*options.guidance_rescale) + ": 0 to 1 is allowed");
+    throw Error(kInvalidArgument, "the guidance rescale is " + number_text(*options.guidance_rescale) + ": 0 to 1 is allowed");
   if (options.noise != nullptr && options.num_draws != program.draws())
     throw Error(kInvalidArgument, "noise holds " + std::to_string(options.num_draws) + " draws: program " + program.name +
                                       " adds noise " + std::to_string(program.draws()) + " times");

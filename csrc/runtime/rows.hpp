@@ -36,6 +36,10 @@ struct RowOptions {
   double guidance_scale = 1.0;
   double guidance_rescale = 0.0;
   bool guides = true;  // whether a row whose guidance weight is not 1 evaluates a second, unconditional half
+
+  bool operator==(const RowOptions& other) const {
+    return guidance_scale == other.guidance_scale && guidance_rescale == other.guidance_rescale && guides == other.guides;
+  }
 };
 
 // Throws Error(kUnsupported) unless every row says its noise level, which a mask needs.
@@ -46,6 +50,7 @@ class Rows {
   Rows(const Program& program, const RowOptions& options);  // the program must live as long
 
   const Program& program() const { return program_; }
+  const RowOptions& options() const { return options_; }
   size_t size() const { return program_.rows.size(); }
   const Row& operator[](size_t r) const { return program_.rows[r]; }
   double weight(size_t r) const { return program_.rows[r].weight(options_.guidance_scale); }

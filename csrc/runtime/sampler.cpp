@@ -9,6 +9,7 @@
 #include "core/philox.hpp"
 #include "ops/latent_to_rgb8/params.hpp"
 #include "ops/randn/params.hpp"
+#include "ops/solver_step/params.hpp"
 #include "runtime/request.hpp"
 
 namespace ae {
@@ -41,117 +42,78 @@ int64_t drawn_class(uint64_t seed, int64_t count) {
 
 }  // namespace
 
-Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, int threads, int max_batch)
-    : bundle_(bundle),
+Error engine_error(ae_status status, char* message, size_t capacity) {
+  message[capacity - 1] = 0;
+  const bool known = status > AE_OK && status <= AE_INTERNAL;
+  return {known ? static_cast<Status>(status) : kEngine,
+          message[0] != 0 ? std::string(message) : "the engine failed and gave no reason"};
+}
+
+Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, std::unique_ptr<const Memory> memory, int threads, int max_batch)
+    : memory_(std::move(memory)),
+      bundle_(bundle),
       engine_(engine),
       threads_(threads),
       max_batch_(max_batch),
       sample_elements_(product(bundle.manifest().sample_shape)),
       output_elements_(product(bundle.manifest().output_shape)),
       constants_(bundle.denoiser(), bundle.schedule(), bundle.manifest().constants),
-      conditions_(bundle.denoiser()) {}
+      conditions_(bundle.denoiser(), *memory_) {}
 
-Sampler::~Sampler() { release_bindings(); }
-
-void Sampler::release_bindings() {
-  for (const auto& entry : bindings_)
-    if (engine_.release != nullptr) engine_.release(engine_.user, entry.second.id);
-  bindings_.clear();
-}
+Sampler::~Sampler() { drop_all(); }
 
 void Sampler::reserve(int batch, int slots) {
   if (batch <= batch_capacity_ && slots <= slot_capacity_) return;
-  release_bindings();  // engines hold pointers into the buffers that go now
+  drop_all();  // engines and graphs hold pointers into the buffers that go now
   const int64_t n = std::max(batch, batch_capacity_), s = std::max(slots, slot_capacity_);
   batch_capacity_ = slot_capacity_ = 0;
-  slots_ = Buffer<float>(s * n * sample_elements_);
-  input_ = Buffer<float>(2 * n * sample_elements_);
-  output_ = Buffer<float>(2 * n * sample_elements_);
-  if (bundle_.decoder() != nullptr) decoded_ = Buffer<float>(n * output_elements_);
-  timesteps_ = Buffer<float>(2 * n);
-  guidance_ = Buffer<float>(n);
-  constants_.reserve(2 * n);
+  const Memory& memory = *memory_;
+  slots_ = Buffer<float>(s * n * sample_elements_, memory);
+  input_ = Buffer<float>(2 * n * sample_elements_, memory);
+  output_ = Buffer<float>(2 * n * sample_elements_, memory);
+  if (bundle_.decoder() != nullptr) decoded_ = Buffer<float>(n * output_elements_, memory);
+  if (memory.on_host()) {
+    inputs_ = std::make_unique<RowInputs>(constants_, 1, 2 * n, memory);
+  } else {
+    bytes_ = Buffer<uint8_t>(n * output_elements_, memory);
+  }
   conditions_.reserve(bundle_.guides() ? 2 * n : n);
-  classes_ = Buffer<int64_t>(2 * n);
-  seeds_ = Buffer<uint64_t>(n);
-  non_finite_ = Buffer<int32_t>(n);
+  classes_ = Buffer<int64_t>(2 * n, memory);
+  seeds_ = Buffer<uint64_t>(n, memory);
+  non_finite_ = Buffer<int32_t>(n, memory);
+  host_classes_.resize(static_cast<size_t>(2 * n));
+  host_seeds_.resize(static_cast<size_t>(n));
+  host_non_finite_.resize(static_cast<size_t>(n));
   batch_capacity_ = static_cast<int>(n);
   slot_capacity_ = static_cast<int>(s);
 }
 
-Sampler::Binding& Sampler::binding(const Component& component, int64_t batch) {
-  const auto key = std::make_pair(component.kind, batch);
-  if (const auto found = bindings_.find(key); found != bindings_.end()) return found->second;
-  Binding& b = bindings_[key];
-  b.id = next_binding_++;
-  const size_t count = component.inputs.size() + component.outputs.size();
-  b.shapes.reserve(count);
-  b.tensors.reserve(count);
-  const auto add = [&](const TensorSpec& spec, void* data) {
-    std::vector<int64_t> shape = {batch};
-    shape.insert(shape.end(), spec.shape.begin(), spec.shape.end());
-    b.shapes.push_back(std::move(shape));
-    b.tensors.push_back({sizeof(ae_tensor), spec.name.c_str(), spec.dtype, static_cast<int32_t>(b.shapes.back().size()),
-                         b.shapes.back().data(), data});
-    return &b.tensors.back();
-  };
-  const bool schedule = component.kind == ComponentKind::kSchedule;
-  const auto data_of = [&](const TensorSpec& input) -> void* {
-    switch (input.role) {
-      case Role::kSample:
-        return input_.data();
-      case Role::kTimestep:
-        return schedule ? constants_.timestep() : timesteps_.data();
-      case Role::kConstant:
-        return constants_.input(input.name);
-      case Role::kCondition:
-        return conditions_.input(input.name);
-      case Role::kGuidance:
-        return guidance_.data();
-      case Role::kClass:
-      case Role::kTokens:  // of text encoders, which are not evaluated here
-        break;
-    }
-    return classes_.data();
-  };
-  for (const TensorSpec& input : component.inputs) b.inputs.push_back(add(input, data_of(input)));
-  for (const TensorSpec& output : component.outputs)
-    b.outputs.push_back(add(output, schedule                                    ? constants_.output(output.name)
-                                    : component.kind == ComponentKind::kDecoder ? decoded_.data()
-                                                                                : output_.data()));
-  return b;
-}
-
-void Sampler::evaluate(const Component& component, int64_t batch, int row, int num_rows) {
-  const Binding& b = binding(component, batch);
+void Sampler::evaluate(const Component& component, const Binding& binding, int row, int num_rows) {
   ae_evaluation evaluation = {};
   evaluation.size = sizeof evaluation;
   evaluation.component = component.name.c_str();
   const bool schedule = component.kind == ComponentKind::kSchedule;
   evaluation.format = schedule ? component.formats.begin()->first.c_str() : bundle_.format().c_str();
-  evaluation.binding = b.id;
+  evaluation.binding = binding.id;
   evaluation.row = row;
   evaluation.num_rows = num_rows;
-  evaluation.num_inputs = b.inputs.size();
-  evaluation.num_outputs = b.outputs.size();
-  evaluation.inputs = b.inputs.data();
-  evaluation.outputs = b.outputs.data();
+  evaluation.num_inputs = binding.inputs.size();
+  evaluation.num_outputs = binding.outputs.size();
+  evaluation.inputs = binding.inputs.data();
+  evaluation.outputs = binding.outputs.data();
+  evaluation.stream = schedule ? nullptr : memory_->stream();
   char message[1024] = {};
   const auto start = Clock::now();
   const ae_status status = engine_.evaluate(engine_.user, &evaluation, message, sizeof message);
   statistics_.network_seconds += seconds_since(start);
   statistics_.evaluations += schedule ? 0 : 1;
-  if (status == AE_OK) return;
-  message[sizeof message - 1] = 0;
-  const bool known = status > AE_OK && status <= AE_INTERNAL;
-  throw Error(known ? static_cast<Status>(status) : kEngine,
-              message[0] != 0 ? std::string(message) : "the engine failed and gave no reason");
+  if (status != AE_OK) throw engine_error(status, message, sizeof message);
 }
 
 void Sampler::ensure_constants(float timestep, int num_rows) {
-  if (!constants_.any() || constants_.has(timestep)) return;
+  if (!constants_.any() || constants_.find(timestep) != nullptr) return;
   constants_.begin(timestep);
-  evaluate(*bundle_.schedule(), 1, -1, num_rows);
+  evaluate(*bundle_.schedule(), standing(*bundle_.schedule(), 1), -1, num_rows);
   constants_.store();
 }
 
@@ -163,126 +125,194 @@ void Sampler::prepare_constants(const Program& program) {
     if (constants_.has_room()) ensure_constants(static_cast<float>(row.timestep), static_cast<int>(program.rows.size()));
 }
 
-void Sampler::fill_constants(float timestep, int64_t samples, int num_rows) {
-  ensure_constants(timestep, num_rows);
-  constants_.fill(timestep, samples);
+void Sampler::fill_inputs(RowInputs& inputs, int64_t at, const Loop& loop, size_t row) {
+  const auto timestep = static_cast<float>(loop.rows[row].timestep);
+  ensure_constants(timestep, static_cast<int>(loop.rows.size()));
+  inputs.fill(at, timestep, static_cast<float>(loop.rows.weight(row)), constants_.any() ? constants_.find(timestep) : nullptr,
+              int64_t{loop.batch} * loop.rows.halves(row));
 }
 
-void Sampler::require_finite(int first, int batch, const char* component, int row, int num_rows) {
-  for (int i = 0; i < batch; ++i) {
-    if (non_finite_[i] == 0) continue;
-    const std::string step =
-        row < num_rows ? "in row " + std::to_string(row) + " of " + std::to_string(num_rows) : std::string("after the last row");
-    throw Error(kEngine, std::string("the ") + component + " returned a value that is not finite " + step + " for sample " +
-                             std::to_string(first + i) +
-                             ": try another format or engine, a lower guidance scale, or other latents");
-  }
+void Sampler::require_finite(int first, int batch, size_t num_rows) {
+  const int32_t* marks = memory_->on_host() ? non_finite_.data() : host_non_finite_.data();
+  int found = -1;
+  for (int i = 0; i < batch; ++i)
+    if (marks[i] != 0 && (found < 0 || marks[i] < marks[found])) found = i;
+  if (found < 0) return;
+  const auto row = static_cast<size_t>(marks[found] - 1);
+  const std::string where = row < num_rows ? "denoiser returned a value that is not finite in row " + std::to_string(row) +
+                                                 " of " + std::to_string(num_rows)
+                                           : "decoder returned a value that is not finite after the last row";
+  throw Error(kEngine, "the " + where + " for sample " + std::to_string(first + found) +
+                           ": try another format or engine, a lower guidance scale, or other latents");
 }
 
 void Sampler::fill_conditions(const ae_sample_options& options, int first, int batch) {
   const int64_t count = bundle_.manifest().class_count, null_class = count;
   for (int i = 0; i < batch; ++i) {
-    seeds_[i] = seed_of(options, first + i);
-    const int64_t given = options.classes != nullptr ? options.classes[first + i] : count > 0 ? drawn_class(seeds_[i], count) : 0;
-    classes_[i] = given < 0 ? null_class : given;
+    const auto at = static_cast<size_t>(i);
+    host_seeds_[at] = seed_of(options, first + i);
+    const int64_t given = options.classes != nullptr ? options.classes[first + i]
+                          : count > 0                ? drawn_class(host_seeds_[at], count)
+                                                     : 0;
+    host_classes_[at] = given < 0 ? null_class : given;
     const int64_t negative = options.negative_classes != nullptr ? options.negative_classes[first + i] : -1;
-    classes_[batch + i] = negative < 0 ? null_class : negative;
+    host_classes_[static_cast<size_t>(batch) + at] = negative < 0 ? null_class : negative;
   }
+  memory_->upload(seeds_.data(), host_seeds_.data(), static_cast<size_t>(batch) * sizeof(uint64_t));
+  memory_->upload(classes_.data(), host_classes_.data(), static_cast<size_t>(2 * batch) * sizeof(int64_t));
   conditions_.fill(options.conditions, options.num_conditions, first, batch, 0);
   conditions_.fill(options.negative_conditions, options.num_negative_conditions, first, batch, batch);
 }
 
-void Sampler::bind_rows(Rows& rows, const ae_sample_options& options, int first, int batch) {
-  const int64_t offset = first * sample_elements_;
-  const auto part = [&](const float* values) { return values != nullptr ? values + offset : nullptr; };
+ops::Launch Sampler::launch() const {
+  ops::Launch launch;
+  launch.threads = threads_;
+  launch.stream = memory_->stream();
+  launch.device = memory_->device();
+  return launch;
+}
+
+// A batch's part of a caller's array where the steps can read it: on a GPU in `buffer`, which stays.
+const float* Sampler::part(const float* values, int64_t offset, int64_t count, Buffer<float>& buffer) {
+  if (values == nullptr || memory_->on_host()) return values != nullptr ? values + offset : nullptr;
+  if (buffer.size() == 0) buffer = Buffer<float>(count, *memory_);
+  memory_->upload(buffer.data(), values + offset, static_cast<size_t>(count) * sizeof(float));
+  return buffer.data();
+}
+
+void Sampler::bind_rows(Loop& loop, const ae_sample_options& options, int first) {
+  const int64_t offset = first * sample_elements_, state = loop.batch * sample_elements_;
+  const int64_t draws = loop.own_noise ? static_cast<int64_t>(options.num_draws) : 0, all = options.count * sample_elements_;
   RowBuffers b;
-  b.samples = batch;
+  b.samples = loop.batch;
   b.elements = sample_elements_;
+  b.device = memory_->device();
   b.slots = slots_.data();
   b.seeds = seeds_.data();
   b.nonfinite = non_finite_.data();
   b.net_input = input_.data();
   b.net_output = output_.data();
-  b.mask = part(options.mask);
-  b.known = part(options.known);
-  b.known_noise = options.known_noise != nullptr ? part(options.known_noise) : latents_.data();
-  b.noise = part(options.noise);
-  b.noise_stride = options.count * sample_elements_;
-  rows.bind(b);
-  if (bundle_.decoder() != nullptr) rows.end_with_input();  // slot 0 as it is
-}
-
-void Sampler::run_rows(Rows& rows, int first, int batch) {
-  const int count = static_cast<int>(rows.size());
-  ops::Launch launch;
-  launch.threads = threads_;
-  rows.run(0, launch);
-  for (int r = 0; r < count; ++r) {
-    const auto row = static_cast<size_t>(r);
-    const auto timestep = static_cast<float>(rows[row].timestep);
-    const int64_t samples = int64_t{batch} * rows.halves(row);
-    std::fill_n(timesteps_.data(), samples, timestep);
-    std::fill_n(guidance_.data(), batch, static_cast<float>(rows.weight(row)));
-    fill_constants(timestep, samples, count);
-    evaluate(*bundle_.denoiser(), samples, r, count);
-    rows.run(row + 1, launch);
-    require_finite(first, batch, "denoiser", r, count);
+  b.mask = part(options.mask, offset, state, loop.mask);
+  b.known = part(options.known, offset, state, loop.known);
+  b.known_noise = options.known_noise != nullptr ? part(options.known_noise, offset, state, loop.known_noise) : nullptr;
+  if (loop.masked && b.known_noise == nullptr) {
+    if (loop.known_noise.size() == 0) loop.known_noise = Buffer<float>(state, *memory_);
+    memory_->copy(loop.known_noise.data(), slots_.data(), static_cast<size_t>(state) * sizeof(float));
+    b.known_noise = loop.known_noise.data();
   }
+  b.noise = loop.own_noise ? options.noise + offset : nullptr;
+  b.noise_stride = all;
+  if (draws > 0 && !memory_->on_host()) {
+    if (loop.noise.size() == 0) loop.noise = Buffer<float>(draws * state, *memory_);
+    for (int64_t draw = 0; draw < draws; ++draw)
+      memory_->upload(loop.noise.data() + draw * state, options.noise + draw * all + offset,
+                      static_cast<size_t>(state) * sizeof(float));
+    b.noise = loop.noise.data();
+    b.noise_stride = state;
+  }
+  loop.rows.bind(b);
+  if (bundle_.decoder() != nullptr) loop.rows.end_with_input();  // slot 0 as it is
 }
 
-void Sampler::run_batch(Rows& rows, const ae_sample_options& options, int first, int batch, ae_image* image) {
-  const int slots = rows.program().slots;
-  reserve(batch, slots);
-  fill_conditions(options, first, batch);
-  std::fill_n(non_finite_.data(), batch, 0);
-  const int64_t state = batch * sample_elements_;
+// Puts latents and what the rows read of the request into the buffers.
+void Sampler::start(Loop& loop, const ae_sample_options& options, int first) {
+  const int64_t state = loop.batch * sample_elements_;
+  const size_t bytes = static_cast<size_t>(state) * sizeof(float);
+  memory_->zero(non_finite_.data(), static_cast<size_t>(loop.batch) * sizeof(int32_t));
   if (options.latents != nullptr) {
-    std::memcpy(slots_.data(), options.latents + first * sample_elements_, static_cast<size_t>(state) * sizeof(float));
+    memory_->upload(slots_.data(), options.latents + first * sample_elements_, bytes);
   } else {
     ops::RandnParams p;
-    p.samples = batch;
+    p.samples = loop.batch;
     p.elements = sample_elements_;
     p.seeds = seeds_.data();
     p.draw = kLatentDraw;
     p.out = slots_.data();
-    p.launch.threads = threads_;
+    p.launch = launch();
     ops::randn(p);
   }
-  std::fill_n(slots_.data() + state, (slots - 1) * state, 0.0f);
-  if (options.mask != nullptr && options.known_noise == nullptr) {
-    latents_ = Buffer<float>(state);
-    std::memcpy(latents_.data(), slots_.data(), static_cast<size_t>(state) * sizeof(float));
-  }
-  bind_rows(rows, options, first, batch);
-  run_rows(rows, first, batch);
+  memory_->zero(slots_.data() + state, static_cast<size_t>(loop.rows.program().slots - 1) * bytes);
+  bind_rows(loop, options, first);
+}
 
-  const float* pixels = slots_.data();
-  if (bundle_.decoder() != nullptr) {
-    const int count = static_cast<int>(rows.size());
-    evaluate(*bundle_.decoder(), batch, count, count);
-    pixels = decoded_.data();
-    for (int i = 0; i < batch; ++i) {
-      const float* begin = pixels + i * output_elements_;
-      non_finite_[i] = !std::all_of(begin, begin + output_elements_, [](float v) { return std::isfinite(v); });
-    }
-    require_finite(first, batch, "decoder", count, count);
+void Sampler::run_rows(Loop& loop, int first) {
+  const auto count = static_cast<int>(loop.rows.size());
+  const ops::Launch how = launch();
+  const bool host = memory_->on_host();
+  loop.rows.run(0, how);
+  for (int r = 0; r < count; ++r) {
+    const auto row = static_cast<size_t>(r);
+    if (host) fill_inputs(*inputs_, 0, loop, row);
+    const Component& denoiser = *bundle_.denoiser();
+    evaluate(denoiser, host ? standing(denoiser, int64_t{loop.batch} * loop.rows.halves(row)) : loop.bindings[row], r, count);
+    loop.rows.run(row + 1, how);
+    if (host) require_finite(first, loop.batch, loop.rows.size());
   }
+}
+
+void Sampler::run(Loop& loop, const ae_sample_options& options, int first) {
+  reason_ = reason_to_run(loop, options);
+  start(loop, options, first);
+  if (loop.replay && !options.row_by_row) {
+    loop.replay();
+    statistics_.evaluations += static_cast<int64_t>(loop.rows.size());
+  } else {
+    run_rows(loop, first);
+    if (reason_.empty()) capture(loop, options, first);
+    loop.ran = true;
+  }
+  statistics_.captured = reason_.empty();
+  statistics_.reason = reason_.empty() ? nullptr : reason_.c_str();
+}
+
+// A step that changes nothing and marks samples whose pixels are not finite.
+void Sampler::mark_decoded(int batch, int mark) {
+  ops::SolverStepParams p;
+  p.samples = batch;
+  p.elements = output_elements_;
+  p.slot_count = 1;
+  p.slots = decoded_.data();
+  p.nonfinite = non_finite_.data();
+  p.mark = mark;
+  p.launch = launch();
+  ops::solver_step(p);
+}
+
+void Sampler::run_batch(const Program& program, const RowOptions& row_options, const ae_sample_options& options, int first,
+                        int batch, ae_image* image) {
+  reserve(batch, program.slots);
+  fill_conditions(options, first, batch);
+  Loop& loop = loop_of(program, row_options, options, batch);
+  run(loop, options, first);
+  const bool host = memory_->on_host();
+  const float* pixels = slots_.data();
+  const int count = static_cast<int>(program.rows.size());
+  if (bundle_.decoder() != nullptr) {
+    evaluate(*bundle_.decoder(), standing(*bundle_.decoder(), batch), count, count);
+    pixels = decoded_.data();
+    mark_decoded(batch, count + 1);
+  }
+  if (!host) memory_->download(host_non_finite_.data(), non_finite_.data(), static_cast<size_t>(batch) * sizeof(int32_t));
   const int64_t values = batch * output_elements_, offset = first * output_elements_;
   if (options.output == AE_OUTPUT_FLOAT32) {
-    std::memcpy(static_cast<float*>(image->data) + offset, pixels, static_cast<size_t>(values) * sizeof(float));
-    return;
+    memory_->download(static_cast<float*>(image->data) + offset, pixels, static_cast<size_t>(values) * sizeof(float));
+  } else {
+    uint8_t* const bytes = static_cast<uint8_t*>(image->data) + offset;
+    ops::LatentToRgb8Params p;
+    p.samples = batch;
+    p.channels = image->channels;
+    p.height = image->height;
+    p.width = image->width;
+    p.images = pixels;
+    p.out = host ? bytes : bytes_.data();
+    p.scale = 255.0 / (double{bundle_.manifest().output_high} - double{bundle_.manifest().output_low});
+    p.bias = -double{bundle_.manifest().output_low} * p.scale;
+    p.launch = launch();
+    ops::latent_to_rgb8(p);
+    if (!host) memory_->download(bytes, bytes_.data(), static_cast<size_t>(values));
   }
-  ops::LatentToRgb8Params p;
-  p.samples = batch;
-  p.channels = image->channels;
-  p.height = image->height;
-  p.width = image->width;
-  p.images = pixels;
-  p.out = static_cast<uint8_t*>(image->data) + offset;
-  p.scale = 255.0 / (double{bundle_.manifest().output_high} - double{bundle_.manifest().output_low});
-  p.bias = -double{bundle_.manifest().output_low} * p.scale;
-  p.launch.threads = threads_;
-  ops::latent_to_rgb8(p);
+  memory_->wait();
+  require_finite(first, batch, program.rows.size());
 }
 
 const Program& Sampler::check(const ae_sample_options& options) const {
@@ -318,9 +348,13 @@ void Sampler::sample(const ae_sample_options& options, ae_image* image) {
   row_options.guidance_rescale =
       options.guidance_rescale != nullptr ? double{*options.guidance_rescale} : program.guidance_rescale;
   row_options.guides = bundle_.guides();
-  Rows rows(program, row_options);
-  for (int first = 0; first < options.count; first += max_batch_)
-    run_batch(rows, options, first, std::min(max_batch_, options.count - first), &result);
+  try {
+    for (int first = 0; first < options.count; first += max_batch_)
+      run_batch(program, row_options, options, first, std::min(max_batch_, options.count - first), &result);
+  } catch (...) {
+    memory_->settle();  // the caller's arrays may go when this returns
+    throw;
+  }
   statistics_.total_seconds = seconds_since(start);
   data.release();
   *image = result;

@@ -2,47 +2,61 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "core/error.hpp"
+#include "core/json.hpp"
 #include "core/sha256.hpp"
 #include "core/zip.hpp"
 
 namespace ae {
+namespace {
+
+constexpr size_t kPiece = 1 << 18;  // bytes; fits into a cache
+
+}  // namespace
 
 Storage::Storage(std::string path) : path_(std::move(path)) {
   struct stat status = {};
   if (stat(path_.c_str(), &status) != 0)
     throw Error(kBundle, "there is no bundle at " + path_ + ": give the folder or file that `aigc-edge compile` wrote");
   if (S_ISDIR(status.st_mode)) return;
-  archive_ = std::make_unique<MappedFile>(path_);
-  if (!looks_like_zip(archive_->data(), archive_->size()))
+  archive_ = std::make_unique<File>(path_);
+  if (!looks_like_zip(*archive_))
     throw Error(kBundle, path_ + " is not a bundle: a bundle is a folder with a manifest.json, or one uncompressed zip of it");
-  for (const auto& entry : list_zip(archive_->data(), archive_->size(), path_)) {
-    File file;
-    file.entry.bytes = entry.bytes;
-    file.offset = entry.offset;
-    if (!files_.emplace(entry.name, std::move(file)).second)
+  for (const auto& entry : list_zip(*archive_, path_)) {
+    Member member;
+    member.entry.bytes = entry.bytes;
+    member.offset = entry.offset;
+    if (!files_.emplace(entry.name, std::move(member)).second)
       throw Error(kBundle, path_ + " holds " + entry.name + " twice: it is damaged; copy it again");
   }
 }
 
-std::string Storage::text(const char* name) const {
+std::string Storage::text(const char* name, size_t most) const {
+  const auto require = [&](uint64_t bytes) {
+    if (bytes > most)
+      throw Error(kBundle, path_ + "/" + name + " has more than " + std::to_string(most) +
+                               " bytes, the most that a bundle may have: it is damaged; copy it again or compile it again");
+    return static_cast<size_t>(bytes);
+  };
   if (archive_) {
     const auto found = files_.find(name);
     if (found == files_.end()) throw Error(kBundle, path_ + " is not a bundle: it holds no " + name);
-    return std::string(reinterpret_cast<const char*>(archive_->data() + found->second.offset), found->second.entry.bytes);
+    return archive_->text(found->second.offset, require(found->second.entry.bytes));
   }
   struct stat status = {};
   if (stat((path_ + "/" + name).c_str(), &status) != 0)
     throw Error(kBundle, path_ + " is not a bundle: it holds no " + name + "; give a folder that `aigc-edge compile` wrote");
-  const MappedFile file(path_ + "/" + name);
-  return std::string(reinterpret_cast<const char*>(file.data()), file.size());
+  const File file(path_ + "/" + name);
+  return file.text(0, require(file.size()));
 }
 
 std::string Storage::manifest() const {
-  std::string manifest = text("manifest.json");
-  if (text("manifest.sha256").substr(0, 64) != sha256_hex(manifest.data(), manifest.size()))
+  std::string manifest = text("manifest.json", kMaxJsonBytes);
+  if (text("manifest.sha256", 1 << 10).substr(0, 64) != sha256_hex(manifest.data(), manifest.size()))
     throw Error(kBundle, path_ +
                              ": manifest.json does not match manifest.sha256: it was cut off or changed after it was written; "
                              "copy the bundle again or compile it again");
@@ -50,40 +64,67 @@ std::string Storage::manifest() const {
 }
 
 void Storage::list(const std::map<std::string, FileEntry>& files) {
-  std::map<std::string, File> listed;
+  std::map<std::string, Member> listed;
   for (const auto& [name, entry] : files) {
-    File& file = listed[name];
-    file.entry = entry;
+    Member& member = listed[name];
+    member.entry = entry;
     if (!archive_) continue;
     const auto found = files_.find(name);
     if (found == files_.end() || found->second.entry.bytes != entry.bytes)
       throw Error(kBundle, path_ + " cannot be used: the file " + name +
                                (found == files_.end() ? " is missing" : " has the wrong size") +
                                "; it is damaged: copy it again or compile it again");
-    file.offset = found->second.offset;
+    member.offset = found->second.offset;
   }
   files_ = std::move(listed);
 }
 
-Bytes Storage::read(const std::string& name, bool hash) {
+Storage::Member& Storage::find(const std::string& name) {
   const auto found = files_.find(name);
   if (found == files_.end()) throw Error(kInvalidArgument, path_ + " has no file " + name + ": see \"files\" in its manifest");
-  File& file = found->second;
-  if (!file.checked && !archive_) {
-    auto mapping = std::make_unique<MappedFile>(path_ + "/" + name);
-    if (mapping->size() != file.entry.bytes)
-      throw Error(kBundle, path_ + "/" + name + " has " + std::to_string(mapping->size()) + " bytes, the manifest says " +
-                               std::to_string(file.entry.bytes) +
+  return found->second;
+}
+
+void Storage::load(const std::string& name, Member& member, bool hash, uint8_t* copy) {
+  if (!archive_ && !member.file) {
+    auto file = std::make_unique<File>(path_ + "/" + name);
+    if (file->size() != member.entry.bytes)
+      throw Error(kBundle, path_ + "/" + name + " has " + std::to_string(file->size()) + " bytes, the manifest says " +
+                               std::to_string(member.entry.bytes) +
                                ": it is truncated or of another bundle; copy it again or compile it again");
-    file.mapping = std::move(mapping);
+    member.file = std::move(file);
   }
-  const Bytes bytes = {archive_ ? archive_->data() + file.offset : file.mapping->data(), file.entry.bytes};
-  if (!file.checked && hash && sha256_hex(bytes.data, bytes.size, MappedFile::release) != file.entry.sha256)
+  const File& file = archive_ ? *archive_ : *member.file;
+  hash = hash && !(member.hashed && file.unchanged());
+  if (!hash && copy == nullptr) return;
+  Sha256 sum;
+  std::vector<uint8_t> piece(copy == nullptr ? std::min(kPiece, member.entry.bytes) : 0);
+  for (size_t at = 0, bytes = 0; at < member.entry.bytes; at += bytes) {
+    bytes = std::min(kPiece, member.entry.bytes - at);
+    uint8_t* to = copy == nullptr ? piece.data() : copy + at;
+    file.read(member.offset + at, to, bytes);
+    if (hash) sum.add(to, bytes);
+  }
+  if (hash && sum.hex() != member.entry.sha256)
     throw Error(kBundle,
                 path_ + "/" + name +
                     " does not match its hash in the manifest: it was changed or damaged; copy it again or compile it again");
-  file.checked = true;
-  return bytes;
+  member.hashed = member.hashed || hash;
+}
+
+void Storage::check(const std::string& name, bool hash) {
+  Member& member = find(name);
+  if (!member.data) load(name, member, hash, nullptr);
+}
+
+Bytes Storage::read(const std::string& name, bool hash) {
+  Member& member = find(name);
+  if (!member.data) {
+    std::unique_ptr<uint8_t[]> data(new uint8_t[member.entry.bytes]);
+    load(name, member, hash, data.get());
+    member.data = std::move(data);
+  }
+  return {member.data.get(), member.entry.bytes};
 }
 
 }  // namespace ae

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "core/mapped_file.hpp"
+#include "core/file.hpp"
 #include "runtime/manifest.hpp"
 
 namespace ae {
@@ -28,23 +28,29 @@ class Storage {
   // of a folder are looked at when they are read.
   void list(const std::map<std::string, FileEntry>& files);
 
-  // The bytes of a listed file, whose size and, with `hash`, SHA-256 were checked (once); they live as long as this object.
-  // Throws Error.
+  // Throws Error unless a listed file has its size and, with `hash`, its SHA-256. Reads it piece by piece and keeps nothing of
+  // it.
+  void check(const std::string& name, bool hash);
+
+  // A checked copy of a listed file, which lives as long as this object. Throws Error.
   Bytes read(const std::string& name, bool hash);
 
  private:
-  struct File {
+  struct Member {
     FileEntry entry;
-    bool checked = false;
-    size_t offset = 0;                    // in the archive
-    std::unique_ptr<MappedFile> mapping;  // in a folder
+    uint64_t offset = 0;              // in the archive
+    std::unique_ptr<File> file;       // in a folder, open from its first use on: it stays what was checked if it is replaced
+    bool hashed = false;              // no need to do it again unless the file has changed
+    std::unique_ptr<uint8_t[]> data;  // [entry.bytes], the copy
   };
 
-  std::string text(const char* name) const;
+  std::string text(const char* name, size_t most) const;
+  Member& find(const std::string& name);
+  void load(const std::string& name, Member& member, bool hash, uint8_t* copy);  // copy: null, or [entry.bytes] to be filled
 
   std::string path_;
-  std::unique_ptr<MappedFile> archive_;  // null: a folder
-  std::map<std::string, File> files_;    // of an archive all that it holds, until `list`
+  std::unique_ptr<File> archive_;        // null: a folder
+  std::map<std::string, Member> files_;  // of an archive all that it holds, until `list`
 };
 
 }  // namespace ae

@@ -149,7 +149,7 @@ def test_grids_show_the_formats_and_how_far_apart_they_are(workload: runner.Work
 
 def test_on_a_gpu_only_ways_that_compute_there_are_measured(workload: runner.Workload) -> None:
     chosen, left_out = suite.choose(dataclasses.replace(workload, device="cuda"), [])
-    assert [(kind.name, format, kind.engine_on("cuda")) for kind, format in chosen] == [
+    assert [(kind.name, format, kind.engines["cuda"]) for kind, format in chosen] == [
         ("native", "fp32", "torch"),
         ("torch", "fp32", "torch"),
     ]

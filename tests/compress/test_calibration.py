@@ -48,7 +48,7 @@ def test_observed_ranges_are_those_of_the_network(rng: np.random.Generator, make
         values = dict(zip(network.outputs, network(record.inputs), strict=True)) | record.inputs
         for name in names:
             wanted = (values[name].min(), values[name].max())
-            np.testing.assert_allclose(recipe.observers[name].rows[record.row], wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(recipe.observers[name].rows[str(record.row)], wanted, rtol=1e-4, atol=1e-5)
     assert all(len(recipe.observers[name].rows) == len(net.program.rows) for name in names)
     rows = recipe.observers["sample"].rows
     assert recipe.observers["sample"].low == min(low for low, _ in rows.values())

@@ -30,10 +30,10 @@ def test_ranges_by_row(rng: np.random.Generator) -> None:
     values = rng.uniform(2, 3, 300).astype(np.float32)
     observer = _seen(values, parts=3)
     parts = np.array_split(values, 3)
-    assert observer.rows == {row: (float(part.min()), float(part.max())) for row, part in enumerate(parts)}
+    assert observer.rows == {str(row): [float(part.min()), float(part.max())] for row, part in enumerate(parts)}
     assert minmax(observer) == (0.0, float(values.max()))  # zero always belongs to the range
     observer.see(np.float32([-7]), row=1)
-    assert observer.rows[1] == (-7.0, float(parts[1].max()))
+    assert observer.rows["1"] == [-7.0, float(parts[1].max())]
 
 
 def test_percentile_is_numpys_to_a_bin(rng: np.random.Generator) -> None:

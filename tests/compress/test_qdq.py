@@ -149,19 +149,24 @@ def test_only_the_chosen_layers(rng: np.random.Generator, make: dict) -> None:
     assert net.model.graph.node[0].input[0] == "x"  # the original is left alone
 
 
-def test_a_weight_that_others_read_too_stays(rng: np.random.Generator, make: dict) -> None:
+def test_a_weight_that_others_read_too_is_stored_once(rng: np.random.Generator, make: dict) -> None:
+    """The other readers take the dequantised tensor, whether they come before or after the layers."""
     nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Mul", ["w", "x"], ["s"]),
+        helper.make_node("MatMul", ["s", "w"], ["a"]),
         helper.make_node("MatMul", ["a", "w"], ["b"]),
         helper.make_node("Add", ["b", "w"], ["y"]),
     ]
     net = make["decoder"]("shared", nodes, {"w": rng.standard_normal((4, 4)).astype(np.float32)}, [4, 4], [4, 4])
     layers = graph.layers(net.model)
     assert [layer.name for layer in layers] == ["w", "w (b)"]
-    scales = {name: (np.float32(0.05), 0) for name in "xaby"}
+    scales = {name: (np.float32(0.05), 0) for name in "xsaby"}
     model = QdqWriter(net.model, scales, QdqScheme(symmetric=True, fused=False)).write(layers)
     onnx.checker.check_model(model, full_check=True)
-    assert {"w", "w_int8"} <= {tensor.name for tensor in model.graph.initializer}
+    tensors = {tensor.name for tensor in model.graph.initializer}
+    assert "w_int8" in tensors
+    assert "w" not in tensors
+    assert [list(node.input) for node in model.graph.node if node.op_type in ("Mul", "Add")] == [["w_dq", "x"], ["b", "w_dq"]]
 
 
 def test_costs_of_layers(rng: np.random.Generator, make: dict) -> None:

@@ -61,7 +61,8 @@ def test_sparsegpt_errs_less_than_magnitude(rng: np.random.Generator) -> None:
     inputs, rows = _correlated(rng, 500, 64), rng.standard_normal((32, 64)).astype(np.float32)
     wanted = inputs @ rows.T
     best = np.linalg.norm(inputs @ sparsegpt(rows, inverse_root(inputs)).T - wanted)
-    assert best < 0.7 * np.linalg.norm(inputs @ (rows * mask_of(rows)).T - wanted)
+    # The ratio of 400 draws: 0.62 ± 0.03, at most 0.72.
+    assert best < 0.8 * np.linalg.norm(inputs @ (rows * mask_of(rows)).T - wanted)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "sparsegpt"])

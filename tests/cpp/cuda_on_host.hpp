@@ -3,6 +3,9 @@
 // Blocks run one after another. Within a block each CUDA thread is a fibre (ucontext); it runs until it waits at a barrier or a
 // shuffle, or ends. Warps go one at a time, lanes in order. So results are deterministic, and races, timing, tensor cores and
 // inline PTX are not covered. Wrong uses of barriers and shuffles end the program with a message.
+//
+// What is queued on a stream (kernels, copies) is done at once, but a capture only records it. Memory comes from allocations of
+// its own, filled with NaN, and copies from or to other addresses than their direction says end the program.
 #pragma once
 
 #include <ucontext.h>
@@ -12,7 +15,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -50,7 +56,20 @@ inline T atomicMin(T* where, T value) {
 }
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum { cudaStreamNonBlocking = 1, cudaStreamCaptureModeThreadLocal = 1 };
+struct CUgraph_st {
+  std::vector<std::function<void()>> nodes;
+};
+using cudaGraph_t = CUgraph_st*;
+using cudaGraphExec_t = CUgraph_st*;
 
 namespace emulation {
 
@@ -78,6 +97,15 @@ struct Machine {
   uint64_t exchange[32][32];  // [warp][lane], for shuffles
   cudaError_t error = cudaSuccess;
   int launches = 0;  // since the program began, refused ones too
+
+  std::map<char*, size_t> memory;  // of the device: address → bytes
+  std::unique_ptr<CUgraph_st> capture;
+  bool invalidated = false;  // the capture, by a call that may not be in one
+  int graphs = 0;            // replays
+  // Where a framework captures by means of its own: is told the number of each operation, which `again` then repeats. Whoever
+  // waits for the device meanwhile is refused.
+  void (*recorder)(int64_t number) = nullptr;
+  std::vector<std::function<void()>> recorded;
 };
 
 inline Machine& machine() {
@@ -187,6 +215,30 @@ void launch(dim3 grid, dim3 block, const Kernel& kernel) {
   }
 }
 
+// Does what is queued on a stream, or records it.
+inline void enqueue(std::function<void()> work) {
+  Machine& m = machine();
+  if (m.capture) return m.capture->nodes.push_back(std::move(work));
+  work();
+  if (m.recorder == nullptr) return;
+  m.recorded.push_back(std::move(work));
+  m.recorder(static_cast<int64_t>(m.recorded.size() - 1));
+}
+
+inline cudaError_t refused_in_capture() {
+  Machine& m = machine();
+  if (!m.capture && m.recorder == nullptr) return cudaSuccess;
+  m.invalidated = true;
+  return m.error = cudaErrorStreamCaptureUnsupported;
+}
+
+inline bool on_device(const void* data, size_t bytes) {
+  const auto& memory = machine().memory;
+  const char* const at = static_cast<const char*>(data);
+  auto after = memory.upper_bound(const_cast<char*>(at));
+  return after != memory.begin() && at + bytes <= (--after)->first + after->second;
+}
+
 template <class T>
 T exchange(T value, unsigned from_lane) {
   static_assert(sizeof(T) <= 8, "shuffles move 8 bytes at most");
@@ -208,7 +260,8 @@ inline unsigned lane() { return machine().current % 32; }
 #define blockDim (emulation::machine().block_size)
 #define gridDim (emulation::machine().grid_size)
 #define AE_LAUNCH(kernel, grid, block, stream, ...) \
-  (static_cast<void>(stream), emulation::launch(dim3(grid), dim3(block), [=] { (kernel)(__VA_ARGS__); }))
+  (static_cast<void>(stream),                       \
+   emulation::enqueue([=] { emulation::launch(dim3(grid), dim3(block), [=] { (kernel)(__VA_ARGS__); }); }))
 
 inline void __syncthreads() { emulation::pause(emulation::State::kAtBlockBarrier); }
 inline void __syncwarp(unsigned = ~0u) { emulation::pause(emulation::State::kAtWarpBarrier); }
@@ -234,8 +287,84 @@ inline cudaError_t cudaGetLastError() {
   return error;
 }
 inline const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidConfiguration";
+  return error == cudaSuccess                         ? "cudaSuccess"
+         : error == cudaErrorMemoryAllocation         ? "cudaErrorMemoryAllocation"
+         : error == cudaErrorInvalidConfiguration     ? "cudaErrorInvalidConfiguration"
+         : error == cudaErrorStreamCaptureUnsupported ? "cudaErrorStreamCaptureUnsupported"
+                                                      : "cudaErrorStreamCaptureInvalidated";
 }
 inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : "invalid configuration argument";
+  return error == cudaSuccess                         ? "no error"
+         : error == cudaErrorMemoryAllocation         ? "out of memory"
+         : error == cudaErrorInvalidConfiguration     ? "invalid configuration argument"
+         : error == cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing"
+                                                      : "operation failed due to a previous error during capture";
+}
+
+// Each allocation stands between two borders that nobody may write to.
+constexpr size_t kBorder = 256;
+inline cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (const cudaError_t error = emulation::refused_in_capture()) return error;
+  char* const all = static_cast<char*>(std::aligned_alloc(kBorder, (bytes + 3 * kBorder - 1) / kBorder * kBorder));
+  if (all == nullptr) return cudaErrorMemoryAllocation;
+  std::memset(all, 0xA5, kBorder);
+  std::memset(all + kBorder, 0xFF, bytes);
+  std::memset(all + kBorder + bytes, 0xA5, kBorder);
+  emulation::machine().memory[all + kBorder] = bytes;
+  *data = all + kBorder;
+  return cudaSuccess;
+}
+inline cudaError_t cudaFree(void* data) {
+  const auto found = emulation::machine().memory.find(static_cast<char*>(data));
+  if (found == emulation::machine().memory.end()) emulation::fail("cudaFree of memory that is not allocated");
+  const auto* const begin = reinterpret_cast<unsigned char*>(found->first);
+  for (size_t i = 0; i < kBorder; ++i)
+    if (begin[-1 - static_cast<std::ptrdiff_t>(i)] != 0xA5 || begin[found->second + i] != 0xA5)
+      emulation::fail("memory of the device was written out of bounds");
+  std::free(found->first - kBorder);
+  emulation::machine().memory.erase(found);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  if (emulation::on_device(to, bytes) != (kind != cudaMemcpyDeviceToHost) ||
+      emulation::on_device(from, bytes) != (kind != cudaMemcpyHostToDevice))
+    emulation::fail("a copy between other places than its direction says");
+  emulation::enqueue([=] { std::memcpy(to, from, bytes); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+  if (!emulation::on_device(data, bytes)) emulation::fail("cudaMemsetAsync of memory that is not the device's");
+  emulation::enqueue([=] { std::memset(data, value, bytes); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return *stream = new char, cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete static_cast<char*>(stream);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return emulation::refused_in_capture(); }
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, int) {
+  if (emulation::machine().capture) emulation::fail("a capture within a capture");
+  emulation::machine().capture = std::make_unique<CUgraph_st>();
+  emulation::machine().invalidated = false;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  std::unique_ptr<CUgraph_st> captured = std::move(emulation::machine().capture);
+  if (emulation::machine().invalidated) return *graph = nullptr, cudaErrorStreamCaptureInvalidated;
+  return *graph = captured.release(), cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return cudaGraphDestroy(graph); }
+inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  return *executable = new CUgraph_st(*graph), cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+  if (const cudaError_t error = emulation::refused_in_capture()) return error;
+  ++emulation::machine().graphs;
+  for (const auto& node : graph->nodes) node();
+  return cudaSuccess;
 }

@@ -64,7 +64,7 @@ int main(int argc, char** argv) {
   if (argc != 2 && argc != 3) return fail("usage", "test_loop_allocations BUNDLE [conditions]");
   float values[3 * 2 * 3] = {};
   int64_t shape[] = {1, 2, 3};
-  const ae_tensor text = {sizeof(ae_tensor), "text", AE_FLOAT32, 3, shape, values};
+  const ae_tensor text = {sizeof(ae_tensor), "text", AE_FLOAT32, 3, shape, values, AE_CPU};
   const ae_tensor* const conditions[] = {&text};
   ae_engine engine = {};
   engine.size = sizeof engine;

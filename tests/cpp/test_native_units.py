@@ -9,6 +9,7 @@ import pytest
 
 from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build
+from tests import emulated_core
 
 
 @pytest.mark.parametrize("name", ["test_philox", "test_parallel", "test_sha256"])
@@ -16,9 +17,14 @@ def test_program(native: Any, name: str) -> None:
     assert native.run(native.build_test(name)) == "done\n"
 
 
-@pytest.mark.parametrize("name", ["test_loop_allocations", "test_image_sizes"])
+@pytest.mark.parametrize("name", ["test_loop_allocations", "test_image_sizes", "test_reentrancy"])
 def test_program_with_a_bundle(native: Any, name: str) -> None:
     assert native.run(native.build_test(name), native.root / "tests" / "data" / "digits-tiny.aigc") == "done\n"
+
+
+def test_sampling_on_an_emulated_gpu(native: Any) -> None:
+    program = emulated_core.build("test_device_sampling") / "test_device_sampling"
+    assert native.run(program, native.root / "tests" / "data" / "digits-tiny.aigc") == "done\n"
 
 
 def test_the_loop_allocates_nothing_with_conditions(native: Any, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,14 @@ import pytest
 
 core = pytest.importorskip("aigc_edge._core")
 INSTALLED = Path(core.__file__).parent
-CUDA_LIBRARIES = [Path(home) / "lib64" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda", "/opt/cuda") if home]
 
 CMAKE = """
 cmake_minimum_required(VERSION 3.24)
-project(consumer LANGUAGES C CXX)
+project(consumer LANGUAGES ${LANGUAGES})
 find_package(aigc_edge 0.1 REQUIRED)
 foreach(kind aigc_edge aigc_edge_static)
   add_executable(with_${kind} main.c)
   target_link_libraries(with_${kind} PRIVATE aigc_edge::${kind})
-  set_target_properties(with_${kind} PROPERTIES LINKER_LANGUAGE CXX)
 endforeach()
 """
 
@@ -46,29 +44,45 @@ def consumer(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package in another folder."""
+    folder = tmp_path_factory.mktemp("package")
+    for part in ("include", "lib"):
+        shutil.copytree(INSTALLED / part, folder / part, symlinks=True)
+    return folder
+
+
 def assert_ran(printed: str) -> None:
     status, message = printed.split(" ", 1)
     assert status == "2"
     assert "no-such-bundle.aigc" in message
 
 
-def test_cmake_finds_the_shared_and_the_static_library(native: Any, consumer: Path) -> None:
-    folder = native.build(consumer / "build", f"-Daigc_edge_DIR={INSTALLED}/lib/cmake/aigc_edge", source=consumer)
+@pytest.mark.parametrize("languages", ["C", "C;CXX"])
+def test_cmake_finds_the_shared_and_the_static_library(native: Any, consumer: Path, moved: Path, languages: str) -> None:
+    options = (f"-Daigc_edge_DIR={moved}/lib/cmake/aigc_edge", "-DCMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit=ON")
+    folder = native.build(consumer / "build", f"-DLANGUAGES={languages}", *options, source=consumer)
     for kind in ("aigc_edge", "aigc_edge_static"):
         assert_ran(native.run(folder / f"with_{kind}"))
 
 
 @pytest.mark.parametrize("package", ["aigc_edge", "aigc_edge-static"])
-def test_pkg_config_finds_it(native: Any, consumer: Path, package: str) -> None:
-    path = {"PKG_CONFIG_PATH": str(INSTALLED / "lib" / "pkgconfig")}
+def test_pkg_config_finds_it(native: Any, consumer: Path, moved: Path, package: str) -> None:
+    path = {"PKG_CONFIG_PATH": str(moved / "lib" / "pkgconfig")}
     flags = native.run(native.need("pkg-config"), "--cflags", "--libs", package, environment=path).split()
-    if "-lcudart_static" in flags:
-        folders = [folder for folder in CUDA_LIBRARIES if (folder / "libcudart_static.a").is_file()]
-        if not folders:
-            pytest.skip("there is no libcudart_static.a here")
-        flags += [f"-L{folder}" for folder in folders]
+    own = (moved / "lib").glob("libcudart*") if package.endswith("static") else ()
+    assert [Path(flag).resolve() for flag in flags if "cudart" in flag] == [library.resolve() for library in own]
     native.run(native.need("cc"), consumer / "main.c", "-o", consumer / "main", *flags)
-    assert_ran(native.run(consumer / "main", environment={"LD_LIBRARY_PATH": str(INSTALLED / "lib")}))
+    assert_ran(native.run(consumer / "main", environment={"LD_LIBRARY_PATH": str(moved / "lib")}))
+
+
+def test_no_number_is_read_or_written_as_the_locale_says(native: Any) -> None:
+    listed = native.run(native.need("nm"), "--undefined-only", "--format=posix", INSTALLED / "lib" / "libaigc_edge.a")
+    names = {line.split()[0] for line in listed.splitlines() if " U " in f"{line} "}
+    assert "malloc" in names or "_Znwm" in names
+    of_c = {f"{prefix}{name}" for prefix in ("", "v", "sn", "vsn", "vs") for name in ("printf", "scanf")}
+    assert names & (of_c | {"sprintf", "sscanf", "strtod", "strtof", "atof", "_ZNSt6localeC1Ev"}) == set()
 
 
 def test_nothing_but_the_c_api_is_exported(native: Any) -> None:

@@ -114,9 +114,6 @@ def test_counts(small: dict[str, Any]) -> None:
     assert program.with_guidance(1).weights == (1.0, 1.0)
     half = dataclasses.replace(program, rows=(program.rows[0], dataclasses.replace(program.rows[1], guidance=0.0)))
     assert (half.weights, half.sample_evaluations) == ((1.5, 1.0), 3)
-    # two slots, then input and output of both halves of the doubled batch, float32
-    assert program.state_bytes(elements=256, batch=3) == 3 * 256 * 4 * (2 + 2 + 2)
-    assert program.with_guidance(1).state_bytes(elements=256, batch=3) == 3 * 256 * 4 * (2 + 1 + 1)
 
 
 def test_with_guidance_changes_nothing_else(small: dict[str, Any]) -> None:

@@ -198,3 +198,120 @@ def test_long_sums_may_round_as_onnxruntime_adds_them(tmp_path: Path) -> None:
     wrong = nn.GroupNorm(1, 4, eps=1e-3)
     with pytest.raises(AigcEdgeError, match="is off by"):
         check(_part(wrong, 4, 512, 512), tmp_path / "a.onnx")
+
+
+class _Calls(nn.Module):
+    """A function as a module, with a weight so that the exporter has something to export."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.function = nn.Linear(4, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.function(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + torch.randn_like(x),
+        lambda x: x * (torch.rand(4) > 0.5),
+        lambda x: nn.functional.dropout(x, 0.5, training=True),
+        lambda x: x + 1e-3 * torch.bernoulli(torch.full_like(x, 0.5)),
+    ],
+    ids=["noise", "shared mask", "functional dropout", "little noise"],
+)
+def test_what_draws_random_numbers_is_refused(tmp_path: Path, function: Callable[[Tensor], Tensor]) -> None:
+    """Two evaluations differ, so a comparison with one of them would allow anything."""
+    with pytest.raises(AigcEdgeError, match=r"draws random numbers .*: make them an input"):
+        export_component(_part(_Calls(function)), tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dropout_that_is_off_is_no_random_number(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), _Calls(lambda x: nn.functional.dropout(x, 0.5, training=False)))
+    assert export_component(_part(module), tmp_path / "a.onnx")["checks"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: nn.functional.batch_norm(x.reshape(-1, 2, 2), None, None, training=True).reshape(x.shape),
+        lambda x: x / (x - x.mean(0, keepdim=True)).square().mean().add(1).sqrt(),  # as minibatch deviation in a discriminator
+        lambda x: x.softmax(0),
+    ],
+    ids=["batch statistics", "minibatch deviation", "softmax over the batch"],
+)
+def test_samples_that_depend_on_each_other_are_refused(tmp_path: Path, function: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(AigcEdgeError, match="its samples depend on each other"):
+        export_component(_part(_Calls(function)), tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_needs_two_samples_is_refused(tmp_path: Path) -> None:
+    module = _Calls(lambda x: nn.functional.batch_norm(x, None, None, training=True))
+    with pytest.raises(AigcEdgeError, match=r"fails on batches of 1 or 2 samples .*: it must accept any number"):
+        export_component(_part(module), tmp_path / "a.onnx")
+
+
+def test_magnified_rounding_has_a_limit(exported: tuple[Part, Path, dict], tmp_path: Path) -> None:
+    """A network that turns the last bits of its input into its output: torch's own error is no measure of an export."""
+
+    class Magnifies(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sin(x * 1e7)
+
+    with pytest.raises(AigcEdgeError, match=r"is off by .* rounding explains 0.001"):
+        export_component(_part(Magnifies()), tmp_path / "a.onnx")
+
+
+class _Standardised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(300, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight - self.weight.mean(1, keepdim=True)) / self.weight.std(1, keepdim=True)
+        return nn.functional.linear(nn.functional.linear(x, weight).relu(), weight.T / 30)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 300)), nn.Linear(300, 4)),
+        nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 300)), nn.Linear(300, 4)),
+        _Standardised(),
+    ],
+    ids=["weight norm", "spectral norm", "weight standardisation"],
+)
+def test_parametrised_weights_are_constants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: nn.Module) -> None:
+    """Also those that lie in a file of their own."""
+    monkeypatch.setattr(external, "ABOVE", 1000)
+    part = _part(module)
+    export_component(part, tmp_path / "a.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.onnx", "a.onnx.data"]
+    model = onnx.load(tmp_path / "a.onnx")
+    assert {node.op_type for node in model.graph.node} <= {"Gemm", "MatMul", "Relu", "Add"}
+    assert sum(np.prod(tensor.dims, dtype=int) >= 1200 for tensor in model.graph.initializer) == 2
+    x = torch.randn(3, 4)
+    made = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(None, {"x": x.numpy()})[0]
+    np.testing.assert_allclose(made, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_branches_read_weights_of_the_graph(tmp_path: Path) -> None:
+    class Chooses(nn.Module):
+        """By a weight, since a choice by the batch would make its samples depend on each other."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.gate = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            # The comparison reads the batch, so that nothing folds it.
+            return torch.cond((x.abs().sum() + self.gate) > 0, self.one.forward, self.two.forward, (x,))
+
+    part = _part(Chooses())
+    export_component(part, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    assert "If" in {node.op_type for node in model.graph.node}
+    assert len([tensor for tensor in model.graph.initializer if list(tensor.dims) == [4, 4]]) == 2

@@ -23,7 +23,7 @@ TORCH = [
     "engines/torch.py",
 ]
 # diffusion/: importing a diffusers scheduler runs it, and it computes with torch.
-# engines/plans/network.py, runtime/device_loop.py: on a GPU torch owns memory and streams, where it is installed.
+# engines/plans/network.py, runtime/device.py, runtime/networks.py: on a GPU torch owns memory, where it is installed.
 TORCH_IN_FUNCTIONS = [
     *TORCH,
     "bench/runners/",
@@ -33,7 +33,8 @@ TORCH_IN_FUNCTIONS = [
     "diffusion/",
     "verify/peers/",
     "engines/plans/network.py",
-    "runtime/device_loop.py",
+    "runtime/device.py",
+    "runtime/networks.py",
 ]
 ONLY_IN = {
     "tensorrt": ["engines/plans/module.py"],

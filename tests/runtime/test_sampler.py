@@ -162,7 +162,7 @@ def test_a_decoder_that_is_not_finite_is_named(open_toy, engine, toy):
 
 def test_a_handle_can_be_used_after_a_failure(open_toy):
     pipeline, broken = open_toy(), [False]
-    bound = pipeline._engines["denoiser"].bind
+    bound = pipeline._networks.engines["denoiser"].bind
 
     def bind(inputs, outputs):
         run = bound(inputs, outputs)
@@ -174,7 +174,7 @@ def test_a_handle_can_be_used_after_a_failure(open_toy):
 
         return call
 
-    pipeline._engines["denoiser"].bind = bind
+    pipeline._networks.engines["denoiser"].bind = bind
     expected = pipeline.sample(2, seed=4)
     broken[0] = True
     with pytest.raises(KeyboardInterrupt):
@@ -341,7 +341,7 @@ def test_noise_of_other_tools_has_its_own_stream_a_sample(open_toy, toy):
         ({"image": np.zeros((1, 2, 3, 5), np.float32)}, "an image was given alone"),
         ({"image": np.zeros((1, 2, 3), np.float32), "strength": 0.5}, "the image has the shape [1, 2, 3]"),
         ({"image": np.zeros((1, 2, 3, 5), np.float32), "mask": np.ones((4, 4))}, "the mask has the shape [4, 4]"),
-        ({"guidance_rescale": 2.0}, "the guidance rescale is 2.000000: 0 to 1 is allowed"),
+        ({"guidance_rescale": 2.0}, "the guidance rescale is 2: 0 to 1 is allowed"),
         ({"negative_classes": 4}, "negative class 4 is out of range"),
         ({"program": "nothing"}, "has no program nothing: choose one of dpmpp_2m-6"),
     ],

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aigc_edge.diffusion import Program, sample
-from aigc_edge.export.onnx import session_of
+from aigc_edge.export.session import session_of
 from aigc_edge.sources.base import Source, SourceComponent
 
 

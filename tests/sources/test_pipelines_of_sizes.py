@@ -19,7 +19,6 @@ from aigc_edge.compile import compile_source
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceComponent, SourceOptions, open_source
 from aigc_edge.sources.diffusers.pipelines.stable_diffusion_xl import XlUnet
-from aigc_edge.sources.diffusers.unets import examples
 
 LENGTH, WIDTH = 12, 16
 PROMPTS = ["a red cat on a dog", "dogs"]
@@ -135,13 +134,13 @@ def test_sdxl_is_told_the_size_that_it_makes(tmp_path: Path) -> None:
 
     module = Told()
     module.whole = whole
-    given = examples(spec.at(SIZES[0]), 3, torch.Generator().manual_seed(0))
+    part = SourceComponent(spec, lambda: module, sizes=SIZES)
+    given = part.example(3, torch.Generator().manual_seed(0))
     for size in SIZES:
         sample = torch.randn(3, 4, size[0] // 2, size[1] // 2)
         with torch.no_grad():
             own = XlUnet(network, size, 2)(sample, given[1], given[2][..., :8], given[2][..., 8:], given[3])
             torch.testing.assert_close(module(sample, *given[1:]), own, rtol=0, atol=1e-6)
-    part = SourceComponent(spec, lambda: module, lambda batch, rng: examples(spec.at(SIZES[0]), batch, rng), SIZES)
     checks = part.write(tmp_path / "a.onnx")["checks"]
     assert [tuple(check["size"]) for check in checks] == [size for size in SIZES for _ in range(2)]
 

@@ -131,7 +131,7 @@ def test_an_unknown_target_lists_what_there_is():
         ({"tops": {"fp16": -1}}, "tops are positive"),
         ({"tops": {"fp3": 1}}, "tops are positive"),
         ({"figures": ""}, "figures"),
-        ({"clocks": {"speed": []}}, "clocks have no speed"),
+        ({"clocks": {"speed": []}}, "unknown clocks speed"),
     ],
 )
 def test_a_malformed_target_is_named(change, words):

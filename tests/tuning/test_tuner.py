@@ -10,7 +10,7 @@ import pytest
 from aigc_edge.diffusion import reference
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.tuning.fit import FitSettings
-from aigc_edge.tuning.tuner import NoiseSamples, Tuner, decibels, tune_network
+from aigc_edge.tuning.tuner import NoiseSamples, Tuner, decibels
 
 CLASSES = 3
 
@@ -63,7 +63,7 @@ def test_a_table_is_gone_on_with(edm: dict[str, Any], tools: Any, rng: np.random
 def test_one_call_is_enough(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:
     toy = tools.Toy(edm, tools.gaussian(np.array([0.04, 0.3])), 16)
     latents = [rng.standard_normal((24, 2)).astype(np.float32) for _ in range(2)]
-    program = tune_network(toy, edm, 1, NoiseSamples(latents[0]), NoiseSamples(latents[1]), reference_steps=16)
+    program = Tuner(toy, edm, *map(NoiseSamples, latents), reference_steps=16).tune(1).program
     assert (program.nfe, program.slots, program.name) == (1, 1, "tuned-1")
     assert program.meta["psnr"] > 45
 

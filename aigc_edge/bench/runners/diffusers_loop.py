@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bench.runner import RUNNERS, Runner, Workload, to_uint8
-from aigc_edge.bench.runners.numpy_loop import NumpyLoop, not_plain
+from aigc_edge.bench.runner import RUNNERS, Classes, Latents, Workload, to_uint8
+from aigc_edge.bench.runners.numpy_loop import NumpyLoop
 
 SCHEDULERS = {"dpmpp_2m": "EDMDPMSolverMultistepScheduler", "euler": "EDMEulerScheduler"}
 
 
 @RUNNERS.register("diffusers")
-class DiffusersLoop(Runner):
+class DiffusersLoop(NumpyLoop):
     """A pipeline as diffusers writes it: scale_model_input, the network, guidance, scheduler.step."""
 
     name, title, order = "diffusers", "diffusers", 40
@@ -31,42 +30,32 @@ class DiffusersLoop(Runner):
             return f"written for the solvers {', '.join(SCHEDULERS)} only, not for {workload.solver or 'a single evaluation'}"
         if workload.program.meta.get("options"):
             return "the scheduler knows no clipping and no other options of this program"
-        return not_plain(workload)
+        return super().unavailable(workload)
 
     def __init__(self, workload: Workload, format: str) -> None:
         import diffusers
         import torch
 
+        super().__init__(workload, format)
         torch.set_num_threads(workload.threads)
-        self._workload = workload
-        self._network = NumpyLoop(workload, format)
         schedule = workload.manifest.schedule
         assert schedule is not None  # of a program with a solver
         self._largest = schedule["sigma_max"]
         settings: dict[str, Any] = {name: schedule[name] for name in ("sigma_min", "sigma_max", "sigma_data", "rho")}
         self._scheduler = getattr(diffusers, SCHEDULERS[str(workload.solver)])(**settings, sigma_schedule="karras")
 
-    def generate(
-        self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
-    ) -> NDArray[np.uint8]:
+    def generate(self, n: int, seed: int, classes: Classes, latents: Latents = None) -> NDArray[np.uint8]:
         import torch
 
-        workload, scheduler = self._workload, self._scheduler
-        shape = (n, *workload.shape)
-        labels = None if classes is None else np.asarray(classes, dtype=np.int64)
-        if workload.guided and labels is not None:
-            labels = np.concatenate([labels, np.full_like(labels, workload.classes)])
+        workload, scheduler, labels = self.workload, self._scheduler, self.labels(classes)
         with torch.inference_mode():
             scheduler.set_timesteps(workload.steps)
-            drawn = (
-                torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-                if latents is None
-                else torch.from_numpy(latents)
-            )
-            x = drawn * self._largest
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn((n, *workload.shape), generator=generator) if latents is None else torch.from_numpy(latents)
+            x = noise * self._largest
             for timestep in scheduler.timesteps:
                 network_input = scheduler.scale_model_input(torch.cat([x, x]) if workload.guided else x, timestep)
-                output = torch.from_numpy(self._network.evaluate(network_input.numpy(), float(timestep), labels))
+                output = torch.from_numpy(self.evaluate(network_input.numpy(), float(timestep), labels))
                 if workload.guided:
                     conditional, unconditional = output.chunk(2)
                     output = unconditional + workload.guidance * (conditional - unconditional)

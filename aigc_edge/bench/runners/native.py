@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bench.runner import RUNNERS, Runner, Workload
+from aigc_edge.bench.runner import RUNNERS, Classes, Latents, Runner, Workload
 
 PROMPT = "a photograph of a cat on a red sofa"  # of a bundle with text encoders
 
@@ -18,21 +17,13 @@ class Native(Runner):
     """`aigc_edge.open(...).sample(...)`."""
 
     name, title, order = "native", "aigc-edge", 0
-    devices = ("cpu", "cuda")
-
-    @classmethod
-    def engine_on(cls, device: str) -> str:
-        return "torch" if device == "cuda" else cls.engine
-
-    @classmethod
-    def formats_on(cls, device: str) -> tuple[str, ...] | None:
-        return ("fp32",) if device == "cuda" else cls.formats  # what the engine torch runs
+    engines: ClassVar = {"cpu": "onnxruntime", "cuda": "torch"}
 
     def __init__(self, workload: Workload, format: str) -> None:
         import aigc_edge
 
         self._workload = workload
-        engine, device = self.engine_on(workload.device), workload.device
+        engine, device = self.engines[workload.device], workload.device
         self._pipeline = aigc_edge.open(workload.bundle, format=format, threads=workload.threads, engine=engine, device=device)
         self._text: dict[str, Any] = {"prompt": PROMPT} if workload.manifest.text else {}
         if self._text:  # encoded once, at opening: what is timed is sampling
@@ -42,9 +33,7 @@ class Native(Runner):
             if workload.guided:
                 self._text["negative_conditions"] = {name: np.zeros_like(value) for name, value in own.items()}
 
-    def generate(
-        self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
-    ) -> NDArray[np.uint8]:
+    def generate(self, n: int, seed: int, classes: Classes, latents: Latents = None) -> NDArray[np.uint8]:
         workload = self._workload
         program: dict[str, Any] = {"solver": workload.solver, "steps": workload.steps} if workload.custom else {}
         images: NDArray[np.uint8] = self._pipeline.sample(

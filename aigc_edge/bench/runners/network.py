@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bench.runner import RUNNERS, Runner, Workload
+from aigc_edge.bench.runner import RUNNERS, Classes, Latents, Runner, Workload
 from aigc_edge.engines.base import ENGINES, shape_of
 
 
@@ -35,9 +35,7 @@ class NetworkAlone(Runner):
             self._bound[batch] = self._engine.bind(inputs, outputs)
         return self._bound[batch]
 
-    def generate(
-        self, n: int, seed: int, classes: Sequence[int] | NDArray[np.int64] | None, latents: NDArray[np.float32] | None = None
-    ) -> NDArray[np.uint8]:
+    def generate(self, n: int, seed: int, classes: Classes, latents: Latents = None) -> NDArray[np.uint8]:
         run = self._binding(2 * n if self._workload.guided else n)
         for _ in range(self._workload.evaluations):
             run()

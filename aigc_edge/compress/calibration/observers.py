@@ -7,41 +7,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from aigc_edge.compress.calibration.ranges import TensorRange
 from aigc_edge.compress.rounding import scale_of
-from aigc_edge.errors import AigcEdgeError
 
 BINS = 4096  # on either side of zero: at least 16 bins per quantisation step, even after the range has doubled
 COUNTED = 1 << 15  # values per evaluation that the histogram counts, evenly spaced; ranges cover all values
 
 
-class Observer:
-    """Range, range per row of the sampling program, and histogram of one float tensor."""
+@dataclass
+class Observer(TensorRange):
+    """Range and histogram of one float tensor; the histogram covers −`limit` … `limit`, a power of two."""
 
-    def __init__(self) -> None:
-        self.low = 0.0  # zero always belongs to the range: padding and masks must stay exact
-        self.high = 0.0
-        self.rows: dict[int, tuple[float, float]] = {}
-        self.limit = 0.0
-        self.counts: npt.NDArray[np.int64] = np.zeros(2 * BINS, np.int64)
+    limit: float = 0.0
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
 
-    def see(self, values: npt.NDArray[np.float32], row: int = 0) -> None:
-        """Add the values of one evaluation, in `row` of the program."""
+    def see(self, values: npt.NDArray[Any], row: int = 0) -> None:
+        super().see(values, row)
         if not values.size:
             return
-        low, high = float(values.min()), float(values.max())
-        previous = self.rows.get(row, (low, high))
-        self.rows[row] = (min(low, previous[0]), max(high, previous[1]))
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        largest = max(-low, high)
-        if not math.isfinite(largest) or math.isnan(low):
-            raise AigcEdgeError("an activation is NaN or infinite during calibration: the float32 network itself is broken")
-        if largest > 0 and self.limit == 0:
-            self.limit = 2.0 ** math.ceil(math.log2(largest))
-        while largest > self.limit:  # exact: two neighbouring bins become one
+        if self.largest > 0 and self.limit == 0:
+            self.limit = 2.0 ** math.ceil(math.log2(self.largest))
+        while self.largest > self.limit:  # exact: two neighbouring bins become one
             pairs = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.zeros(2 * BINS, np.int64)
             self.counts[BINS // 2 : BINS // 2 + BINS] = pairs

@@ -19,7 +19,8 @@ Observe = Callable[[str, npt.NDArray[Any], int], None]  # tensor, its values, ro
 
 @dataclass
 class TensorRange:
-    """The range of one tensor, over all rows of the program and in each; it always includes zero."""
+    """The range of one tensor over all rows of the program, which always includes zero (padding and masks must stay exact), and
+    the range in each row."""
 
     low: float = 0.0
     high: float = 0.0
@@ -30,14 +31,20 @@ class TensorRange:
         """The largest magnitude."""
         return max(-self.low, self.high)
 
-    def see(self, values: npt.NDArray[Any], row: int) -> None:
-        """Add the values of one evaluation; raises AigcEdgeError when they are not finite."""
-        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    def see(self, values: npt.NDArray[Any], row: int = 0) -> None:
+        """Add the values of one evaluation in `row` of the program; raises AigcEdgeError when they are not finite."""
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise AigcEdgeError("an activation is NaN or infinite during calibration: the float32 network itself is broken")
         self.low, self.high = min(self.low, low), max(self.high, high)
-        bounds = self.rows.setdefault(str(row), [low, high])
+        bounds = self.rows.get(str(row), [low, high])
         self.rows[str(row)] = [min(bounds[0], low), max(bounds[1], high)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The range as it stands in a compression report."""
+        return {"low": self.low, "high": self.high, "rows": self.rows}
 
 
 def observe_tensors(

@@ -89,10 +89,7 @@ class Calibration:
         def part(chosen: slice) -> Calibration:
             classes = None if self.classes is None else self.classes[chosen]
             seeds = None if self.seeds is None else self.seeds[chosen]
-            own, other = (
-                {k: v[chosen] for k, v in tensors.items()} if tensors else None for tensors in (self.conditions, self.negative)
-            )
-            return replace(self, latents=self.latents[chosen], classes=classes, seeds=seeds, conditions=own, negative=other)
+            return replace(self._with_conditions(chosen), latents=self.latents[chosen], classes=classes, seeds=seeds)
 
         return part(slice(None, n)), part(slice(n, None))
 
@@ -106,12 +103,16 @@ class Calibration:
         if classes is not None:
             number = int(self.null_class or int(classes.max()) + 1)
             classes = rng.integers(0, number, n).astype(np.int64)
+        seeds = rng.integers(1 << 33, 1 << 62, n).astype(np.uint64)
+        return replace(self._with_conditions(turn), latents=latents, classes=classes, seeds=seeds)
+
+    def _with_conditions(self, chosen: Any) -> Calibration:
+        """The same calibration with the `chosen` samples of its conditions."""
         own, other = (
-            None if tensors is None else {name: np.asarray(value)[turn] for name, value in tensors.items()}
+            {name: value[chosen] for name, value in tensors.items()} if tensors else None
             for tensors in (self.conditions, self.negative)
         )
-        seeds = rng.integers(1 << 33, 1 << 62, n).astype(np.uint64)
-        return replace(self, latents=latents, classes=classes, seeds=seeds, conditions=own, negative=other)
+        return replace(self, conditions=own, negative=other)
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that determines the network's inputs: equal calibrations have equal fingerprints."""

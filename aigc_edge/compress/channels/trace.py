@@ -6,6 +6,7 @@ import onnx
 
 from aigc_edge.compress.channels import layers, moves, pointwise  # noqa: F401  they register the rules
 from aigc_edge.compress.channels.tracing import RULES, ChannelTrace
+from aigc_edge.compress.graphs.graph import reads
 
 
 def trace(model: onnx.ModelProto) -> ChannelTrace:
@@ -14,7 +15,7 @@ def trace(model: onnx.ModelProto) -> ChannelTrace:
     for index, node in enumerate(model.graph.node):
         rule = RULES.get(node.op_type)
         if rule is None:
-            state.freeze(*node.input)
+            state.freeze(*reads(node))
         else:
             rule(state, index, node)
     state.freeze(*(value.name for value in model.graph.output))

@@ -5,7 +5,7 @@ Weights have one scale per channel, activations one per tensor: the largest valu
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import ml_dtypes
@@ -64,7 +64,11 @@ class _Fp8Recipe(PackedRecipe):
         self._moved = source_of(self.model)
         inputs = {self._source(layer) for layer in self.layers if layer.op in ("Conv", "Gemm", "MatMul")}
         self.ranges = {name: TensorRange() for name in sorted(inputs)}
-        observe_tensors(self.model, self.ranges, reference.calibration_records, self._see, reference.threads)
+
+        def observe(tensor: str, values: npt.NDArray[Any], row: int) -> None:
+            self.ranges[tensor].see(values, row)
+
+        observe_tensors(self.model, self.ranges, reference.calibration_records, observe, reference.threads)
         self._weight_bytes = {node: change.bytes for node, change in self._changes.items()}
         self._changes = {layer.node: self._with_input(layer, self._changes[layer.node]) for layer in self.layers}
 
@@ -74,11 +78,8 @@ class _Fp8Recipe(PackedRecipe):
     def _source(self, layer: Layer) -> str:
         return self._moved.get(layer.input, layer.input)
 
-    def _see(self, tensor: str, values: npt.NDArray[Any], row: int) -> None:
-        self.ranges[tensor].see(values, row)
-
     def complete(self, report: CompressionReport) -> None:
-        report.ranges = {name: asdict(seen) for name, seen in self.ranges.items()}
+        report.ranges = {name: seen.to_json() for name, seen in self.ranges.items()}
 
     def _with_input(self, layer: Layer, change: Change) -> Change:
         seen = self.ranges.get(self._source(layer))

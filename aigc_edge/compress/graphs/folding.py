@@ -6,7 +6,6 @@ local engine supports, and it runs at the speed of a float graph.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,14 @@ from aigc_edge.compress.graphs.rewrite import assembled
 _FOLDED = frozenset(("DequantizeLinear", "Cast", "Reshape", "Transpose", "Mul", "Concat"))
 
 
-def folded(model: onnx.ModelProto, also: Collection[str] = ()) -> onnx.ModelProto:
-    """A copy of `model` with weights that are dequantised, cast, reshaped (`also` names more) at run time as constants."""
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` with weights that are dequantised, cast, reshaped at run time as constants."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     computed: dict[str, npt.NDArray[Any]] = {}
     kept: list[onnx.NodeProto] = []
     for node in model.graph.node:
         known = all(name in constants or name in computed or not name for name in node.input)
-        if node.op_type not in (*_FOLDED, *also) or not known or not node.input:
+        if node.op_type not in _FOLDED or not known or not node.input:
             kept.append(node)
             continue
         names = [name for name in node.input if name]

@@ -194,11 +194,15 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The bodies of If, Loop and Scan; none of other operators."""
+    return [body for item in node.attribute for body in ([item.g] if item.HasField("g") else item.graphs)]
+
+
 def reads(node: onnx.NodeProto) -> list[str]:
-    """The names that `node` reads, with those that the bodies of If, Loop and Scan capture."""
-    bodies = [body for item in node.attribute for body in ([item.g] if item.HasField("g") else item.graphs)]
-    captured = [name for body in bodies for inner in body.node for name in reads(inner)]
-    return [*node.input, *captured, *(value.name for body in bodies for value in body.output)]
+    """The names that `node` reads, with those that its bodies capture."""
+    captured = [name for body in bodies(node) for inner in body.node for name in reads(inner)]
+    return [*node.input, *captured, *(value.name for body in bodies(node) for value in body.output)]
 
 
 def readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.compress.graphs.graph import initialisers, types_and_shapes
+from aigc_edge.compress.graphs.graph import bodies, initialisers, reads, types_and_shapes
 from aigc_edge.compress.graphs.opset import opset_of
-from aigc_edge.compress.graphs.rewrite import assembled, copied
+from aigc_edge.compress.graphs.rewrite import assembled, renamed
 
 # Sums over many elements, and functions that magnify the rounding of their argument.
 # fmt: off
@@ -29,6 +29,7 @@ _SENSITIVE = frozenset((
 ))
 # fmt: on
 _PERIODIC = ("Sin", "Cos", "Tan")  # an angle of 50 in half precision is off by 0.03: nodes that compute it stay in float32 too
+LARGE = 1024  # elements: constants that nodes of both precisions read, or bodies, are stored in 16 bits only
 _FLOAT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}  # inputs that are float32 for any data type
 
 
@@ -69,7 +70,7 @@ def _kept(model: onnx.ModelProto, constants: dict[str, npt.NDArray[Any]], kind: 
     kept = {
         index
         for index, node in enumerate(nodes)
-        if node.op_type in _SENSITIVE or not keep.isdisjoint(node.output) or not _takes(node, kind, opset)
+        if node.op_type in _SENSITIVE or bodies(node) or not keep.isdisjoint(node.output) or not _takes(node, kind, opset)
     }
     for index, node in enumerate(nodes):
         floats = [constants[name] for name in node.input if name in constants and constants[name].dtype == np.float32]
@@ -89,7 +90,8 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
     """A copy of `model` whose float32 weights and arithmetic are float16 (or bfloat16); inputs and outputs stay float32.
 
     Normalisations, softmax, reductions and the angles of timestep embeddings stay in float32, and so does any node with a
-    constant that the type cannot hold, with an output among `keep`, or of an operator that is not defined for the type.
+    constant that the type cannot hold, with an output among `keep`, with a body, or of an operator that is not defined for the
+    type. Weights that these read too are rounded as well.
     """
     constants = initialisers(model)
     known = types_and_shapes(model)
@@ -123,7 +125,7 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
     for index, node in enumerate(model.graph.node):
         # Nodes that produce floats from other types (ConstantOfShape, Range) use the type in their attributes.
         half = index not in kept and (node.op_type == "Cast" or any(name in is_float for name in node.input))
-        copy = copied(node)
+        copy = renamed(node, {name: read(name, False) for name in reads(node)[len(node.input) :]})
         for place, name in enumerate(node.input):
             if name:
                 copy.input[place] = read(name, half and place not in _FLOAT_INPUTS.get(node.op_type, ()))
@@ -137,8 +139,15 @@ def to_half(model: onnx.ModelProto, kind: HalfType = HALF, keep: Collection[str]
                     copy.output[place] = f"{name}_inner"
                     halves.discard(name)
                     nodes.append(helper.make_node("Cast", [f"{name}_inner"], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
+    captured = {name for node in model.graph.node if bodies(node) for name in reads(node)}
+    widened = []
+    for name in [name for name in used if name in is_float and used[name].size >= LARGE]:
+        key = f"{name}_{kind.name}"
+        if key in used or (name in captured and not _beyond(kind, np.abs(used[name]), np.max)):  # stored once, for both
+            used[key] = used.pop(name).astype(kind.dtype)
+            widened.append(helper.make_node("Cast", [key], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
     tensors = [numpy_helper.from_array(value, name) for name, value in used.items()]
-    return assembled(model, nodes, tensors, retyped=True)
+    return assembled(model, [*widened, *nodes], tensors, retyped=True)
 
 
 def recast(node: onnx.NodeProto, kinds: Collection[int], to: int) -> None:

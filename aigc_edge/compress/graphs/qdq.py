@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
 from aigc_edge.compress.graphs.graph import Layer, attribute, readers
 from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
-from aigc_edge.compress.graphs.rewrite import assembled, copied
+from aigc_edge.compress.graphs.rewrite import assembled, copied, read_stored
 from aigc_edge.compress.rounding import Floats, Scale
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
@@ -152,6 +152,7 @@ class QdqWriter:
         nodes: list[onnx.NodeProto] = []
         constants: dict[str, npt.NDArray[Any]] = {}
         ready: dict[str, str] = {name: name for name in behind}  # tensor: the name of its dequantised form
+        stored: dict[str, str] = {}  # weight → the tensor that its other readers take
         moved = integers_only(self.model, [layer for layer in layers if not self._plain(layer)]) if self.scheme.early else set()
 
         def quantise(tensor: str, source: str, result: str) -> None:
@@ -176,15 +177,18 @@ class QdqWriter:
                     if tensor not in ready:
                         ready[tensor] = f"{tensor}_dq"
                         quantise(tensor, tensor, ready[tensor])
-                if layer.weight not in ready:
-                    ready[layer.weight] = f"{layer.weight}_dq"
-                    names = [f"{layer.weight}_{part}" for part in ("int8", "scale", "zero")]
+                # With onnxruntime's int8 kernels each layer has integers of its own: it cannot convert shared ones to uint8.
+                name = f"{layer.weight}_{layer.node}" if self.scheme.fused and layer.weight in stored else layer.weight
+                if name not in ready:
+                    ready[name] = f"{name}_dq"
+                    names = [f"{name}_{part}" for part in ("int8", "scale", "zero")]
                     integers, scale = self._weight(layer)
                     self._written[names[0]] = layer
                     constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int8)), strict=True)
-                    result = ready[layer.weight]
-                    nodes.append(helper.make_node("DequantizeLinear", names, [result], name=result, axis=layer.axis))
-                copy.input[1] = ready[layer.weight]
+                    nodes.append(helper.make_node("DequantizeLinear", names, [ready[name]], name=ready[name], axis=layer.axis))
+                    if layer.op != ACTIVATION_MATMUL and layer.weight not in stored:
+                        stored[layer.weight] = self._in_float(layer, nodes, constants) if self.scheme.fused else ready[name]
+                copy.input[1] = ready[name]
                 if not self._plain(layer):
                     copy.input[0] = ready[layer.input]
                 if self.scheme.fused and layer.op == "Gemm" and layer.bias is not None:
@@ -193,7 +197,17 @@ class QdqWriter:
             if node.output[0] in behind:
                 copy.output[0] = f"{node.output[0]}_float"
                 quantise(node.output[0], copy.output[0], node.output[0])
-        return assembled(self.model, nodes, (numpy_helper.from_array(value, name) for name, value in constants.items()))
+        tensors = (numpy_helper.from_array(value, name) for name, value in constants.items())
+        return assembled(self.model, read_stored(nodes, stored), tensors)
+
+    def _in_float(self, layer: Layer, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]) -> str:
+        """The weight for readers in float: not by DequantizeLinear, which is converted to uint8 together with the layer's."""
+        codes, float_codes, column, result = (f"{layer.weight}_{part}" for part in ("int8", "integers", "column", "float"))
+        integers, scale = self._weight(layer)
+        constants[column] = along_axis(scale, layer.axis, integers.ndim)
+        nodes.append(helper.make_node("Cast", [codes], [float_codes], name=float_codes, to=onnx.TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [float_codes, column], [result], name=result))
+        return result
 
     def _quantise_bias(
         self, layer: Layer, node: onnx.NodeProto, nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]]

@@ -9,7 +9,6 @@ import onnx
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.activation_matmuls import activation_matmuls
 from aigc_edge.compress.graphs.first_and_last import without_first_and_last
-from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.norms import MEANS, without_reshape
 from aigc_edge.compress.graphs.transposed import as_convolutions
@@ -53,10 +52,6 @@ SCHEMES = {
 
 def adapt_for_engine(model: onnx.ModelProto, engine: str) -> onnx.ModelProto:
     """`model` rewritten for the int8 kernels of `engine`; it computes the same up to rounding."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    if any(node.op_type in ("Mul", "Pow") and {*node.input} <= constants for node in model.graph.node):
-        # As in StyleGAN's demodulation: a weight with a second, float reader would be stored twice.
-        model = folded(model, ("Pow", "ReduceSum", "Sqrt", "Add"))
     if engine == "tensorrt":
         return model
     model = as_convolutions(model)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from aigc_edge.compress.graphs.graph import reads
+from aigc_edge.compress.graphs.graph import bodies, reads
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ def rewritten(
     """A copy of `model` with `changes` to nodes (by their first output) and other values for some of its constants."""
     nodes: list[onnx.NodeProto] = []
     tensors = {name: numpy_helper.from_array(value, name) for name, value in (constants or {}).items()}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    stored: dict[str, str] = {}  # weight → what replaces it
     there: set[str] = set()
     for node in model.graph.node:
         change = changes.get(node.output[0]) if node.output else None
@@ -47,7 +49,7 @@ def rewritten(
             continue
         copy = copied(node)
         for place, name in change.inputs.items():
-            copy.input[place] = name
+            copy.input[place] = stored.setdefault(node.input[place], name) if node.input[place] in weights else name
         if change.output:
             copy.output[0] = change.output
         for extra in change.before:
@@ -56,7 +58,42 @@ def rewritten(
                 nodes.append(extra)
         nodes += [copy, *change.after]
         tensors |= {tensor.name: tensor for tensor in change.tensors}
-    return assembled(model, nodes, tensors.values())
+    return assembled(model, read_stored(nodes, stored), tensors.values())
+
+
+def read_stored(nodes: Sequence[onnx.NodeProto], stored: Mapping[str, str]) -> list[onnx.NodeProto]:
+    """`nodes` whose other readers of a weight (a key) take the dequantised tensor that replaces it, so that it is stored once.
+
+    The nodes that compute such a tensor come first. A tensor that only one layer reads stays in front of that layer.
+    """
+    read = {name for node in nodes for name in reads(node)}
+    again = {weight: name for weight, name in stored.items() if weight in read}
+    producers = {node.output[0]: node for node in nodes if node.output and node.output[0] not in stored}
+    first: dict[str, onnx.NodeProto] = {}
+
+    def add(name: str) -> None:
+        if name in producers and name not in first:
+            for source in producers[name].input:
+                add(source)
+            first[name] = producers[name]
+
+    for name in again.values():
+        add(name)
+    rest = [node for node in nodes if not node.output or node.output[0] not in first]
+    return [*first.values(), *(renamed(node, again) if again else node for node in rest)]
+
+
+def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A copy of `node` that reads other tensors, in its bodies too."""
+    copy = copied(node)
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    for body in bodies(copy):
+        inner = [renamed(each, names) for each in body.node]
+        del body.node[:]
+        body.node.extend(inner)
+        for value in body.output:
+            value.name = names.get(value.name, value.name)
+    return copy
 
 
 def copied(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -75,10 +112,15 @@ def assembled(
 ) -> onnx.ModelProto:
     """A copy of `model` with these nodes instead of its own, and further constants or others of the same name.
 
-    Constants without readers are left out, and so are inferred types and shapes of values that are no longer computed, or all
-    of them if types or sizes have changed (`retyped`).
+    Constants and nodes without readers are left out, and so are inferred types and shapes of values that are no longer computed,
+    or all of them if types or sizes have changed (`retyped`).
     """
-    read = {name for node in nodes for name in reads(node)} | {value.name for value in model.graph.output}
+    read = {value.name for value in model.graph.output}
+    needed = []
+    for node in reversed(nodes):
+        if not read.isdisjoint(node.output):
+            needed.append(node)
+            read.update(reads(node))
     result = onnx.ModelProto(
         ir_version=model.ir_version,
         opset_import=model.opset_import,
@@ -90,11 +132,11 @@ def assembled(
     graph.name = model.graph.name
     graph.input.extend(model.graph.input)
     graph.output.extend(model.graph.output)
-    graph.node.extend(nodes)
+    graph.node.extend(reversed(needed))
+    computed = {name for node in needed for name in node.output}
     if not retyped:
-        computed = {name for node in nodes for name in node.output}
         graph.value_info.extend(value for value in model.graph.value_info if value.name in computed)
     graph.initializer.extend(tensor for tensor in constants if tensor.name in read)
-    new = {tensor.name for tensor in graph.initializer}
-    graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read - new)
+    kept = read - computed - {tensor.name for tensor in graph.initializer}
+    graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in kept)
     return result

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx
 
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.half import HalfType, to_half
 from aigc_edge.compress.graphs.weights import weights_of
+from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.compress.recipes.recipe import ConversionRecipe
+
+
+@dataclass(frozen=True)
+class HalfPrecision(MixedPrecision):
+    """Base of the 16-bit float formats."""
+
+    constant_bytes: ClassVar[int] = 2
+
+    def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
+        return 2 * outputs * inputs
 
 
 class HalfPrecisionRecipe(ConversionRecipe):

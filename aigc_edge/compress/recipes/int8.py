@@ -151,15 +151,7 @@ class Int8Recipe(ConversionRecipe):
     def complete(self, report: CompressionReport) -> None:
         limits = self.reference.calibration.limits
         report.estimators = {name: psnr(error, limits) for name, error in self.errors.items()}
-        report.all_int8_psnr, report.int8_macs = report.all_psnr, report.macs_share
-        report.ranges = {
-            name: {
-                "low": observer.low,
-                "high": observer.high,
-                "rows": {str(row): list(bounds) for row, bounds in observer.rows.items()},
-            }
-            for name, observer in self.observers.items()
-        }
+        report.ranges = {name: observer.to_json() for name, observer in self.observers.items()}
 
 
 def _chunks(inputs: Inputs, most: int) -> list[Inputs]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -83,7 +82,7 @@ class W4A4Recipe(BlockwiseRecipe):
         return super().emulated(as_arithmetic(model))
 
     def complete(self, report: CompressionReport) -> None:
-        report.ranges = {name: asdict(seen) for name, seen in self.ranges.items()}
+        report.ranges = {name: seen.to_json() for name, seen in self.ranges.items()}
 
 
 def _vectors(model: onnx.ModelProto) -> set[str]:

@@ -18,6 +18,7 @@ from aigc_edge.compress.calibration.trajectory import Calibration, Record
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.graphs.rewrite import Change, rewritten
+from aigc_edge.compress.graphs.weights import shared
 
 SAMPLES = 2  # whose trajectories the largest magnitudes come from
 LEAST = 1e-3  # of the largest factor of a tensor: inactive channels are not amplified
@@ -49,28 +50,26 @@ def smoothed(
     model: onnx.ModelProto, layers: Sequence[Layer], sizes: Mapping[str, npt.NDArray[np.float32]], strength: float
 ) -> onnx.ModelProto:
     """A copy of `model` whose matrix products' input channels are divided by max|x|^s / max|w|^(1 − s), s the strength."""
-    constants = graph.initialisers(model)
-    readers: dict[str, set[str]] = {}
-    for layer in layers:
-        readers.setdefault(layer.weight, set()).add(layer.input)
+    constants, tied = graph.initialisers(model), shared(model)
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
-        if _takes(layer) and len(readers[layer.weight]) == 1 and layer.input in sizes:
+        if _takes(layer) and layer.weight not in tied and layer.input in sizes:
             groups.setdefault(layer.input, []).append(layer)
-    scaled: dict[str, npt.NDArray[np.float32]] = {}
+    weights: dict[str, npt.NDArray[np.float32]] = {}
     changes: dict[str, Change] = {}
     for name, group in groups.items():
-        weights = np.max([np.abs(constants[layer.weight]).max(layer.axis) for layer in group], axis=0)
-        factor = np.power(sizes[name], strength) / np.power(np.maximum(weights, 1e-12), 1 - strength)
+        largest = np.max([np.abs(constants[layer.weight]).max(layer.axis) for layer in group], axis=0)
+        factor = np.power(sizes[name], strength) / np.power(np.maximum(largest, 1e-12), 1 - strength)
         factor = np.where(sizes[name] > 0, factor, 0)
         factor = np.maximum(factor, LEAST * factor.max() or 1.0).astype(np.float32)
         factor /= np.float32(np.exp(np.log(factor).mean()))
-        tensor, smooth = numpy_helper.from_array((1 / factor).astype(np.float32), f"{name}_smoothing"), f"{name}_smooth"
-        division = helper.make_node("Mul", [name, tensor.name], [smooth], name=smooth)
+        smoothing, result = f"{name}_smoothing", f"{name}_smooth"
+        tensor = numpy_helper.from_array((1 / factor).astype(np.float32), smoothing)
+        node = helper.make_node("Mul", [name, smoothing], [result], name=result)
         for layer in group:
-            changes[layer.node] = Change((tensor,), (division,), {0: smooth})
-            scaled[layer.weight] = constants[layer.weight] * (factor if layer.axis == 0 else factor[:, None])
-    return rewritten(model, changes, scaled)
+            changes[layer.node] = Change((tensor,), (node,), {0: result})
+            weights[layer.weight] = constants[layer.weight] * (factor if layer.axis == 0 else factor[:, None])
+    return rewritten(model, changes, weights)
 
 
 def _takes(layer: Layer) -> bool:

@@ -167,16 +167,11 @@ class Execution:
         return [self.arrays.cast(values, "float32", False) for values in source]
 
     def run(self, network: Callable[..., Any], progress: Callable[[int, int], None] | None = None) -> None:
-        """Evaluate the rows; in host memory a value that is not finite stops them (elsewhere call `check` afterwards).
-
-        `at_row(row)` of a network that has it is called before each evaluation.
-        """
-        count, at_row = len(self._halves), getattr(network, "at_row", None)
+        """Evaluate the rows; in host memory a value that is not finite stops them (elsewhere call `check` afterwards)."""
+        count = len(self._halves)
         self._rows.run(0)
         for row, halves in enumerate(self._halves):
             sample = self._inputs[halves]
-            if at_row is not None:
-                at_row(row)
             output = network(sample, self.timesteps[row, : len(sample)], **self._conditions[halves])
             self._rows.run(row + 1, self._output(output, halves))
             if self.arrays.on_host:
@@ -195,12 +190,12 @@ class Execution:
         plain = self.arrays.cast(output, self.dtype, self.channels_last)
         return self.arrays.planes(plain, (halves, *self._planar), self.channels_last)
 
-    def check(self, before: int = 0) -> None:
-        """Raise AigcEdgeError with the row and sample of a value that is not finite; `before` samples precede these."""
+    def check(self) -> None:
+        """Raise AigcEdgeError with the row and sample of a value that is not finite."""
         marks = self.arrays.host(self.flags)
         if marks.any():
             first = int(marks[marks > 0].min())
-            sample = before + int(np.flatnonzero(marks == first)[0])
+            sample = int(np.flatnonzero(marks == first)[0])
             where = f"row {first - 1} of {len(self.program.rows)} for sample {sample}"
             raise AigcEdgeError(
                 f"the network returned a value that is not finite in {where}: try another dtype, a lower guidance scale, or "

@@ -28,8 +28,8 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def capture(work: Callable[[], None], device: Any) -> Callable[[], None]:
-    """Run `work` a few times on a stream of its own, then capture it there; returns what replays it on the current stream.
+def capture(work: Callable[[], None], device: Any, *, stream: Any = None, warm_ups: int = WARM_UPS) -> Callable[[], None]:
+    """Run `work` a few times on `stream` (one of its own), then capture it there; returns what replays it on the current stream.
 
     The memory that it allocates meanwhile belongs to the graph. Raises CaptureFailed, with torch as it was before, and whatever
     `work` raises where it is not captured.
@@ -38,13 +38,13 @@ def capture(work: Callable[[], None], device: Any) -> Callable[[], None]:
 
     with torch.cuda.device(device):
         caller = torch.cuda.current_stream()
-        side = torch.cuda.Stream()
-        raised: list[Exception] = []
+        side = stream or torch.cuda.Stream()
+        raised: list[BaseException] = []
         pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         side.wait_stream(caller)
         with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
+            for _ in range(warm_ups):
                 work()
         caller.wait_stream(side)
         try:
@@ -52,13 +52,16 @@ def capture(work: Callable[[], None], device: Any) -> Callable[[], None]:
             with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 try:
                     work()
-                except Exception as error:
+                except BaseException as error:
                     raised.append(error)  # ending a broken capture raises another error, which says less
                     raise
-        except Exception as error:
+        except BaseException as error:
             torch.cuda.set_stream(caller)  # torch leaves its stream in place when a capture cannot be ended
             _put_right(pool)
-            raise CaptureFailed(first_line(raised[0] if raised else error)) from error
+            cause = raised[0] if raised else error
+            if not isinstance(cause, Exception):  # an interrupt is no failure of the capture
+                raise cause from None
+            raise CaptureFailed(first_line(cause)) from error
     replay: Callable[[], None] = graph.replay
     return replay
 

@@ -54,13 +54,12 @@ class Loop:
         known: Any = None,
         known_noise: Any = None,
         progress: Callable[[int, int], None] | None = None,
-        before: int = 0,
     ) -> Any:
         """Copy what is given into the buffers, run all rows and return the samples, float32 [N, ...], in memory of their own.
 
         Latents, seeds, noise and `known_noise` are as in `aigc_edge.diffusion.sample`; conditions, negative ones, mask and known
         that are None stay as they were. With `progress` the rows run one by one, not as a graph. Raises ProgramError for what
-        does not fit, and AigcEdgeError for a value that is not finite, with its row and sample (`before` samples precede these).
+        does not fit, and AigcEdgeError for a value that is not finite, with its row and sample.
         """
         execution = self._execution
         drawn = not execution.program.draws or (isinstance(noise, str) and noise == noises.PHILOX)
@@ -77,7 +76,7 @@ class Loop:
                 self._replays[drawn]()
             else:
                 execution.run(self._network, progress)
-            execution.check(before)
+            execution.check()
         return execution.arrays.copy(execution.sample)
 
     def _impossible(self) -> str | None:

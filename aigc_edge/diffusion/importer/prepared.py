@@ -39,16 +39,8 @@ class PreparedScheduler:
     start: Level | None = None
 
 
-@dataclass(frozen=True)
-class SchedulerOptions:
-    """Keyword arguments of a scheduler's `set_timesteps` and of each `step`."""
-
-    set_timesteps: Mapping[str, Any]
-    step: Mapping[str, Any]
-
-
-def split_options(scheduler: Any, options: Mapping[str, Any]) -> SchedulerOptions:
-    """`options`, divided by the signatures of the two methods.
+def split_options(scheduler: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of `options` those of the scheduler's `set_timesteps`, and those of each `step`.
 
     Raises ProgramError for unknown options, and for a step with a required argument that a row cannot provide.
     """
@@ -62,17 +54,19 @@ def split_options(scheduler: Any, options: Mapping[str, Any]) -> SchedulerOption
             known = ", ".join(k for k in [*setter, *stepper] if k not in _RESERVED) or "no options"
             raise ProgramError(f"unknown option {key!r} of {name}: it takes {known}")
     of_step = {k: v for k, v in options.items() if k not in setter}
-    return SchedulerOptions({k: v for k, v in options.items() if k in setter}, of_step)
+    return {k: v for k, v in options.items() if k in setter}, of_step
 
 
-def prepare_scheduler(scheduler: Any, steps: int | None, options: SchedulerOptions, strength: float = 1.0) -> PreparedScheduler:
-    """A copy of `scheduler` with its timesteps set.
+def prepare_scheduler(
+    scheduler: Any, steps: int | None, options: tuple[Mapping[str, Any], Mapping[str, Any]], strength: float = 1.0
+) -> PreparedScheduler:
+    """A copy of `scheduler` with its timesteps set; `options` are those of `split_options`.
 
     With a strength below 1 the loop begins where that of diffusers' image-to-image pipelines does: LCM and TCD place their
     timesteps themselves, of others the last int(strength · steps) steps are taken. Raises ProgramError where no step is left and,
     with the scheduler's own message, where the scheduler fails.
     """
-    setter_options = dict(options.set_timesteps)
+    setter_options, step_options = dict(options[0]), options[1]
     name = type(scheduler).__name__
     own_strength = strength < 1 and "strength" in parameters(scheduler.set_timesteps)
     if own_strength:
@@ -94,7 +88,7 @@ def prepare_scheduler(scheduler: Any, steps: int | None, options: SchedulerOptio
     if not timesteps:
         raise ProgramError("it makes no evaluation with this number of steps")
     if strength == 1:
-        return PreparedScheduler(ready, timesteps, scale, options.step)
+        return PreparedScheduler(ready, timesteps, scale, step_options)
     order = int(getattr(ready, "order", 1))
     count = steps or len(timesteps) // order
     begin = 0 if own_strength else (count - int(count * strength)) * order
@@ -104,7 +98,7 @@ def prepare_scheduler(scheduler: Any, steps: int | None, options: SchedulerOptio
         ready.set_begin_index(begin)
     with foreign_errors(scheduler, "add_noise"):
         start = noise_level(ready, timesteps[begin])
-    return PreparedScheduler(ready, timesteps[begin:], math.hypot(*start), options.step, begin, start)
+    return PreparedScheduler(ready, timesteps[begin:], math.hypot(*start), step_options, begin, start)
 
 
 def noise_level(scheduler: Any, timestep: Any) -> Level:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from aigc_edge.diffusion.importer.drive import Evaluation, SchedulerRun, drive
+from aigc_edge.diffusion.importer.hooks import StepHooks
 from aigc_edge.diffusion.importer.prepared import PreparedScheduler
 from aigc_edge.diffusion.schedules import Level
 from aigc_edge.errors import ProgramError
@@ -62,20 +63,17 @@ class LinearTrace:
         return [self.first_noise + j for j, e in enumerate(self.drawn) if e == evaluation]
 
 
-class Basis:
+class Basis(StepHooks):
     """Step hooks that return one unit vector per network output, clipped sample and draw; tensors [1, width, 1, 1] float64."""
 
     def __init__(self, evaluations: int, edges: np.ndarray | None = None) -> None:
         self.evaluations, self.edges = evaluations, edges
         self.first_noise = 3 * evaluations
         self.width = self.first_noise + (len(edges) if edges is not None else 0) + NOISES * evaluations + 8
-        self.step = 0  # the evaluation whose step is running
-        self.drawn: list[int] = []
+        self.drawn = [] if edges is None else [-1] * (len(edges) - 1)
         self.queries: list[tuple[float, float]] = []
         self.clips: list[Clip] = [{} for _ in range(evaluations)]
         self.clipped: dict[int, np.ndarray] = {}
-        if edges is not None:
-            self.drawn = [-1] * (len(edges) - 1)
 
     def unit(self, column: int) -> Any:
         import torch

@@ -22,13 +22,6 @@ _INSIDE = 1e-9  # distance at which a vector counts as within the state's space
 
 
 @dataclass
-class SlotBasis:
-    """The slots between two evaluations: their coefficients over the trace's inputs [slots, width]; slot 0 is the sample."""
-
-    slots: np.ndarray
-
-
-@dataclass
 class SlotUpdate:
     """The update of a row: slots' = keep · slots + pull · F + clipped · (D where it is clipped) + noise · draws."""
 
@@ -78,18 +71,21 @@ def _spaces(trace: LinearTrace, most: int | None) -> list[tuple[np.ndarray, np.n
     return spaces[::-1]
 
 
-def realise(trace: LinearTrace, slots: int) -> tuple[list[SlotBasis], list[SlotUpdate]]:
-    """The state before each evaluation (and after the last), of at most `slots` vectors, and the updates between them."""
+def realise(trace: LinearTrace, slots: int) -> tuple[list[np.ndarray], list[SlotUpdate]]:
+    """The states before each evaluation and after the last, and the updates between them.
+
+    A state holds at most `slots` slots, the first of which is the sample: coefficients over the trace's inputs [slots, width].
+    """
     when, count = times(trace), len(trace.evaluations)
-    states = [SlotBasis(_basis(space, trace, k)) for k, (space, _) in enumerate(_spaces(trace, slots))]
-    states.append(SlotBasis(trace.samples[count][None]))
+    states = [_basis(space, trace, k) for k, (space, _) in enumerate(_spaces(trace, slots))]
+    states.append(trace.samples[count][None])
     updates = []
     for k, (before, after) in enumerate(pairwise(states)):
-        size = np.linalg.norm(before.slots, axis=1)
-        keep = np.linalg.lstsq((before.slots / size[:, None]).T, (after.slots * (when < k)).T, rcond=None)[0].T / size
+        size = np.linalg.norm(before, axis=1)
+        keep = np.linalg.lstsq((before / size[:, None]).T, (after * (when < k)).T, rcond=None)[0].T / size
         columns, own = trace.noises(k), trace.clipped_column(k)
-        clipped = np.zeros(len(after.slots)) if own is None else after.slots[:, own]
-        keep, pull, clipped, noise = map(tidy, (keep, after.slots[:, 1 + k], clipped, after.slots[:, columns]))
+        clipped = np.zeros(len(after)) if own is None else after[:, own]
+        keep, pull, clipped, noise = map(tidy, (keep, after[:, 1 + k], clipped, after[:, columns]))
         updates.append(SlotUpdate(keep, pull, clipped, noise, columns))
     return states, updates
 

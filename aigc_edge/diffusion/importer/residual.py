@@ -9,6 +9,7 @@ import numpy as np
 
 from aigc_edge.diffusion.importer.draws import NoiseDraw, noise_function
 from aigc_edge.diffusion.importer.drive import drive
+from aigc_edge.diffusion.importer.hooks import StepHooks
 from aigc_edge.diffusion.importer.prepared import PreparedScheduler
 from aigc_edge.diffusion.importer.probe import LinearTrace, shares
 from aigc_edge.diffusion.program import Program
@@ -17,15 +18,12 @@ from aigc_edge.diffusion.reference import run
 SHAPE = (2, 3, 4, 5)
 
 
-class PresetNoise:
-    """Step hooks that return noise drawn beforehand, one array per draw (or increment of a Brownian path), and really clip."""
+class PresetNoise(StepHooks):
+    """Step hooks that return noise drawn beforehand, one array per draw (or increment of a Brownian path)."""
 
     def __init__(self, noise: Sequence[np.ndarray], edges: np.ndarray | None) -> None:
         self.noise, self.edges = noise, edges
-        self.step, self._used = 0, 0 if edges is None else len(edges) - 1
-
-    def between_steps(self, sample: Any) -> Any:
-        return sample
+        self._used = 0 if edges is None else len(edges) - 1
 
     def normal(self) -> Any:
         import torch
@@ -39,12 +37,6 @@ class PresetNoise:
         assert self.edges is not None
         weights = shares(self.edges, start, end)
         return torch.from_numpy(np.tensordot(weights, np.stack(self.noise[: len(weights)]), axes=1))
-
-    def clamp(self, value: Any, low: float | None, high: float | None) -> Any:
-        return value.clamp(low, high)
-
-    def threshold(self, value: Any, quantile: float, largest: float, plain: Callable[[Any], Any]) -> Any:
-        return plain(value)
 
 
 def nonlinear_network(rng: np.random.Generator, channels: int) -> Callable[[int, np.ndarray], np.ndarray]:

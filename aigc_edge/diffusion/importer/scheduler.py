@@ -134,7 +134,7 @@ def _refuse_by_name(scheduler: Any, kind: str) -> None:
 
 def _table(trace: LinearTrace, slots: int, name: str, guidance_scale: float) -> tuple[Program, tuple[NoiseDraw, ...]]:
     states, updates = realise(trace, slots)
-    size = max(len(state.slots) for state in states)
+    size = max(map(len, states))
     rows: list[dict[str, Any]] = []
     noise_draws: list[NoiseDraw] = []
     for k, (evaluation, update) in enumerate(zip(trace.evaluations, updates, strict=True)):

@@ -68,8 +68,7 @@ def to_clean(sigmas: np.ndarray) -> list[Level]:
 
 def ends_at_zero(final_sigma: str) -> bool:
     """Whether `final_sigma` is "zero" (the clean sample) rather than "sigma_min"; raises ProgramError for other values."""
-    if final_sigma not in ("zero", "sigma_min"):
-        raise ProgramError(f"final_sigma must be 'zero' or 'sigma_min', not {checks.show(final_sigma)}")
+    checks.choice(final_sigma, "final_sigma", "zero", "sigma_min")
     return final_sigma == "zero"
 
 

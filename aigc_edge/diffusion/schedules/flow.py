@@ -10,7 +10,6 @@ import numpy as np
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.schedules.base import SCHEDULES, Level, Schedule, falling
 from aigc_edge.diffusion.schedules.spacing import beta_quantile
-from aigc_edge.errors import ProgramError
 
 
 @SCHEDULES.register("flow")
@@ -28,11 +27,10 @@ class FlowSchedule(Schedule):
     spacing: str = "linspace"
 
     def levels(self, steps: int) -> list[Level]:
+        checks.choice(self.spacing, "the spacing of a flow schedule", "linspace", "beta")
         time = np.linspace(1, 0, steps + 1)
         if self.spacing == "beta":
             time = beta_quantile(time)
-        elif self.spacing != "linspace":
-            raise ProgramError(f"the spacing of a flow schedule must be 'linspace' or 'beta', not {checks.show(self.spacing)}")
         shift = checks.number(self.shift, "shift", 1e-3, 1e3)
         time = shift * time / (1 - time + shift * time)  # exactly 1 at 1
         return falling([Level(1 - t, t) for t in time.tolist()])

@@ -19,13 +19,14 @@ from aigc_edge.diffusion.solvers.base import (
     Step,
     between,
     exponential_weights,
+    first_order,
     lagrange,
     log_snr,
     step,
     straight,
     symbols,
+    weighted,
 )
-from aigc_edge.errors import ProgramError
 
 _FIXED = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
@@ -41,19 +42,13 @@ def _of_eps(levels: Sequence[Level], order: int, weights: Callable[[list[Level],
     x, past, d = marks[0], marks[1:order], marks[-2]
     nodes: list[Level] = []  # the latest first
     for start, end in pairwise(levels):
-        eps = (x - start.alpha * d) / start.sigma
-        older = [eps, *past][: order - 1]
-        if start.alpha == 0:
-            keep, pull = straight(start, end, end.sigma)
-            yield step(start, keep * x + pull * d, *older)
-            continue
-        nodes = [start, *nodes][:order]
-        moved = sum((w * e for w, e in zip(weights(nodes, end), [eps, *past], strict=False)), 0 * x)
-        if len(nodes) == 1:
-            keep, pull = straight(start, end, end.sigma)
-            yield step(start, keep * x + pull * d, *older)
+        known = [(x - start.alpha * d) / start.sigma, *past]
+        nodes = [start, *nodes][:order] if start.alpha else []
+        if len(nodes) > 1:
+            moved = end.alpha / start.alpha * x + end.alpha * weighted(weights(nodes, end), known)
         else:
-            yield step(start, end.alpha / start.alpha * x + end.alpha * moved, *older)
+            moved = first_order(x, d, start, end)
+        yield step(start, moved, *known[: order - 1])
 
 
 @SOLVERS.register("lms", order=[Order(2), Order(1, {"order": 1}), Order(2, {"order": 2})])
@@ -100,28 +95,26 @@ def pndm(levels: Sequence[Level], *, warm_up: str = "runge_kutta") -> Iterator[S
     and lower orders instead, as latent diffusion does (PLMS; diffusers' skip_prk_steps). A first step from alpha = 0 is Euler's,
     as is a step of several evaluations to sigma 0, where eps cannot be evaluated.
     """
-    if warm_up not in ("runge_kutta", "heun"):
-        raise ProgramError(f"warm_up must be 'runge_kutta' or 'heun', not {checks.show(warm_up)}")
+    checks.choice(warm_up, "warm_up", "runge_kutta", "heun")
     x, kept, e1, e2, e3, d, _ = symbols(5)  # e1 … e3: eps at the start of earlier steps, the latest first
     none, warm = 0 * x, 0
     alone = 3 if warm_up == "runge_kutta" else 1  # steps until one evaluation is enough
     for start, end in pairwise(levels):
         eps = (x - start.alpha * d) / start.sigma
         if start.alpha == 0 or (warm < alone and end.sigma == 0):
-            keep, pull = straight(start, end, end.sigma)
-            yield step(start, keep * x + pull * d, none, e1, e2, e3)
+            yield step(start, first_order(x, d, start, end), none, e1, e2, e3)
             continue
         carry, h = end.alpha / start.alpha, end.alpha * (_ratio(end) - _ratio(start))
         if warm >= alone:
-            mixed = sum((w * e for w, e in zip(_FIXED[min(warm, 3)], (eps, e1, e2, e3), strict=False)), none)
+            mixed = weighted(_FIXED[min(warm, 3)], (eps, e1, e2, e3))
             yield step(start, carry * x + h * mixed, none, eps, e1, e2)
             warm += 1
             continue
+        warm += 1
         if warm_up == "heun":
             slope = (x - end.alpha * d) / end.sigma
             yield step(start, carry * x + h * eps, x, eps, e1, e2)
             yield step(end, carry * kept + h * (e1 + slope) / 2, none, e1, e2, e3)
-            warm += 1
             continue
         middle = between(start, end, (_ratio(start) + _ratio(end)) / 2)
         to_middle, half = middle.alpha / start.alpha, middle.alpha * (_ratio(end) - _ratio(start)) / 2
@@ -133,7 +126,6 @@ def pndm(levels: Sequence[Level], *, warm_up: str = "runge_kutta") -> Iterator[S
         yield step(middle, carry * kept + h * slope, gathered, e1, e2, e3)
         slope = (x - end.alpha * d) / end.sigma
         yield step(end, kept + h * slope / 6, none, e1, e2, e3)
-        warm += 1
 
 
 @SOLVERS.register("res_multistep", order=[Order(2), Order(2, {"order": 3})])
@@ -146,12 +138,10 @@ def res_multistep(levels: Sequence[Level], *, order: int = 2) -> Iterator[Step]:
     nodes: list[float] = []
     for start, end in pairwise(levels):
         here, there = log_snr(start), log_snr(end)
-        older = [d, *past][: order - 1]
-        keep, pull = straight(start, end, end.sigma)
-        if math.isinf(there - here):
-            nodes = [here] if math.isfinite(here) else []
-            yield step(start, keep * x + pull * d, *older)
-            continue
-        nodes = [here, *nodes][:order]
-        weights = end.alpha * exponential_weights(nodes, here, there)
-        yield step(start, keep * x + sum((w * v for w, v in zip(weights, [d, *past], strict=False)), 0 * x), *older)
+        known = [d, *past]
+        if math.isinf(there - here):  # from pure noise, or to the clean sample
+            nodes, moved = [], first_order(x, d, start, end)
+        else:
+            nodes = [here, *nodes][:order]
+            moved = straight(start, end, end.sigma)[0] * x + weighted(end.alpha * exponential_weights(nodes, here, there), known)
+        yield step(start, moved, *known[: order - 1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -93,6 +93,17 @@ def step(level: Level, *slots: np.ndarray) -> Step:
 def straight(start: Level, end: Level, sigma_end: float) -> tuple[float, float]:
     """(keep, pull) of x' = keep · x + pull · D, the step with constant x0 = D and eps, whose noise is scaled to `sigma_end`."""
     return sigma_end / start.sigma, (end.alpha * start.sigma - start.alpha * sigma_end) / start.sigma
+
+
+def first_order(x: np.ndarray, d: np.ndarray, start: Level, end: Level, sigma_end: float | None = None) -> np.ndarray:
+    """x' of `straight`, as a sum of symbols; the noise is scaled to that of `end` by default."""
+    keep, pull = straight(start, end, end.sigma if sigma_end is None else sigma_end)
+    return keep * x + pull * d
+
+
+def weighted(weights: Iterable[float], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of weight · part, over as many as there are weights for."""
+    return sum((w * p for w, p in zip(weights, parts, strict=False)), np.zeros(len(parts[0])))
 
 
 def ancestral(start: Level, end: Level, eta: float) -> tuple[Level, float]:

@@ -13,14 +13,22 @@ from itertools import pairwise
 
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.schedules import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, ancestral, between, step, straight, symbols
-from aigc_edge.errors import ProgramError
+from aigc_edge.diffusion.solvers.base import (
+    SOLVERS,
+    Order,
+    Step,
+    ancestral,
+    between,
+    first_order,
+    step,
+    straight,
+    symbols,
+)
 
 
 def _churn(start: Level, steps: int, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float) -> tuple[Level, float]:
     """The noisier level that a step starts from and the scale of the noise that leads there (Karras et al. 2022, algorithm 2)."""
-    checks.number(s_churn, "s_churn", 0.0)
-    checks.number(s_noise, "s_noise", 0.0)
+    checks.not_negative(s_churn=s_churn, s_noise=s_noise)
     if not s_tmin <= start.sigma <= s_tmax:
         return start, 0.0
     hat = start.sigma * (1 + min(s_churn / steps, math.sqrt(2) - 1))
@@ -70,9 +78,7 @@ def _ancestral(start: Level, end: Level, eta: float) -> tuple[float, float, floa
 def ddim(levels: Sequence[Level], *, eta: float = 0.0) -> Iterator[Step]:
     """DDIM, order 1 (Song et al. 2021, equations 12 and 16); eta = 0 is deterministic and equals `euler`, eta = 1 is DDPM."""
     checks.number(eta, "eta", 0.0, 1.0)
-    for start, end in pairwise(levels):
-        keep, pull, noise = _ancestral(start, end, eta)
-        yield Step(start, ((keep, pull),), after_noise=(noise,))
+    return euler_ancestral(levels, eta=eta)
 
 
 @SOLVERS.register("euler_ancestral", order=[Order(1, {"eta": 0.0})])
@@ -81,8 +87,7 @@ def euler_ancestral(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float
 
     With sigma/alpha in place of sigma it is DDIM's stochastic step, so alpha != 1 is covered too (Song et al. 2021, equation 12).
     """
-    checks.number(eta, "eta", 0.0)
-    checks.number(s_noise, "s_noise", 0.0)
+    checks.not_negative(eta=eta, s_noise=s_noise)
     for start, end in pairwise(levels):
         keep, pull, noise = _ancestral(start, end, eta)
         yield Step(start, ((keep, pull),), after_noise=(s_noise * noise,))
@@ -91,8 +96,7 @@ def euler_ancestral(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float
 @SOLVERS.register("ddpm", order=1)
 def ddpm(levels: Sequence[Level], *, variance: str = "small") -> Iterator[Step]:
     """Ancestral sampling, order 1, of the posterior's `variance` (small) or the forward step's beta (large) (Ho et al. 2020)."""
-    if variance not in ("small", "large"):
-        raise ProgramError(f"variance must be 'small' or 'large', not {checks.show(variance)}")
+    checks.choice(variance, "variance", "small", "large")
     for start, end in pairwise(levels):
         keep, pull, noise = _ancestral(start, end, 1.0)
         if variance == "large" and end.sigma > 0:
@@ -104,8 +108,7 @@ def ddpm(levels: Sequence[Level], *, variance: str = "small") -> Iterator[Step]:
 def _midpoint(start: Level, middle: Level, end: Level, fresh: float) -> Iterator[Step]:
     """Two rows: to `middle`, and from `start` to `end` with the slope there."""
     x, kept, d, noise = symbols(2)
-    keep, pull = straight(start, middle, middle.sigma)
-    yield step(start, keep * x + pull * d, x)
+    yield step(start, first_order(x, d, start, middle), x)
     h = end.sigma - start.sigma
     b = (start.alpha * end.sigma - end.alpha * start.sigma) / h
     yield step(middle, kept + h / middle.sigma * (x - b * d) + fresh * noise, 0 * x)
@@ -135,8 +138,7 @@ def _dpm2(start: Level, down: Level, fresh: float) -> Iterator[Step]:
     """From `start` to `down` with the slope at the middle of ln(sigma / alpha), then noise."""
     x, _, d, noise = symbols(2)
     if start.alpha == 0 or down.sigma == 0:
-        keep, pull = straight(start, down, down.sigma)
-        yield step(start, keep * x + pull * d + fresh * noise, 0 * x)
+        yield step(start, first_order(x, d, start, down) + fresh * noise, 0 * x)
         return
     middle = between(start, down, math.sqrt(start.sigma / start.alpha * down.sigma / down.alpha))
     yield from _midpoint(start, middle, down, fresh)
@@ -145,8 +147,7 @@ def _dpm2(start: Level, down: Level, fresh: float) -> Iterator[Step]:
 @SOLVERS.register("dpm2_ancestral", order=[Order(2, {"eta": 0.0})])
 def dpm2_ancestral(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0) -> Iterator[Step]:
     """DPM2 down to sigma_down, then fresh noise of sigma_up (k-diffusion's sample_dpm_2_ancestral)."""
-    checks.number(eta, "eta", 0.0)
-    checks.number(s_noise, "s_noise", 0.0)
+    checks.not_negative(eta=eta, s_noise=s_noise)
     for start, end in pairwise(levels):
         down, fresh = ancestral(start, end, eta)
         yield from _dpm2(start, down, s_noise * fresh)

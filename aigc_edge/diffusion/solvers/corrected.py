@@ -13,8 +13,16 @@ import numpy as np
 
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.schedules import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, exponential_weights, log_snr, step, symbols
-from aigc_edge.errors import ProgramError
+from aigc_edge.diffusion.solvers.base import (
+    SOLVERS,
+    Order,
+    Step,
+    exponential_weights,
+    log_snr,
+    step,
+    symbols,
+    weighted,
+)
 
 # (half-log-SNR of the D at hand, the one to come first if there is one; of the start; of the end) → weight of each D
 Weights = Callable[[list[float], float, float], np.ndarray]
@@ -52,19 +60,15 @@ def _corrected(
         share = tau * tau
         carried = end.sigma / start.sigma * math.exp(-share * gain) * sample
         carried = carried + end.sigma * math.sqrt(-math.expm1(-2 * share * gain)) * noise
-
-        def added(weights: np.ndarray, parts: list[np.ndarray], scale: float = end.alpha) -> np.ndarray:
-            return sum((scale * w * p for w, p in zip(weights, parts, strict=False)), 0 * x)
-
         most = len(levels) - 1 - index if lower else len(nodes)
         order = min(orders[0], len(nodes), most)
-        predicted = carried + added(weigh(nodes[:order], here, there), history)
+        predicted = carried + weighted(end.alpha * weigh(nodes[:order], here, there), history)
         corrects = orders[1] > 0 and index < len(levels) - 2
         corrected = 0 * x
         if corrects:
             weights = weigh([there, *nodes[: min(orders[1], len(nodes), most)]], here, there)
             pending = end.alpha * float(weights[0])
-            corrected = carried + added(weights[1:], history)
+            corrected = carried + weighted(end.alpha * weights[1:], history)
         yield step(start, predicted, *([corrected] * (first - 1)), *history[: len(past)])
 
 
@@ -73,8 +77,7 @@ def unipc(levels: Sequence[Level], *, order: int = 2, variant: str = "bh2", lowe
     """UniPC on D, predictor and corrector of order 1 … 3, one evaluation a step; `variant` bh1 or bh2 (Zhao et al. 2023,
     algorithms 5 to 8). With `lower_order_final` no order is higher than the number of steps that are left."""
     checks.integer(order, "order", 1, 3)
-    if variant not in ("bh1", "bh2"):
-        raise ProgramError(f"variant must be 'bh1' or 'bh2', not {checks.show(variant)}")
+    checks.choice(variant, "variant", "bh1", "bh2")
 
     def weights(nodes: list[float], here: float, there: float) -> np.ndarray:
         h = there - here
@@ -88,13 +91,7 @@ def unipc(levels: Sequence[Level], *, order: int = 2, variant: str = "bh2", lowe
             targets.append(phi * math.factorial(k) / size)
             phi = phi / -h - 1 / math.factorial(k + 1)
         # With one unknown the paper fixes 1/2, which keeps the order.
-        rho = (
-            np.array([0.5])
-            if len(others) == 1
-            else np.linalg.solve(np.array(powers), np.array(targets))
-            if others
-            else np.zeros(0)
-        )
+        rho = np.array([0.5]) if len(others) == 1 else np.linalg.solve(np.reshape(powers, (len(r), len(r))), targets)
         each = -size * rho / r
         found = {here: -rate - each.sum()} | dict(zip(others, each, strict=True))
         return np.array([found[n] for n in nodes])

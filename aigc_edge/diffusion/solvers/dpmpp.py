@@ -8,8 +8,18 @@ from itertools import pairwise
 
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.schedules import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, ancestral, between, log_snr, step, straight, symbols
-from aigc_edge.errors import ProgramError
+from aigc_edge.diffusion.solvers.base import (
+    SOLVERS,
+    Order,
+    Step,
+    ancestral,
+    between,
+    first_order,
+    log_snr,
+    step,
+    straight,
+    symbols,
+)
 
 
 @SOLVERS.register("dpmpp_2m", order=2)
@@ -32,8 +42,7 @@ def dpmpp_2m(levels: Sequence[Level], *, lower_order_final: bool = False) -> Ite
 
 def _multistep(levels: Sequence[Level], order: int, eta: float, s_noise: float, heun: bool) -> Iterator[Step]:
     """Steps of order `order` with the share `eta` of noise: h (1 + eta) is how far D counts, as in sde-dpmsolver++."""
-    checks.number(eta, "eta", 0.0)
-    checks.number(s_noise, "s_noise", 0.0)
+    checks.not_negative(eta=eta, s_noise=s_noise)
     marks = symbols(order)
     x, past, d, noise = marks[0], marks[1:order], marks[-2], marks[-1]
     gains: list[float] = []  # of half-log-SNR, the last step first
@@ -68,8 +77,7 @@ def dpmpp_2m_sde(
     levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0, solver_type: str = "midpoint"
 ) -> Iterator[Step]:
     """SDE-DPM-Solver++(2M), 2 slots; `solver_type` midpoint or heun (Lu et al. 2022, appendix; k-diffusion's eta)."""
-    if solver_type not in ("midpoint", "heun"):
-        raise ProgramError(f"solver_type must be 'midpoint' or 'heun', not {checks.show(solver_type)}")
+    checks.choice(solver_type, "solver_type", "midpoint", "heun")
     return _multistep(levels, 2, eta, s_noise, solver_type == "heun")
 
 
@@ -94,8 +102,7 @@ def dpmpp_2s(levels: Sequence[Level], *, eta: float = 0.0, s_noise: float = 1.0)
 
     With `eta` it is k-diffusion's ancestral form. A step from pure noise or to the clean sample is first order.
     """
-    checks.number(eta, "eta", 0.0)
-    checks.number(s_noise, "s_noise", 0.0)
+    checks.not_negative(eta=eta, s_noise=s_noise)
     x, kept, d, noise = symbols(2)
     for start, end in pairwise(levels):
         down, fresh = ancestral(start, end, eta)
@@ -104,8 +111,7 @@ def dpmpp_2s(levels: Sequence[Level], *, eta: float = 0.0, s_noise: float = 1.0)
             yield step(start, keep * x + pull * d + s_noise * fresh * noise, 0 * x)
             continue
         middle = between(start, down, math.sqrt(start.sigma / start.alpha * down.sigma / down.alpha))
-        half_keep, half_pull = straight(start, middle, middle.sigma)
-        yield step(start, half_keep * x + half_pull * d, keep * x)
+        yield step(start, first_order(x, d, start, middle), keep * x)
         yield step(middle, kept + pull * d + s_noise * fresh * noise, 0 * x)
 
 
@@ -116,8 +122,7 @@ def dpmpp_sde(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0
     The second evaluation is the share `r` (0 … 1) of the step's half-log-SNR away. The noise of the whole step contains that of
     its first part, in shares of sigma / alpha.
     """
-    checks.number(eta, "eta", 0.0)
-    checks.number(s_noise, "s_noise", 0.0)
+    checks.not_negative(eta=eta, s_noise=s_noise)
     checks.number(r, "r", 0.01, 1.0)
     x, kept, d, noise = symbols(2)
     for start, end in pairwise(levels):
@@ -129,10 +134,9 @@ def dpmpp_sde(levels: Sequence[Level], *, eta: float = 1.0, s_noise: float = 1.0
         ratios = start.sigma / start.alpha, end.sigma / end.alpha
         middle = between(start, end, ratios[0] ** (1 - r) * ratios[1] ** r)
         half, half_fresh = ancestral(start, middle, eta)
-        half_keep, half_pull = straight(start, middle, half.sigma)
         share = min((ratios[0] - middle.sigma / middle.alpha) / (ratios[0] - ratios[1]), 1.0)
         first, second = s_noise * fresh * math.sqrt(share), s_noise * fresh * math.sqrt(1 - share)
         later = 1 / (2 * r)  # weight of the second D
         carried = keep * x + (1 - later) * pull * d + first * noise
-        yield step(start, half_keep * x + half_pull * d + s_noise * half_fresh * noise, carried)
+        yield step(start, first_order(x, d, start, middle, half.sigma) + s_noise * half_fresh * noise, carried)
         yield step(middle, kept + later * pull * d + second * noise, 0 * x)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.schedules import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Step, ancestral, between, step, straight, symbols
+from aigc_edge.diffusion.solvers.base import SOLVERS, Step, ancestral, between, first_order, step, symbols
 from aigc_edge.errors import ProgramError
 
 
@@ -26,8 +26,7 @@ def dpm_fast(
     total = 3 * steps - 1 if evaluations is None else checks.integer(evaluations, "evaluations", 1, 3 * steps - 1)
     if total // 3 + 1 != steps:
         raise ProgramError(f"{steps} steps of dpm_fast have {max(3 * steps - 3, 1)} … {3 * steps - 1} evaluations, not {total}")
-    checks.number(eta, "eta", 0.0)
-    checks.number(s_noise, "s_noise", 0.0)
+    checks.not_negative(eta=eta, s_noise=s_noise)
     orders = [3] * (steps - 2) + [2, 1] if total % 3 == 0 else [3] * (steps - 1) + [total % 3]
     floor = levels[-1].sigma / levels[-1].alpha
     for order, (start, end) in zip(orders, pairwise(levels), strict=True):
@@ -44,8 +43,7 @@ def _single(start: Level, end: Level, order: int, fresh: float) -> Iterator[Step
     x, first, second, d, noise = symbols(3)
     none = 0 * x
     if order == 1:
-        keep, pull = straight(start, end, end.sigma)
-        yield step(start, keep * x + pull * d + fresh * noise, none, none)
+        yield step(start, first_order(x, d, start, end) + fresh * noise, none, none)
         return
     near, far = start.sigma / start.alpha, end.sigma / end.alpha
     eps, clean = (x - start.alpha * d) / start.sigma, x / start.alpha

@@ -10,16 +10,14 @@ import numpy as np
 
 from aigc_edge.diffusion import checks
 from aigc_edge.diffusion.schedules import Level
-from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, quadrature, step, straight, symbols
-from aigc_edge.errors import ProgramError
+from aigc_edge.diffusion.solvers.base import SOLVERS, Order, Step, first_order, quadrature, step, straight, symbols
 
 
 @SOLVERS.register("consistency", order=0)
 def consistency(levels: Sequence[Level], *, sigma_min: float = 0.0, s_noise: float = 1.0) -> Iterator[Step]:
     """Multistep consistency sampling: each D is a finished sample, but for `sigma_min` (in sigma / alpha) of noise, and gets
     fresh noise up to the next level (Song et al. 2023, algorithm 1)."""
-    checks.number(sigma_min, "sigma_min", 0.0)
-    checks.number(s_noise, "s_noise", 0.0)
+    checks.not_negative(sigma_min=sigma_min, s_noise=s_noise)
     for start, end in pairwise(levels):
         noise = math.sqrt(max(end.sigma**2 - (end.alpha * sigma_min) ** 2, 0.0))
         yield Step(start, ((0.0, end.alpha),), after_noise=(s_noise * noise,))
@@ -71,8 +69,7 @@ def er_sde(levels: Sequence[Level], *, order: int = 3, noise: str = "sde", s_noi
     """
     checks.integer(order, "order", 1, 3)
     checks.number(s_noise, "s_noise", 0.0)
-    if noise not in ("sde", "ode"):
-        raise ProgramError(f"noise must be 'sde' or 'ode', not {checks.show(noise)}")
+    checks.choice(noise, "noise", "sde", "ode")
     marks = symbols(order)
     x, past, d, fresh = marks[0], marks[1:order], marks[-2], marks[-1]
     points, weights = quadrature(40)
@@ -80,8 +77,8 @@ def er_sde(levels: Sequence[Level], *, order: int = 3, noise: str = "sde", s_noi
     for start, end in pairwise(levels):
         older = [d, *past][: order - 1]
         if start.alpha == 0:  # the limit of the formulas below: nothing of x is left in the SDE
-            keep, pull = straight(start, end, end.sigma if noise == "ode" else 0.0)
-            yield step(start, keep * x + pull * d + (0.0 if noise == "ode" else s_noise * end.sigma) * fresh, *older)
+            added = 0.0 if noise == "ode" else s_noise * end.sigma
+            yield step(start, first_order(x, d, start, end, end.sigma if noise == "ode" else 0.0) + added * fresh, *older)
             continue
         ratios = [start.sigma / start.alpha, *ratios][:order]
         here, there = ratios[0], end.sigma / end.alpha

@@ -58,11 +58,7 @@ class Vae:
         inputs = (TensorSpec("latents", "sample", "float32", shape),)
         spec = ComponentSpec("decoder", inputs, (TensorSpec("image", "sample", "float32", image),))
         scale, offset = self._scaling(shift, statistics)
-
-        def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-            return (torch.randn(batch, self.channels, height, width, generator=generator),)
-
-        return SourceComponent(spec, lambda: Decoder(load(self.folder, "vae", *CLASSES), scale, offset), example, sizes)
+        return SourceComponent(spec, lambda: Decoder(load(self.folder, "vae", *CLASSES), scale, offset), sizes=sizes)
 
     def _scaling(self, shift: bool, statistics: bool) -> tuple[Tensor, Tensor]:
         mean, deviation = self.config.get("latents_mean"), self.config.get("latents_std")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aigc_edge.bundle.sizes import Size, named
@@ -11,10 +11,6 @@ from aigc_edge.errors import AigcEdgeError
 from aigc_edge.registry import Registry
 from aigc_edge.sources.base import SourceComponent, SourceOptions, Text
 from aigc_edge.sources.diffusers.folder import Folder
-
-
-def _no_arguments(steps: int) -> dict[str, Any]:
-    return {}
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Layout:
     text: Text | None = None
     schedule: Mapping[str, Any] | None = None
     timestep_scale: float = 1.0
-    arguments: Callable[[int], dict[str, Any]] = field(default=_no_arguments)
+    arguments: Callable[[int], dict[str, Any]] = lambda steps: {}
     few: tuple[int, ...] = ()
     clip: tuple[float, float] | None = None
     sizes: tuple[Size, ...] = ()

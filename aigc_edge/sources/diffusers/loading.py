@@ -28,8 +28,11 @@ def require(library: str) -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress internal warnings, log messages and progress bars of both libraries."""
+def calling(failure: str) -> Iterator[None]:
+    """Call code of both libraries, without their warnings, log messages and progress bars.
+
+    Any of their exceptions becomes an AigcEdgeError that begins with `failure`.
+    """
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
     own = [importlib.import_module(f"{name}.utils.logging") for name in _LIBRARIES if name in sys.modules]
@@ -42,6 +45,8 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except Exception as error:  # any exception of the libraries for invalid configurations, weights and files
+        raise AigcEdgeError(f"{failure}: {' '.join(str(error).split())[:300]}") from error
     finally:
         for module in bars:
             module.enable_progress_bar()
@@ -67,30 +72,16 @@ def load(folder: Folder, component: str, *allowed: str) -> nn.Module:
     if library == "transformers":
         # Eager attention: scaled_dot_product_attention would export checks for fully masked rows, which do not occur.
         options = {"dtype": torch.float32, "attn_implementation": "eager"}
-    try:
-        with quiet():
-            module, report = cls.from_pretrained(
-                folder.path / component,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                variant=variant,
-                **options,
-            )
-    except Exception as error:  # any exception of the libraries for an invalid configuration or weights
-        reason = " ".join(str(error).split())[:300]
-        raise AigcEdgeError(f"{folder.name}/{component} cannot be loaded as a {kind}: {reason}") from error
+    options |= {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "variant": variant}
+    with calling(f"{folder.name}/{component} cannot be loaded as a {kind}"):
+        module, report = cls.from_pretrained(folder.path / component, **options)
     missing = sorted(report["missing_keys"])
     if missing:
         raise AigcEdgeError(
             f"{folder.name}/{component} lacks {len(missing)} weights of its {kind}, the first is {missing[0]}: its config.json "
             "and its safetensors belong to different models, copy the folder again"
         )
-    _check_finite(folder, component, module)
-    return module.eval()
-
-
-def _check_finite(folder: Folder, component: str, module: nn.Module) -> None:
     for name, weight in module.named_parameters():
         if not torch.isfinite(weight).all():
             raise AigcEdgeError(f"{folder.name}/{component} contains values that are not finite, in {name}: use intact weights")
+    return module.eval()

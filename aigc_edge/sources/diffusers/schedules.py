@@ -9,10 +9,11 @@ from typing import Any
 
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.diffusers.folder import Folder
-from aigc_edge.sources.diffusers.loading import quiet, require
+from aigc_edge.sources.diffusers.loading import calling, require
 
 _BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+FEW = (4, 1, 2, 8)  # steps of a distilled generator, the default first
 # Schedulers of few-step distilled networks, which do not work with other solvers.
 DISTILLED = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "SCMScheduler")
 _DISTILLED_NAMES = re.compile(r"(?<![a-z])(turbo|lightning|schnell|hyper|lcm)(?![a-z])")
@@ -29,16 +30,10 @@ def scheduler_of(folder: Folder, *, kind: str | None = None, **changes: Any) -> 
     cls = getattr(require("diffusers"), kind, None) if kind.endswith("Scheduler") else None
     if cls is None:
         raise AigcEdgeError(f"the scheduler of {folder.name} is a {kind}: it must be one of the installed diffusers' schedulers")
-    try:
-        with quiet():
-            scheduler = cls.from_config(config)
-            overrides = {key: value for key, value in changes.items() if key in scheduler.config}
-            return cls.from_config(scheduler.config, **overrides) if overrides else scheduler
-    except Exception as error:  # any exception of the scheduler for an invalid configuration
-        reason = " ".join(str(error).split())[:300]
-        raise AigcEdgeError(
-            f"the configuration of {folder.name}'s scheduler is not valid for a {kind}: {reason}; copy the folder again"
-        ) from error
+    with calling(f"copy {folder.name} again: the configuration of its scheduler is not valid for a {kind}"):
+        scheduler = cls.from_config(config)
+        overrides = {key: value for key, value in changes.items() if key in scheduler.config}
+        return cls.from_config(scheduler.config, **overrides) if overrides else scheduler
 
 
 def is_distilled(folder: Folder) -> bool:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+import itertools
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aigc_edge.data.load import load as load_images
 from aigc_edge.diffusion import Program, build, from_diffusers
 from aigc_edge.errors import AigcEdgeError, ProgramError
+from aigc_edge.files import sha256_of
 from aigc_edge.sources.base import SOLVERS, SOURCES, STEPS, Source, SourceComponent, SourceOptions
 from aigc_edge.sources.diffusers.folder import INDEX, Folder
 
 if TYPE_CHECKING:
-    from aigc_edge.data.image_set import ImageSet
     from aigc_edge.sources.diffusers.layout import Layout
 
 _NETWORKS = ("unet", "transformer", "vae", "vqvae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -32,7 +31,7 @@ class DiffusersSource(Source):
     """
 
     def __init__(self, folder: Folder, layout: Layout, data: str | None) -> None:
-        self._folder, self._layout, self._data = folder, layout, data
+        self._folder, self._layout, self.images = folder, layout, data
         if data is not None and self._layout.output_shape[1] != self._layout.output_shape[2]:
             raise AigcEdgeError("--data was given, but evaluation needs square images, which this size is not: leave it out")
         self.name, self.family = folder.name, folder.kind
@@ -88,24 +87,17 @@ class DiffusersSource(Source):
         else:
             programs.append(self._built(solver, count, scale))
         if self.schedule is not None and not layout.few:
-            for name in SOLVERS:
-                for n in STEPS:
-                    with contextlib.suppress(ProgramError):  # this schedule does not support it
-                        programs.append(self._built(name, n, scale))
+            for name, n in itertools.product(SOLVERS, STEPS):
+                with contextlib.suppress(ProgramError):  # this schedule does not support it
+                    programs.append(self._built(name, n, scale))
         return list({program.name: program for program in reversed(programs)}.values())[::-1]
 
     def _own(self, steps: int, scale: float) -> Program:
         layout = self._layout
         kind = type(layout.scheduler).__name__.removesuffix("Scheduler")
-        options = {} if layout.timestep_scale == 1.0 else {"timestep_scale": layout.timestep_scale}
-        return from_diffusers(
-            layout.scheduler,
-            steps,
-            name=f"{kind}-{steps}",
-            guidance_scale=scale,
-            **options,
-            **layout.arguments(steps),
-        )
+        options: dict[str, Any] = {} if layout.timestep_scale == 1.0 else {"timestep_scale": layout.timestep_scale}
+        options |= layout.arguments(steps)
+        return from_diffusers(layout.scheduler, steps, name=f"{kind}-{steps}", guidance_scale=scale, **options)
 
     def _built(self, solver: str, steps: int, scale: float) -> Program:
         assert self.schedule is not None
@@ -118,27 +110,12 @@ class DiffusersSource(Source):
         digest = hashlib.sha256(repr(facts).encode())
         components = {"denoiser": ("unet", "transformer"), "decoder": ("vae",)}.get(part, (part,))
         for file in sorted(file for name in components for file in (self._folder.path / name).glob("*") if file.is_file()):
-            digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+            digest.update(f"{file.name} {sha256_of(file)}".encode())
         return digest.hexdigest()
 
-    def data(self) -> ImageSet | None:
-        return None if self._data is None else load_images(self._data, self.output_shape[1])
-
-    @property
-    def judged(self) -> bool:
-        return self._data is not None
-
     def provenance(self) -> dict[str, Any]:
-        index: Mapping[str, Any] = self._folder.index
-        left_out = [name for name in _UNUSED if self._folder.has(name)]
-        origin = {
-            "source": self._folder.name,
-            "pipeline": self._folder.kind,
-            "data": None,
-            "licence": self._folder.licence(),
-            "diffusers": index.get("_diffusers_version"),
-        }
+        folder = self._folder
+        left_out = [name for name in _UNUSED if folder.has(name)]
+        origin = {"source": folder.name, "pipeline": folder.kind, "data": None, "licence": folder.licence()}
+        origin["diffusers"] = folder.index.get("_diffusers_version")
         return origin | ({"left_out": left_out} if left_out else {})

@@ -61,13 +61,13 @@ class PositionBias(nn.Module):
     def __init__(self, attention: Any, length: int) -> None:
         super().__init__()
         position = torch.arange(length)
-        sizes = {
-            "num_buckets": attention.relative_attention_num_buckets,
-            "max_distance": attention.relative_attention_max_distance,
-        }
-        self.buckets = nn.Buffer(
-            attention._relative_position_bucket(position[None] - position[:, None], bidirectional=True, **sizes)
+        buckets = attention._relative_position_bucket(
+            position[None] - position[:, None],
+            bidirectional=True,
+            num_buckets=attention.relative_attention_num_buckets,
+            max_distance=attention.relative_attention_max_distance,
         )
+        self.buckets = nn.Buffer(buckets)
         self.bias = attention.relative_attention_bias
 
     def forward(self, *lengths: Any, **options: Any) -> Tensor:
@@ -99,23 +99,13 @@ class Encoder:
 
     part: SourceComponent
     tokens: Tokens
-    hidden: TensorSpec | None = None
-    pooled: TensorSpec | None = None
+    width: int = 0  # of the hidden states, 0 if unused
+    pooled_width: int = 0  # of the pooled vector, 0 if unused
 
     @property
     def conditions(self) -> tuple[TensorSpec, ...]:
         """The outputs, which are the denoiser's inputs of the same names."""
-        return tuple(t for t in (self.hidden, self.pooled) if t is not None)
-
-    @property
-    def width(self) -> int:
-        """Width of the hidden states, 0 if unused."""
-        return int(self.hidden.shape[-1]) if self.hidden else 0
-
-    @property
-    def pooled_width(self) -> int:
-        """Width of the pooled vector, 0 if unused."""
-        return int(self.pooled.shape[-1]) if self.pooled else 0
+        return self.part.spec.outputs
 
 
 def clip(
@@ -129,8 +119,8 @@ def clip(
     length: int | None = None,
 ) -> Encoder:
     """CLIP's text model `name`, with a projection or without, and its `tokenizer`, for `length` tokens (its own unless given)."""
-    classes = ("CLIPTextModelWithProjection" if projected else "CLIPTextModel",)
-    config = folder.config(name, classes)
+    kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
+    config = folder.config(name, (kind,))
     if config.get("use_attention_mask"):
         raise AigcEdgeError(f"the {name} of {folder.name} masks its padding (use_attention_mask), which is not supported")
     tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 49408))
@@ -141,21 +131,20 @@ def clip(
         )
     width = folder.number(name, config, "hidden_size", 512)
     pooled_width = folder.number(name, config, "projection_dim", 512) if projected else width
-    hidden_spec = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, tokens.length, width)) if hidden else None
-    pooled_spec = TensorSpec(f"{name}_pooled", "condition", "float32", (BATCH, pooled_width)) if pooled else None
-    return _encoder(
-        folder, name, classes, tokens, lambda model: Clip(model, tokens.length, hidden, pooled), hidden_spec, pooled_spec
-    )
+
+    def load_module() -> nn.Module:
+        return Clip(load(folder, name, kind), tokens.length, hidden, pooled)
+
+    return _encoder(name, load_module, tokens, width if hidden else 0, pooled_width if pooled else 0)
 
 
 def t5(folder: Folder, name: str, tokenizer: str, length: int) -> Encoder:
     """T5's encoder `name` with its `tokenizer`, truncated and padded to `length` tokens."""
-    classes = ("T5EncoderModel",)
-    config = folder.config(name, classes)
+    kind = "T5EncoderModel"
+    config = folder.config(name, (kind,))
     tokens = tokens_of(folder, tokenizer, length, folder.number(name, config, "vocab_size", 32128))
     width = folder.number(name, config, "d_model", 512)
-    hidden_spec = TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, length, width))
-    return _encoder(folder, name, classes, tokens, lambda model: T5(model, length), hidden_spec, None)
+    return _encoder(name, lambda: T5(load(folder, name, kind), length), tokens, width)
 
 
 def text_of(encoders: Sequence[Encoder], negative: Literal["encode", "zeros"], options: SourceOptions) -> Text:
@@ -163,22 +152,15 @@ def text_of(encoders: Sequence[Encoder], negative: Literal["encode", "zeros"], o
     return Text({e.part.spec.name: e.tokens for e in encoders}, negative, options.prompts or PROMPTS)
 
 
-def _encoder(
-    folder: Folder,
-    name: str,
-    classes: tuple[str, ...],
-    tokens: Tokens,
-    wrap: Callable[[nn.Module], nn.Module],
-    hidden: TensorSpec | None,
-    pooled: TensorSpec | None,
-) -> Encoder:
-    outputs = tuple(t for t in (hidden, pooled) if t is not None)
-    spec = ComponentSpec(name, (TensorSpec("tokens", "tokens", "int64", (BATCH, tokens.length)),), outputs)
+def _encoder(name: str, load_module: Callable[[], nn.Module], tokens: Tokens, width: int, pooled_width: int = 0) -> Encoder:
+    outputs = [TensorSpec(f"{name}_hidden", "condition", "float32", (BATCH, tokens.length, width))] if width else []
+    outputs += [TensorSpec(f"{name}_pooled", "condition", "float32", (BATCH, pooled_width))] if pooled_width else []
+    spec = ComponentSpec(name, (TensorSpec("tokens", "tokens", "int64", (BATCH, tokens.length)),), tuple(outputs))
 
     def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         return (_random_prompts(tokens, batch, generator),)
 
-    return Encoder(SourceComponent(spec, lambda: wrap(load(folder, name, *classes)), example), tokens, hidden, pooled)
+    return Encoder(SourceComponent(spec, load_module, example), tokens, width, pooled_width)
 
 
 def _random_prompts(tokens: Tokens, batch: int, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import Tokens
 from aigc_edge.sources.diffusers.folder import Folder
-from aigc_edge.sources.diffusers.loading import quiet, require
+from aigc_edge.sources.diffusers.loading import calling, require
 
 CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
 LONGEST = 100_000  # tokenizers without a maximum length report 1e30
@@ -18,14 +18,10 @@ def tokens_of(folder: Folder, component: str, length: int | None, vocabulary: in
     """
     _, kind = folder.class_of(component, CLASSES)
     transformers = require("transformers")
-    try:
-        with quiet():
-            tokenizer = getattr(transformers, kind).from_pretrained(folder.path / component, local_files_only=True)
-            serialised = str(tokenizer.backend_tokenizer.to_str())
-            size, pad, default_length = len(tokenizer), tokenizer.pad_token_id, tokenizer.model_max_length
-    except Exception as error:  # any exception of the library for invalid files
-        reason = " ".join(str(error).split())[:300]
-        raise AigcEdgeError(f"{folder.name}/{component} cannot be read as a {kind}: {reason}") from error
+    with calling(f"{folder.name}/{component} cannot be read as a {kind}"):
+        tokenizer = getattr(transformers, kind).from_pretrained(folder.path / component, local_files_only=True)
+        serialised = str(tokenizer.backend_tokenizer.to_str())
+        size, pad, default_length = len(tokenizer), tokenizer.pad_token_id, tokenizer.model_max_length
     if length is None and default_length > LONGEST:
         raise AigcEdgeError(f"{folder.name}/{component} does not specify its maximum length: set model_max_length there")
     if size > vocabulary:

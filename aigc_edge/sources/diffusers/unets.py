@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from aigc_edge.bundle.sizes import Size, sides
-from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.bundle.spec import TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceComponent
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import same
 from aigc_edge.sources.diffusers.loading import load
+from aigc_edge.sources.inputs import denoiser_spec
 
 UNET = "UNet2DConditionModel"
-TIMESTEPS = 999.0  # maximum in example inputs
-GUIDANCE = 10.0
 
 
 class GuidanceEmbedding(nn.Module):
@@ -96,25 +95,6 @@ def part(
 
     `sizes` are the image sizes if there are several.
     """
-    tensor = (BATCH, shape[0], *(sides(sizes, sizes[0][0] // shape[1]) if sizes else shape[1:]))
-    inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
-    inputs += conditions
-    if guided:
-        inputs.append(TensorSpec("guidance", "guidance", "float32", (BATCH,)))
-    spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
-    first = spec.at(sizes[0] if sizes else None)
-    return SourceComponent(spec, lambda: wrap(load(folder, "unet", UNET)), lambda batch, rng: examples(first, batch, rng), sizes)
-
-
-def examples(spec: ComponentSpec, batch: int, generator: torch.Generator, latest: float = TIMESTEPS) -> tuple[Tensor, ...]:
-    """Random inputs of a denoiser by their roles, timesteps up to `latest`."""
-    inputs = []
-    for tensor in spec.inputs:
-        shape = (batch, *(int(size) for size in tensor.shape[1:]))
-        if tensor.role == "timestep":
-            inputs.append(torch.rand(shape, generator=generator) * latest)
-        elif tensor.role == "guidance":
-            inputs.append(1 + torch.rand(shape, generator=generator) * GUIDANCE)
-        else:
-            inputs.append(torch.randn(shape, generator=generator))
-    return tuple(inputs)
+    latents = (shape[0], *(sides(sizes, sizes[0][0] // shape[1]) if sizes else shape[1:]))
+    spec = denoiser_spec(latents, conditions, guidance=guided)
+    return SourceComponent(spec, lambda: wrap(load(folder, "unet", UNET)), sizes=sizes)

@@ -8,7 +8,11 @@
    fields can be added: the library reads and writes no more of a caller's struct than its size. Every call returns a status;
    ae_message tells in one sentence what was given, what is allowed and what to do. There is no global state. A handle serves one
    thread at a time; several handles may be used at once. A handle can be used again after a failed ae_sample. No call ends the
-   process and none throws. */
+   process and none throws. Callbacks of the engine may not call ae_sample or ae_add_program for the handle that calls them
+   (AE_INVALID_ARGUMENT); ae_close there takes effect when ae_sample returns, and the handle is then gone.
+
+   On a GPU (ae_open_options.device) noise, rows, decoder and pixels stay there, the engine queues its networks on the stream that
+   it is given, and all rows become one CUDA graph. Pointers in requests and images are of host memory all the same. */
 #ifndef AIGC_EDGE_H
 #define AIGC_EDGE_H
 
@@ -42,6 +46,9 @@ enum {
 typedef int32_t ae_dtype;
 enum { AE_UINT8 = 1, AE_INT64 = 2, AE_FLOAT16 = 3, AE_FLOAT32 = 4 };
 
+typedef int32_t ae_device;
+enum { AE_CPU = 0, AE_CUDA = 1 };
+
 /* A dense row-major tensor that somebody else owns. */
 typedef struct ae_tensor {
   size_t size;
@@ -50,6 +57,7 @@ typedef struct ae_tensor {
   int32_t rank;
   const int64_t* shape; /* [rank] */
   void* data;
+  ae_device device; /* where the data are */
 } ae_tensor;
 
 /* One network evaluation that the runtime asks its engine for. */
@@ -57,14 +65,35 @@ typedef struct ae_evaluation {
   size_t size;
   const char* component; /* "denoiser", "decoder", or "schedule": the denoiser's constants for one timestep */
   const char* format;    /* the format the bundle was opened with, such as "fp32"; the schedule has one of its own */
-  uint64_t binding;      /* equal numbers mean equal buffers and shapes: what was prepared for them may be kept */
+  uint64_t binding;      /* equal numbers mean equal buffers and shapes: what was prepared for them may be kept. On a GPU each
+                            row has one of its own, which differs from the others' in the addresses of some inputs only */
   int32_t row;           /* 0 … num_rows - 1; the decoder's evaluation has row = num_rows, the schedule's -1 */
   int32_t num_rows;
   size_t num_inputs;
   size_t num_outputs;
   const ae_tensor* const* inputs;  /* [num_inputs]: all in the manifest; a network may take some, by name ("onnx_inputs" there) */
   const ae_tensor* const* outputs; /* [num_outputs]: to be filled */
+  void* stream;                    /* the cudaStream_t to queue on, for tensors on a GPU; null on the CPU, as for the schedule */
 } ae_evaluation;
+
+/* What queues a captured loop again on the stream that it was captured on; filled by ae_engine.capture. `launch` reports failures
+   as `evaluate` does; `release` may be null. */
+typedef struct ae_replay {
+  size_t size;
+  void* user;
+  ae_status (*launch)(void* user, char* message, size_t capacity);
+  void (*release)(void* user);
+} ae_replay;
+
+/* A loop to be captured: `work` queues all rows once, whose evaluations had the same bindings before. It reports failures as
+   `evaluate` does. */
+typedef struct ae_capture {
+  size_t size;
+  int64_t batch; /* of the largest evaluation */
+  void* stream;
+  ae_status (*work)(void* context, char* message, size_t capacity);
+  void* context;
+} ae_capture;
 
 /* Evaluates networks for the runtime. On failure `evaluate` writes a sentence of at most `capacity` bytes, the closing zero
    included, and returns a status other than AE_OK; ae_sample then stops with that status and message. */
@@ -73,7 +102,20 @@ typedef struct ae_engine {
   void* user;
   ae_status (*evaluate)(void* user, const ae_evaluation* evaluation, char* message, size_t capacity);
   void (*release)(void* user, uint64_t binding); /* may be null: the buffers of `binding` are about to go */
+  /* May be null: on a GPU the runtime then captures what `evaluate` queues with cudaStreamBeginCapture. An engine whose memory
+     must know of captures brings its own. AE_UNSUPPORTED: its evaluations cannot be captured, the message says why; with any
+     other failure but AE_CANCELLED too the loop runs row by row from then on. */
+  ae_status (*capture)(void* user, const ae_capture* capture, ae_replay* replay, char* message, size_t capacity);
 } ae_engine;
+
+/* Where buffers come from. `device` is the ordinal of the GPU, `stream` what its memory is used on; null means that memory ran
+   out. Host memory is aligned to 64 bytes, a GPU's to 256. */
+typedef struct ae_allocator {
+  size_t size;
+  void* user;
+  void* (*allocate)(void* user, size_t bytes, int32_t device, void* stream);
+  void (*free)(void* user, void* data, int32_t device, void* stream);
+} ae_allocator;
 
 typedef int32_t ae_verify;
 enum {
@@ -90,6 +132,9 @@ typedef struct ae_open_options {
   int32_t max_batch;       /* samples evaluated at once; larger counts run in turn, with the same result; 0: 32 */
   ae_verify verify;
   const int32_t* image_size; /* [2], height and width: one of the manifest's "sizes"; null: the first, or the only one */
+  ae_device device; /* where the loop runs; AE_CUDA: on the calling thread's current GPU. AE_UNSUPPORTED where there is none */
+  void* stream;     /* a cudaStream_t other than the default one, for AE_CUDA; null: the handle's own */
+  const ae_allocator* allocator; /* copied; of the buffers on `device` (images apart); null: the library's own */
 } ae_open_options;
 
 typedef struct ae_handle ae_handle;
@@ -99,14 +144,15 @@ typedef struct ae_handle ae_handle;
 AE_API ae_status ae_open(const char* path, const ae_open_options* options, ae_handle** handle);
 AE_API void ae_close(ae_handle* handle); /* null is allowed */
 
-/* The sentence of the last failed call on this handle; "" after none. Valid until the next call on the handle. */
+/* Why the last call on this handle failed, in a sentence; "" when it succeeded. Valid until the next call on the handle. */
 AE_API const char* ae_message(const ae_handle* handle);
 
 /* The bundle's manifest (JSON, UTF-8) as it stands in the bundle; valid until ae_close. Null when the handle did not open. In a
    bundle of several image sizes shapes hold "H" and "W", or parts of them such as "H/8", of the size that was opened. */
 AE_API const char* ae_manifest(const ae_handle* handle);
 
-/* The bytes of a file of the bundle, checked against the manifest's hash; valid until ae_close. */
+/* A copy of a file of the bundle in memory, checked against the manifest's hash; valid until ae_close, whatever happens to the
+   file. With null for both `data` and `bytes` the file is only checked, piece by piece, and takes no memory. */
 AE_API ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t* bytes);
 
 /* Adds a sampling program (JSON, the schema of the manifest's programs) to this handle; one of the same name is replaced. */
@@ -143,6 +189,7 @@ typedef struct ae_sample_options {
   size_t num_conditions;
   const ae_tensor* const* negative_conditions; /* [num_negative_conditions] */
   size_t num_negative_conditions;
+  int32_t row_by_row; /* 1: call the engine for every row, for the sake of progress; 0: replay them as a CUDA graph if possible */
 } ae_sample_options;
 
 typedef struct ae_image {
@@ -154,7 +201,10 @@ typedef struct ae_image {
 } ae_image;
 
 /* Draws samples. Sample i depends on its seed, its class and the program alone: it is the same whatever the count, the batch and
-   the number of threads are. On failure `image` stays empty. */
+   the number of threads are. On failure `image` stays empty.
+
+   On a GPU the first loop of a program, batch size and guidance runs row by row; the second is captured too, and compared with
+   its replay; later ones are replays. Loops of more than 500 rows are not captured, and at most 8 are kept. */
 AE_API ae_status ae_sample(ae_handle* handle, const ae_sample_options* options, ae_image* image);
 /* Refuses options that ae_sample would refuse, without sampling. */
 AE_API ae_status ae_check(ae_handle* handle, const ae_sample_options* options);
@@ -164,7 +214,9 @@ typedef struct ae_statistics {
   size_t size;
   int64_t evaluations;    /* network evaluations of the last ae_sample */
   double total_seconds;   /* of the last ae_sample, wall clock */
-  double network_seconds; /* spent inside the engine */
+  double network_seconds; /* spent inside the engine; on a GPU what it takes to queue */
+  int32_t captured;       /* 1: the last loop was one CUDA graph */
+  const char* reason;     /* why it was not, or null; valid until the next call on the handle */
 } ae_statistics;
 
 AE_API ae_status ae_stats(const ae_handle* handle, ae_statistics* statistics);

@@ -20,7 +20,7 @@ void require(bool holds, const Parts&... parts) {
   if (holds) return;
   const auto text = [](const auto& part) {
     if constexpr (std::is_arithmetic_v<std::decay_t<decltype(part)>>) {
-      return std::to_string(part);
+      return number_text(part);
     } else {
       return std::string(part);
     }

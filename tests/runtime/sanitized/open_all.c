@@ -20,9 +20,9 @@ int main(int argc, char** argv) {
   /* what the bundles of the kind "text" take; others refuse it */
   static float text[12], pooled[2], other[24];
   static const int64_t text_shape[] = {1, 4, 3}, pooled_shape[] = {1, 2}, other_shape[] = {2, 4, 3};
-  const ae_tensor tensors[] = {{sizeof(ae_tensor), "text", AE_FLOAT32, 3, text_shape, text},
-                               {sizeof(ae_tensor), "pooled", AE_FLOAT32, 2, pooled_shape, pooled},
-                               {sizeof(ae_tensor), "text", AE_FLOAT32, 3, other_shape, other}};
+  const ae_tensor tensors[] = {{sizeof(ae_tensor), "text", AE_FLOAT32, 3, text_shape, text, AE_CPU},
+                               {sizeof(ae_tensor), "pooled", AE_FLOAT32, 2, pooled_shape, pooled, AE_CPU},
+                               {sizeof(ae_tensor), "text", AE_FLOAT32, 3, other_shape, other, AE_CPU}};
   const ae_tensor* const own[] = {&tensors[0], &tensors[1]};
   const ae_tensor* const negative[] = {&tensors[1], &tensors[2]};
   int i, opened = 0, refused = 0, sampled = 0, conditioned = 0;

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
 
-from aigc_edge.compress.trainable.node import OPERATORS, Node, numbers
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from aigc_edge.compress.trainable.node import OPERATORS, Node, Operator, numbers
 
 
 @OPERATORS.register("InstanceNormalization")
@@ -22,7 +25,7 @@ def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups = node.get("num_groups")
     if node.opset < 21:  # a scale for each group
         scale, bias = (value.repeat_interleave(x.shape[1] // groups) for value in (scale, bias))
-    return nn.functional.group_norm(x, groups, scale, bias, node.get("epsilon", 1e-5))
+    return functional.group_norm(x, groups, scale, bias, node.get("epsilon", 1e-5))
 
 
 @OPERATORS.register("LayerNormalization")
@@ -30,9 +33,7 @@ def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None
     if len(node.outputs) > 1:
         raise node.unsupported("more than one output")
     axis = node.get("axis", -1) % x.ndim
-    return nn.functional.layer_norm(x, x.shape[axis:], None, None, node.get("epsilon", 1e-5)) * scale + (
-        0 if bias is None else bias
-    )
+    return functional.layer_norm(x, x.shape[axis:], None, None, node.get("epsilon", 1e-5)) * scale + (0 if bias is None else bias)
 
 
 @OPERATORS.register("RMSNormalization")
@@ -48,65 +49,17 @@ def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor
     return x * factor.reshape(shape) + (bias - mean * factor).reshape(shape)
 
 
-@OPERATORS.register("Softmax")
-def _softmax(node: Node, x: Tensor) -> Tensor:
-    return torch.softmax(x, node.get("axis", -1))
+def _reduced(function: Callable[..., Tensor], node: Node, x: Tensor, axes: Tensor | None) -> Tensor:
+    over = node.get("axes") if axes is None else numbers(axes)
+    if not over and node.get("noop_with_empty_axes", 0):
+        return x
+    return function(x, tuple(over or range(x.ndim)), keepdim=bool(node.get("keepdims", 1)))
 
 
-@OPERATORS.register("LogSoftmax")
-def _log_softmax(node: Node, x: Tensor) -> Tensor:
-    return torch.log_softmax(x, node.get("axis", -1))
-
-
-def _axes(node: Node, x: Tensor, axes: Tensor | None) -> tuple[int, ...]:
-    reduced = node.get("axes") if axes is None else numbers(axes)
-    if not reduced:
-        return () if node.get("noop_with_empty_axes", 0) else tuple(range(x.ndim))
-    return tuple(reduced)
-
-
-@OPERATORS.register("ReduceMean")
-def _reduce_mean(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    over = _axes(node, x, axes)
-    return x.mean(over, keepdim=bool(node.get("keepdims", 1))) if over else x
-
-
-def _sum(node: Node, x: Tensor, axes: Tensor | None) -> Tensor:
-    over = _axes(node, x, axes)
-    return x.sum(over, keepdim=bool(node.get("keepdims", 1))) if over else x
-
-
-@OPERATORS.register("ReduceSum")
-def _reduce_sum(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return _sum(node, x, axes)
-
-
-@OPERATORS.register("ReduceSumSquare")
-def _reduce_sum_square(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return _sum(node, x.square(), axes)
-
-
-@OPERATORS.register("ReduceL2")
-def _reduce_l2(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return _sum(node, x.square(), axes).sqrt()
-
-
-@OPERATORS.register("ReduceMax")
-def _reduce_max(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    over = _axes(node, x, axes)
-    return x.amax(over, keepdim=bool(node.get("keepdims", 1))) if over else x
-
-
-@OPERATORS.register("ReduceProd")
-def _reduce_prod(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    for axis in sorted((a % x.ndim for a in _axes(node, x, axes)), reverse=True):
-        x = x.prod(axis, keepdim=bool(node.get("keepdims", 1)))
+def _product(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+    for axis in sorted((a % x.ndim for a in axes), reverse=True):
+        x = x.prod(axis, keepdim=keepdim)
     return x
-
-
-@OPERATORS.register("GlobalAveragePool")
-def _global_average(node: Node, x: Tensor) -> Tensor:
-    return x.mean(tuple(range(2, x.ndim)), keepdim=True)
 
 
 def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
@@ -119,11 +72,20 @@ def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
     return kernel, list(node.get("strides", [1] * places)), pads[:places]
 
 
-@OPERATORS.register("AveragePool")
-def _average_pool(node: Node, x: Tensor) -> Tensor:
-    return nn.functional.avg_pool2d(x, *_window(node), count_include_pad=bool(node.get("count_include_pad", 0)))
-
-
-@OPERATORS.register("MaxPool")
-def _max_pool(node: Node, x: Tensor) -> Tensor:
-    return nn.functional.max_pool2d(x, *_window(node))
+_OPERATORS: dict[str, Operator] = {
+    "AveragePool": lambda node, x: functional.avg_pool2d(
+        x, *_window(node), count_include_pad=bool(node.get("count_include_pad", 0))
+    ),
+    "GlobalAveragePool": lambda node, x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
+    "LogSoftmax": lambda node, x: torch.log_softmax(x, node.get("axis", -1)),
+    "MaxPool": lambda node, x: functional.max_pool2d(x, *_window(node)),
+    "ReduceL2": lambda node, x, axes=None: _reduced(torch.sum, node, x.square(), axes).sqrt(),
+    "ReduceMax": lambda node, x, axes=None: _reduced(torch.amax, node, x, axes),
+    "ReduceMean": lambda node, x, axes=None: _reduced(torch.mean, node, x, axes),
+    "ReduceProd": lambda node, x, axes=None: _reduced(_product, node, x, axes),
+    "ReduceSum": lambda node, x, axes=None: _reduced(torch.sum, node, x, axes),
+    "ReduceSumSquare": lambda node, x, axes=None: _reduced(torch.sum, node, x.square(), axes),
+    "Softmax": lambda node, x: torch.softmax(x, node.get("axis", -1)),
+}
+for _name, _operator in _OPERATORS.items():
+    OPERATORS.register(_name)(_operator)

@@ -56,11 +56,5 @@ def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     return result if c is None else result + node.get("beta", 1.0) * c
 
 
-@OPERATORS.register("MatMul")
-def _matmul(node: Node, a: Tensor, b: Tensor) -> Tensor:
-    return torch.matmul(a, b)
-
-
-@OPERATORS.register("Einsum")
-def _einsum(node: Node, *values: Tensor) -> Tensor:
-    return torch.einsum(node.get("equation"), *values)
+OPERATORS.register("MatMul")(lambda node, a, b: a @ b)
+OPERATORS.register("Einsum")(lambda node, *values: torch.einsum(node.get("equation"), *values))

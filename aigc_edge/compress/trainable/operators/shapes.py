@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from aigc_edge.compress.trainable.node import OPERATORS, Node, numbers
+from aigc_edge.compress.trainable.node import OPERATORS, Node, Operator, numbers
 
 
 @OPERATORS.register("Reshape")
@@ -18,46 +20,27 @@ def _reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape(sizes)
 
 
-@OPERATORS.register("Flatten")
-def _flatten(node: Node, x: Tensor) -> Tensor:
-    axis = node.get("axis", 1)
-    return x.reshape(int(np.prod(x.shape[:axis])) if axis else 1, -1)
-
-
-@OPERATORS.register("Transpose")
-def _transpose(node: Node, x: Tensor) -> Tensor:
-    return x.permute(*node.get("perm", list(range(x.ndim))[::-1]))
-
-
 @OPERATORS.register("Unsqueeze")
 def _unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    given = list(node.get("axes") or numbers(axes))
-    for axis in sorted(a % (x.ndim + len(given)) for a in given):
+    new = list(node.get("axes") or numbers(axes))
+    for axis in sorted(a % (x.ndim + len(new)) for a in new):
         x = x.unsqueeze(axis)
     return x
 
 
 @OPERATORS.register("Squeeze")
 def _squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
-    given = list(node.get("axes") or numbers(axes)) or [a for a, size in enumerate(x.shape) if size == 1]
-    for axis in sorted((a % x.ndim for a in given), reverse=True):
+    removed = list(node.get("axes") or numbers(axes)) or [a for a, size in enumerate(x.shape) if size == 1]
+    for axis in sorted((a % x.ndim for a in removed), reverse=True):
         x = x.squeeze(axis)
     return x
-
-
-@OPERATORS.register("Concat")
-def _concat(node: Node, *values: Tensor) -> Tensor:
-    return torch.cat(values, node.get("axis"))
 
 
 @OPERATORS.register("Split")
 def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = node.get("axis", 0)
-    given = node.get("split") or numbers(sizes)
-    if not given:
-        each = -(-x.shape[axis] // len(node.outputs))
-        return torch.split(x, each, axis)
-    return torch.split(x, list(given), axis)
+    parts = list(node.get("split") or numbers(sizes)) or -(-x.shape[axis] // len(node.outputs))
+    return torch.split(x, parts, axis)
 
 
 @OPERATORS.register("Slice")
@@ -90,31 +73,6 @@ def _gather_elements(node: Node, x: Tensor, index: Tensor) -> Tensor:
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index).long())
 
 
-@OPERATORS.register("Expand")
-def _expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(tuple(x.shape), tuple(numbers(shape))))
-
-
-@OPERATORS.register("Tile")
-def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
-    return x.repeat(*numbers(repeats))
-
-
-@OPERATORS.register("Shape")
-def _shape(node: Node, x: Tensor) -> Tensor:
-    return torch.tensor(list(x.shape)[slice(node.get("start", 0), node.get("end"))], dtype=torch.int64)
-
-
-@OPERATORS.register("Size")
-def _size(node: Node, x: Tensor) -> Tensor:
-    return torch.tensor(x.numel(), dtype=torch.int64)
-
-
-@OPERATORS.register("Range")
-def _range_(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
-
-
 @OPERATORS.register("Constant")
 def _constant(node: Node) -> Tensor:
     for name, kind in (("value_float", torch.float32), ("value_floats", torch.float32), ("value_int", torch.int64)):
@@ -136,9 +94,8 @@ def _constant_of_shape(node: Node, sizes: Tensor) -> Tensor:
 
 @OPERATORS.register("Pad")
 def _pad(node: Node, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
-    given = numbers(pads)
     over = [axis % x.ndim for axis in numbers(axes)] if axes is not None else list(range(x.ndim))
-    sides = {axis: (given[i], given[i + len(over)]) for i, axis in enumerate(over)}
+    sides = dict(zip(over, zip(*np.reshape(numbers(pads), (2, -1)).tolist(), strict=True), strict=True))
     kinds = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
     mode = kinds[node.get("mode", "constant")]
     first = 0 if mode == "constant" else 2
@@ -162,3 +119,17 @@ def _space_to_depth(node: Node, x: Tensor) -> Tensor:
     block, (n, c, h, w) = node.get("blocksize"), x.shape
     parts = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
     return parts.reshape(n, c * block**2, h // block, w // block)
+
+
+_OPERATORS: dict[str, Operator] = {
+    "Concat": lambda node, *values: torch.cat(values, node.get("axis")),
+    "Expand": lambda node, x, shape: x.expand(torch.broadcast_shapes(tuple(x.shape), tuple(numbers(shape)))),
+    "Flatten": lambda node, x: x.reshape(math.prod(x.shape[: node.get("axis", 1)]), -1),
+    "Range": lambda node, start, limit, delta: torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype),
+    "Shape": lambda node, x: torch.tensor(list(x.shape)[slice(node.get("start", 0), node.get("end"))], dtype=torch.int64),
+    "Size": lambda node, x: torch.tensor(x.numel(), dtype=torch.int64),
+    "Tile": lambda node, x, repeats: x.repeat(*numbers(repeats)),
+    "Transpose": lambda node, x: x.permute(*node.get("perm", list(range(x.ndim))[::-1])),
+}
+for _name, _operator in _OPERATORS.items():
+    OPERATORS.register(_name)(_operator)

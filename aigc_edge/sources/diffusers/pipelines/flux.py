@@ -8,21 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceComponent, SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, one_size, same
 from aigc_edge.sources.diffusers.loading import load
-from aigc_edge.sources.diffusers.schedules import dynamic_shift, is_distilled, schedule_of, scheduler_of
+from aigc_edge.sources.diffusers.schedules import FEW, dynamic_shift, is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, t5, text_of
-from aigc_edge.sources.diffusers.unets import examples
+from aigc_edge.sources.inputs import denoiser_spec
 
 TRANSFORMER = "FluxTransformer2DModel"
 T5_LENGTH = 512  # the pipeline's max_sequence_length
 DEFAULT_SIZE = 128  # of the latents; the configuration does not specify it
-FEW = (4, 1, 2, 8)
 
 
 class Rotation(nn.Module):
@@ -81,6 +79,12 @@ def flux(folder: Folder, options: SourceOptions) -> Layout:
     embedded, few, scheduler = bool(config.get("guidance_embeds", False)), is_distilled(folder), scheduler_of(folder)
     shift = dynamic_shift(scheduler, height * width // 4, 1.15)
     shape = (vae.channels, height, width)
+    conditions = [condition for encoder in encoders for condition in encoder.conditions]
+    denoiser = SourceComponent(
+        denoiser_spec(shape, conditions, guidance=embedded),
+        lambda: FluxTransformer(load(folder, "transformer", TRANSFORMER), height, width, T5_LENGTH),
+        times=(0.0, 1.0),
+    )
 
     def arguments(steps: int) -> dict[str, Any]:
         own = {} if scheduler.config.get("use_flow_sigmas") else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
@@ -89,11 +93,7 @@ def flux(folder: Folder, options: SourceOptions) -> Layout:
     return Layout(
         sample_shape=shape,
         output_shape=(vae.colours, height * vae.factor, width * vae.factor),
-        components=[
-            *(e.part for e in encoders),
-            _denoiser(folder, shape, encoders, embedded),
-            vae.part(height, width, shift=True),
-        ],
+        components=[*(e.part for e in encoders), denoiser, vae.part(height, width, shift=True)],
         scheduler=scheduler,
         steps=FEW[0] if few else 28,
         guidance_scale=3.5 if embedded else 1.0,
@@ -114,17 +114,3 @@ def _encoders(folder: Folder, config: Any, vae: Vae) -> list[Encoder]:
     channels = folder.number("transformer", config, "in_channels", 64)
     same(folder.name, "in_channels of the transformer", channels, "latent channels of the vae times 4", 4 * vae.channels)
     return [first, second]
-
-
-def _denoiser(folder: Folder, shape: tuple[int, int, int], encoders: list[Encoder], embedded: bool) -> SourceComponent:
-    tensor = (BATCH, *shape)
-    inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
-    inputs += [condition for encoder in encoders for condition in encoder.conditions]
-    if embedded:
-        inputs.append(TensorSpec("guidance", "guidance", "float32", (BATCH,)))
-    spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
-
-    def wrapped() -> nn.Module:
-        return FluxTransformer(load(folder, "transformer", TRANSFORMER), *shape[1:], T5_LENGTH)
-
-    return SourceComponent(spec, wrapped, lambda batch, generator: examples(spec, batch, generator, 1.0))

@@ -11,12 +11,9 @@ from aigc_edge.sources.base import SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, image_sizes, latent_size, same
-from aigc_edge.sources.diffusers.schedules import is_distilled, schedule_of, scheduler_of
+from aigc_edge.sources.diffusers.schedules import FEW, is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import clip, text_of
 from aigc_edge.sources.diffusers.unets import TextUnet, config_of, depth_of, part
-
-FEW = (4, 1, 2, 8)  # steps of a distilled generator
-
 
 # The pipeline overrides these members of its scheduler's configuration.
 _CHANGES: Mapping[str, Any] = {"steps_offset": 1, "clip_sample": False}

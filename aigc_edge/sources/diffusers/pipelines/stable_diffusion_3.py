@@ -7,20 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceComponent, SourceOptions
 from aigc_edge.sources.diffusers.decoders import Vae
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, latent_size, one_size, same
 from aigc_edge.sources.diffusers.loading import load
-from aigc_edge.sources.diffusers.schedules import dynamic_shift, is_distilled, schedule_of, scheduler_of
+from aigc_edge.sources.diffusers.schedules import FEW, dynamic_shift, is_distilled, schedule_of, scheduler_of
 from aigc_edge.sources.diffusers.text_encoders import Encoder, clip, t5, text_of
-from aigc_edge.sources.diffusers.unets import examples
+from aigc_edge.sources.inputs import denoiser_spec
 
 TRANSFORMER = "SD3Transformer2DModel"
 T5_LENGTH = 256  # the pipeline's max_sequence_length
-FEW = (4, 1, 2, 8)
 
 
 class Sd3Transformer(nn.Module):
@@ -72,10 +70,12 @@ def stable_diffusion_3(folder: Folder, options: SourceOptions) -> Layout:
     scheduler, few = scheduler_of(folder), is_distilled(folder)
     shift = dynamic_shift(scheduler, (height // patch) * (width // patch), 1.16)
     shape = (vae.channels, height, width)
+    spec = denoiser_spec(shape, [condition for encoder in encoders for condition in encoder.conditions])
+    denoiser = SourceComponent(spec, lambda: Sd3Transformer(load(folder, "transformer", TRANSFORMER)))
     return Layout(
         sample_shape=shape,
         output_shape=(vae.colours, height * vae.factor, width * vae.factor),
-        components=[*(e.part for e in encoders), _denoiser(folder, shape, encoders), vae.part(height, width, shift=True)],
+        components=[*(e.part for e in encoders), denoiser, vae.part(height, width, shift=True)],
         scheduler=scheduler,
         steps=FEW[0] if few else 28,
         guidance_scale=1.0 if few else 7.0,
@@ -103,15 +103,3 @@ def _encoders(folder: Folder, config: Any, vae: Vae) -> list[Encoder]:
     channels = config.get("in_channels", 16)
     same(folder.name, "in_channels of the transformer", channels, "latent channels of the vae", vae.channels)
     return encoders
-
-
-def _denoiser(folder: Folder, shape: tuple[int, int, int], encoders: list[Encoder]) -> SourceComponent:
-    tensor = (BATCH, *shape)
-    inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
-    inputs += [condition for encoder in encoders for condition in encoder.conditions]
-    spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
-
-    def wrapped() -> nn.Module:
-        return Sd3Transformer(load(folder, "transformer", TRANSFORMER))
-
-    return SourceComponent(spec, wrapped, lambda batch, generator: examples(spec, batch, generator))

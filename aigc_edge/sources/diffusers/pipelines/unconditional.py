@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aigc_edge.bundle.sizes import Size, sides
-from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
+from aigc_edge.bundle.sizes import sides
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.sources.base import SourceComponent, SourceOptions
 from aigc_edge.sources.diffusers.folder import Folder
 from aigc_edge.sources.diffusers.layout import PIPELINES, Layout, image_sizes, latent_size
 from aigc_edge.sources.diffusers.loading import load
 from aigc_edge.sources.diffusers.schedules import clip_of, schedule_of, scheduler_of
+from aigc_edge.sources.inputs import denoiser_spec
 
 UNET = "UNet2DModel"
 _STEPS = {"DDPMPipeline": 1000, "DDIMPipeline": 50, "ConsistencyModelPipeline": 1}
@@ -63,11 +62,19 @@ def unconditional(folder: Folder, options: SourceOptions) -> Layout:
     shape = (channels, height, width)
     sizes = image_sizes(folder.name, options, (height, width), 2 ** (levels - 1))
     scheduler = scheduler_of(folder, kind="DDIMScheduler" if folder.kind == "DDIMPipeline" else None)
+    spec = denoiser_spec((channels, *sides(sizes or [(height, width)])), classes=classes > 0)
     few = (1, 2, 4) if folder.kind == "ConsistencyModelPipeline" else ()
     return Layout(
         sample_shape=shape,
         output_shape=shape,
-        components=[_denoiser(folder, shape, classes, sizes)],
+        components=[
+            SourceComponent(
+                spec,
+                lambda: Unconditional(load(folder, "unet", UNET)),
+                sizes=sizes,
+                classes=classes + 1,  # the last is the null class
+            )
+        ],
         scheduler=scheduler,
         steps=_STEPS[folder.kind],
         num_classes=classes,
@@ -76,19 +83,3 @@ def unconditional(folder: Folder, options: SourceOptions) -> Layout:
         clip=clip_of(scheduler),
         sizes=sizes,
     )
-
-
-def _denoiser(folder: Folder, shape: tuple[int, int, int], classes: int, sizes: Sequence[Size]) -> SourceComponent:
-    tensor = (BATCH, shape[0], *sides(sizes or [shape[1:]]))
-    inputs = [TensorSpec("sample", "sample", "float32", tensor), TensorSpec("timestep", "timestep", "float32", (BATCH,))]
-    if classes:
-        inputs.append(TensorSpec("class_labels", "class", "int64", (BATCH,)))
-
-    def example(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        values = [torch.randn(batch, *shape, generator=generator), torch.rand(batch, generator=generator) * 999]
-        if classes:
-            values.append(torch.randint(0, classes + 1, (batch,), generator=generator))
-        return tuple(values)
-
-    spec = ComponentSpec("denoiser", tuple(inputs), (TensorSpec("output", "sample", "float32", tensor),))
-    return SourceComponent(spec, lambda: Unconditional(load(folder, "unet", UNET)), example, sizes)
