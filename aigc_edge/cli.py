@@ -20,7 +20,7 @@ from typing import Any
 from aigc_edge import __version__
 from aigc_edge.commands import commands, extension_commands
 from aigc_edge.commands.parser import FAILED, Parser
-from aigc_edge.errors import AigcEdgeError, ExtensionWarning
+from aigc_edge.errors import AigcEdgeError, CalibrationWarning, ExtensionWarning
 
 INTERRUPTED = 130
 # Which extra brings a module that is not there (the rest comes with the package itself).
@@ -66,8 +66,8 @@ _formatwarning = warnings.formatwarning
 
 
 def _warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
-    """An ExtensionWarning is one sentence, without the line of code that it comes from; others are as Python shows them."""
-    if issubclass(category, ExtensionWarning):
+    """A warning of this package is one sentence, without the line of code that it comes from; others are as Python shows them."""
+    if issubclass(category, ExtensionWarning | CalibrationWarning):
         return f"aigc-edge: warning: {message}\n"
     return _formatwarning(message, category, *where, **more)
 

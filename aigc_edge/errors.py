@@ -29,6 +29,10 @@ class BudgetError(AigcEdgeError):
     """A compressed network misses its quality budget."""
 
 
+class CalibrationWarning(UserWarning):
+    """Inputs lie far outside the range that a format was calibrated on, or little of a network is in its format."""
+
+
 class ExtensionWarning(UserWarning):
     """Something that another distribution adds by an entry point cannot be used and is left out."""
 

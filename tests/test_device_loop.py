@@ -240,6 +240,9 @@ def test_a_gpu_that_is_not_there_is_a_sentence(tiny_bundle: Path) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(EngineUnavailable, match="torch finds no GPU here"):
         opened(tiny_bundle, "cuda:0")
+    for bind in (None, lambda *_: None):
+        with pytest.raises(AigcEdgeError, match=r"^the device is CUDA, and (this build|there is) [^\n]*; or choose the CPU$"):
+            _core.Handle(str(tiny_bundle), bind, device=1)
 
 
 def test_a_decoder_that_fails_and_a_closed_bundle_say_so(open_gan: Any, emulated_gpu: Any) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from aigc_edge.bench.runner import Runner, Workload
 from aigc_edge.metrics.judge import Judge
-from aigc_edge.metrics.paired import psnr, relative_l2
+from aigc_edge.metrics.paired import compare
 
 BATCH = 32
 
@@ -58,10 +58,9 @@ def score(
 
 
 def paired(images: NDArray[np.uint8], reference: NDArray[np.uint8]) -> dict[str, float | None]:
-    """psnr in dB (None when equal) and relative L2 of uint8 images against others of the same noise."""
-    made, wished = (a.astype(np.float32) / 127.5 - 1 for a in (images, reference))
-    ratio = psnr(made, wished)
-    return {"psnr": float(ratio) if np.isfinite(ratio) else None, "relative_l2": float(relative_l2(made, wished))}
+    """`metrics.paired.compare` of uint8 images [N, H, W, C] with others of the same noise."""
+    drawn, expected = (a.astype(np.float32).transpose(0, 3, 1, 2) / 127.5 - 1 for a in (images, reference))
+    return compare(drawn, expected)
 
 
 def agreement(runners: Mapping[str, Runner], workload: Workload, n: int, seed: int) -> dict[str, dict[str, Any]]:

@@ -57,6 +57,19 @@ class JudgeEntry(NamedTuple):
     accuracy: float | None = None
 
 
+class CalibrationEntry(NamedTuple):
+    """What the formats were calibrated on: `inputs` of a program without rows ("normal", "uniform:-1:1", "sphere", "arrays"), and
+    by input the range of its values, [low, high]."""
+
+    inputs: str
+    ranges: Mapping[str, tuple[float, float]]
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> CalibrationEntry:
+        """The member "calibration" of a manifest that the native reader has validated."""
+        return CalibrationEntry(value["inputs"], {name: (low, high) for name, (low, high) in value["ranges"].items()})
+
+
 class ProgramTable(Mapping[str, Program]):
     """Programs by name; one that comes from JSON is parsed when it is first used."""
 
@@ -85,7 +98,8 @@ class Manifest(NamedTuple):
     Shapes are [C, H, W] (or any) without the batch; with several `sizes`, of which the first is the default, their sides may be
     "H", "W" or a fraction of them until `at` makes them numbers. `num_classes` is 0 when unconditional. `output_range` is that of
     the decoded float32 images. `schedule` holds the settings of the noise schedule (`diffusion.build`), None for one evaluation.
-    `quality` maps a format to its figures, `examples` the kind of a condition and its name to a file. `extra` keeps unknown
+    `quality` maps a format to its figures, `examples` a kind (such as inputs or conditions) and a name to a
+    file. `extra` keeps unknown
     members.
     """
 
@@ -105,6 +119,7 @@ class Manifest(NamedTuple):
     schedule: Mapping[str, Any] | None = None
     text: TextEntry | None = None
     examples: Mapping[str, Mapping[str, str]] = {}
+    calibration: CalibrationEntry | None = None
     judge: JudgeEntry | None = None
     quality: Mapping[str, Mapping[str, Any]] = {}
     targets: tuple[str, ...] = ()
@@ -195,6 +210,9 @@ class Manifest(NamedTuple):
         if self.text:
             encoders = {name: entry._asdict() for name, entry in self.text.encoders.items()}
             value["text"] = {"encoders": encoders, "negative": self.text.negative, "prompts": list(self.text.prompts)}
+        if self.calibration:
+            ranges = {name: list(bounds) for name, bounds in self.calibration.ranges.items()}
+            value["calibration"] = {"inputs": self.calibration.inputs, "ranges": ranges}
         if self.examples:
             value["examples"] = {kind: dict(files) for kind, files in self.examples.items()}
         return value | {
@@ -216,6 +234,7 @@ class Manifest(NamedTuple):
         plain |= {name: shape_of_json(value[name]) for name in ("sample_shape", "output_shape")}
         plain |= {name: value.get(name) or {} for name in ("examples", "quality", "tools")}
         judge, text, classes = (value.get(name) for name in ("judge", "text", "classes"))
+        calibration = value.get("calibration")
         if classes:
             plain |= {"num_classes": int(classes["count"]), "class_names": tuple(classes.get("names") or ())}
         low, high = value["output_range"]
@@ -226,6 +245,7 @@ class Manifest(NamedTuple):
             files={name: FileEntry(int(entry["bytes"]), entry["sha256"]) for name, entry in value["files"].items()},
             sizes=tuple((int(height), int(width)) for height, width in value.get("sizes") or ()),
             text=TextEntry.from_json(text) if text else None,
+            calibration=CalibrationEntry.from_json(calibration) if calibration else None,
             judge=JudgeEntry(judge["classifier"], judge["features"], judge.get("accuracy")) if judge else None,
             version=int(value["version"]),
             extra={name: raw for name, raw in value.items() if name not in MEMBERS},
@@ -235,6 +255,7 @@ class Manifest(NamedTuple):
 
 MEMBERS = {
     "format", "version", "family", "sample_shape", "output_shape", "sizes", "output_range", "classes", "schedule",
-    "default_format", "targets", "notes", "judge", "tools", "provenance", "created", "text", "examples", "name", "components",
+    "default_format", "targets", "notes", "judge", "tools", "provenance", "created", "text", "calibration", "examples", "name",
+    "components",
     "default_program", "programs", "quality", "files",
 }  # fmt: skip

@@ -18,8 +18,8 @@ ORDER = 20
 HELP = "compile a trained generator into a bundle"
 DESCRIPTION = """\
 Export a generator, convert it to the requested formats, build engines for the targets that need them, and evaluate every format
-against fp32 from the same noise. A bundle that misses its quality budget is not written. Finished stages are kept when the
-compilation is interrupted: the same command resumes from them.
+against fp32 from the same noise. Formats that miss the quality budget are left out, with exit code 2. Finished stages are
+kept when the compilation is interrupted: the same command resumes from them.
 
   aigc-edge compile runs/digits -o digits.aigc --format fp32 --format int8 --target x86-cpu --target rtx
   aigc-edge compile ./stable-diffusion -o sd.aigc --format int8 --budget psnr=30 --size 512x512 --size 768x512
@@ -96,6 +96,22 @@ def source_arguments(parser: Parser) -> None:
         type=values.size,
         action="append",
     )
+    fed = group.add_mutually_exclusive_group()
+    option(
+        fed,
+        "--calibration FILE.npz",
+        "what a network of one evaluation takes: arrays named as its inputs, samples along the first axis; formats are "
+        "calibrated and compared on them (a denoiser is on the states of its own program)",
+        type=values.arrays_file,
+    )
+    option(
+        fed,
+        "--inputs DISTRIBUTION",
+        "the same as a distribution: normal, uniform (from -1 to 1), uniform:LOW:HIGH or sphere (default: the values of the "
+        "example sample, normal where there are none)",
+        dest="calibration",
+        type=values.distribution,
+    )
     option(group, "--data NAME", "real images for the quality scores: a data set or a folder")
     option(group, "--prompts FILE", "prompts for calibration and evaluation, one per line")
 
@@ -130,9 +146,12 @@ def quality_options(parser: Parser, frechet: float | None) -> None:
     option(
         group,
         "--budget NAME=X",
-        "quality that every format must reach: psnr=30 (at least 30 dB against fp32 from the same noise), frechet=1.05x (at "
-        "most 1.05 times that of fp32)"
-        + ("" if frechet is None else f" (default: frechet={frechet:g}x where real images are known)"),
+        "quality that every format must reach against fp32 from the same noise: psnr=30 (dB, at least; the peak is the range of "
+        "fp32's own samples), centred_l2=0.3 (error relative to what varies in them, at most), ssim=0.9 (of images, at least), "
+        "frechet=1.05x (times that of fp32, at most); may be repeated (default: each format's own option psnr, which is 30 for "
+        "int8, with the errors that it stands for"
+        + ("" if frechet is None else f", and frechet={frechet:g}x where real images are known")
+        + "). Formats that miss it are left out: the others are written, and the exit code is 2",
         action="append",
     )
     option(group, "--seed S", "seed of calibration and evaluation (default: 0)", type=values.whole(0, 2**62), default=0)
@@ -154,6 +173,7 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
         prompts=values.lines(arguments.prompts),
         classes=arguments.classes,
         inputs=values.roles(arguments.input),
+        calibration=arguments.calibration,
     )
 
 

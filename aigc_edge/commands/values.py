@@ -65,6 +65,26 @@ def output_file(path: str) -> str:
     return path
 
 
+def arrays_file(path: str) -> str:
+    """The path of an existing .npz file."""
+    if Path(path).suffix.lower() != ".npz" or not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"{path} was given, an existing .npz file is allowed")
+    return path
+
+
+def distribution(text: str) -> str:
+    """The name of a distribution of inputs, with its bounds."""
+    from aigc_edge.bundle.inputs import SampleInputs
+
+    try:
+        inputs = SampleInputs.parse(text)
+    except AigcEdgeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if inputs.arrays:
+        raise argparse.ArgumentTypeError(f"{text} was given, give a file of arrays with --calibration")
+    return text
+
+
 def class_indices(groups: list[list[str]], names: Sequence[str], total: int, bundle: str) -> list[int]:
     """Class indices for the values of `--class`: indices, names, "all" or "none".
 

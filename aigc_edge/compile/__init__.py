@@ -17,7 +17,7 @@ from aigc_edge.compile.evaluation import PREVIEW, evaluate_formats, preview
 from aigc_edge.compile.exporting import describe, export, tabulate
 from aigc_edge.compile.judging import JUDGE, check_budget, has_judge, make_judge
 from aigc_edge.compile.request import REFERENCE, CompileRequest
-from aigc_edge.compile.state import COSTS, open_workspace
+from aigc_edge.compile.state import COSTS, open_workspace, raise_failed
 from aigc_edge.compress.budget import Budget
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import check_output
@@ -52,10 +52,11 @@ def compile_source(
     `threads`. `formats` may carry options ("int8:psnr=35"); the first is the bundle's default. Every format
     is compared with fp32 on `samples` images from the same noise (None: as many as the source and its cost allow). A format that
     misses the `budget` ("psnr=30", "frechet=1.05x") is converted again with more layers in higher precision; if it still misses,
-    no bundle is written. `solver`, `steps` and `guidance_scale` define the default program (None: the source's own). Without
-    `weights` the bundle is smaller, but the torch engine cannot load it. `schedule_constants` moves everything that depends on
-    the timestep alone out of the denoiser into a precomputed table. Engines are built for the GPU targets that this machine can
-    build for; for the others the bundle carries the ONNX files, from which the device builds its own.
+    the bundle is written without it before BudgetError is raised (nothing is written when no format is left, or fp32 alone
+    although there is a `budget`). `solver`, `steps` and `guidance_scale` define the default program (None: the source's own).
+    Without `weights` the bundle is smaller, but the torch engine cannot load it. `schedule_constants` moves everything that
+    depends on the timestep alone out of the denoiser into a precomputed table. Engines are built for the GPU targets that this
+    machine can build for; for the others the bundle carries the ONNX files, from which the device builds its own.
 
     `progress(what, done, seconds_left)` is called periodically, `done` in 0 … 1. Stages that finished before an interruption or a
     failure are cached for two weeks, and the same call resumes from them. Raises AigcEdgeError (BudgetError for quality) for
@@ -91,6 +92,7 @@ def compile_source(
         evaluate_formats(state, request.samples or sample_budget(state, opened.samples, EVALUATION_MACS))
         build_engines(state)
         preview(state)
+        request = state.request  # without the formats that missed the budget
         for name, part in state.networks.items():
             state.components[name] = part._replace(formats={format: part.formats[format] for format in request.formats})
         store_schedule(state)
@@ -98,4 +100,5 @@ def compile_source(
         files = state.files | state.network_files(list(request.formats))
         manifest = write_bundle(Path(out), state.whole_manifest(Path(out).stem), files, overwrite=overwrite)
         state.clock.finish()
+    raise_failed(state, out)
     return manifest

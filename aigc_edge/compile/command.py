@@ -29,6 +29,8 @@ def _source_arguments(options: SourceOptions) -> dict[str, Any]:
         "prediction": options.prediction,
         "schedule": [f"{key}={value}" for key, value in options.schedule.items()],
         "classes": options.classes,
+        "calibration": "FILE.npz" if (options.calibration or "").endswith(".npz") else None,  # the bundle has the arrays
+        "inputs": None if (options.calibration or "").endswith(".npz") else options.calibration,
         "input": [f"{name}={role}" for name, role in options.inputs.items()],
         "size": [f"{height}x{width}" for height, width in options.sizes],
         "data": options.data and _name(options.data),

@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import math
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aigc_edge.bundle.component import SCHEDULE
-from aigc_edge.compile.conditions import arrays
+import aigc_edge
+from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
+from aigc_edge.bundle.manifest import CalibrationEntry
+from aigc_edge.compile.conditions import arrays, conditions_of
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.stage_cache import fingerprint
 from aigc_edge.compile.state import CompileState
+from aigc_edge.diffusion import Program
+from aigc_edge.errors import AigcEdgeError, BudgetError, CalibrationWarning
 from aigc_edge.hardware import return_memory
 
 if TYPE_CHECKING:
@@ -23,6 +30,8 @@ if TYPE_CHECKING:
 
 # Calibration samples: as many as MACS multiply-adds allow, from LEAST to CALIBRATION. EVALUATION_MACS limits the evaluation.
 CALIBRATION, LEAST, MACS, EVALUATION_MACS = 64, 4, 2.5e12, 1e13
+LATENTS, LATENT_MACS, LATENT_SEED = 4, 1e12, 1 << 32  # of the samples whose latents decoders are compared on
+LEAST_SHARE, LEAST_WEIGHTS = 0.5, 1 << 14  # of the weights in a format, below which there is a warning; and of weights at all
 ENGINES = (
     "onnxruntime",
     "openvino",
@@ -31,16 +40,20 @@ ENGINES = (
 
 
 def convert_all(state: CompileState) -> None:
-    """Convert all components to every derived format of the request."""
+    """Convert all components to every derived format of the request; those that miss their budget go to `state.failed`."""
     for name in state.request.derived:
         state.start(f"making {name}")
-        convert_format(state, state.request.formats[name])
+        try:
+            convert_format(state, state.request.formats[name])
+        except BudgetError as error:
+            state.failed[name] = str(error)
 
 
 def convert_format(state: CompileState, format: Format) -> None:
     """Convert all components to one format, with a graph for each engine of the targets that needs its own.
 
-    Text encoders and latent decoders are converted to the format's companion, which needs no calibration.
+    Text encoders and latent decoders are converted to the format's companion, which needs no calibration; a decoder is compared
+    with fp32 on latents of the default program.
     """
     done, reports = 0, state.reports.setdefault(format.name, {})
     reports.clear()
@@ -56,10 +69,33 @@ def convert_format(state: CompileState, format: Format) -> None:
         if chosen.name == REFERENCE:
             state.set_file(part, format.name, engine, state.components[part].file(REFERENCE))
             continue
-        calibration = _calibration(state) if part == state.main else None
+        calibration = _calibration(state) if part == state.main else _of_decoder(state) if part == DECODER else None
         report = _convert(state, part, chosen, calibration, file, progress)
         state.set_file(part, format.name, engine, file)
         reports[file.removesuffix(".onnx")] = report
+        if part == state.main:
+            _check_share(format.name, part, report)
+
+
+def _check_share(format: str, part: str, report: dict[str, Any]) -> None:
+    """Warn about a format that holds few of the network's weights; raises AigcEdgeError for one that holds none."""
+    share, weights = report.get("weight_share"), report.get("weights") or 0
+    if share is None or share >= LEAST_SHARE or weights < LEAST_WEIGHTS:
+        return
+    what = (
+        f"{share:.0%} of the {weights:,} weights of the {part} are in {format}: the others are not constants of a convolution, "
+    )
+    what += "matrix product or embedding table that it holds, or fell back to float"
+    if share == 0:
+        raise AigcEdgeError(f"{what}; the file would be that of fp32: leave {format} out")
+    warnings.warn(what, CalibrationWarning, stacklevel=2)
+
+
+def weight_share(reports: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """The share of the weights of all networks that is in a format, from its compression reports; None where unknown."""
+    known = [report for report in reports.values() if report.get("weight_share") is not None]
+    weights = sum(report["weights"] for report in known)
+    return sum(report["weights"] * report["weight_share"] for report in known) / weights if weights else None
 
 
 def store_schedule(state: CompileState) -> None:
@@ -122,9 +158,52 @@ def _calibration(state: CompileState) -> Calibration:
     program, spec = state.programs[state.default_program], state.spec(state.main)
     count = sample_budget(state, CALIBRATION, MACS)
     own, negative = arrays(state)
-    return Calibration.draw(
-        spec, program, count, num_classes=state.num_classes, constants=state.constants, conditions=own, negative=negative
+    low, high = state.manifest.output_range
+    latents = state.main == DENOISER and DECODER in state.components
+    calibration = Calibration.draw(
+        spec,
+        program,
+        count,
+        num_classes=state.num_classes,
+        constants=state.constants,
+        conditions=own,
+        negative=negative,
+        inputs=state.inputs,
+        limits=(-math.inf, math.inf) if latents else (float(low), float(high)),
     )
+    _record_ranges(state, calibration)
+    return calibration
+
+
+def _of_decoder(state: CompileState) -> Calibration:
+    """The latents that the default program computes with fp32, which the decoder behind it is compared on."""
+    from aigc_edge.compress.calibration.trajectory import Calibration
+
+    if state.latents is None:
+        count, conditions = sample_budget(state, LATENTS, LATENT_MACS, least=2), conditions_of(state)
+        name = next(tensor.name for tensor in state.spec(DECODER).inputs if tensor.role == "sample")
+        latents: list[np.ndarray] = []
+
+        def watch(component: str, row: int, inputs: Any, outputs: Any) -> None:
+            if component == DECODER:
+                latents.append(np.array(inputs[name]))
+
+        with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none") as pipeline:
+            for index in range(count):
+                pipeline.sample(1, seed=LATENT_SEED + index, watch=watch, **conditions(np.arange(index, index + 1)))
+        state.latents = np.concatenate(latents)
+    low, high = state.manifest.output_range
+    program = Program("decoder", slots=1, init_scale=1.0, rows=())
+    return Calibration(state.spec(DECODER), program, state.latents, limits=(float(low), float(high)))
+
+
+def _record_ranges(state: CompileState, calibration: Calibration) -> None:
+    """Record the ranges of the inputs that a caller may give: conditions, and what a program without rows takes."""
+    arrays = dict(calibration.conditions or {})
+    if not calibration.program.rows:
+        arrays |= {tensor.name: calibration.latents for tensor in calibration.spec.inputs if tensor.role == "sample"}
+    ranges = {name: (float(array.min()), float(array.max())) for name, array in arrays.items()}
+    state.manifest = state.manifest._replace(calibration=CalibrationEntry(str(state.inputs), ranges))
 
 
 def sample_budget(state: CompileState, most: int, macs: float, least: int = LEAST) -> int:

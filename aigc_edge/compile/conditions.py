@@ -11,18 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 import aigc_edge
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.compile.evaluator import ConditionsOf
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
 
 Arrays = dict[str, npt.NDArray[Any]]
 KINDS = ("conditions", "negative_conditions")  # keyword arguments of Pipeline.sample
+INPUTS = "inputs"  # arrays that a program without rows starts from
+MOST_SAMPLES, MOST_BYTES = 64, 64 << 20  # of the stored inputs
 
 
 def store(state: CompileState, conditions: Mapping[str, Any], negative: Mapping[str, Any]) -> None:
-    """Store examples [k, ...] of conditions in the bundle, for calibrating further formats."""
+    """Store examples [k, ...] of inputs and conditions in the bundle, for calibrating further formats."""
     examples: dict[str, dict[str, str]] = {}
-    for kind, arrays in zip(KINDS, (conditions, negative), strict=True):
+    inputs = {name: array[: _most(state.inputs.arrays)] for name, array in state.inputs.arrays.items()}
+    for kind, arrays in zip((INPUTS, *KINDS), (inputs, conditions, negative), strict=True):
         for name, array in arrays.items():
             stream = io.BytesIO()
             np.save(stream, np.asarray(array, np.float32), allow_pickle=False)
@@ -36,10 +40,18 @@ def store(state: CompileState, conditions: Mapping[str, Any], negative: Mapping[
 def conditions_of(state: CompileState) -> ConditionsOf:
     """A function from sample indices to the keyword arguments of `Pipeline.sample` for them."""
     stored = {kind: _load(state, kind) for kind in KINDS}
-    classes, prompts = state.num_classes, state.prompts
+    classes, prompts, inputs = state.num_classes, state.prompts, state.inputs
+    one_shot = inputs.kind != "normal" and not state.programs[state.default_program].rows
 
     def of(index: npt.NDArray[np.int64]) -> dict[str, Any]:
         options: dict[str, Any] = {"classes": index % classes} if classes else {}
+        if one_shot:
+            by_role = {tensor.role: tensor for tensor in state.spec(state.main).inputs}
+            sample, labels = by_role["sample"], by_role.get("class")
+            shape = [int(size) for size in sample.shape[1:]]
+            options["latents"] = inputs.take(sample.name, shape, index, state.request.seed)
+            if labels is not None and labels.name in inputs.arrays:
+                options["classes"] = inputs.arrays[labels.name][index % len(inputs.arrays[labels.name])]
         if prompts:
             options["prompt"] = [prompts[i % len(prompts)] for i in index]
         for kind, arrays in stored.items():
@@ -64,6 +76,19 @@ def arrays(state: CompileState) -> tuple[Arrays | None, Arrays | None]:
                 negative = pipeline.encode([""])
         state.encoded = encoded, negative
     return state.encoded
+
+
+def load_inputs(state: CompileState) -> SampleInputs:
+    """What a program without rows starts from, as the bundle's manifest records it."""
+    entry = state.manifest.calibration
+    arrays = _load(state, INPUTS)
+    return SampleInputs("arrays", arrays=arrays) if arrays else SampleInputs.parse(entry.inputs if entry else None)
+
+
+def _most(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+    """The number of samples that are stored."""
+    each = sum(4 * array[0].size for array in arrays.values()) or 1
+    return max(1, min(MOST_SAMPLES, MOST_BYTES // each))
 
 
 def _load(state: CompileState, kind: str) -> Arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Generator
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_edge.bundle.sizes import at, named
-from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget
+from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget, weight_share
 from aigc_edge.compile.conditions import conditions_of
-from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive, paired
-from aigc_edge.compile.request import REFERENCE, with_psnr
+from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive
+from aigc_edge.compile.request import REFERENCE, with_limits
 from aigc_edge.compile.state import CompileState
+from aigc_edge.compress.evaluation.quality import Requirement
 from aigc_edge.compress.evaluation.search import Trial, search
 from aigc_edge.errors import BudgetError
 from aigc_edge.images import grid, to_uint8, write_png
+from aigc_edge.metrics.paired import compare
 
 if TYPE_CHECKING:
     from aigc_edge.compress.format import Format
@@ -29,7 +32,10 @@ PREVIEW = "drawing the preview"  # name of a stage
 
 
 def evaluate_formats(state: CompileState, samples: int) -> None:
-    """Score fp32 and every derived format on `samples` images from the same noise, and enforce the budget."""
+    """Score fp32 and every derived format on `samples` images from the same noise, and enforce the budget.
+
+    Formats that miss it are removed from the request and kept, with the reason, in `state.failed`.
+    """
     request = state.request
     evaluator = Evaluator(
         state.judge,
@@ -44,13 +50,38 @@ def evaluate_formats(state: CompileState, samples: int) -> None:
         REFERENCE, reference | {"program": state.default_program}
     )  # keep figures that the bundle already has
     for name in request.derived:
-        _evaluate_format(state, evaluator, name, reference)
+        if name in state.failed:
+            continue
+        try:
+            _evaluate_format(state, evaluator, name, reference)
+        except BudgetError as error:
+            state.failed[name] = str(error)
+    _remove_failed(state)
     _evaluate_size(state)
     detail = {
         name: figures | {"compression": state.reports.get(name) or state.details.get(name, {})}
         for name, figures in state.quality.items()
     }
     state.files["quality.json"] = json.dumps(detail, indent=1, allow_nan=False).encode()
+
+
+def _remove_failed(state: CompileState) -> None:
+    """Take the formats that missed the budget out of the request and the results.
+
+    Raises BudgetError when none is left, or fp32 alone although a budget was requested, of which it says nothing.
+    """
+    if not state.failed:
+        return
+    passed = {name: format for name, format in state.request.formats.items() if name not in state.failed}
+    if not passed or (state.request.budget.words and list(passed) == [REFERENCE]):
+        raise BudgetError("; ".join(state.failed.values()))
+    state.request = dataclasses.replace(state.request, formats=passed)
+    state.manifest = state.manifest._replace(default_format=next(iter(passed)))
+    for name in state.failed:
+        state.quality.pop(name, None)
+    for name, part in state.networks.items():
+        formats = {format: files for format, files in part.formats.items() if format not in state.failed}
+        state.components[name] = part._replace(formats=formats)
 
 
 def _evaluate_size(state: CompileState) -> None:
@@ -72,20 +103,24 @@ def _evaluate_size(state: CompileState) -> None:
 
     reference = sampled(REFERENCE)
     for name in formats:
-        figures = paired(sampled(name), reference) | {"n": SIZE_SAMPLES}
+        figures = compare(sampled(name), reference) | {"n": SIZE_SAMPLES}
         state.quality[name]["sizes"] = {named(size): figures}
 
 
 def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, reference: dict[str, Any]) -> None:
     """Evaluate one format, and convert it again with a higher PSNR target while it misses the budget and further layers can fall
     back to float."""
-    budget, first = state.request.budget, state.request.formats[name]
+    first = state.request.formats[name]
+    own = Requirement(first.psnr, getattr(first, "centred_l2", 0.0)) if hasattr(first, "psnr") else None
+    budget = state.request.budget.completed(own)
 
     def evaluate(format: Format) -> dict[str, Any]:
         if format is not first:
             convert_format(state, format)
         state.start(f"measuring {name}")
         figures = evaluator.score(state.draft([name, REFERENCE]), name, state.advance)
+        share = weight_share(state.reports.get(name, {}))
+        figures |= {} if share is None else {"weight_share": share}
         state.quality[name] = figures | {"program": state.default_program}
         return figures
 
@@ -108,7 +143,7 @@ def _finer_formats(state: CompileState, format: Format) -> Generator[Format, boo
         reached = [r["psnr"] for r in reports if r.get("nodes") and r.get("psnr") is not None]
         if not reached or not hasattr(format, "psnr"):
             return
-        format = with_psnr(format, max(format.psnr, min(reached)) + STEP)
+        format = with_limits(format, psnr=max(format.psnr, min(reached)) + STEP)
 
 
 def preview(state: CompileState) -> None:

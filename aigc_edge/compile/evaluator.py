@@ -18,11 +18,12 @@ from aigc_edge.engines.base import ENGINES
 from aigc_edge.engines.formats import least_capability
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.metrics.judge import Judge, to_unit
-from aigc_edge.metrics.paired import psnr, relative_l2
+from aigc_edge.metrics.paired import compare
 from aigc_edge.metrics.ssim import ssim
 
 BATCH = 16  # doubled by guidance; fits the CPU cache: at 100 an image takes 1.6 times as long
 ELEMENTS = BATCH * 3 * 64 * 64  # of a batch: larger images use smaller batches
+SMALLEST_IMAGE = 4  # pixels: what is narrower, or has other than 1 or 3 channels, is no image for SSIM
 SINGLES = 2  # samples generated again at batch 1, to check for the same bits
 Progress = Callable[[int, int], None]
 ConditionsOf = Callable[[NDArray[np.int64]], dict[str, Any]]  # sample indices → keyword arguments of `Pipeline.sample`
@@ -50,9 +51,10 @@ def draw(
     batch: int | None = None,
     size: Size | None = None,
 ) -> NDArray[np.float32]:
-    """Generate images float32 [N, C, H, W] in [-1, 1] by the default program, with the conditions of each sample in `index` [N].
+    """Generate images float32 [N, C, H, W] by the default program, with the conditions of each sample in `index` [N].
 
-    Image i has the seed `seed` + i. `size` is one of the bundle's (None: its default).
+    They are scaled from the bundle's output range to [-1, 1] and clamped. Image i has the seed `seed` + i. `size` is one of the
+    bundle's (None: its default).
     """
     parts = []
     with aigc_edge.open(bundle, engine=engine_of(format), format=format, threads=threads, verify="none", size=size) as pipeline:
@@ -61,7 +63,11 @@ def draw(
             chunk = index[first : first + each]
             parts.append(pipeline.sample(len(chunk), seed=seed + first, output="float32", **conditions_of(chunk)))
             progress(first + len(chunk), len(index))
-    return np.clip(np.concatenate(parts), -1, 1)
+        low, high = map(float, pipeline.manifest.output_range)
+    images = np.concatenate(parts)
+    if (low, high) != (-1, 1):
+        images = (images - np.float32(low)) * np.float32(2 / (high - low)) - 1
+    return np.clip(images, -1, 1)
 
 
 class Evaluator:
@@ -85,7 +91,7 @@ class Evaluator:
         self.reference: NDArray[np.float32] | None = None
 
     def score(self, bundle: Path, format: str, progress: Progress) -> dict[str, Any]:
-        """The judge's scores and, for all but the first format, psnr, ssim and relative_l2 against it.
+        """The judge's scores and, for all but the first format, the figures of `metrics.paired.compare` and, of images, ssim.
 
         `batch_invariant` is whether samples generated at batch 1 have the same bits. Raises AigcEdgeError for non-finite images.
         """
@@ -95,19 +101,13 @@ class Evaluator:
             figures = self.judge.score(images, self.conditions_of(index).get("classes"), self.reference, seed=seed)
         else:
             to_unit(images)  # raises for non-finite images
-            figures = {"n": len(index)} | ({} if self.reference is None else paired(images, self.reference))
-        if self.reference is not None:
+            figures = {"n": len(index)} | ({} if self.reference is None else compare(images, self.reference))
+        if self.reference is not None and images.shape[1] in (1, 3) and min(images.shape[2:]) >= SMALLEST_IMAGE:
             figures["ssim"] = ssim(images, self.reference)
         alone = draw(bundle, format, self.conditions_of, index[:SINGLES], seed=seed, threads=threads, batch=1)
         if self.reference is None:
             self.reference = images
         return figures | {"seed": self.seed, "batch_invariant": bool(np.array_equal(alone, images[: len(alone)]))}
-
-
-def paired(images: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float | None]:
-    """PSNR in dB (None when equal) and relative L2 error of images [N, C, H, W] against the reference from the same noise."""
-    ratio = psnr(images, reference)
-    return {"psnr": ratio if math.isfinite(ratio) else None, "relative_l2": relative_l2(images, reference)}
 
 
 def most_sensitive(reports: Mapping[str, Mapping[str, Any]]) -> str:

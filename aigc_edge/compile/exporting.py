@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.bundle.component import SCHEDULE, Component, ConstantTable, Weights
-from aigc_edge.bundle.manifest import Manifest, TextEntry, TokenizerEntry
+from aigc_edge.bundle.manifest import CalibrationEntry, Manifest, TextEntry, TokenizerEntry
 from aigc_edge.bundle.provenance import created, tools
 from aigc_edge.bundle.storage import Files
 from aigc_edge.compile.conditions import store
@@ -50,8 +50,10 @@ def describe(state: CompileState, source: Source) -> None:
         text=text,
         tools=tools(),
         provenance=source.provenance(),
+        calibration=CalibrationEntry(str(source.inputs), {}),
         created=created(),
     )
+    state.inputs = source.inputs
     store(state, source.conditions, source.negative)
 
 

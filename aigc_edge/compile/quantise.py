@@ -16,14 +16,15 @@ from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
 from aigc_edge.compile.command import command_line
 from aigc_edge.compile.compressing import convert_all
+from aigc_edge.compile.conditions import load_inputs
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import evaluate_formats
 from aigc_edge.compile.judging import use_judge
 from aigc_edge.compile.request import REFERENCE, CompileRequest
-from aigc_edge.compile.state import CompileState, link, open_workspace
+from aigc_edge.compile.state import CompileState, link, open_workspace, raise_failed
 from aigc_edge.compress.budget import Budget
 from aigc_edge.engines.constants import Constants
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, BudgetError
 from aigc_edge.files import check_output
 
 SAMPLES = 64  # per format, if the bundle does not record how many samples it was evaluated on
@@ -48,7 +49,8 @@ def quantise_bundle(
     They are converted from its fp32 networks with its default program and evaluated as in `compile_source`, on `samples` images
     (None: as many as fp32 was). `targets` default to those of the bundle; `default` makes the first of the formats the bundle's
     default. Formats that the bundle already has, and an existing `out`, are replaced only with `overwrite`. After an
-    interruption the same call resumes. Raises AigcEdgeError for errors that the caller can fix; the bundle is then unchanged.
+    interruption the same call resumes. Raises AigcEdgeError for errors that the caller can fix; the bundle is then unchanged,
+    except that formats which reach the budget are added before BudgetError is raised for the others.
     """
     path = Path(bundle)
     opened = Bundle.open(path, verify=True)
@@ -79,12 +81,15 @@ def quantise_bundle(
         state.plan_stages(len(state.networks), {}, {})
         convert_all(state)
         evaluate_formats(state, samples or int(state.quality.get(REFERENCE, {}).get("n", SAMPLES)))
+        if any(name in existing for name in state.failed):  # the bundle keeps what it has
+            raise BudgetError("; ".join(state.failed.values()))
         build_engines(state)
-        if default:
-            state.manifest = state.manifest._replace(default_format=next(iter(request.formats)))
+        chosen = next(iter(state.request.formats)) if default else manifest.default_format
+        state.manifest = state.manifest._replace(default_format=chosen)
         state.start("writing")
         written = _write(state, final, exchange, packed=path.is_file())
         state.clock.finish()
+    raise_failed(state, final)
     return written
 
 
@@ -116,6 +121,7 @@ def _load(state: CompileState, manifest: Manifest, folder: Path) -> None:
             check_references(folder / name, f"{name}.data" if f"{name}.data" in networks else None, f"{name} of the bundle")
         link(folder / name, state.folder / name)
     state.files = {name: folder / name for name in manifest.files if name not in networks | stale}
+    state.inputs = load_inputs(state)
     state.constants = Constants.load(Files(state.folder), state.components.get(SCHEDULE))
     card = folder / "quality.json"
     if card.is_file():

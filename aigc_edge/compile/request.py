@@ -79,9 +79,9 @@ class CompileRequest:
         return [(t, name) for t in self.targets if t.flavour == "tensorrt_rtx" for name in self.formats]
 
 
-def with_psnr(format: Any, psnr: float) -> Any:
-    """The format with `psnr` dB as the target of its mixed-precision search, if it has that option."""
-    return replace(format, psnr=psnr) if hasattr(format, "psnr") else format
+def with_limits(format: Any, **limits: float | None) -> Any:
+    """The format with these limits (psnr, centred_l2) for its mixed-precision search, as far as it has such options."""
+    return replace(format, **{name: limit for name, limit in limits.items() if limit is not None and hasattr(format, name)})
 
 
 def this_machine() -> list[str]:
@@ -93,7 +93,7 @@ def this_machine() -> list[str]:
 
 
 def _parse_formats(texts: Sequence[str], budget: Budget) -> dict[str, Format]:
-    """Formats by name; a PSNR budget sets the option `psnr` of those that have it and do not set it themselves."""
+    """Formats by name; the budget sets the options of the same names of those that have them and do not set them themselves."""
     from aigc_edge.compress.format import parse
 
     formats: dict[str, Format] = {}
@@ -103,8 +103,9 @@ def _parse_formats(texts: Sequence[str], budget: Budget) -> dict[str, Format]:
             raise AigcEdgeError(
                 f"the format {format.name} was given twice with different options: a bundle holds one format of each name"
             )
-        explicit = "psnr=" in text.partition(":")[2].replace(" ", "")
-        formats[format.name] = format if budget.psnr is None or explicit else with_psnr(format, budget.psnr)
+        explicit = text.partition(":")[2].replace(" ", "")
+        limits = {"psnr": budget.psnr, "centred_l2": budget.centred_l2}
+        formats[format.name] = with_limits(format, **{name: x for name, x in limits.items() if f"{name}=" not in explicit})
     return formats
 
 

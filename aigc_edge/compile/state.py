@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE, Component
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.bundle.write import write_bundle
@@ -20,6 +24,7 @@ from aigc_edge.compile.request import REFERENCE, CompileRequest
 from aigc_edge.compile.stage_cache import StageCache
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.constants import Constants
+from aigc_edge.errors import BudgetError
 from aigc_edge.hardware import return_memory
 
 # Approximate seconds of each stage for a small network on two cores; only the ratios matter, for the time left.
@@ -41,7 +46,10 @@ class CompileState:
         self.quality: dict[str, dict[str, Any]] = {}
         self.details: dict[str, Any] = {}  # compression reports of the formats that the bundle already had
         self.reports: dict[str, dict[str, Any]] = {}
+        self.failed: dict[str, str] = {}  # formats that missed their budget, and how
         self.prompts: tuple[str, ...] = ()
+        self.inputs = SampleInputs()  # of a program without rows
+        self.latents: npt.NDArray[np.float32] | None = None  # inputs of a decoder behind a denoiser, computed on first use
         self.encoded: Any = None  # conditions and negative conditions of the prompts, computed on first use
         self.clock = Clock({}, None)
 
@@ -141,6 +149,15 @@ def open_workspace(request: CompileRequest, progress: Progress | None = None) ->
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt("finished stages are kept: run the same command to resume") from stop
     stages.remove_used()
+
+
+def raise_failed(state: CompileState, out: str | os.PathLike[str]) -> None:
+    """Raise BudgetError if formats missed their budget, after the bundle `out` was written with the others."""
+    if state.failed:
+        raise BudgetError(
+            f"{'; '.join(state.failed.values())}; {os.fspath(out)} is written without {', '.join(state.failed)}, it has "
+            f"{', '.join(state.components[state.main].formats)}"
+        )
 
 
 def link(source: Path, target: Path) -> None:

@@ -35,7 +35,8 @@ class LayerReport:
 class CompressionReport:
     """What was done to one network and what it cost in quality; members that do not apply to a format are None.
 
-    PSNR values are in dB, of final samples against float32 from the same noise: infinite when equal, None when not measured.
+    PSNR values are in dB, of final samples against float32 from the same noise, the peak being the range of the latter: infinite
+    when equal, None when not measured.
     `rows` has the relative L2 error of the network's output in each row of the sampling program.
     """
 
@@ -43,6 +44,7 @@ class CompressionReport:
     source_bytes: int
     bytes: int = 0
     psnr: float | None = None
+    centred_l2: float | None = None  # error relative to what varies in the fp32 samples
     rows: list[dict[str, Any]] = field(default_factory=list)
     engine: str | None = None
     budget_psnr: float | None = None
@@ -51,6 +53,8 @@ class CompressionReport:
     estimator: str | None = None
     estimators: dict[str, float] | None = None  # PSNR by calibration method
     share: float | None = None  # of the weights' bytes in the format; of the multiply-adds removed, when channels are pruned
+    weights: int | None = None  # elements of the network's weights
+    weight_share: float | None = None  # of them in the format
     macs_share: float | None = None  # of the multiply-adds of layers in the format
     n: int | None = None  # samples that were compared
     trials: int | None = None  # mixtures of layers that were measured

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.files import sha256_of
 from aigc_edge.hardware import import_onnxruntime
 from aigc_edge.metrics.frechet import FeatureStatistics, bootstrap_interval, frechet_distance
-from aigc_edge.metrics.paired import psnr, relative_l2
+from aigc_edge.metrics.paired import compare
 
 CLASSIFIER, FEATURES, CARD = "classifier.onnx", "features.npy", "judge.json"
 VERSION = 1
@@ -107,7 +106,7 @@ class Judge:
         """Quality of generated images: Fréchet distance to the real ones with its 95 % interval and n, and the class accuracy.
 
         `classes` [N] are the requested classes (None: no class accuracy); `reference` are the images that the fp32
-        network generated from the same noise (adds psnr in dB and relative_l2; psnr is None when they are equal). Distances are
+        network generated from the same noise (adds the figures of `paired.compare`). Distances are
         comparable only between equal n.
         """
         logits, features = self.look(images)
@@ -128,6 +127,5 @@ class Judge:
             scores["class_accuracy"] = float(np.mean(logits.argmax(axis=1) == requested))
         if reference is not None:
             generated, expected = (to_unit(x) if x.dtype == np.uint8 else x for x in (images, reference))
-            ratio = psnr(generated, expected)
-            scores |= {"psnr": ratio if math.isfinite(ratio) else None, "relative_l2": relative_l2(generated, expected)}
+            scores |= compare(generated, expected)
         return scores

@@ -74,6 +74,8 @@ def _cards(facts: FormatFacts) -> str:
         out.append(card("PSNR to fp32", "equal" if psnr is None else f"{psnr:.1f} dB", note))
     share = report["bytes"] / max(report["source_bytes"], 1)
     out.append(card("network file", size(report["bytes"]), f"{share:.2f} of fp32's {size(report['source_bytes'])}"))
+    if report.get("weight_share") is not None:
+        out.append(card("weights in the format", f"{report['weight_share']:.1%}", f"of {report['weights']:,}"))
     if facts.layers:
         inside = sum(layer.macs for layer in facts.layers if layer.format not in charts.FLOATS)
         total = sum(layer.macs for layer in facts.layers) or 1

@@ -221,14 +221,16 @@ def _quality(manifest: Manifest) -> str:
                 "–" if low == "–" else f"{low} … {high}",
                 _number(figures, "class_accuracy", "{:.1%}"),
                 _number(figures, "psnr", "{:.1f} dB"),
-                _number(figures, "relative_l2"),
+                _number(figures, "centred_l2" if "centred_l2" in figures else "relative_l2"),
+                _number(figures, "ssim", "{:.3f}"),
+                _number(figures, "weight_share", "{:.0%}"),
                 _number(figures, "n", "{:.0f}"),
             ]
         )
     if not rows:
         return ""
     by = f", scored by a classifier of {judge.accuracy:.1%} held-out accuracy" if judge and judge.accuracy else ""
-    header = ["format", "Fréchet", "95 % interval", "class accuracy", "PSNR to fp32", "relative L2", "n"]
+    header = ["format", "Fréchet", "95 % interval", "class accuracy", "PSNR to fp32", "relative L2", "SSIM", "weights", "n"]
     others = [
         f"  {format} at {size}, n {_number(score, 'n', '{:.0f}')}: PSNR {_number(score, 'psnr', '{:.1f} dB')}, relative L2 "
         f"{_number(score, 'relative_l2')}"
@@ -236,7 +238,7 @@ def _quality(manifest: Manifest) -> str:
         for size, score in _mapping(figures.get("sizes")).items()
         if isinstance(score, Mapping)
     ]
-    return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6]), *others])
+    return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6, 7, 8]), *others])
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:

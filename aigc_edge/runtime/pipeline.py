@@ -22,6 +22,7 @@ from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime import device as devices
+from aigc_edge.runtime.calibrated_inputs import check_range, expected_latents
 from aigc_edge.runtime.conditions import Conditions, texts
 from aigc_edge.runtime.initial_state import floats, initial_state
 from aigc_edge.runtime.networks import Networks
@@ -193,8 +194,11 @@ class Pipeline:
         name = self._programs.find(request.program, request.solver, request.steps, request.strength)
         program = self._programs[name]
         state = initial_state(request, program, self._shape, self.manifest.output_range)
+        if not program.rows:
+            state["latents"] = expected_latents(request, state["latents"], self.manifest, self._shape, self.format)
         guided = any(weight != 1.0 for weight in program.with_guidance(request.guidance_scale, None).weights)
         conditions, negative = self._conditions.arrays(request, guided)
+        check_range(conditions, self.manifest, self.format)
         resolved: dict[str, Any] = dict.fromkeys(("solver", "steps", "prompt", "negative_prompt", "image"))
         resolved |= {"program": name, "strength": 1.0, "conditions": conditions, "negative_conditions": negative}
         return replace(request, **resolved, **state)

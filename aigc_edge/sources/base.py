@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.sizes import Size
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
@@ -121,6 +122,7 @@ class SourceOptions:
     prompts: tuple[str, ...] = ()
     classes: int | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)  # name of an input of an ONNX file → its role
+    calibration: str | None = None  # what a network of one evaluation takes: see SampleInputs.parse
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -146,6 +148,34 @@ class SourceOptions:
                 raise AigcEdgeError(f"--{name} was given, but {what} specifies it itself: leave the option out")
 
 
+def sample_inputs(value: Any, spec: ComponentSpec, what: str) -> SampleInputs:
+    """What `value` says that the network `spec` is fed with (see `SampleInputs.parse`); `what` describes it in messages.
+
+    Raises AigcEdgeError for a denoiser, whose inputs are the states of its own program, and for arrays that do not
+    fit the network.
+    """
+    inputs = SampleInputs.parse(value)
+    if value is None:
+        return inputs
+    if spec.name == "denoiser":
+        raise AigcEdgeError(
+            f"the inputs {inputs} were given for {what}, a denoiser: it is calibrated on the states of its own program, leave "
+            "them out"
+        )
+    known = {tensor.name: tensor for tensor in spec.inputs}
+    unknown = sorted(set(inputs.arrays) - set(known))
+    sample = next(tensor.name for tensor in spec.inputs if tensor.role == "sample")
+    if unknown or (inputs.arrays and sample not in inputs.arrays):
+        raise AigcEdgeError(
+            f"the arrays {', '.join(inputs.arrays)} were given as inputs of {what}: name them as its inputs {', '.join(known)}"
+        )
+    for name, array in inputs.arrays.items():
+        shape = tuple(int(size) for size in known[name].shape[1:])
+        if array.shape[1:] != shape:
+            raise AigcEdgeError(f"the inputs {name!r} have the shape {list(array.shape)}: {what} takes {['N', *shape]}")
+    return inputs
+
+
 class Source(ABC):
     """A generator to compile.
 
@@ -166,6 +196,7 @@ class Source(ABC):
     text: Text | None = None
     conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of conditions without a text encoder
     negative: Mapping[str, Any] = {}
+    inputs: SampleInputs = SampleInputs()  # of a network that is evaluated once
     schedule: Mapping[str, Any] | None = None  # arguments of `diffusion.build`; None: one evaluation, or custom programs only
     images: str | None = None  # a data set or folder of real images for evaluation
     folder: Path | None = None  # a folder where derived data (the judge) may be stored

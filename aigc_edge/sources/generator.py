@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aigc_edge.bundle.inputs import looks_normal
 from aigc_edge.bundle.sizes import Dim, Size, listed, named, sides
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError, first_line
-from aigc_edge.sources.base import Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import Source, SourceComponent, SourceOptions, sample_inputs
 from aigc_edge.sources.inputs import TIMES, denoiser_spec
 
 if TYPE_CHECKING:
@@ -23,12 +25,16 @@ class Generator(Source):
 
     Give a `denoiser`, evaluated at every step, a `decoder`, evaluated once, or both (the decoder then takes the denoised sample).
     Each takes and returns float32 tensors whose first dimension is the batch. `sample` is an example input of the first network,
-    float32 [N, ...]; its shape without N is that of the state or latents. A denoiser is called as `denoiser(sample,
-    timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index `num_classes` is the null
-    class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`. `conditions` are further inputs of
-    the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller passes for each sample; `negative` are
-    examples of negative conditions. Formats are calibrated and evaluated with these. `schedule` contains arguments of
-    `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs` are custom programs instead of it.
+    float32 [N, ...]; its shape without N is that of the state or latents. `inputs` says what a decoder without a denoiser takes,
+    which formats are calibrated and compared on: "normal", "uniform" (−1 … 1), "uniform:LOW:HIGH", "sphere", arrays [k, ...]
+    by input name, or the path of an .npz file with such arrays. By default it is the values of `sample`, or "normal" where these
+    are constant or as unit normal noise; a denoiser is calibrated on the states of its own program. A denoiser is called as
+    `denoiser(sample, timestep [N])`, with `num_classes` as `denoiser(sample, timestep, classes int64 [N])`, where index
+    `num_classes` is the null class; a decoder as `decoder(sample)` or, without a denoiser, `decoder(sample, classes)`.
+    `conditions` are further inputs of the denoiser, examples [k, ...] by name, in the order of its arguments, which a caller
+    passes for each sample; `negative` are examples of negative conditions. Formats are calibrated and evaluated with these.
+    `schedule` contains arguments of `aigc_edge.diffusion.build` ({"prediction": "epsilon", "betas": "linear"}); `programs` are
+    custom programs instead of it.
     `sizes` are the image sizes (height, width) that the bundle supports, the size of the example first; only the last two
     dimensions of the sample depend on them. `data` is a data set or a folder of real images for evaluation; the output is in
     `output_range`.
@@ -56,6 +62,7 @@ class Generator(Source):
         data: str | None = None,
         name: str = "generator",
         licence: str | None = None,
+        inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     ) -> None:
         if denoiser is None and decoder is None:
             raise AigcEdgeError("a generator was given without networks: give a denoiser, a decoder, or both")
@@ -87,6 +94,10 @@ class Generator(Source):
             raise AigcEdgeError(f"the output has the shape {[BATCH, *shape]}: images must be [N, C, H, W]")
         self.output_shape = (shape[0], shape[1], shape[2])
         self.sizes = _validate_sizes(sizes, self.sample_shape, self.output_shape)
+        values = self._sample.detach().cpu().numpy()
+        if inputs is None and denoiser is None and not self.num_classes and not looks_normal(values):
+            inputs = {"sample": values}
+        self.inputs = sample_inputs(inputs, self.components()[0].spec.at(self.sizes[0] if self.sizes else None), name)
 
     @classmethod
     def claims(cls, text: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aigc_edge.errors import AigcEdgeError, first_line
-from aigc_edge.sources.base import SOURCES, Source, SourceOptions
+from aigc_edge.sources.base import SOURCES, Source, SourceOptions, sample_inputs
 from aigc_edge.sources.generator import Generator
 
 _FORM = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -37,6 +37,8 @@ class ModuleSource(Source):
             raise AigcEdgeError(f"{text} failed with {type(error).__name__}: {first_line(error)}") from error
         if isinstance(result, Source):
             options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs")
+            if options.calibration:
+                result.inputs = sample_inputs(options.calibration, result.components()[0].spec, text)
             return result
         return _wrap(text, result, options)
 
@@ -81,4 +83,5 @@ def _wrap(text: str, result: Any, options: SourceOptions) -> Generator:
         sizes=sizes,
         name=text.partition(":")[0].rpartition(".")[2],
         data=options.data,
+        inputs=options.calibration,
     )

@@ -16,7 +16,7 @@ from aigc_edge.bundle.spec import BATCH, ComponentSpec, Role, TensorSpec
 from aigc_edge.diffusion import resolve
 from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.files import sha256_of
-from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions
+from aigc_edge.sources.base import SOURCES, Source, SourceComponent, SourceOptions, sample_inputs
 from aigc_edge.sources.onnx_model import (
     GraphTensor,
     adapted,
@@ -90,6 +90,7 @@ class OnnxSource(Source):
         )
         spec = ComponentSpec(options.role, input_specs, (TensorSpec(output, "sample", "float32", (BATCH, *shapes[output])),))
         self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
+        self.inputs = sample_inputs(options.calibration, spec.at(self.sizes[0] if self.sizes else None), path.name)
         self._part = OnnxComponent(spec, path, roles, self.num_classes, self.sizes)
 
     def _sized(self, model: onnx.ModelProto, sample: GraphTensor, output: GraphTensor) -> dict[str, tuple[Dim, ...]]:

@@ -42,7 +42,9 @@ class RunSource(Source):
 
     @classmethod
     def open(cls, text: str, options: SourceOptions) -> RunSource:
-        options.refuse("a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "data")
+        options.refuse(
+            "a training run", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "calibration", "data"
+        )
         return cls(Path(text))
 
     def components(self) -> list[SourceComponent]:

@@ -50,7 +50,8 @@ class SamplerInputs:
 
 @dataclass(frozen=True)
 class Verification:
-    """`rows` hold row, sigma, timestep, other_timestep and relative_l2 of the network's input; `result` that of the samples."""
+    """`rows` hold row, sigma, timestep, other_timestep and relative_l2 of the network's input, `result` that of the samples:
+    errors relative to what varies, see `metrics.paired.centred_l2`."""
 
     program: str
     against: str

@@ -15,7 +15,7 @@ from aigc_edge.bundle.spec import Role
 from aigc_edge.diffusion import Program, noise
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import check_regular
-from aigc_edge.metrics.paired import relative_l2
+from aigc_edge.metrics.paired import centred_l2
 from aigc_edge.runtime.pipeline import Pipeline
 from aigc_edge.verify.base import PEERS, NetworkInput, SamplerInputs, SamplerTrace, Verification
 
@@ -79,11 +79,11 @@ def verify(
             "sigma": row.sigma,
             "timestep": mine.timestep,
             "other_timestep": other.timestep,
-            "relative_l2": relative_l2(mine.sample, other.sample),
+            "relative_l2": centred_l2(mine.sample, other.sample),
         }
         for index, (row, mine, other) in enumerate(zip(chosen.rows, ours.evaluations, theirs.evaluations, strict=True))
     ]
-    return Verification(chosen.name, against, tolerance, rows, relative_l2(ours.result, theirs.result))
+    return Verification(chosen.name, against, tolerance, rows, centred_l2(ours.result, theirs.result))
 
 
 def _inputs(

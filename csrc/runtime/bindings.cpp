@@ -103,11 +103,16 @@ Sampler::Loop& Sampler::loop_of(const Program& program, const RowOptions& row_op
   loop.own_noise = own_noise;
   loop.masked = masked;
   if (host || loop.rows.size() == 0) return loop;
-  loop.inputs = std::make_unique<RowInputs>(constants_, static_cast<int64_t>(loop.rows.size()), 2 * batch, *memory_);
-  for (size_t r = 0; r < loop.rows.size(); ++r) {
-    const auto row = static_cast<int64_t>(r);
-    fill_inputs(*loop.inputs, row, loop, r);
-    loop.bindings.push_back(bind(*bundle_.denoiser(), int64_t{batch} * loop.rows.halves(r), loop.inputs.get(), row));
+  try {
+    loop.inputs = std::make_unique<RowInputs>(constants_, static_cast<int64_t>(loop.rows.size()), 2 * batch, *memory_);
+    for (size_t r = 0; r < loop.rows.size(); ++r) {
+      const auto row = static_cast<int64_t>(r);
+      fill_inputs(*loop.inputs, row, loop, r);
+      loop.bindings.push_back(bind(*bundle_.denoiser(), int64_t{batch} * loop.rows.halves(r), loop.inputs.get(), row));
+    }
+  } catch (...) {
+    drop(loops_.begin());  // half of a loop must not be found again
+    throw;
   }
   return loop;
 }

@@ -43,6 +43,17 @@ void judge(const Json& json) {
   check(json, {{"accuracy", number}});
 }
 
+void range(const Json& json) {
+  const auto bounds = json.array();
+  if (bounds.size() != 2) json.fail("must be [low, high]");
+  for (const Json& bound : bounds) bound.number();
+}
+
+void calibration(const Json& json) {
+  json["inputs"].string();
+  map<range>(json["ranges"]);
+}
+
 void plan(const Json& json) {
   for (const char* name : {"engine", "format", "target", "file"}) json[name].string();
   check(json, {{"built_with", string},
@@ -89,6 +100,7 @@ void check_unused_members(const Json& root) {
                {"examples", map<map<string>>},
                {"quality", map<object>},
                {"judge", judge},
+               {"calibration", calibration},
                {"classes", [](const Json& classes) { check(classes, {{"names", list<string>}}); }},
                {"text", [](const Json& text) { check(text, {{"prompts", list<string>}}); }}});
 }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.compile import evaluation
 from aigc_edge.compress.budget import Budget
@@ -30,6 +31,9 @@ class Case:
             reports={},
             details={},
             quality={},
+            failed={},
+            inputs=SampleInputs(),
+            programs={"euler-2": SimpleNamespace(rows=())},
             files={},
             judge=None,
             default_program="euler-2",
@@ -49,7 +53,8 @@ class Case:
         work.reports[format.name] = {"denoiser": {"psnr": self.asked[-1], "nodes": LAYERS}}
 
     def score(self, bundle: str, name: str, tell: Any) -> dict[str, Any]:
-        return {"frechet": 1.0} if name == "fp32" else {"frechet": 2.0, "psnr": self.asked[-1] + self.gain}
+        psnr = self.asked[-1] + self.gain
+        return {"frechet": 1.0} if name == "fp32" else {"frechet": 2.0, "psnr": psnr, "centred_l2": 10 ** (0.5 - psnr / 20)}
 
     def evaluate(self) -> dict[str, Any]:
         evaluation.evaluate_formats(self.work, 4)

@@ -15,7 +15,7 @@ from aigc_edge.compress.formats.int8 import Int8
 from aigc_edge.compress.graphs.graph import Layer, initialisers, load
 from aigc_edge.errors import BudgetError
 
-LIMITS = (-1.0, 1.0)
+DESCRIBE = "{:.1f} dB".format
 
 
 def _layers(macs: Sequence[int]) -> list[Layer]:
@@ -39,7 +39,7 @@ def _search(errors: list[float], macs: list[int], target: float, share: float = 
     measure = _Additive({layer.name: error for layer, error in zip(layers, errors, strict=True)})
     ranking = rank_layers(layers, measure, sum(errors), 100, lambda done, total: None)
     measure.count = 0
-    kept, error = choose_layers(layers, ranking, measure, FallbackBudget(target, share, LIMITS))
+    kept, error = choose_layers(layers, ranking, measure, FallbackBudget(target, share, DESCRIBE, "30.0 dB"))
     assert error == pytest.approx(measure(kept))
     assert error <= target
     return {layer.name for layer in layers} - {layer.name for layer in kept}, error, measure.count
@@ -85,7 +85,7 @@ def test_what_overflows_together_may_not_alone() -> None:
     layers = _layers([1, 1, 1, 1])
     measure = _Additive({"l0": 0.5, "l1": 0.1, "l2": 0.1, "l3": 0.1})
     ranking = rank_layers(layers, measure, np.inf, 9, lambda done, total: None)
-    kept, error = choose_layers(layers, ranking, measure, FallbackBudget(0.4, 0.5, LIMITS))
+    kept, error = choose_layers(layers, ranking, measure, FallbackBudget(0.4, 0.5, DESCRIBE))
     assert [layer.name for layer in kept] == ["l1", "l2", "l3"]
     assert error == pytest.approx(0.3)
 

@@ -322,32 +322,32 @@ void errors() {
 // A caller's allocator serves every buffer, and what it gives comes back.
 void own_allocator() {
   static std::map<void*, size_t> live;
-  static int total = 0;
-  static bool full = false;
+  static int left = 0;  // so many allocations succeed
   ae_allocator allocator = {};
   allocator.size = sizeof allocator;
   allocator.allocate = [](void*, size_t bytes, int32_t, void* stream) -> void* {
     require(stream != nullptr, "the stream of the buffers");
     void* data = nullptr;
-    if (full || cudaMalloc(&data, bytes) != cudaSuccess) return nullptr;
+    if (left-- <= 0 || cudaMalloc(&data, bytes) != cudaSuccess) return nullptr;
     live[data] = bytes;
-    ++total;
     return data;
   };
   allocator.free = [](void*, void* data, int32_t, void*) {
     require(live.erase(data) == 1, "what is freed was allocated");
     cudaFree(data);
   };
-  {
+  int enough = 0;
+  for (bool failed = true; failed; ++enough) {  // memory runs out at every place, and the handle goes on when there is some
     Handle gpu(AE_CUDA, {}, 3, &allocator);
-    full = true;
-    const bool failed = gpu.sample(request(2)).empty();
-    require(failed && gpu.says("memory ran out"), ae_message(gpu.handle));
-    full = false;
-    const size_t before = emulation::machine().memory.size();
-    require(!gpu.sample(request(2)).empty() && total > 5, "the allocator is used");
-    require(emulation::machine().memory.size() == before + live.size(), "and nothing else");
+    left = enough;
+    failed = gpu.sample(request(2)).empty();
+    if (failed) require(gpu.says("memory ran out"), ae_message(gpu.handle));
+    left = 1000;
+    const size_t others = emulation::machine().memory.size() - live.size();
+    require(!gpu.sample(request(2)).empty(), "there is memory again");
+    require(emulation::machine().memory.size() == others + live.size(), "no other memory is used");
   }
+  require(enough > 8, "each buffer is from the allocator");
   require(live.empty(), "all is freed");
 }
 

@@ -30,14 +30,14 @@ def test_it_is_the_mean_over_all_windows(rng, height, width):
     y = np.clip(x + 0.3 * rng.standard_normal(x.shape), -1, 1).astype(np.float32)
     size = min(WINDOW, height - 1 + height % 2, width - 1 + width % 2)
     wanted = np.mean([_slow(x[n, c], y[n, c], size) for n in range(2) for c in range(3)])
-    assert ssim(x, y) == pytest.approx(wanted, abs=1e-9)
+    assert ssim(x, y, data_range=2) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_known_values(rng):
     x = rng.uniform(-1, 1, (1, 1, 16, 16)).astype(np.float32)
     assert ssim(x, x) == pytest.approx(1.0)
     flat = np.full_like(x, 0.5)
-    assert ssim(flat, -flat) == pytest.approx((-0.5 + 4e-4) / (0.5 + 4e-4), rel=1e-5)
+    assert ssim(flat, -flat, data_range=2) == pytest.approx((-0.5 + 4e-4) / (0.5 + 4e-4), rel=1e-5)
 
 
 def test_shapes_must_agree():

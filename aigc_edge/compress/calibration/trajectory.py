@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.errors import AigcEdgeError
 
 Inputs = dict[str, npt.NDArray[Any]]
 Evaluate = Callable[[Inputs], list[npt.NDArray[Any]]]
+SMALLEST_PEAK = 1e-12  # samples that are all equal have no range
 Constants = Callable[[float], Mapping[str, npt.NDArray[Any]]]  # timestep → schedule constants [1, ...] by name
 
 
@@ -33,11 +35,12 @@ class Record:
 class Calibration:
     """A sampling program with the noise to run it on: determines what a network is calibrated and evaluated with.
 
-    `latents` are unit normal [n, ...] float32, `classes` [n] int64 or None, `null_class` the index for unconditional samples. A
-    program without rows calibrates a decoder, whose inputs are the latents themselves. Results are clamped to the range `limits`
-    before they are compared, as images are. `constants` returns the values of inputs with the role constant. `conditions` and
-    `negative`, float32 [n, ...] by input name, are the values of inputs with the role condition for guidance towards and away
-    from; an input with the role guidance takes the row's guidance scale, and then no row is evaluated twice.
+    `latents` [n, ...] float32 are unit normal; a program without rows calibrates a decoder, whose inputs are the latents
+    themselves, of the distribution `inputs`. `classes` are [n] int64 or None, `null_class` the index for unconditional samples.
+    Results are clamped to the range `limits` before they are compared, as images are; infinite limits are for latents.
+    `constants` returns the values of inputs with the role constant. `conditions` and `negative`, float32 [n, ...] by input name,
+    are the values of inputs with the role condition for guidance towards and away from; an input with the role guidance takes the
+    row's guidance scale, and then no row is evaluated twice.
     """
 
     spec: ComponentSpec
@@ -50,6 +53,7 @@ class Calibration:
     constants: Constants | None = None
     conditions: Mapping[str, npt.NDArray[Any]] | None = None
     negative: Mapping[str, npt.NDArray[Any]] | None = None
+    inputs: SampleInputs | None = None
 
     @staticmethod
     def draw(
@@ -62,26 +66,34 @@ class Calibration:
         constants: Constants | None = None,
         conditions: Mapping[str, npt.NDArray[Any]] | None = None,
         negative: Mapping[str, npt.NDArray[Any]] | None = None,
+        inputs: SampleInputs | None = None,
+        limits: tuple[float, float] = (-1.0, 1.0),
     ) -> Calibration:
         """Draw `n` latents, with the classes 0, 1, … in turn; the default seed is outside the range that users sample with.
 
-        Conditions [m, ...] are repeated in turn when m is not `n`.
+        Conditions [m, ...] are repeated in turn when m is not `n`. `inputs` are what a program without rows starts from (None:
+        unit normal latents), with the classes where these are among its arrays.
         """
         if n < 1:
             raise AigcEdgeError(f"{n} calibration samples requested: give at least 1 (16 is usual)")
-        shape = next((tensor.shape[1:] for tensor in spec.inputs if tensor.role == "sample"), None)
-        if shape is None:
+        sample = next((tensor for tensor in spec.inputs if tensor.role == "sample"), None)
+        if sample is None:
             raise AigcEdgeError(f"component {spec.name!r} has no input of role sample: it cannot be calibrated")
-        sizes = tuple(int(size) for size in shape)
-        latents = np.random.default_rng(seed).standard_normal((n, *sizes), dtype=np.float32)
+        sizes = tuple(int(size) for size in sample.shape[1:])
+        if inputs is None or inputs.kind == "normal" or program.rows:
+            inputs, latents = None, np.random.default_rng(seed).standard_normal((n, *sizes), dtype=np.float32)
+        else:
+            latents = inputs.take(sample.name, sizes, np.arange(n), seed)
         classes = np.arange(n, dtype=np.int64) % num_classes if num_classes else None
+        labels = next((tensor.name for tensor in spec.inputs if tensor.role == "class"), "")
+        if inputs is not None and labels in inputs.arrays:
+            classes = np.asarray(inputs.arrays[labels], np.int64)[np.arange(n) % len(inputs.arrays[labels])]
         seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
         own, other = (
             {k: _in_turn(k, v, n) for k, v in tensors.items()} if tensors else None for tensors in (conditions, negative)
         )
-        return Calibration(
-            spec, program, latents, classes, num_classes or None, seeds, constants=constants, conditions=own, negative=other
-        )
+        null_class = num_classes or None
+        return Calibration(spec, program, latents, classes, null_class, seeds, limits, constants, own, other, inputs)
 
     def split(self, n: int) -> tuple[Calibration, Calibration]:
         """The first `n` samples and the others: to calibrate on the one part and evaluate on the other."""
@@ -96,8 +108,12 @@ class Calibration:
     def with_new_noise(self, n: int, seed: int) -> Calibration:
         """`n` samples of the same program from other noise; conditions are taken in turn from a random first one."""
         rng = np.random.default_rng([seed, 0x7EAC4])
-        latents = rng.standard_normal((n, *self.latents.shape[1:]), dtype=np.float32)
-        count = len(self.latents)
+        count, shape = len(self.latents), self.latents.shape[1:]
+        if self.inputs is None:
+            latents = rng.standard_normal((n, *shape), dtype=np.float32)
+        else:
+            sample = next(tensor.name for tensor in self.spec.inputs if tensor.role == "sample")
+            latents = self.inputs.take(sample, shape, rng.integers(0, 1 << 40, n), seed)
         turn = (np.arange(n) + int(rng.integers(count))) % count
         classes = self.classes
         if classes is not None:
@@ -194,8 +210,10 @@ def mean_square(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
 
 
 def psnr(mean_squared: float, limits: tuple[float, float] = (-1.0, 1.0)) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error; infinite for 0."""
-    return math.inf if mean_squared == 0 else 20 * math.log10(limits[1] - limits[0]) - 10 * math.log10(mean_squared)
+    """Peak signal-to-noise ratio in dB of a mean squared error, infinite for 0; the peak is the width of `limits`."""
+    if mean_squared == 0:
+        return math.inf
+    return 20 * math.log10(max(limits[1] - limits[0], SMALLEST_PEAK)) - 10 * math.log10(mean_squared)
 
 
 def row_errors(candidate: Evaluate, original: Evaluate, records: list[Record], program: Program) -> list[dict[str, Any]]:

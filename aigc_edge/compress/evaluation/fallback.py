@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-from aigc_edge.compress.calibration.trajectory import psnr
 from aigc_edge.compress.evaluation.search import most_sensitive_layers, search
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.errors import BudgetError
@@ -51,13 +50,14 @@ def rank_layers(layers: Sequence[Layer], measure: Measure, everything: float, tr
 class FallbackBudget:
     """How small the mean squared error has to be, and how much of the cost has to stay in the format `name`.
 
-    `cost` of a layer is its bytes or multiply-adds, called `cost_name` in messages; `limits` is the range of samples, for PSNR;
-    `alternative` is what the message recommends when the budget cannot be met.
+    `cost` of a layer is its bytes or multiply-adds, called `cost_name` in messages; `describe` says of a mean squared error what
+    quality that is; `alternative` is what the message recommends when the budget cannot be met.
     """
 
     target: float
     min_share: float
-    limits: tuple[float, float]
+    describe: Callable[[float], str]
+    requested: str = "less error"
     name: str = "int8"
     cost: Callable[[Layer], int] = lambda layer: layer.macs
     cost_name: str = "arithmetic"
@@ -104,9 +104,8 @@ def _mixtures(layers: Sequence[Layer], ranking: Ranking, budget: FallbackBudget)
 
 
 def _missed(ranking: Ranking, budget: FallbackBudget) -> BudgetError:
-    reached, requested = psnr(ranking.everything, budget.limits), psnr(budget.target, budget.limits)
     return BudgetError(
-        f"{budget.name} reaches {reached:.1f} dB (PSNR against fp32 from the same noise), {requested:.1f} dB was requested and "
-        f"cannot be held with {100 * budget.min_share:.0f} % of the {budget.cost_name} in {budget.name}: the most sensitive "
-        f"layers are {most_sensitive_layers(ranking.alone)}; lower the budget, or use {budget.alternative}"
+        f"{budget.name} reaches {budget.describe(ranking.everything)}, {budget.requested} was requested and cannot be held with "
+        f"{100 * budget.min_share:.0f} % of the {budget.cost_name} in {budget.name}: the most sensitive layers are "
+        f"{most_sensitive_layers(ranking.alone)}; lower the budget, or use {budget.alternative}"
     )

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from aigc_edge.compress.calibration.trajectory import Calibration, Evaluate, Inputs, Record, mean_square, row_errors
+from aigc_edge.compress.calibration.trajectory import Calibration, Evaluate, Inputs, Record, mean_square, psnr, row_errors
+from aigc_edge.compress.evaluation.quality import Requirement, centred
 from aigc_edge.compress.graphs import graph
 
 PASS_MACS = 4e11  # multiply-adds of one pass over the program: about 15 s on one core
@@ -62,6 +63,31 @@ class HeldOutReference:
             for record, rows in zip(records, positions, strict=True)
         ]
         self.outputs = [output[rows] for output, rows in zip(outputs, positions, strict=True)]
+
+        self.range = float(self.samples.min()), float(self.samples.max())
+        self._energy = float(np.mean(np.square(centred(self.samples))))
+
+    def psnr(self, mean_squared: float) -> float:
+        """PSNR in dB of a mean squared error of the samples; its peak is the samples' own range."""
+        return psnr(mean_squared, self.range)
+
+    def centred_l2(self, mean_squared: float) -> float:
+        """The error relative to what varies in the samples, see `metrics.paired.centred_l2`."""
+        return math.sqrt(mean_squared / self._energy) if self._energy else math.inf if mean_squared else 0.0
+
+    def allowed_error(self, requirement: Requirement) -> float:
+        """The largest mean squared error of the samples that meets `requirement`."""
+        if requirement.psnr <= 0 and not requirement.centred_l2:
+            return math.inf
+        peak = self.range[1] - self.range[0]
+        return min(peak**2 / 10 ** (requirement.psnr / 10), requirement.most_centred_l2**2 * self._energy)
+
+    def describe(self, mean_squared: float) -> str:
+        """The quality that a mean squared error of the samples is, for messages."""
+        return (
+            f"{self.psnr(mean_squared):.1f} dB and a centred L2 error of {self.centred_l2(mean_squared):.2g} (against fp32 from "
+            "the same noise)"
+        )
 
     @property
     def n(self) -> int:

@@ -14,6 +14,7 @@ import onnx
 from aigc_edge.compress.calibration.compute_budget import ComputeBudget
 from aigc_edge.compress.calibration.observers import ESTIMATORS
 from aigc_edge.compress.calibration.trajectory import Calibration
+from aigc_edge.compress.evaluation.quality import Requirement
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.format import FORMATS, channel_bytes
 from aigc_edge.compress.graphs.qdq_scheme import SCHEMES, adapt_for_engine
@@ -63,9 +64,10 @@ class Int8(QuantisationAware):
         return True
 
     @property
-    def targets(self) -> list[tuple[float, float]]:
-        cheap = [(self.aim, max(self.min_share, CHEAP_SHARE))] if self.aim > self.psnr else []
-        return [*cheap, (self.psnr, self.min_share)]
+    def targets(self) -> list[tuple[Requirement, float]]:
+        aim = Requirement(self.aim, self.centred_l2)
+        cheap = [(aim, max(self.min_share, CHEAP_SHARE))] if self.aim > self.psnr else []
+        return [*cheap, (self.requirement, self.min_share)]
 
     def weight_bytes(self, outputs: int, inputs: int, edge: bool) -> int:
         return channel_bytes(outputs, inputs)

@@ -15,8 +15,9 @@ from typing import ClassVar
 
 import onnx
 
-from aigc_edge.compress.calibration.trajectory import Calibration, psnr
+from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.channels.pruner import ChannelPruner
+from aigc_edge.compress.evaluation.quality import Requirement
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.evaluation.search import Trial, most_sensitive_layers, search
 from aigc_edge.compress.format import FORMATS, Format, Progress
@@ -44,6 +45,9 @@ class Pruned(Format):
     steps: int = option(1000, "most steps of fine-tuning; 0 = none", low=0)
     seconds: float = option(1800.0, "most time that fine-tuning may take, each time that it is tried", above=0)
     psnr: float = option(20.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
+    centred_l2: float = option(
+        0.0, "largest error relative to what varies in the fp32 samples (mean removed); 0: 10^(1 − psnr/20)", low=0
+    )
     multiple: int = option(
         8, "channels of wide layers go so many at a time: engines compute in blocks", choices=(1, 4, 8, 16, 32)
     )
@@ -66,7 +70,7 @@ class _Attempt:
 
     removed: set[int]
     model: onnx.ModelProto
-    before: float  # PSNR in dB, refitted but not fine-tuned
+    before: float  # mean squared error of the samples, refitted but not fine-tuned
     after: float
     steps: int  # of fine-tuning
 
@@ -90,6 +94,7 @@ class _Pruning:
         original = graph.load(source)
         self.reference = HeldOutReference(original, calibration, calibrates=True, threads=threads)
         progress("reference", 1, 1)
+        self.allowed = self.reference.allowed_error(Requirement(format.psnr, format.centred_l2))
         self.pruner = ChannelPruner(original, self.reference, lambda *done: progress("rank channels", *done))
         self.pruner.choose(format.share, format.multiple)  # a share that cannot be reached is known before the work begins
         progress("learn from fp32", 0, 1)
@@ -100,7 +105,7 @@ class _Pruning:
         """The network with the largest share removed that holds the budget; raises BudgetError when none of those tried does."""
 
         def holds(attempt: _Attempt) -> bool:
-            return attempt.after >= self.format.psnr
+            return attempt.after <= self.allowed
 
         best = search(_shares(self.format.share), self._attempt, holds, self._missed).result
         model = stamped(best.model, self.format.name)
@@ -110,7 +115,7 @@ class _Pruning:
         format, threads = self.format, self.reference.threads
         removed = self.pruner.choose(share, format.multiple)
         model = self.pruner.build(removed)
-        before = after = self._psnr(model)
+        before = after = self._error(model)
         steps = 0
         if self.distillation is not None:
             from aigc_edge.compress.trainable.finetune import FineTuneSettings, finetune  # imports torch, which takes seconds
@@ -118,22 +123,24 @@ class _Pruning:
             settings = FineTuneSettings(steps=format.steps, seconds=format.seconds, rate=format.rate)
             report = partial(self.progress, "fine-tune")
             tuned = finetune(model, self.distillation, settings, progress=report, threads=threads)
-            after, steps = self._psnr(tuned.model), tuned.steps
-            model = tuned.model if after > before else model
-        return _Attempt(removed, self._stored(model), before, max(before, after), steps)
+            after, steps = self._error(tuned.model), tuned.steps
+            model = tuned.model if after < before else model
+        return _Attempt(removed, self._stored(model), before, min(before, after), steps)
 
     def _stored(self, model: onnx.ModelProto) -> onnx.ModelProto:
         return to_half(model) if self.format.floats == "fp16" else model
 
-    def _psnr(self, model: onnx.ModelProto) -> float:
-        network = graph.Network(self._stored(model), threads=self.reference.threads)
-        return psnr(self.reference.sample_error(network), self.reference.calibration.limits)
+    def _error(self, model: onnx.ModelProto) -> float:
+        return self.reference.sample_error(graph.Network(self._stored(model), threads=self.reference.threads))
 
     def _missed(self, first: Trial[float, _Attempt], last: Trial[float, _Attempt]) -> BudgetError:
-        reached = [f"{trial.result.after:.1f} dB with {trial.candidate:.2f} of the multiply-adds" for trial in (first, last)]
+        reached = [
+            f"{self.reference.describe(trial.result.after)} with {trial.candidate:.2f} of the multiply-adds removed"
+            for trial in (first, last)
+        ]
         return BudgetError(
-            f"pruned reaches {reached[0]} removed and {reached[1]} (PSNR against fp32 from the same noise), "
-            f"{self.format.psnr:.1f} dB was requested: the most sensitive layers are "
+            f"pruned reaches {reached[0]} and {reached[1]}, "
+            f"{Requirement(self.format.psnr, self.format.centred_l2)} was requested: the most sensitive layers are "
             f"{most_sensitive_layers(self.pruner.predicted_errors(first.result.removed))}; lower the budget, or fine-tune longer "
             f"than {self.format.steps} steps"
         )
@@ -143,9 +150,10 @@ class _Pruning:
         return CompressionReport(
             format=self.format.name,
             source_bytes=graph.size_of(self.source),
-            psnr=best.after,
+            psnr=self.reference.psnr(best.after),
+            centred_l2=self.reference.centred_l2(best.after),
             budget_psnr=self.format.psnr,
-            psnr_before=best.before,
+            psnr_before=self.reference.psnr(best.before),
             steps=best.steps,
             share=1.0 - pruner.costs.macs(best.removed) / pruner.total,
             macs_before=int(pruner.total),

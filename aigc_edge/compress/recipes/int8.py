@@ -13,7 +13,7 @@ import onnx
 
 from aigc_edge.compress.calibration.compute_budget import ComputeBudget, evenly_spaced, output_gains
 from aigc_edge.compress.calibration.observers import ESTIMATORS, Observer
-from aigc_edge.compress.calibration.trajectory import Inputs, mean_square, psnr
+from aigc_edge.compress.calibration.trajectory import Inputs, mean_square
 from aigc_edge.compress.evaluation.fallback import Progress, Ranking, rank_layers
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
@@ -149,8 +149,7 @@ class Int8Recipe(ConversionRecipe):
         return self.writer.master_weights()
 
     def complete(self, report: CompressionReport) -> None:
-        limits = self.reference.calibration.limits
-        report.estimators = {name: psnr(error, limits) for name, error in self.errors.items()}
+        report.estimators = {name: self.reference.psnr(error) for name, error in self.errors.items()}
         report.ranges = {name: observer.to_json() for name, observer in self.observers.items()}
 
 

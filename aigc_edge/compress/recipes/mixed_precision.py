@@ -13,14 +13,16 @@ from typing import ClassVar
 
 import onnx
 
-from aigc_edge.compress.calibration.trajectory import Calibration, psnr
+from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.evaluation.fallback import FallbackBudget, Ranking, choose_layers
+from aigc_edge.compress.evaluation.quality import Requirement
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.format import Format, Progress
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
 from aigc_edge.compress.recipes.recipe import ConversionRecipe, LayerEvaluator
 from aigc_edge.compress.report import CompressionReport, LayerReport, stamped
+from aigc_edge.compress.weight_share import weight_elements, weight_share
 from aigc_edge.config import option
 from aigc_edge.errors import BudgetError
 
@@ -36,6 +38,9 @@ class MixedPrecision(Format):
     alternative: ClassVar[str] = "another format"
 
     psnr: float = option(30.0, "least PSNR (dB) of final samples against fp32 from the same noise", low=0)
+    centred_l2: float = option(
+        0.0, "largest error relative to what varies in the fp32 samples (mean removed); 0: 10^(1 − psnr/20)", low=0
+    )
     min_share: float = option(
         0.5, "least share of the weights in the format: below it the budget counts as missed", low=0, high=1
     )
@@ -48,9 +53,14 @@ class MixedPrecision(Format):
         return False
 
     @property
-    def targets(self) -> list[tuple[float, float]]:
-        """PSNR to hold and share that has to stay in the format: of several, the first that can be held."""
-        return [(self.psnr, self.min_share)]
+    def requirement(self) -> Requirement:
+        """What the format has to hold."""
+        return Requirement(self.psnr, self.centred_l2)
+
+    @property
+    def targets(self) -> list[tuple[Requirement, float]]:
+        """What to hold and the share that has to stay in the format: of several, the first that can be held."""
+        return [(self.requirement, self.min_share)]
 
     @abstractmethod
     def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
@@ -91,6 +101,7 @@ def convert_layers(
     if format.calibrates:
         format.require(calibration)
     progress("reference", 0, 1)
+    elements = weight_elements(original.graph)
     original = format.prepare(original, calibration, threads)
     reference = None
     if calibration is not None:
@@ -104,6 +115,7 @@ def convert_layers(
     if reference is not None:
         chosen, ranking = _choose(format, recipe, reference, report, progress)
     model = stamped(recipe.build(chosen), name)
+    report.weights, report.weight_share = elements, weight_share(chosen, elements)
     if reference is not None:
         report.rows = reference.row_errors(recipe.network(lambda: model, threads))
     progress(name, 1, 1)
@@ -117,22 +129,23 @@ def _choose(
     format: MixedPrecision, recipe: ConversionRecipe, reference: HeldOutReference, report: CompressionReport, progress: Progress
 ) -> tuple[list[Layer], Ranking]:
     """The layers that stay in the format, and the errors that were measured; figures go into `report`."""
-    limits, evaluator = reference.calibration.limits, LayerEvaluator(recipe, reference)
+    evaluator = LayerEvaluator(recipe, reference)
     everything = error = recipe.fit(evaluator, progress)
     chosen, ranking = list(recipe.layers), Ranking(everything)
-    missed = psnr(everything, limits) < max(least for least, _ in format.targets)
+    missed = everything > min(reference.allowed_error(target) for target, _ in format.targets)
     if missed and not recipe.layers:
         raise BudgetError(
-            f"{format.name} reaches {psnr(everything, limits):.1f} dB with {recipe.floats} arithmetic alone, {format.psnr:.1f} "
-            "dB was requested: lower the budget, or use floats=fp32"
+            f"{format.name} reaches {reference.describe(everything)} with {recipe.floats} arithmetic alone, {format.requirement} "
+            "was requested: lower the budget, or use floats=fp32"
         )
     if recipe.layers and (missed or format.rank):
         ranking = recipe.rank(evaluator, everything, format.trials, partial(progress, "rank layers"))
     if missed:
-        chosen, error = _hold(format, recipe, ranking, evaluator, limits)
+        chosen, error = _hold(format, recipe, ranking, evaluator)
     if not math.isfinite(error):
         raise BudgetError(f"the network overflows in {format.name} (its result is not finite): use another format")
-    report.psnr, report.budget_psnr, report.all_psnr = psnr(error, limits), format.psnr, psnr(everything, limits)
+    report.psnr, report.budget_psnr, report.all_psnr = reference.psnr(error), format.psnr, reference.psnr(everything)
+    report.centred_l2 = reference.centred_l2(error)
     report.share = _part(lambda layer: layer.bytes, chosen, [*recipe.layers, *recipe.float_layers])
     report.macs_share = _part(lambda layer: layer.macs, chosen, [*recipe.layers, *recipe.float_layers])
     report.n, report.trials = reference.n, evaluator.count
@@ -140,24 +153,21 @@ def _choose(
 
 
 def _hold(
-    format: MixedPrecision,
-    recipe: ConversionRecipe,
-    ranking: Ranking,
-    evaluator: LayerEvaluator,
-    limits: tuple[float, float],
+    format: MixedPrecision, recipe: ConversionRecipe, ranking: Ranking, evaluator: LayerEvaluator
 ) -> tuple[list[Layer], float]:
     """The layers in the format and the error, for the first of the format's targets that can be held."""
     budgets = [
         FallbackBudget(
-            target=(limits[1] - limits[0]) ** 2 / 10 ** (least / 10),
+            target=evaluator.reference.allowed_error(target),
             min_share=share,
-            limits=limits,
+            describe=evaluator.reference.describe,
+            requested=str(target),
             name=format.name,
             cost=recipe.cost,
             cost_name=recipe.cost_name,
             alternative=format.alternative,
         )
-        for least, share in format.targets
+        for target, share in format.targets
     ]
     for budget in budgets[:-1]:
         with contextlib.suppress(BudgetError):

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from aigc_edge.compress.calibration.trajectory import Calibration, psnr
+from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.evaluation.search import Trial, search
 from aigc_edge.compress.format import Progress
@@ -46,7 +46,7 @@ class QuantisationAware(MixedPrecision):
 
 @dataclass
 class _Trained:
-    """A conversion after training, or as it was where that is better; its PSNR in dB before and after, and the steps taken."""
+    """A conversion after training, or as it was where that is better; its mean squared errors and the steps taken."""
 
     conversion: Conversion
     model: onnx.ModelProto
@@ -80,9 +80,11 @@ class _Training:
         best = search(self._formats(), self._train, self._holds, self._missed).result
         assert best is not None
         report = best.conversion.report
-        report.psnr, report.rows = best.after, self.reference.row_errors(self._network(best.model))
+        before, report.psnr = self.reference.psnr(best.before), self.reference.psnr(best.after)
+        report.centred_l2 = self.reference.centred_l2(best.after)
+        report.rows = self.reference.row_errors(self._network(best.model))
         report.budget_psnr = self.format.psnr
-        report.qat = {"steps": best.steps, "psnr_before": best.before, "psnr_after": best.after, "n": self.reference.n}
+        report.qat = {"steps": best.steps, "psnr_before": before, "psnr_after": report.psnr, "n": self.reference.n}
         return best.model, report
 
     def _formats(self) -> Generator[QuantisationAware, bool, None]:
@@ -92,7 +94,7 @@ class _Training:
             yield self.untrained
 
     def _with_budget(self, psnr: float) -> QuantisationAware:
-        options: dict[str, Any] = {"psnr": psnr, "aim": 0.0, "rank": False}
+        options: dict[str, Any] = {"psnr": psnr, "centred_l2": 0.0, "aim": 0.0, "rank": False}
         known = names(type(self.format))
         return replace(self.untrained, **{name: value for name, value in options.items() if name in known})
 
@@ -105,8 +107,7 @@ class _Training:
             return None
         from aigc_edge.compress.trainable.finetune import FineTuneSettings, finetune  # imports torch, which takes seconds
 
-        limits = self.calibration.limits
-        before = psnr(self.reference.sample_error(self._network(conversion.model)), limits)
+        before = self.reference.sample_error(self._network(conversion.model))
         tuned = finetune(
             conversion.model,
             self.distillation,
@@ -115,19 +116,19 @@ class _Training:
             progress=lambda *done: self.progress("train", *done),
             threads=self.threads,
         )
-        after = psnr(self.reference.sample_error(self._network(tuned.model)), limits)
-        self.gain = max(0.0, after - before)
-        model = tuned.model if after > before else conversion.model
-        return _Trained(conversion, model, before, max(before, after), tuned.steps)
+        after = self.reference.sample_error(self._network(tuned.model))
+        self.gain = max(0.0, self.reference.psnr(after) - self.reference.psnr(before))
+        model = tuned.model if after < before else conversion.model
+        return _Trained(conversion, model, before, min(before, after), tuned.steps)
 
     def _holds(self, trained: _Trained | None) -> bool:
-        return trained is not None and trained.after >= self.format.psnr
+        return trained is not None and trained.after <= self.reference.allowed_error(self.format.requirement)
 
     def _missed(self, first: Trial[QuantisationAware, _Trained], last: Trial[QuantisationAware, _Trained]) -> BudgetError:
         trained = last.result
         return BudgetError(
-            f"{self.format.name} with {trained.steps} steps of training reaches {trained.after:.1f} dB (PSNR against fp32 from "
-            f"the same noise), {self.format.psnr:.1f} dB was requested: lower the budget, train longer, or use another format"
+            f"{self.format.name} with {trained.steps} steps of training reaches {self.reference.describe(trained.after)}, "
+            f"{self.format.requirement} was requested: lower the budget, train longer, or use another format"
         )
 
     def _network(self, model: onnx.ModelProto) -> graph.Network:

@@ -52,7 +52,7 @@ class DiffusersSource(Source):
         from aigc_edge.sources.diffusers.layout import PIPELINES
         from aigc_edge.sources.diffusers.loading import require
 
-        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs")
+        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", "calibration")
         folder = Folder(Path(text))
         if folder.kind not in PIPELINES:
             raise AigcEdgeError(

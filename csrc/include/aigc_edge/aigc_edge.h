@@ -101,7 +101,8 @@ typedef struct ae_engine {
   size_t size;
   void* user;
   ae_status (*evaluate)(void* user, const ae_evaluation* evaluation, char* message, size_t capacity);
-  void (*release)(void* user, uint64_t binding); /* may be null: the buffers of `binding` are about to go */
+  void (*release)(void* user, uint64_t binding); /* may be null: the buffers of `binding` are about to go; on a
+                                                    GPU also of one that was never evaluated */
   /* May be null: on a GPU the runtime then captures what `evaluate` queues with cudaStreamBeginCapture. An engine whose memory
      must know of captures brings its own. AE_UNSUPPORTED: its evaluations cannot be captured, the message says why; with any
      other failure but AE_CANCELLED too the loop runs row by row from then on. */

@@ -1,0 +1,192 @@
+"""Formats of a generator of one evaluation are calibrated and compared on what its network will see."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import aigc_edge
+from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.cli import main
+from aigc_edge.compile import compile_source
+from aigc_edge.compile.quantise import quantise_bundle
+from aigc_edge.errors import AigcEdgeError, CalibrationWarning
+from aigc_edge.metrics.paired import compare
+from aigc_edge.sources.generator import Generator
+
+QUICK: dict[str, Any] = {"samples": 8, "threads": 1}
+LOOSE = "int8:psnr=1,aim=0,rank=false,estimator=minmax"
+
+
+class Upscaler(nn.Module):
+    """×2 super-resolution of pixels 0 … 255: what its layers compute depends on the whole range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.middle = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1)
+        self.last, self.shuffle = nn.Conv2d(12, 12, 3, padding=1), nn.PixelShuffle(2)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        details = self.shuffle(self.last(torch.relu(self.middle(torch.relu(self.first(pixels))))))
+        return nn.functional.interpolate(pixels, scale_factor=2) * 0.2 + details + 60
+
+
+@pytest.fixture
+def photos(rng: np.random.Generator) -> np.ndarray:
+    small = torch.from_numpy(rng.uniform(0, 255, (6, 3, 4, 4)).astype(np.float32))
+    return nn.functional.interpolate(small, scale_factor=3, mode="bilinear").numpy()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def _upscaler(photos: np.ndarray, **options: Any) -> Generator:
+    sample = torch.from_numpy(photos)
+    return Generator(sample=sample, decoder=Upscaler(), output_range=(0.0, 255.0), name="upscaler", **options)
+
+
+def _against_fp32(bundle: Path, latents: np.ndarray) -> dict[str, float | None]:
+    results = []
+    for format in ("int8", "fp32"):
+        with aigc_edge.open(bundle, format=format, threads=1) as pipeline:
+            results.append(pipeline.sample(len(latents), latents=latents, output="float32"))
+    return compare(*(np.clip(each, 0, 255) for each in results))
+
+
+def test_the_values_of_the_sample_are_what_formats_are_judged_on(photos: np.ndarray, tmp_path: Path) -> None:
+    bundle = tmp_path / "upscaler.aigc"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CalibrationWarning)
+        manifest = compile_source(_upscaler(photos), bundle, formats=["fp32", LOOSE], **QUICK)
+    assert manifest.calibration is not None
+    assert manifest.calibration.inputs == "arrays"
+    low, high = manifest.calibration.ranges["sample"]
+    assert (low, high) == pytest.approx((photos.min(), photos.max()))
+    figures = _against_fp32(bundle, photos)
+    assert manifest.quality["int8"]["psnr"] == pytest.approx(figures["psnr"], abs=4), "as on the photos themselves"
+    assert figures["psnr"] > 25
+    # The same network calibrated on noise claims to be good and is not: nothing of it has seen pixels.
+    other = tmp_path / "noise.aigc"
+    compile_source(_upscaler(photos, inputs="normal"), other, formats=["fp32", LOOSE], **QUICK)
+    assert _against_fp32(other, photos)["psnr"] < figures["psnr"] - 6
+    # Later formats of the bundle are calibrated on the same inputs.
+    again = quantise_bundle(bundle, [LOOSE], overwrite=True, **QUICK)
+    assert again.calibration == manifest.calibration
+    assert again.quality["int8"]["psnr"] == pytest.approx(manifest.quality["int8"]["psnr"], abs=0.5)
+
+
+def test_sampling_warns_about_other_inputs(photos: np.ndarray, tmp_path: Path) -> None:
+    bundle = tmp_path / "upscaler.aigc"
+    compile_source(_upscaler(photos), bundle, formats=["fp32", "int8w:psnr=1"], **QUICK)
+    with aigc_edge.open(bundle, format="int8w", threads=1) as pipeline:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pipeline.sample(6, latents=photos)
+        for latents, words in ((photos / 255, "are at most"), (photos * 4, "reach from"), (-photos, "reach from")):
+            with pytest.warns(CalibrationWarning, match=f"'sample' {words}.*int8w may be poor") as caught:
+                pipeline.sample(6, latents=latents)
+            assert caught[0].filename == __file__
+        with pytest.warns(CalibrationWarning, match="give its input as latents"):
+            pipeline.sample(2)
+    with aigc_edge.open(bundle, format="fp32", threads=1) as pipeline, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline.sample(6, latents=photos / 255)
+
+
+def _faces(**options: Any) -> Generator:
+    torch.manual_seed(2)
+    decoder = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 3 * 8 * 8), nn.Tanh(), nn.Unflatten(1, (3, 8, 8)))
+    return Generator(sample=torch.zeros(1, 24), decoder=decoder, name="faces", **options)
+
+
+@pytest.mark.parametrize(("inputs", "low", "high"), [("uniform", -1.0, 1.0), ("uniform:0:3", 0.0, 3.0), ("sphere", -4.5, 4.5)])
+def test_latents_come_from_the_declared_distribution(inputs: str, low: float, high: float, tmp_path: Path) -> None:
+    """Calibration, evaluation and sampling without latents draw from the same one."""
+    bundle = tmp_path / "faces.aigc"
+    manifest = compile_source(_faces(inputs=inputs), bundle, formats=["fp32", "int8w"], **QUICK)
+    assert manifest.calibration is not None
+    assert manifest.calibration.inputs.startswith(inputs)
+    least, most = manifest.calibration.ranges["sample"]
+    assert low <= least < most <= high
+    seen: list[np.ndarray] = []
+
+    def watch(component: str, row: int, tensors: Any, outputs: Any) -> None:
+        seen.append(tensors["sample"].copy())
+
+    with aigc_edge.open(bundle, threads=1) as pipeline:
+        images = pipeline.sample(200, seed=4, watch=watch)
+        for noise in ("torch-cpu", "numpy"):
+            pipeline.sample(8, seed=4, noise=noise, watch=watch)
+        np.testing.assert_array_equal(pipeline.sample(3, seed=6), images[2:5])
+    latents = np.concatenate(seen)
+    assert low <= latents.min() < latents.max() <= high
+    if inputs == "sphere":
+        np.testing.assert_allclose(np.square(latents).sum(1), 24, rtol=1e-4)
+    else:
+        assert np.abs(np.histogram(latents[:200], 4, (low, high))[0] / 1200 - 1).max() < 0.2  # a deviation of 0.025
+
+
+@pytest.mark.parametrize("inputs", [None, "normal"])
+def test_without_a_declaration_latents_are_normal(inputs: str | None, tmp_path: Path) -> None:
+    manifest = compile_source(_faces(inputs=inputs), tmp_path / "faces.aigc", formats=["fp32"], **QUICK)
+    assert manifest.calibration is not None
+    assert manifest.calibration.inputs == "normal"
+    assert not manifest.examples
+
+
+def test_the_command_line(photos: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("photos.npz", pixels=photos)
+    np.savez("others.npz", image=photos)
+    torch.onnx.export(
+        Upscaler(), (torch.zeros(2, 3, 12, 12),), "up.onnx", input_names=["pixels"], dynamic_shapes=({0: "N"},), dynamo=True
+    )
+    command = ["compile", "up.onnx", "--role", "decoder", "--format", "fp32", "--samples", "4", "--threads", "1", "-o"]
+    assert main([*command, "up.aigc", "--calibration", "photos.npz"]) == 0
+    manifest = Bundle.open(Path("up.aigc"), verify=True).manifest
+    assert manifest.calibration is not None
+    assert manifest.calibration.inputs == "arrays"
+    assert list(manifest.examples["inputs"]) == ["pixels"]
+    assert "--calibration FILE.npz" in manifest.provenance["command"]
+    assert main([*command, "uniform.aigc", "--inputs", "uniform:0:255"]) == 0
+    assert json.loads(Path("uniform.aigc/manifest.json").read_text())["calibration"]["inputs"] == "uniform:0:255"
+    for options, words in (
+        (("--calibration", "others.npz"), "name them as its inputs pixels"),
+        (("--calibration", "none.npz"), "existing .npz file"),
+        (("--inputs", "gaussian"), "uniform:LOW:HIGH"),
+        (("--inputs", "uniform", "--calibration", "photos.npz"), "not allowed"),
+    ):
+        with pytest.raises(SystemExit) if "npz" not in options[1] or "none" in options[1] else _nothing():
+            assert main([*command, "other.aigc", *options]) == 2
+        assert words in capsys.readouterr().err
+    assert not Path("other.aigc").exists()
+
+
+def _nothing() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def test_inputs_that_do_not_fit_are_refused(photos: np.ndarray) -> None:
+    with pytest.raises(AigcEdgeError, match=r"shape \[6, 3, 12, 12\]: faces takes \['N', 24\]"):
+        _faces(inputs={"sample": photos})
+    with pytest.raises(AigcEdgeError, match="name them as its inputs sample"):
+        _faces(inputs={"noise": np.zeros((2, 24))})
+    with pytest.raises(AigcEdgeError, match="states of its own program"):
+        Generator(
+            sample=torch.zeros(1, 3, 8, 8),
+            denoiser=nn.Identity(),
+            schedule={"prediction": "epsilon", "betas": "linear"},
+            inputs="uniform",
+        )
