@@ -100,12 +100,13 @@ class Bundle(Files):
         return Bundle(out or self.path, written)
 
 
-def native_reader(path: Path, bind: Any, **options: Any) -> _core.Handle:
-    """The native reader's handle of the bundle at `path`, whose name may be any bytes."""
+def native_reader(path: Path, bind: Any, core: Any = _core, **options: Any) -> _core.Handle:
+    """The handle of the bundle at `path`, whose name may be any bytes, by the native reader of the module `core`."""
     try:
-        return _core.Handle(os.fsencode(path), bind, **options)
+        handle: _core.Handle = core.Handle(os.fsencode(path), bind, **options)
     except UnicodeDecodeError as error:  # its message names the path
         raise BundleError(error.object.decode("utf-8", "backslashreplace")) from None
+    return handle
 
 
 def existing(path: str | os.PathLike[str]) -> Path:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from aigc_edge import _core
 from aigc_edge.bundle.bundle import Bundle, existing, native_reader
 from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
@@ -33,7 +34,6 @@ from aigc_edge.runtime.text_encoders import TextEncoders
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from aigc_edge import _core
     from aigc_edge.engines.constants import Constants
     from aigc_edge.runtime.request import SampleOptions
 
@@ -83,7 +83,7 @@ class Pipeline:
         image = None if size is None else image_size(size)
         options: dict[str, Any] = {"format": format or "", "threads": self.threads, "verify": _VERIFY[verify], "size": image}
         with self._networks.current():
-            self._handle = native_reader(self.path, self._networks.bind, **options, **self._networks.place)
+            self._handle = native_reader(self.path, self._networks.bind, _core, **options, **self._networks.place)
         self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)

@@ -71,6 +71,7 @@ def store(folder: Path, name: str, manifest: dict[str, Any], card: Any = None) -
             os.symlink(file, folder / file.name)
     if card is not None:
         data = json.dumps(card).encode()
+        (folder / "quality.json").unlink(missing_ok=True)  # a link to the stored one
         (folder / "quality.json").write_bytes(data)
         manifest = copy.deepcopy(manifest)
         manifest["files"]["quality.json"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
