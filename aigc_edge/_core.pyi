@@ -83,7 +83,7 @@ class Handle:
 
     def __init__(
         self,
-        path: str,
+        path: str | bytes,
         bind: Callable[[str, dict[str, Any], dict[str, Any]], Callable[[int, int], object]] | None,
         *,
         format: str = "",

@@ -6,8 +6,10 @@ AIGC_EDGE_DEBUG=1 shows the stack trace all the same.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -70,6 +72,33 @@ def _warning(message: Warning | str, category: type[Warning], *where: Any, **mor
     return _formatwarning(message, category, *where, **more)
 
 
+# What stands for characters of our texts on a terminal or in a file that has only ASCII; "?" for others.
+_PLAIN = {"×": "x", "–": "-", "−": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "·": "*", "é": "e", "²": "^2"}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: a plain spelling of what an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+def _open_streams() -> None:
+    """Let all three standard streams exist, as in a daemon they may not, and take every character."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed: a file that is opened later must not get this number
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free, this one
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    codecs.register_error("aigc-edge-plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="aigc-edge-plain")
+
+
 def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)  # unwinds, so that nothing half-written stays
 
@@ -79,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     SIGINT ends a command in the background too, where shells without job control start it with that signal ignored.
     """
+    _open_streams()
     with contextlib.suppress(ValueError):  # not the main thread: the caller's own business
         signal.signal(signal.SIGTERM, _terminate)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as scripts start `aigc-edge train &`: kill -INT is to end it too

@@ -8,6 +8,7 @@ import functools
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 
 @functools.cache
@@ -38,6 +39,17 @@ def let_threads_sleep() -> None:
     On cores shared with other processes, spinning made a training step seven times slower.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def import_onnxruntime() -> Any:
+    """onnxruntime, without its telemetry, which leaves a device id and a database in the user's cache.
+
+    A value that ORT_DISABLE_TELEMETRY already has stays. Raises ImportError where it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
+    import onnxruntime
+
+    return onnxruntime
 
 
 def return_memory() -> None:

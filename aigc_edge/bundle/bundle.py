@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from aigc_edge import _core
 from aigc_edge.bundle.manifest import VERSION, Manifest
@@ -32,7 +33,7 @@ class Bundle(Files):
         Raises BundleError that says what is missing, cut off, changed, malformed or too new.
         """
         file = existing(path)
-        handle = _core.Handle(os.fspath(file), None, verify=VERIFY_ALL if verify else VERIFY_NONE)
+        handle = native_reader(file, None, verify=VERIFY_ALL if verify else VERIFY_NONE)
         try:
             return Bundle.of(file, handle.manifest, verified=verify)
         finally:
@@ -99,11 +100,26 @@ class Bundle(Files):
         return Bundle(out or self.path, written)
 
 
+def native_reader(path: Path, bind: Any, core: Any = _core, **options: Any) -> _core.Handle:
+    """The handle of the bundle at `path`, whose name may be any bytes, by the native reader of the module `core`."""
+    try:
+        handle: _core.Handle = core.Handle(os.fsencode(path), bind, **options)
+    except UnicodeDecodeError as error:  # its message names the path
+        raise BundleError(error.object.decode("utf-8", "backslashreplace")) from None
+    return handle
+
+
 def existing(path: str | os.PathLike[str]) -> Path:
     """The path of a bundle; raises BundleError if nothing exists there."""
-    file = Path(path)
+    file = Path(os.fsdecode(path))
+    if not file.exists():
+        from aigc_edge.files import recover
+
+        recover(file)
     if not file.exists():
         raise BundleError(f"there is no bundle at {file}: give the folder or file that `aigc-edge compile` wrote")
+    if not file.is_dir() and not file.is_file():
+        raise BundleError(f"{file} is a pipe, a socket or a device: give the folder or file that `aigc-edge compile` wrote")
     return file
 
 

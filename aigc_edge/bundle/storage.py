@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -45,6 +46,8 @@ class Storage:
     def open(self, name: str) -> BinaryIO:
         """A file, to be read in binary mode."""
         self.size(name)
+        if not self._archive and not (self._path / name).is_file():
+            raise OSError(errno.EINVAL, f"{name} is not a file")
         return self._archive.open(name) if self._archive else (self._path / name).open("rb")  # type: ignore[return-value]
 
     def read(self, name: str) -> bytes:

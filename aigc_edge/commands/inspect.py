@@ -25,6 +25,7 @@ def configure(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     import json
+    import sys
 
     from aigc_edge.bundle.bundle import Bundle
     from aigc_edge.diffusion import format_table
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         program = program_of(Bundle.open(arguments.bundle, verify=True).manifest, arguments.program)
         print(json.dumps(program.to_json(), indent=1) if arguments.json else format_table(program))
     elif arguments.json:
-        print(json.dumps(describe(arguments.bundle), indent=1, ensure_ascii=False))
+        print(json.dumps(describe(arguments.bundle), indent=1, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
     else:
         print(render(Bundle.open(arguments.bundle, verify=True).manifest))
     return 0

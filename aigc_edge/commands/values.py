@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import check_regular
 
 Number = TypeVar("Number", int, float)
 SEEDS = 2**64
@@ -163,6 +164,7 @@ def lines(file: str | None) -> tuple[str, ...]:
     """The non-empty lines of a text file; raises AigcEdgeError if there are none."""
     if file is None:
         return ()
+    check_regular(Path(file))
     try:
         prompts = tuple(line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:

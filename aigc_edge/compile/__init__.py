@@ -16,10 +16,11 @@ from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import PREVIEW, evaluate_formats, preview
 from aigc_edge.compile.exporting import describe, export, tabulate
 from aigc_edge.compile.judging import JUDGE, check_budget, has_judge, make_judge
-from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
+from aigc_edge.compile.request import REFERENCE, CompileRequest
 from aigc_edge.compile.state import COSTS, open_workspace, raise_failed
 from aigc_edge.compress.budget import Budget
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import check_output
 from aigc_edge.sources.base import Source, SourceOptions, open_source
 
 __all__ = ["compile_source"]
@@ -63,7 +64,7 @@ def compile_source(
     """
     if request is None:
         request = CompileRequest.parse(formats, targets, budget, samples=samples, seed=seed, threads=threads)
-    check_output(Path(out), overwrite)
+    check_output(Path(out), overwrite=overwrite)
     opened = source if isinstance(source, Source) else open_source(os.fspath(source), options)
     check_budget(request.budget, opened)
     with open_workspace(request, progress) as state:

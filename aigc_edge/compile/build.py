@@ -19,6 +19,7 @@ from aigc_edge.engines.plans.module import module_version
 from aigc_edge.engines.plans.options import BuildOptions
 from aigc_edge.engines.plans.plan import BATCHES, PlanRequest, TensorRTPlan, build_plan, shapes_of
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import check_output
 
 SECONDS = 3600.0  # a device is slower than the machine that compiles
 
@@ -67,8 +68,7 @@ def build_bundle(
     """
     path, chosen = Path(bundle), options or BuildOptions()
     final = None if out is None else Path(out)
-    if final is not None and final.exists() and not overwrite:
-        raise AigcEdgeError(f"{final} already exists: give another name or ask to overwrite it")
+    check_output(final or path, overwrite=overwrite or final is None)
     opened = Bundle.open(path, verify=True)
     manifest = opened.manifest
     plans, skipped = _select(path, manifest, build_targets(targets), formats)

@@ -10,6 +10,7 @@ from pathlib import Path
 from aigc_edge.bundle.bundle import Bundle, require_version
 from aigc_edge.bundle.component import SCHEDULE
 from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.references import check_references
 from aigc_edge.bundle.storage import Files
 from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
@@ -19,11 +20,12 @@ from aigc_edge.compile.conditions import load_inputs
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import evaluate_formats
 from aigc_edge.compile.judging import use_judge
-from aigc_edge.compile.request import REFERENCE, CompileRequest, check_output
+from aigc_edge.compile.request import REFERENCE, CompileRequest
 from aigc_edge.compile.state import CompileState, link, open_workspace, raise_failed
 from aigc_edge.compress.budget import Budget
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError, BudgetError
+from aigc_edge.files import check_output
 
 SAMPLES = 64  # per format, if the bundle does not record how many samples it was evaluated on
 
@@ -57,7 +59,7 @@ def quantise_bundle(
     devices = list(targets) if targets is not None else list(manifest.targets) or ["x86-cpu"]
     final, exchange = Path(out or path), overwrite or out is None
     request = CompileRequest.parse(formats, devices, budget, samples=samples, seed=seed, threads=threads)
-    check_output(final, exchange)
+    check_output(final, overwrite=exchange)
     existing = [name for name in request.formats if name in manifest.main.formats]
     if existing and not overwrite:
         raise AigcEdgeError(f"{path} already has {', '.join(existing)}: ask to overwrite it, or leave it out")
@@ -115,6 +117,8 @@ def _load(state: CompileState, manifest: Manifest, folder: Path) -> None:
         state.components[name] = part._replace(formats=formats, engines=tuple(p for p in part.engines if p.format not in new))
     networks = {name for name in manifest.files if name.endswith((".onnx", ".onnx.data")) and not name.startswith("judge/")}
     for name in networks:
+        if name.endswith(".onnx"):
+            check_references(folder / name, f"{name}.data" if f"{name}.data" in networks else None, f"{name} of the bundle")
         link(folder / name, state.folder / name)
     state.files = {name: folder / name for name in manifest.files if name not in networks | stale}
     state.inputs = load_inputs(state)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_edge import targets as known_targets
@@ -79,15 +77,6 @@ class CompileRequest:
     def plans(self) -> list[tuple[Target, str]]:
         """Every pair of a target whose plans this machine can build, and a format."""
         return [(t, name) for t in self.targets if t.flavour == "tensorrt_rtx" for name in self.formats]
-
-
-def check_output(out: Path, overwrite: bool) -> None:
-    """Raise AigcEdgeError if `out` cannot be written."""
-    if out.exists() and not overwrite:
-        raise AigcEdgeError(f"{out} already exists: give another name or ask to overwrite it")
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise AigcEdgeError(f"cannot write {out}: {parent} is not a writable folder; choose another location")
 
 
 def with_limits(format: Any, **limits: float | None) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import aigc_edge
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.files import atomic_dir, cache_folder
+from aigc_edge.files import atomic_dir, cache_folder, is_sealed, seal, sha256_of
 
 DONE = "done.json"
 DAYS = 14  # how long the stages of an interrupted compilation are kept
@@ -38,12 +38,14 @@ class StageCache:
         text = json.dumps([what, key, aigc_edge.__version__], sort_keys=True, default=str)
         folder = self.root / hashlib.sha256((text if key is not None else os.urandom(16).hex()).encode()).hexdigest()[:32]
         self._used.add(folder)
-        if (folder / DONE).is_file():
+        if is_sealed(folder):
             return folder, json.loads((folder / DONE).read_text(encoding="utf-8")), True
+        shutil.rmtree(folder, ignore_errors=True)  # damaged
         try:
-            with atomic_dir(folder) as part:
+            with atomic_dir(folder, durable=True) as part:
                 report = create(part)
                 (part / DONE).write_text(json.dumps(report), encoding="utf-8")
+                seal(part)
         except AigcEdgeError:
             if not (folder / DONE).is_file():  # otherwise another process finished the same stage meanwhile
                 raise
@@ -65,12 +67,4 @@ class StageCache:
 
 def fingerprint(*files: Path) -> list[str]:
     """SHA-256 of each file that exists, for the key of a stage."""
-    return [_digest(file) for file in files if file.is_file()]
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return [sha256_of(file) for file in files if file.is_file()]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.references import check_references
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.bundle.storage import Files
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
@@ -65,19 +66,42 @@ class EngineSource(NamedTuple):
         """The relative path of `engine`'s ONNX file, and what it loads: a path, weights beside it, or of a packed bundle bytes.
 
         Where weights of a packed bundle are in a file of their own, both are copied to a temporary folder. Raises BundleError
-        when the file is missing or damaged.
+        when the file is missing or damaged, or refers to another file than its weights.
         """
         relative = self.model_file(engine)
-        weights = f"{relative}.data"
+        weights, listed = f"{relative}.data", self.files.listed
+        beside = Path(weights).name if weights in (listed or ()) or (listed is None and not self.files.packed) else None
+        what = f"{relative} of {self.bundle}"
         if not self.files.packed:
             if not (self.bundle / relative).is_file():
                 raise BundleError(f"{self.bundle} lacks {relative}: make or copy the bundle again")
-            yield relative, str(self.bundle / relative)
-        elif weights not in (self.files.listed or ()):
-            yield relative, self.files.read(relative)
+            check_references(self.bundle / relative, beside, what)
+            with _in_unicode(self.bundle) as folder:
+                yield relative, str(folder / relative)
+        elif beside is None:
+            data = self.files.read(relative)
+            check_references(data, None, what)
+            yield relative, data
         else:
             with self.files.extract((relative, weights)) as folder:
+                check_references(folder / relative, beside, what)
                 yield relative, str(folder / relative)
+
+
+@contextlib.contextmanager
+def _in_unicode(folder: Path) -> Iterator[Path]:
+    """The folder under a name that engines take: they know paths in Unicode alone."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as place:
+            link = Path(place) / "bundle"
+            link.symlink_to(folder.absolute())
+            yield link
+        return
+    yield folder
 
 
 class Engine(ABC):
@@ -135,7 +159,10 @@ class Engine(ABC):
 
     def evaluate(self, inputs: Buffers) -> dict[str, NDArray[Any]]:
         """Evaluate once and return fresh outputs; arrays are converted to the dtypes of the spec."""
-        ready = {t.name: np.ascontiguousarray(inputs[t.name], dtype=t.dtype) for t in self.spec.inputs if t.name in inputs}
+        try:
+            ready = {t.name: np.ascontiguousarray(inputs[t.name], dtype=t.dtype) for t in self.spec.inputs if t.name in inputs}
+        except (TypeError, ValueError) as error:
+            raise AigcEdgeError(f"the inputs of {self.spec.name!r} must be arrays of numbers ({error})") from None
         unknown = set(inputs) - set(ready)
         if unknown or len(ready) != len(self.spec.inputs):
             raise AigcEdgeError(_names_message(self.spec.name, "inputs", inputs, self.spec.inputs))

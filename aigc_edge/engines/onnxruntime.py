@@ -14,7 +14,7 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import prepacked
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature, shape_of
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
-from aigc_edge.hardware import has_vnni
+from aigc_edge.hardware import has_vnni, import_onnxruntime
 
 _TYPES = {
     "float32": "tensor(float)",
@@ -111,8 +111,7 @@ def open_session(
     dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with static
     shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model.
     """
-    import onnxruntime as ort  # imported lazily: it takes 60 ms, which `import aigc_edge` must not cost
-
+    ort = import_onnxruntime()  # here: it takes 60 ms, which `import aigc_edge` must not cost
     if threads < 1:
         raise AigcEdgeError(f"threads is {threads}: it must be at least 1")
     options = ort.SessionOptions()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,19 @@ from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, firs
 from aigc_edge.hardware import has_vnni
 
 _WHERE = ("Exception from", "Check ")  # lines of its messages that name a place in its source
+
+
+def import_openvino() -> Any:
+    """openvino, without its telemetry, which leaves an id in the home directory: where that package is missing, there is none."""
+    hidden = not {"openvino", "openvino_telemetry"} & set(sys.modules)
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+    return openvino
 
 
 @ENGINES.register("openvino")
@@ -44,8 +58,7 @@ class OpenVinoEngine(Engine):
         reason = cls.unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
-        import openvino
-
+        openvino = import_openvino()
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -70,8 +83,7 @@ class OpenVinoEngine(Engine):
         return cls(source.spec, compiled)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
-        import openvino
-
+        openvino = import_openvino()
         check_buffers(self.spec, inputs, outputs)
         request = self._compiled.create_infer_request()
         for name, array in {**inputs, **outputs}.items():

@@ -20,14 +20,13 @@ from typing import Any
 
 from aigc_edge.engines.base import EngineSource
 from aigc_edge.engines.cache import cache_limit
-from aigc_edge.files import atomic_dir, cache_folder, write_json
+from aigc_edge.files import atomic_dir, cache_folder, is_sealed, seal
 from aigc_edge.hardware import processor_features
 
 MODEL, WEIGHTS = "network.onnx", "network.data"
 MIN_BYTES = 2**25  # smaller networks load at least as fast from the bundle
 GROWTH = {"fp32": 1.2, "int8": 1.2, "fp16": 2.2}  # upper bound of the entry's size relative to the model file, by format
 DEFAULT_GROWTH = 8.5  # for the other formats: float32 from 4 bits
-_LIST = "files.json"
 _IN_USE = 3600.0  # seconds that another process may need to open an entry
 
 
@@ -57,14 +56,10 @@ def cache_entry(source: EngineSource, options: dict[str, Any]) -> Path | None:
 
 
 def is_complete(entry: Path) -> bool:
-    """Whether all files of the cache entry have their original sizes; marks the entry as recently used."""
-    try:
-        sizes: dict[str, int] = json.loads((entry / _LIST).read_text(encoding="utf-8"))
-        complete = all((entry / name).stat().st_size == size for name, size in sizes.items())
+    """Whether all files of the cache entry have their original content; marks the entry as recently used."""
+    with contextlib.suppress(OSError):
         os.utime(entry)
-    except (OSError, ValueError, AttributeError):
-        return False
-    return complete
+    return is_sealed(entry, once=True)
 
 
 @contextlib.contextmanager
@@ -73,9 +68,9 @@ def write_entry(entry: Path) -> Iterator[Path]:
 
     The least recently used entries are evicted when the cache exceeds its size limit.
     """
-    with atomic_dir(entry, overwrite=True) as part:
+    with atomic_dir(entry, overwrite=True, durable=True) as part:
         yield part / MODEL
-        write_json(part / _LIST, {file.name: file.stat().st_size for file in part.iterdir()})
+        seal(part)
     _evict(entry.parent, cache_limit(), entry)
 
 

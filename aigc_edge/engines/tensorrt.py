@@ -10,6 +10,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,9 +152,11 @@ def _find_plan(source: EngineSource, device: cuda_driver.Device) -> tuple[str, b
     format = made_as(relative, source.format)
     # The size that the bundle was opened at is already in the spec: any one leaves its shapes as they are.
     shapes = tensorrt_plan.shapes_of(source.spec, [(0, 0)] if source.component.dims else [], tensorrt_plan.BATCHES)
-    onnx = source.bundle / relative
-    request = tensorrt_plan.PlanRequest(onnx, format, device.sm, device.name, module=module, device=name, shapes=shapes)
-    return module, tensorrt_plan.build_plan(request).file.read_bytes()
+    with source.loadable("tensorrt") as (_, onnx):  # a folder: packed bundles were refused above
+        request = tensorrt_plan.PlanRequest(
+            Path(str(onnx)), format, device.sm, device.name, module=module, device=name, shapes=shapes
+        )
+        return module, tensorrt_plan.build_plan(request).file.read_bytes()
 
 
 def _for_device(plan: PlanEntry, device: cuda_driver.Device) -> bool:

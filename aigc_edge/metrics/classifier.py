@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from aigc_edge.errors import AigcEdgeError, DataError
-from aigc_edge.files import atomic_dir, write_json
+from aigc_edge.files import atomic_dir, sha256_of, write_json
 from aigc_edge.metrics.frechet import FeatureStatistics, frechet_distance
 from aigc_edge.metrics.judge import BATCH, CARD, CLASSIFIER, FEATURES, VERSION, Judge, open_classifier, to_unit
 from aigc_edge.metrics.paired import relative_l2
@@ -166,13 +166,13 @@ def train_judge(
     x, y = torch.from_numpy(seen), torch.from_numpy(targets)
     _train(network, x[~held], y[~held], steps, torch.Generator().manual_seed(seed), progress)
     shape = list(real.shape[1:])
-    with atomic_dir(out, overwrite=overwrite) as part:
+    with atomic_dir(out, overwrite=overwrite, durable=True) as part:
         _export(network, real.shape[1:], part / CLASSIFIER)
         # Evaluated with the exported file, so that real and generated images go through the same arithmetic.
         judge = Judge(open_classifier(part / CLASSIFIER), np.empty(0, np.float32), {"image_shape": shape})
         held_logits, features = judge.look(seen[held])[0], judge.look(real)[1]
         _check_export(network, seen[held][:BATCH], held_logits[:BATCH])
-        card = {
+        card: dict[str, Any] = {
             "version": VERSION,
             "pretext": "class" if supervised else "rotation",
             "classes": classes,
@@ -187,6 +187,7 @@ def train_judge(
         }
         # Half precision halves the file; its rounding error is far below the sampling noise.
         np.save(part / FEATURES, features.astype(np.float16), allow_pickle=False)
+        card["sha256"] = {name: sha256_of(part / name) for name in (CLASSIFIER, FEATURES)}
         write_json(part / CARD, card)
     return card
 

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aigc_edge.bundle.references import check_references
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
+from aigc_edge.files import sha256_of
+from aigc_edge.hardware import import_onnxruntime
 from aigc_edge.metrics.frechet import FeatureStatistics, bootstrap_interval, frechet_distance
 from aigc_edge.metrics.paired import compare
 
@@ -41,13 +44,15 @@ def to_unit(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def open_classifier(path: Path, threads: int = 1) -> Any:
     """The onnxruntime session of a classifier file; raises EngineUnavailable without onnxruntime."""
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise EngineUnavailable("scoring needs onnxruntime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    data = path.read_bytes()
+    check_references(data, None, str(path))  # what it referred to would be read from the current directory
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,9 @@ class Judge:
                 raise BundleError(
                     f"the judge in {path} has version {card['version']}, this release reads up to {VERSION}: update it"
                 )
+            damaged = [name for name, digest in card.get("sha256", {}).items() if sha256_of(path / name) != digest]
+            if damaged:
+                raise BundleError(f"{damaged[0]} of the judge in {path} does not match its hash: train it again")
             real = np.load(path / FEATURES, allow_pickle=False)
             session = open_classifier(path / CLASSIFIER, threads)
         except (BundleError, EngineUnavailable):

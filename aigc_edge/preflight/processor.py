@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aigc_edge.hardware import total_memory
+from aigc_edge.hardware import import_onnxruntime, total_memory
 from aigc_edge.targets import Target
 
 SIDE = 1024  # of the square matrices: 2 G operations a product, and 4 MB that stay in a cache
@@ -47,8 +47,9 @@ def measured(target: Target, threads: int) -> Target:
 def _product(operator: str, a: npt.NDArray[Any], b: npt.NDArray[Any], threads: int) -> float:
     """Seconds of a · b where b is a constant, as weights are."""
     import onnx
-    import onnxruntime
     from onnx import helper, numpy_helper
+
+    onnxruntime = import_onnxruntime()
 
     kinds = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.uint8): onnx.TensorProto.UINT8}
     result = onnx.TensorProto.FLOAT if operator == "MatMul" else onnx.TensorProto.INT32

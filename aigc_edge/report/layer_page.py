@@ -7,6 +7,7 @@ import math
 import os
 from typing import Any
 
+from aigc_edge.errors import BundleError
 from aigc_edge.files import atomic_file
 from aigc_edge.pages import card, page
 from aigc_edge.report import charts
@@ -17,8 +18,20 @@ esc = html.escape
 
 
 def write(bundle: str | os.PathLike[str], file: str | os.PathLike[str]) -> None:
-    """Write the report of `bundle` as one HTML file; raises AigcEdgeError if the bundle has nothing to show."""
-    text = build(read(bundle))
+    """Write the report of `bundle` as one HTML file; raises AigcEdgeError if the bundle has nothing to show, or a broken card."""
+    try:
+        text = build(read(bundle))
+    except (
+        ArithmeticError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # whatever a foreign card may hold
+        raise BundleError(
+            f"the quality card of {os.fspath(bundle)!r} lacks a member or has one of another type ({error!r}): compile it again"
+        ) from error
     with atomic_file(file) as part:
         part.write_text(text, encoding="utf-8")
 

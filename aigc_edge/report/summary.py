@@ -143,8 +143,10 @@ def _removed(split: Mapping[str, Any]) -> str:
     """The operators and weights that were moved into the schedule."""
     if not split.get("operators"):
         return f"no operators removed ({split.get('reason', 'nothing to remove')})"
-    share = split["weights"] / max(split["of_weights"], 1)
-    return f"{split['operators']} of {split['of_operators']} operators, {share:.1%} of weights removed"
+    names = ("operators", "of_operators", "weights", "of_weights")
+    counts: list[Any] = [split[name] if _is_number(split.get(name)) else 0 for name in names]
+    operators, known, weights, all_weights = counts
+    return f"{operators} of {known} operators, {weights / max(all_weights, 1):.1%} of weights removed"
 
 
 def render_engines(manifest: Manifest) -> str:
@@ -153,7 +155,7 @@ def render_engines(manifest: Manifest) -> str:
     for component in manifest.components.values():
         for plan in component.engines:
             share = plan.precision.get("as_asked") if isinstance(plan.precision, Mapping) else None
-            requested = "" if share is None else f"{share:.0%}"  # of the multiply-adds
+            requested = f"{share:.0%}" if _is_number(share) else ""  # of the multiply-adds
             row = [plan.engine, plan.target, plan.format, _bytes(manifest, plan.file), plan.built_with]
             rows.append([*row, precision_text(plan.precision), requested])
     if not rows:
@@ -197,7 +199,15 @@ def _programs(manifest: Manifest) -> str:
 
 def _number(figures: Mapping[str, Any], name: str, form: str = "{:.3g}") -> str:
     value = figures.get(name)
-    return "–" if not isinstance(value, (int, float)) else form.format(value)
+    return form.format(value) if _is_number(value) else "–"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _quality(manifest: Manifest) -> str:
@@ -222,10 +232,11 @@ def _quality(manifest: Manifest) -> str:
     by = f", scored by a classifier of {judge.accuracy:.1%} held-out accuracy" if judge and judge.accuracy else ""
     header = ["format", "Fréchet", "95 % interval", "class accuracy", "PSNR to fp32", "relative L2", "SSIM", "weights", "n"]
     others = [
-        f"  {format} at {size}, n {score['n']}: PSNR {_number(score, 'psnr', '{:.1f} dB')}, relative L2 "
+        f"  {format} at {size}, n {_number(score, 'n', '{:.0f}')}: PSNR {_number(score, 'psnr', '{:.1f} dB')}, relative L2 "
         f"{_number(score, 'relative_l2')}"
         for format, figures in manifest.quality.items()
-        for size, score in (figures.get("sizes") or {}).items()
+        for size, score in _mapping(figures.get("sizes")).items()
+        if isinstance(score, Mapping)
     ]
     return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6, 7, 8]), *others])
 

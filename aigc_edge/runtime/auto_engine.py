@@ -36,14 +36,20 @@ def fastest(bundle: Bundle, format: str, threads: int) -> str:
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(known, dict) and known.get(key) in names:
-        return str(known[key])
+    known = known if isinstance(known, dict) else {}
+    for name in names:
+        if known.get(key) == _entry(key, name):
+            return name
     seconds = _measure(bundle, format, threads, names)
     chosen = min(seconds, key=lambda name: seconds[name])
     with contextlib.suppress(AigcEdgeError, OSError):  # a cache that cannot be written is no cache
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, (known if isinstance(known, dict) else {}) | {key: chosen})
+        write_json(file, known | {key: _entry(key, chosen)}, durable=True)
     return chosen
+
+
+def _entry(key: str, name: str) -> str:
+    return f"{name} {hashlib.sha256(f'{key} {name}'.encode()).hexdigest()[:16]}"  # what was damaged on the disk is measured again
 
 
 def candidates(format: str) -> list[str]:

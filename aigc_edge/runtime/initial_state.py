@@ -38,28 +38,38 @@ def initial_state(
     sampler draws itself. Raises AigcEdgeError for what does not fit the bundle.
     """
     n = request.count
-    if request.latents is not None and np.shape(request.latents) != (n, *sample_shape):
-        raise AigcEdgeError(f"latents have the shape {list(np.shape(request.latents))}: they must have {[n, *sample_shape]}")
-    latents, draws = _noise(request, len(program.draws), sample_shape)
+    own = None if request.latents is None else floats("latents", request.latents)
+    if own is not None and own.shape != (n, *sample_shape):
+        raise AigcEdgeError(f"latents have the shape {list(own.shape)}: they must have {[n, *sample_shape]}")
+    latents, draws = _noise(request, own, len(program.draws), sample_shape)
     known, known_noise = _known(request, sample_shape, output_range), request.known_noise
     if known is not None and request.strength < 1:
         known_noise = latents_of(request, sample_shape) if latents is None else latents
         latents = program.add_noise(known, known_noise)
     mask = _mask(request, sample_shape)
-    return {
-        "latents": None if latents is None else np.ascontiguousarray(latents, dtype=np.float32),
-        "noise": draws,
-        "mask": mask,
-        "known": None if mask is None else known,
-        "known_noise": None if mask is None else known_noise,
-    }
+    state = {"latents": latents, "noise": draws, "mask": mask}
+    state |= {} if mask is None else {"known": known, "known_noise": known_noise}
+    absent = dict.fromkeys(("known", "known_noise"))
+    return absent | {name: None if value is None else floats(name, value) for name, value in state.items()}
+
+
+def floats(name: str, value: Any) -> NDArray[np.float32]:
+    """The value as a contiguous float32 array; raises AigcEdgeError for what is none."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "c":
+            raise TypeError
+        return np.ascontiguousarray(array, np.float32)
+    except (TypeError, ValueError):
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise AigcEdgeError(f"{name} is of the type {kind}: it must be an array of real numbers") from None
 
 
 def _noise(
-    request: SampleRequest, draws: int, sample_shape: tuple[int, ...]
+    request: SampleRequest, latents: NDArray[np.float32] | None, draws: int, sample_shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
     """Latents and what the rows add; None for what the native sampler draws itself."""
-    source, latents = request.noise, request.latents
+    source = request.noise
     if source is None or isinstance(source, str):
         if source in (None, PHILOX):
             return latents, None
@@ -70,9 +80,10 @@ def _noise(
         drawn = noise.draw(source, seeds_of(request), sample_shape, 1 + draws)
         return (drawn[0] if latents is None else latents), drawn[1:]
     wanted = (draws, request.count, *sample_shape)
-    if np.shape(source) != wanted:
-        raise AigcEdgeError(f"noise has the shape {list(np.shape(source))}: this program adds noise of {list(wanted)}")
-    return latents, np.ascontiguousarray(source, dtype=np.float32)
+    array = floats("noise", source)
+    if array.shape != wanted:
+        raise AigcEdgeError(f"noise has the shape {list(array.shape)}: this program adds noise of {list(wanted)}")
+    return latents, array
 
 
 def _known(request: SampleRequest, sample_shape: tuple[int, ...], output_range: Sequence[float]) -> NDArray[np.float32] | None:
@@ -86,7 +97,10 @@ def _known(request: SampleRequest, sample_shape: tuple[int, ...], output_range: 
         raise AigcEdgeError("an image was given alone: give a strength below 1 (image to image), or a mask (inpainting)")
     from aigc_edge.images import to_float
 
-    values = to_float(image, *(float(bound) for bound in output_range))
+    values = to_float(
+        np.asarray(image) if np.asarray(image).dtype == np.uint8 else floats("image", image),
+        *(float(bound) for bound in output_range),
+    )
     if values.shape != (n, *sample_shape) or len(sample_shape) != 3:
         channels, height, width = sample_shape if len(sample_shape) == 3 else (0, 0, 0)
         raise AigcEdgeError(
@@ -100,7 +114,7 @@ def _mask(request: SampleRequest, sample_shape: tuple[int, ...]) -> NDArray[np.f
     """The mask [N, H, W] or [H, W] as float32 [N, *sample_shape]."""
     if request.mask is None:
         return None
-    n, mask = request.count, np.asarray(request.mask, np.float32)
+    n, mask = request.count, floats("mask", request.mask)
     if mask.shape not in ((n, *sample_shape[1:]), sample_shape[1:]) or not ((mask >= 0) & (mask <= 1)).all():
         raise AigcEdgeError(
             f"the mask has the shape {list(mask.shape)}: it must be {[n, *sample_shape[1:]]} or {list(sample_shape[1:])}, 1 "

@@ -17,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aigc_edge import _core
-from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.bundle import Bundle, existing, native_reader
 from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
-from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime import device as devices
 from aigc_edge.runtime.calibrated_inputs import check_range, expected_latents
 from aigc_edge.runtime.conditions import Conditions, texts
-from aigc_edge.runtime.initial_state import initial_state
+from aigc_edge.runtime.initial_state import floats, initial_state
 from aigc_edge.runtime.networks import Networks
 from aigc_edge.runtime.programs import Programs
-from aigc_edge.runtime.request import Prompt, SampleRequest, as_request
+from aigc_edge.runtime.request import Prompt, SampleRequest, as_request, integer
 from aigc_edge.runtime.text_encoders import TextEncoders
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ Progress = Callable[[int, int], None]
 Watch = Callable[[str, int, Buffers, Buffers], None]
 Verify = Literal["used", "all", "none"]
 AUTO = "auto"
+MAX_THREADS = 1024
 _VERIFY: dict[str, int] = {"used": 0, "all": 1, "none": 2}
 
 
@@ -59,12 +60,13 @@ class Pipeline:
         torch_device: str | None = None,
         size: Size | None = None,
     ) -> None:
+        for name, value in (("engine", engine), ("format", format or ""), ("verify", verify), ("device", device)):
+            if not isinstance(value, str):
+                raise AigcEdgeError(f"{name} is {value!r}: it must be text")
         if verify not in _VERIFY:
             raise AigcEdgeError(f"verify is {verify!r}: it must be one of {', '.join(_VERIFY)}")
-        if threads is not None and threads < 1:
-            raise AigcEdgeError(f"threads is {threads}: it must be at least 1")
-        self.path = Path(path)
-        self.threads = threads or physical_cores()
+        self.path = Path(os.fsdecode(path))
+        self.threads = physical_cores() if threads is None else integer("threads", threads, 1, MAX_THREADS)
         if engine == AUTO and device == "cuda":
             engine = "torch"  # AUTO chooses among engines of the CPU
         if engine != AUTO:
@@ -81,7 +83,7 @@ class Pipeline:
         image = None if size is None else image_size(size)
         options: dict[str, Any] = {"format": format or "", "threads": self.threads, "verify": _VERIFY[verify], "size": image}
         with self._networks.current():
-            self._handle = _core.Handle(os.fspath(path), self._networks.bind, **options, **self._networks.place)
+            self._handle = native_reader(self.path, self._networks.bind, _core, **options, **self._networks.place)
         self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
@@ -143,6 +145,8 @@ class Pipeline:
 
         Raises AigcEdgeError for the name of a program of the bundle, and for rows that do not fit its networks.
         """
+        if not isinstance(program, Program):
+            raise AigcEdgeError(f"the program is {program!r:.80}: it must be a Program")
         if program.name in self.manifest.programs:
             raise AigcEdgeError(f"{self.path} has a program {program.name} itself: give the other one another name")
         with self._exclusive("add_program"):
@@ -207,7 +211,7 @@ class Pipeline:
         if "denoiser" not in self._networks.engines:
             raise AigcEdgeError(f"{self.path} generates in one evaluation: it has no denoiser")
         engine = self._networks.engines["denoiser"]
-        times = np.broadcast_to(np.asarray(timestep, np.float32), (len(sample),))
+        times = np.broadcast_to(floats("timestep", timestep), (len(sample),))
         inputs: dict[str, NDArray[Any]] = dict(conditions)
         for tensor in engine.spec.inputs:
             if tensor.role == "sample":
@@ -292,6 +296,4 @@ def open(
     Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
     and AigcEdgeError for a format or a size that the bundle does not have.
     """
-    if not Path(path).exists():
-        raise BundleError(f"there is no bundle at {os.fspath(path)}: give the folder or file that `aigc-edge compile` wrote")
-    return Pipeline(path, engine=engine, format=format, threads=threads, verify=verify, device=device, size=size)
+    return Pipeline(existing(path), engine=engine, format=format, threads=threads, verify=verify, device=device, size=size)

@@ -150,16 +150,25 @@ class SampleRequest:
     def __post_init__(self) -> None:
         import numpy as np
 
+        from aigc_edge.diffusion import checks
+
         n = integer("n", self.count, 1, MAX_COUNT)
         converted: dict[str, Any] = {"count": n, "seed": integer("seed", self.seed, 0, SEEDS - 1)}
         if self.output not in OUTPUTS:
             raise AigcEdgeError(f"output is {self.output!r}: it must be one of {', '.join(OUTPUTS)}")
+        if self.program is not None and not isinstance(self.program, str):
+            raise AigcEdgeError(f"program is {self.program!r}: it must be the name of a program of the bundle")
         if self.seeds is not None:
             converted["seeds"] = integers("seeds", self.seeds, n, 0, SEEDS - 1).astype(np.uint64)
         for name in ("classes", "negative_classes"):
             if (classes := getattr(self, name)) is not None:
-                each = np.full(n, classes) if isinstance(classes, int) and INT32[0] <= classes <= INT32[1] else classes
+                each = (
+                    np.full(n, classes) if isinstance(classes, (int, np.integer)) and INT32[0] <= classes <= INT32[1] else classes
+                )
                 converted[name] = integers(name, each, n, *INT32).astype(np.int32)
+        for name in ("guidance_scale", "guidance_rescale", "strength"):
+            if (value := getattr(self, name)) is not None:
+                converted[name] = checks.number(value, name)
         for name, value in converted.items():
             object.__setattr__(self, name, value)
 

@@ -16,6 +16,7 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.diffusion import Program, build
 from aigc_edge.diffusion.prediction import PREDICTIONS
 from aigc_edge.errors import AigcEdgeError, ProgramError
+from aigc_edge.files import check_regular
 from aigc_edge.registry import Registry
 from aigc_edge.sources.inputs import TIMES, random_inputs
 
@@ -282,6 +283,7 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
 
     Raises AigcEdgeError that lists the kinds of sources.
     """
+    check_regular(Path(text))
     for kind in SOURCES:
         if SOURCES[kind].claims(text):
             options = options or SourceOptions()

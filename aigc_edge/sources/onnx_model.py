@@ -23,6 +23,7 @@ from aigc_edge.bundle.sizes import METADATA, Size, named
 from aigc_edge.bundle.spec import ComponentSpec, Role
 from aigc_edge.compress.graphs.graph import outline
 from aigc_edge.errors import AigcEdgeError, first_line
+from aigc_edge.hardware import import_onnxruntime
 from aigc_edge.sources.onnx_adapting import HALVES, graphs_of, in_float32
 
 if TYPE_CHECKING:
@@ -271,8 +272,7 @@ def with_shapes(model: onnx.ModelProto, spec: ComponentSpec, sizes: Sequence[Siz
 
 def engine_takes(model: Path, path: Path) -> Any:
     """An onnxruntime session of the file `model`, written from the user's `path`; raises AigcEdgeError with its reason."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the reason is in the exception
     try:

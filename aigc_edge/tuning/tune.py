@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.bundle import Bundle, existing
 from aigc_edge.bundle.component import DENOISER
 from aigc_edge.clock import Clock, Progress
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import EngineSource, physical_cores, require
 from aigc_edge.engines.constants import Constants
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import check_output
 from aigc_edge.hardware import free_memory
 from aigc_edge.metrics.frechet import FeatureStatistics, frechet_distance
 from aigc_edge.metrics.judge import Judge
@@ -59,6 +60,7 @@ def tune_bundle(
     BUNDLE.tuning.json until the bundle is written, and an interrupted call that is repeated resumes from them. Raises
     AigcEdgeError for invalid arguments and bundles that cannot be tuned; the bundle is then unchanged.
     """
+    check_output(existing(bundle), overwrite=True)
     work = BundleTuner(Path(bundle), guidance_scale, format, engine, threads or physical_cores(), seed)
     numbers = work.validate(nfe, default, overwrite)
     if time_limit is not None and not time_limit > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import aigc_edge
 from aigc_edge.bundle.spec import Role
 from aigc_edge.diffusion import Program, noise
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import check_regular
 from aigc_edge.metrics.paired import centred_l2
 from aigc_edge.runtime.pipeline import Pipeline
 from aigc_edge.verify.base import PEERS, NetworkInput, SamplerInputs, SamplerTrace, Verification
@@ -48,6 +50,8 @@ def verify(
         raise AigcEdgeError(f"{against!r} cannot be compared with: choose one of {', '.join(PEERS)}")
     if samples < 1 or not tolerance > 0:
         raise AigcEdgeError(f"{samples} samples and a tolerance of {tolerance} were given: at least 1 and more than 0 are needed")
+    if scheduler is not None:
+        check_regular(Path(scheduler))
     with aigc_edge.open(bundle, engine=engine, format=format, threads=threads) as pipeline:
         plan = pipeline.program(program, solver=solver, steps=steps)
         if not plan.rows:

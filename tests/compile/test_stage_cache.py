@@ -32,6 +32,17 @@ def test_a_stage_is_run_once_for_each_key(tmp_path):
     assert calls == ["one", "two", "three"]
 
 
+@pytest.mark.parametrize("file", ["output", "done.json", "files.json"])
+@pytest.mark.parametrize("damage", [lambda data: data[:-2], lambda data: bytes(len(data)), lambda data: data.swapcase()])
+def test_a_damaged_stage_is_run_again(tmp_path, file, damage):
+    calls: list[str] = []
+    for _ in range(2):
+        folder, report, cached = StageCache(tmp_path).get_or_create("export", 1, _writes("one", calls))
+        assert ((folder / "output").read_text(), report, cached) == ("one", {"length": 3}, False)
+        (folder / file).write_bytes(damage((folder / file).read_bytes()))
+    assert calls == ["one", "one"]
+
+
 def test_without_a_key_it_is_run_each_time(tmp_path):
     calls: list[str] = []
     cache = StageCache(tmp_path)

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 import aigc_edge
+from aigc_edge import files
 from aigc_edge.bundle import external
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.compile import compile_source
 from aigc_edge.engines import prepacked
 from aigc_edge.engines.cache import VARIABLE
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.files import is_sealed
 from aigc_edge.runtime.pipeline import Verify
 from aigc_edge.sources.generator import Generator
 
@@ -94,13 +96,61 @@ def test_each_format_has_its_own_entry(bundle: Path, cache: Path) -> None:
     assert len(list(cache.iterdir())) == len(FORMATS)
 
 
-@pytest.mark.parametrize("file", [prepacked.MODEL, prepacked.WEIGHTS, "files.json"])
-def test_a_damaged_entry_is_written_again(bundle: Path, cache: Path, file: str) -> None:
+DAMAGE = {
+    "cut off": lambda data: data[:-7],
+    "a flipped bit": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
+    "a zeroed tail": lambda data: data[:-64] + bytes(64),  # what a power failure leaves
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("file", [prepacked.MODEL, prepacked.WEIGHTS, "files.json", "checked.json"])
+def test_a_damaged_entry_is_written_again(bundle: Path, cache: Path, file: str, damage: str) -> None:
     plain = _sample(bundle)
+    _sample(bundle)  # now its files are known to be whole
     (entry,) = cache.iterdir()
-    (entry / file).write_bytes((entry / file).read_bytes()[:-7])
+    (entry / file).write_bytes(DAMAGE[damage]((entry / file).read_bytes()))
     np.testing.assert_array_equal(_sample(bundle), plain)
     assert prepacked.is_complete(entry)
+
+
+def test_files_are_hashed_once_per_boot(bundle: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _sample(bundle)
+    (entry,) = cache.iterdir()
+    hashed: list[str] = []
+    whole = files.sha256_of
+    monkeypatch.setattr(files, "sha256_of", lambda file: hashed.append(Path(file).name) or whole(file))
+    assert is_sealed(entry, once=True)
+    hashed.clear()
+    assert is_sealed(entry, once=True)
+    assert hashed == []
+    boot = tmp_path / "boot_id"
+    boot.write_text("another\n")
+    monkeypatch.setattr(files, "BOOT", str(boot))
+    assert is_sealed(entry, once=True)
+    assert prepacked.WEIGHTS in hashed
+    hashed.clear()
+    copy = entry / "copy"
+    shutil.copy2(entry / prepacked.WEIGHTS, copy)  # the same bytes and times in another inode
+    copy.replace(entry / prepacked.WEIGHTS)
+    assert is_sealed(entry, once=True)
+    assert prepacked.WEIGHTS in hashed
+    hashed.clear()
+    boot.unlink()  # not Linux: every time
+    assert is_sealed(entry, once=True)
+    assert is_sealed(entry, once=True)
+    assert hashed.count(prepacked.WEIGHTS) == 2
+
+
+def test_what_is_written_back_with_the_old_time_is_noticed(bundle: Path, cache: Path) -> None:
+    _sample(bundle)
+    _sample(bundle)
+    (entry,) = cache.iterdir()
+    weights = entry / prepacked.WEIGHTS
+    before = weights.stat()
+    weights.write_bytes(DAMAGE["a flipped bit"](weights.read_bytes()))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not prepacked.is_complete(entry)
 
 
 def test_an_entry_that_does_not_load_is_ignored_and_replaced(bundle: Path, cache: Path) -> None:
@@ -108,6 +158,7 @@ def test_an_entry_that_does_not_load_is_ignored_and_replaced(bundle: Path, cache
     (entry,) = cache.iterdir()
     size = (entry / prepacked.MODEL).stat().st_size
     (entry / prepacked.MODEL).write_bytes(bytes(size))
+    files.seal(entry)  # as if it had been written so
     np.testing.assert_array_equal(_sample(bundle), plain)
     assert not entry.exists()
     np.testing.assert_array_equal(_sample(bundle), plain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ import pytest
 from aigc_edge import targets
 from aigc_edge.engines.cache import VARIABLE, cache_limit
 from aigc_edge.engines.formats import formats_of
-from aigc_edge.engines.plans.cache import evict, find, typical_seconds
+from aigc_edge.engines.plans.cache import evict, find, store, typical_seconds
 from aigc_edge.engines.plans.graph import RequestedLayer
 from aigc_edge.engines.plans.limits import check_precision, compare_with_log, expected_fallbacks, sentences, with_outputs
 from aigc_edge.engines.plans.options import BuildOptions, check_options
@@ -149,7 +148,7 @@ def plans(tmp_path):
         file = tmp_path / f"{name}.plan"
         file.write_bytes(os.urandom(size))
         sidecar = file.with_suffix(".json")
-        sidecar.write_text(json.dumps({"plan_sha256": sha256_of(file)} | report))
+        store(file, {"plan_sha256": sha256_of(file)} | report)
         for path in (file, sidecar):
             os.utime(path, (time.time() - hours * 3600,) * 2)
         return file
@@ -179,10 +178,19 @@ def test_stale_partial_files_are_removed_after_a_day(plans, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda f: f.write_bytes(b"x"), lambda f: f.unlink(), lambda f: f.with_suffix(".json").write_text("{")]
+    "damage",
+    [
+        lambda f: f.write_bytes(b"x"),
+        lambda f: f.write_bytes(f.read_bytes()[:-8] + bytes(8)),
+        lambda f: f.unlink(),
+        lambda f: f.with_suffix(".json").write_text("{"),
+        lambda f: f.with_suffix(".json").write_text("[]"),
+        lambda f: f.with_suffix(".json").write_text(f.with_suffix(".json").read_text().replace("int8", "int4")),
+    ],
 )
 def test_a_damaged_plan_is_not_found(plans, damage):
-    file = plans("one", 100, 5)
+    file = plans("one", 100, 5, precision={"layers": {"int8": 3}})
+    assert find(file) is not None
     damage(file)
     assert find(file) is None
 

@@ -52,7 +52,7 @@ def test_a_failure_leaves_it_as_it_was(bundle: Path, monkeypatch: pytest.MonkeyP
     def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write_bundle", broken)
+    monkeypatch.setattr("aigc_edge.bundle.write.write_bundle", broken)
     with pytest.raises(KeyboardInterrupt):
         Bundle.open(bundle, verify=True).add_programs({"tuned-3": program("tuned-3")})
     assert Bundle.open(bundle, verify=True).manifest.to_json() == before

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.errors import AigcEdgeError, BundleError
+from aigc_edge.files import sha256_of
 from aigc_edge.metrics.frechet import FeatureStatistics, frechet_distance
 from aigc_edge.metrics.judge import Judge, to_unit
 
@@ -32,6 +33,19 @@ def folder(rng: np.random.Generator, tmp_path: Path) -> Path:
     card = {"version": 1, "pretext": "class", "image_shape": [2, 2, 2], "accuracy": 0.9}
     (tmp_path / "judge.json").write_text(json.dumps(card))
     return tmp_path
+
+
+@pytest.mark.parametrize("name", ["classifier.onnx", "features.npy"])
+def test_a_changed_file_is_noticed(folder: Path, name: str) -> None:
+    card = json.loads((folder / "judge.json").read_text())
+    hashes = {file: sha256_of(folder / file) for file in ("classifier.onnx", "features.npy")}
+    (folder / "judge.json").write_text(json.dumps(card | {"sha256": hashes}))
+    Judge.load(folder)
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(BundleError, match="does not match its hash"):
+        Judge.load(folder)
 
 
 def test_score_by_its_definition(rng: np.random.Generator, folder: Path) -> None:

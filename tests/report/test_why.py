@@ -105,7 +105,7 @@ def test_a_bundle_without_formats_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(Bundle, "read", lambda bundle, name: b'{"fp32": {}}')
     for files, words in (({}, "no quality card"), (card, "aigc-edge quantise")):
         bundle = Bundle(TINY, Manifest(files=files))
-        monkeypatch.setattr(Bundle, "open", lambda path, verify, bundle=bundle: bundle)
+        monkeypatch.setattr(Bundle, "open", lambda path, bundle=bundle, verify=False: bundle)
         with pytest.raises(AigcEdgeError, match=words):
             write(TINY, tmp_path / "why.html")
     assert list(tmp_path.iterdir()) == []

@@ -48,7 +48,13 @@ def test_the_fastest_is_taken_and_remembered(cache: Path, monkeypatch: pytest.Mo
     cache.write_text("damaged")
     with aigc_edge.open(BUNDLE, engine="auto", threads=1):
         assert len(measured) == 3
-    assert set(json.loads(cache.read_text()).values()) == {"torch"}
+    (entry,) = json.loads(cache.read_text()).values()
+    assert entry.startswith("torch ")
+    for wrong in (entry.replace("torch", "onnxruntime"), entry[:-1], "torch", ["torch"], None):  # damaged, or of an older version
+        cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_text()), wrong)))
+        before = len(measured)
+        with aigc_edge.open(BUNDLE, engine="auto", threads=1):
+            assert len(measured) == before + 1
 
 
 def test_every_candidate_is_measured_on_the_network_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from aigc_edge.bundle.external import read_weights
 from aigc_edge.bundle.sizes import METADATA, Size, number
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import atomic_file
-from aigc_edge.hardware import has_vnni, return_memory
+from aigc_edge.hardware import has_vnni, import_onnxruntime, return_memory
 
 MAPPED_ABOVE = 2**25  # bytes of weights that a session maps from a file; reading a message takes several copies
 SMALL, ALIGNMENT = 1024, 4096  # bytes: smaller weights stay in the message; alignment of weights in a file
@@ -263,8 +263,7 @@ class Network:
     def __init__(
         self, model: onnx.ModelProto | Path | Callable[[], onnx.ModelProto], *, threads: int = 1, exact: bool = False
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4

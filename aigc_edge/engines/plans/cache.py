@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.files import cache_folder, sha256_of
+from aigc_edge.files import cache_folder, sha256_of, write_json
 
 _IN_USE = 3600.0  # seconds that another process may need to copy a plan
 _FIXED = 20e6  # fixed cost of a build, expressed in bytes of ONNX
@@ -33,12 +35,23 @@ def find(file: Path) -> dict[str, Any] | None:
     sidecar = file.with_suffix(".json")
     try:
         report: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
-        if sha256_of(file) != report["plan_sha256"]:
+        if report.pop("report_sha256") != digest(report) or sha256_of(file) != report["plan_sha256"]:
             return None
         os.utime(sidecar)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
     return report
+
+
+def store(file: Path, report: Mapping[str, Any]) -> None:
+    """Write the report beside the plan `file`, with its own digest."""
+    write_json(file.with_suffix(".json"), {**report, "report_sha256": digest(report)}, durable=True)
+
+
+def digest(report: Mapping[str, Any]) -> str:
+    """The SHA-256 of a report, of its JSON without whitespace and in the order of its names."""
+    text = json.dumps(report, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def evict(folder: Path, limit: float, keep: Path) -> list[Path]:

@@ -17,14 +17,14 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.config import to_dict
 from aigc_edge.engines import cuda_driver
 from aigc_edge.engines.cache import cache_limit
-from aigc_edge.engines.plans.cache import evict, find, plans_folder, timings_file, typical_seconds
+from aigc_edge.engines.plans.cache import evict, find, plans_folder, store, timings_file, typical_seconds
 from aigc_edge.engines.plans.graph import Shapes, check_model
 from aigc_edge.engines.plans.job import machine_gb, run_job
 from aigc_edge.engines.plans.limits import check_precision, compare_with_log, expected_fallbacks, with_outputs
 from aigc_edge.engines.plans.module import module_version
 from aigc_edge.engines.plans.options import BuildOptions, check_options
 from aigc_edge.errors import AigcEdgeError
-from aigc_edge.files import atomic_file, sha256_of, write_json
+from aigc_edge.files import atomic_file, sha256_of
 
 BATCHES = (1, 2, 32)  # guidance doubles the batch: one sample takes two
 BUILD_VERSION = 4  # increase it when the same inputs would produce a different plan
@@ -107,7 +107,7 @@ def build_plan(
         requested = check_model(request.onnx, request.shapes)
         expected = expected_fallbacks(target, requested, request.onnx.name, request.module)
         typical = typical_seconds(file.parent, request.module, request.onnx.stat().st_size)
-        with atomic_file(file) as part:
+        with atomic_file(file, durable=True) as part:
             report = _run(request, part, memory_gb or machine_gb() * 0.75, seconds, waiting, typical)
             report |= {"format": request.format, "target": request.target, "device": request.device}
             report |= {"shapes": dict(request.shapes)} if request.shapes else {}
@@ -120,7 +120,7 @@ def build_plan(
             report["precision"]["as_asked"] = comparison["as_asked"]
             report["precision"]["table"] = with_outputs(requested, report["precision"]["table"])
             report |= {"expected": expected, "surprises": comparison["surprises"], "plan_sha256": sha256_of(part)}
-            write_json(file.with_suffix(".json"), report)  # before the plan: a plan is never without its report
+            store(file, report)  # before the plan: a plan is never without its report
         evict(file.parent, limit, file)
     check_precision(request.format, request.target, request.onnx.name, report["precision"], report["surprises"])
     return TensorRTPlan(file, report)
