@@ -63,7 +63,7 @@ class SampleInputs:
         return SampleInputs("uniform", low, high)
 
     def __str__(self) -> str:
-        return f"uniform:{self.low:g}:{self.high:g}" if self.kind == "uniform" else self.kind
+        return f"uniform:{self.low:.9g}:{self.high:.9g}" if self.kind == "uniform" else self.kind
 
     def transformed(self, noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Inputs of the distribution from unit normal `noise` [n, ...], element by element or sample by sample."""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from aigc_edge.bundle.inputs import SampleInputs, far_from
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.errors import CalibrationWarning
-from aigc_edge.runtime.initial_state import latents_of
 from aigc_edge.runtime.request import SampleRequest
 
 REFERENCE = "fp32"  # is not calibrated
@@ -19,12 +18,12 @@ CALLER = 4  # stack level of who called Pipeline.sample
 
 
 def expected_latents(
-    request: SampleRequest, noise: NDArray[np.float32] | None, manifest: Manifest, sample_shape: tuple[int, ...], format: str
+    request: SampleRequest, noise: NDArray[np.float32] | None, manifest: Manifest, format: str
 ) -> NDArray[np.float32] | None:
-    """The latents [N, *sample_shape] of a program without rows, of the distribution that its network expects.
+    """The latents [N, ...] of a program without rows, of the distribution that its network expects.
 
-    `noise` are those of the request, or unit normal numbers that another library draws; None: the sampler draws them itself,
-    which it may where the result is None. Warns with CalibrationWarning about latents of the request far outside the calibrated
+    `noise` are those of the request, or unit normal numbers that another library draws; None: the native sampler draws latents
+    of that distribution itself. Warns with CalibrationWarning about latents of the request far outside the calibrated
     range, and about a network that takes data and is given none.
     """
     entry = manifest.calibration
@@ -42,10 +41,7 @@ def expected_latents(
             stacklevel=CALLER,
         )
         return noise
-    inputs = SampleInputs.parse(entry.inputs)
-    if inputs.kind == "normal":
-        return noise
-    return inputs.transformed(latents_of(request, sample_shape) if noise is None else noise)
+    return noise if noise is None else SampleInputs.parse(entry.inputs).transformed(noise)
 
 
 def check_range(values: Mapping[str, NDArray[np.float32]], manifest: Manifest, format: str, *, level: int = CALLER) -> None:

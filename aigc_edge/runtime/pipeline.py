@@ -195,7 +195,7 @@ class Pipeline:
         program = self._programs[name]
         state = initial_state(request, program, self._shape, self.manifest.output_range)
         if not program.rows:
-            state["latents"] = expected_latents(request, state["latents"], self.manifest, self._shape, self.format)
+            state["latents"] = expected_latents(request, state["latents"], self.manifest, self.format)
         guided = any(weight != 1.0 for weight in program.with_guidance(request.guidance_scale, None).weights)
         conditions, negative = self._conditions.arrays(request, guided)
         check_range(conditions, self.manifest, self.format)

@@ -224,6 +224,8 @@ Manifest parse_manifest(std::string_view text, const Size& requested) {
   manifest.output_high = static_cast<float>(range[1].number());
   if (!(manifest.output_low < manifest.output_high)) root["output_range"].fail("must be [low, high] with low < high");
   if (const auto classes = root.find_value("classes")) manifest.class_count = (*classes)["count"].integer(1, 1 << 30);
+  if (const auto calibration = root.find_value("calibration"))
+    manifest.latents = LatentDistribution::parse((*calibration)["inputs"]);
   parse_components(root["components"], size, manifest);
   check_components(root, manifest);
   check_unused_members(root);

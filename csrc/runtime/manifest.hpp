@@ -11,6 +11,7 @@
 
 #include "runtime/component.hpp"
 #include "runtime/constants.hpp"
+#include "runtime/latents.hpp"
 #include "runtime/program.hpp"
 #include "runtime/sizes.hpp"
 
@@ -25,7 +26,8 @@ struct Manifest {
   std::map<std::string, FileEntry> files;
   std::vector<int64_t> sample_shape, output_shape;  // output: C, H, W
   float output_low = -1, output_high = 1;
-  int64_t class_count = 0;  // 0: unconditional
+  int64_t class_count = 0;     // 0: unconditional
+  LatentDistribution latents;  // of programs without rows
   std::optional<Component> denoiser, decoder, schedule;
   std::vector<Component> text_encoders;
   ConstantTable constants;  // its data are not read; empty without a schedule

@@ -49,10 +49,7 @@ void range(const Json& json) {
   for (const Json& bound : bounds) bound.number();
 }
 
-void calibration(const Json& json) {
-  json["inputs"].string();
-  map<range>(json["ranges"]);
-}
+void calibration(const Json& json) { map<range>(json["ranges"]); }
 
 void plan(const Json& json) {
   for (const char* name : {"engine", "format", "target", "file"}) json[name].string();

@@ -219,14 +219,23 @@ void Sampler::start(Loop& loop, const ae_sample_options& options, int first) {
   const int64_t state = loop.batch * sample_elements_;
   const size_t bytes = static_cast<size_t>(state) * sizeof(float);
   memory_->zero(non_finite_.data(), static_cast<size_t>(loop.batch) * sizeof(int32_t));
+  const LatentDistribution& latents = bundle_.manifest().latents;
+  ops::RandnParams p;
+  p.samples = loop.batch;
+  p.elements = sample_elements_;
+  p.draw = kLatentDraw;
   if (options.latents != nullptr) {
     memory_->upload(slots_.data(), options.latents + first * sample_elements_, bytes);
+  } else if (loop.rows.size() == 0 && latents.kind != LatentDistribution::kNormal) {
+    std::vector<float> drawn(static_cast<size_t>(state));
+    p.seeds = host_seeds_.data();
+    p.out = drawn.data();
+    p.launch.threads = threads_;
+    ops::randn(p);
+    latents.transform(drawn.data(), p.samples, p.elements);
+    memory_->upload(slots_.data(), drawn.data(), bytes);
   } else {
-    ops::RandnParams p;
-    p.samples = loop.batch;
-    p.elements = sample_elements_;
     p.seeds = seeds_.data();
-    p.draw = kLatentDraw;
     p.out = slots_.data();
     p.launch = launch();
     ops::randn(p);

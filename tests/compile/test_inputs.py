@@ -14,11 +14,14 @@ from torch import nn
 
 import aigc_edge
 from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.cli import main
 from aigc_edge.compile import compile_source
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError, CalibrationWarning
 from aigc_edge.metrics.paired import compare
+from aigc_edge.runtime.initial_state import latents_of
+from aigc_edge.runtime.request import SampleRequest
 from aigc_edge.sources.generator import Generator
 
 QUICK: dict[str, Any] = {"samples": 8, "threads": 1}
@@ -130,6 +133,8 @@ def test_latents_come_from_the_declared_distribution(inputs: str, low: float, hi
         np.testing.assert_array_equal(pipeline.sample(3, seed=6), images[2:5])
     latents = np.concatenate(seen)
     assert low <= latents.min() < latents.max() <= high
+    normals = latents_of(SampleRequest(count=200, seed=4), (24,))  # the native sampler transforms the same numbers
+    np.testing.assert_allclose(latents[:200], SampleInputs.parse(inputs).transformed(normals), atol=3e-7 * (high - low))
     if inputs == "sphere":
         np.testing.assert_allclose(np.square(latents).sum(1), 24, rtol=1e-4)
     else:

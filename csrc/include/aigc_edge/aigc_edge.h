@@ -174,7 +174,8 @@ typedef struct ae_sample_options {
   const uint64_t* seeds;           /* … or from seeds[i], [count] */
   const int32_t* classes;          /* [count]; -1: unconditional; null: drawn from each sample's seed */
   const float* guidance_scale;     /* null: the program's own; 1: no guidance */
-  const float* latents;            /* float32 [count, sample shape], unit normal, instead of noise from the seeds; may be null */
+  const float* latents;            /* float32 [count, sample shape], instead of noise from the seeds: unit normal, for programs
+                                      without rows as the manifest's "calibration" says; may be null */
   const int32_t* negative_classes; /* [count] what guidance leads away from; null: no class */
   const float* guidance_rescale;   /* 0 … 1; null: the program's own */
   const float* noise;              /* float32 [draws, count, sample shape]: what the rows add, in their order, instead of noise
