@@ -20,10 +20,11 @@ OUTSIDE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "benchmarks.md",
+    "examples/zoo/README.md": "zoo.md",
     "benchmarks/results/tuned-digits.svg": "assets/tuned-digits.svg",
     ".github/assets/digits.png": "assets/digits.png",
 }
-WIDE = ("index.md", "benchmarks.md")  # the only page of their tab: no list of pages beside them
+WIDE = ("index.md", "benchmarks.md", "zoo.md")  # the only page of their tab: no list of pages beside them
 _PACKAGE = re.compile(r"^::: ([\w.]+)\.(\*|__all__)$", re.MULTILINE)
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[#)])")
 

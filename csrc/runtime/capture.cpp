@@ -1,6 +1,7 @@
 // Loops on a GPU as CUDA graphs: when one is captured, by whom, and how its replay is verified.
+#include <algorithm>
 #include <cmath>
-#include <cstdio>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -17,17 +18,22 @@ namespace {
 constexpr size_t kMaxGraphRows = 500;  // a graph holds every kernel of every row, a few kilobytes each
 constexpr double kAgree = 1e-2;        // relative L2 of a replay to a run: far above rounding, far below another result
 
+ae_status failed(ae_status status, const char* what, char* message, size_t capacity) {
+  const size_t length = std::min(std::strlen(what), capacity - 1);
+  std::memcpy(message, what, length);
+  message[length] = 0;
+  return status;
+}
+
 // What an engine calls to have the rows run.
 ae_status call(void* context, char* message, size_t capacity) {
   try {
     (*static_cast<std::function<void()>*>(context))();
     return AE_OK;
   } catch (const Error& error) {
-    std::snprintf(message, capacity, "%s", error.what());
-    return error.status;
+    return failed(error.status, error.what(), message, capacity);
   } catch (const std::exception& error) {
-    std::snprintf(message, capacity, "%s", error.what());
-    return AE_INTERNAL;
+    return failed(AE_INTERNAL, error.what(), message, capacity);
   }
 }
 

@@ -183,6 +183,11 @@ def _nothing() -> Any:
     return contextlib.nullcontext()
 
 
+class _Shrink(nn.Module):
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return 0.5 * sample
+
+
 def test_inputs_that_do_not_fit_are_refused(photos: np.ndarray) -> None:
     with pytest.raises(AigcEdgeError, match=r"shape \[6, 3, 12, 12\]: faces takes \['N', 24\]"):
         _faces(inputs={"sample": photos})
@@ -191,7 +196,7 @@ def test_inputs_that_do_not_fit_are_refused(photos: np.ndarray) -> None:
     with pytest.raises(AigcEdgeError, match="states of its own program"):
         Generator(
             sample=torch.zeros(1, 3, 8, 8),
-            denoiser=nn.Identity(),
+            denoiser=_Shrink(),
             schedule={"prediction": "epsilon", "betas": "linear"},
             inputs="uniform",
         )

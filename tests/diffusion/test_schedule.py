@@ -163,9 +163,9 @@ def test_ten_thousand_steps(solver: str) -> None:
 
 
 REFUSED: list[tuple[Any, int, str]] = [
-    (None, 4, "a schedule must be an object with a prediction .one of consistency, edm, epsilon, flow, v, x0."),
+    (None, 4, "a schedule must be an object with a prediction .one of consistency, denoised, edm, epsilon, flow, v, x0."),
     ({}, 4, "a schedule must be an object with a prediction"),
-    ({"prediction": "score"}, 4, "unknown prediction 'score': choose one of consistency, edm, epsilon, flow, v, x0"),
+    ({"prediction": "score"}, 4, "unknown prediction 'score': choose one of consistency, denoised, edm, epsilon, flow, v, x0"),
     ({"prediction": ["edm"]}, 4, "the name of a prediction must be text"),
     ({"prediction": "edm", "kind": "ve"}, 4, "unknown schedule kind 've': choose one of edm, flow, table, vp"),
     ({"prediction": "edm", "sigma_mim": 1}, 4, "unknown option 'sigma_mim' .*: it takes sigma_min, sigma_max, rho, spacing"),
