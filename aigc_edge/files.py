@@ -175,7 +175,8 @@ BOOT = "/proc/sys/kernel/random/boot_id"
 
 def seal(folder: Path) -> None:
     """List the files of a cache entry with their SHA-256 in it, for `is_sealed`."""
-    listed = {str(file.relative_to(folder)): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in (SEAL, CHECKED)]
+    listed = {str(file.relative_to(folder)): sha256_of(file) for file in files}
     write_json(folder / SEAL, listed)
 
 
