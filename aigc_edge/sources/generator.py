@@ -110,7 +110,7 @@ class Generator(Source):
         self.sample_shape = tuple(samples.shape[1:])
         shape = shape or self.sample_shape
         if decoder is not None and len(shape) == SIGNAL:
-            from aigc_edge.sources.signal import SignalDecoder
+            from aigc_edge.export.signal import SignalDecoder
 
             self._decoder, shape = SignalDecoder(made.module), (shape[0], 1, shape[1])
         if len(shape) != IMAGE:
