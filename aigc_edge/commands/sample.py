@@ -105,6 +105,14 @@ def _type_of(flag: Flag) -> Callable[[str], Any]:
     return values.real(flag.low, flag.high) if flag.kind == "real" else str
 
 
+def kind_of(file: str) -> str:
+    """The type of an output file: png, npz or npy; raises AigcEdgeError for any other."""
+    kind = Path(file).suffix.lower().lstrip(".")
+    if kind not in ("png", "npz", "npy"):
+        raise AigcEdgeError(f"the output {file} has an unknown file type: use .png (a grid), .npz (bytes) or .npy (floats)")
+    return kind
+
+
 @dataclass(frozen=True)
 class OutputFiles:
     """The files to write, by type."""
@@ -123,9 +131,7 @@ class OutputFiles:
         main = arguments.output or (None if arguments.png or arguments.npz else "samples.png" if picture else "samples.npy")
         files = [Path(file) for file in (arguments.png, arguments.npz, main) if file]
         kinds = ["png"] * bool(arguments.png) + ["npz"] * bool(arguments.npz)
-        kinds += [Path(main).suffix.lower().lstrip(".")] if main else []
-        if main and kinds[-1] not in ("png", "npz", "npy"):
-            raise AigcEdgeError(f"the output {main} has an unknown file type: use .png (a grid), .npz (bytes) or .npy (floats)")
+        kinds += [kind_of(main)] if main else []
         if "npy" in kinds and len(files) > 1:
             raise AigcEdgeError(f"{main} holds floats and {files[0]} bytes: write one of them, then the other")
         if "png" in kinds and not picture:
@@ -143,6 +149,8 @@ def divided(count: int, indices: list[int]) -> list[int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.output:
+        kind_of(arguments.output)  # before the bundle is opened
     if arguments.program and (arguments.solver or arguments.steps):
         raise AigcEdgeError("--program was given with --solver or --steps: a program fixes both, pass one or the other")
     import numpy as np

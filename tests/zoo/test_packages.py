@@ -95,7 +95,8 @@ def test_the_command_goes_on_after_a_failure(tmp_path: Path) -> None:
     """Without a network every network is reported in one line, and the exit code is 2."""
     blocked = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PATH": str(tmp_path), "HOME": str(tmp_path)}
     root = ZOO.parents[1]
-    script = f"import sys; sys.path[:0] = [{str(ZOO)!r}, {str(root)!r}]; sys.argv = ['zoo', '--out', {str(tmp_path / 'out')!r}]"
+    script = f"import sys; sys.path.insert(0, {str(ZOO)!r}); sys.path.append({str(root)!r})"  # after what is installed
+    script += f"; sys.argv = ['zoo', '--out', {str(tmp_path / 'out')!r}]"
     script += f"; import runpy; runpy.run_path({str(ZOO / '__main__.py')!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=blocked)
     assert done.returncode == 2
