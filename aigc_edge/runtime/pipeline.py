@@ -174,7 +174,9 @@ class Pipeline:
             self._sampling = True
             self._networks.progress, self._networks.watch = progress, watch
             try:
-                samples = self._handle.sample(self._resolve(request), math.prod(self._shape), row_by_row=progress is not None)
+                resolved = self._resolve(request)
+                with self._networks.current():
+                    samples = self._handle.sample(resolved, math.prod(self._shape), row_by_row=progress is not None)
                 return np.asarray(samples)
             finally:
                 self._networks.progress = self._networks.watch = None  # they may hold much, this pipeline too

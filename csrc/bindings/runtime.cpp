@@ -31,6 +31,7 @@ struct PythonEngine {
   template <class F>
   ae_status guarded(char* message, size_t capacity, F&& f) {
     const py::gil_scoped_acquire gil;
+    raised.reset();  // of a callback without which the runtime went on
     try {
       return f();
     } catch (py::error_already_set& error) {

@@ -15,8 +15,6 @@ namespace {
 
 constexpr size_t kMostAtOnce = size_t{1} << 30;  // one call reads less than 2 GiB
 
-bool same(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
-
 }  // namespace
 
 File::File(std::string path) : path_(std::move(path)) {
@@ -55,10 +53,16 @@ std::string File::text(uint64_t offset, size_t bytes) const {
   return text;
 }
 
-bool File::unchanged() const {
+File::State File::state() const {
   struct stat now = {};
-  return fstat(descriptor_, &now) == 0 && now.st_size == status_.st_size && same(now.st_mtim, status_.st_mtim) &&
-         same(now.st_ctim, status_.st_ctim);
+  if (fstat(descriptor_, &now) != 0) throw Error(kBundle, "cannot read " + path_ + ": " + std::strerror(errno));
+  return {static_cast<int64_t>(now.st_dev),
+          static_cast<int64_t>(now.st_ino),
+          now.st_size,
+          now.st_mtim.tv_sec,
+          now.st_mtim.tv_nsec,
+          now.st_ctim.tv_sec,
+          now.st_ctim.tv_nsec};
 }
 
 }  // namespace ae

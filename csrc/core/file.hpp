@@ -3,6 +3,7 @@
 
 #include <sys/stat.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -22,7 +23,10 @@ class File {
   // Copies `bytes` bytes from `offset` on. Throws Error(kBundle) when the file ends before them or cannot be read.
   void read(uint64_t offset, void* to, size_t bytes) const;
   std::string text(uint64_t offset, size_t bytes) const;
-  bool unchanged() const;  // whether nobody wrote to it since it was opened
+
+  // Which file it is and when it was last written to; equal states mean equal contents.
+  using State = std::array<int64_t, 7>;
+  State state() const;
 
  private:
   std::string path_;

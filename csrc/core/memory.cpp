@@ -102,7 +102,8 @@ void Memory::zero(void* data, size_t bytes) const {
   if (on_host()) {
     std::memset(data, 0, bytes);
   } else if (bytes != 0) {
-    AE_WITH_CUDA(cuda::check(cudaMemsetAsync(data, 0, bytes, queue(stream_)), "setting memory on the GPU");)
+    AE_WITH_CUDA(const cuda::DeviceGuard guard(device_.index);
+                 cuda::check(cudaMemsetAsync(data, 0, bytes, queue(stream_)), "setting memory on the GPU");)
   }
 }
 

@@ -104,7 +104,8 @@ Sampler::Loop& Sampler::loop_of(const Program& program, const RowOptions& row_op
   loop.masked = masked;
   if (host || loop.rows.size() == 0) return loop;
   try {
-    loop.inputs = std::make_unique<RowInputs>(constants_, static_cast<int64_t>(loop.rows.size()), 2 * batch, *memory_);
+    loop.inputs = std::make_unique<RowInputs>(constants_, static_cast<int64_t>(loop.rows.size()),
+                                              int64_t{batch} * loop.rows.max_halves(), *memory_);
     for (size_t r = 0; r < loop.rows.size(); ++r) {
       const auto row = static_cast<int64_t>(r);
       fill_inputs(*loop.inputs, row, loop, r);

@@ -17,7 +17,7 @@ struct ae_handle {
   std::unique_ptr<ae::Bundle> bundle;
   std::unique_ptr<ae::Sampler> sampler;
   mutable std::string message;
-  bool sampling = false;     // within ae_sample, whose callbacks may call us again
+  bool busy = false;         // the engine's callbacks may be running, which may call us again
   bool close_later = false;  // ae_close was called there
 };
 
@@ -33,6 +33,7 @@ ae_status guarded(const ae_handle* handle, F&& f) {
   try {
     handle->message.clear();
     f();
+    handle->message.clear();  // of calls by callbacks
     return AE_OK;
   } catch (const ae::Error& error) {
     handle->message = error.what();
@@ -84,23 +85,24 @@ std::unique_ptr<const ae::Memory> memory_of(const ae_open_options& options) {
 }
 
 void require_open(const ae_handle* handle) {
-  if (!handle->bundle) throw ae::Error(ae::kInvalidArgument, "the bundle of this handle did not open: close it and open another");
+  if (!handle->bundle || !handle->sampler)
+    throw ae::Error(ae::kInvalidArgument, "the bundle of this handle did not open, or is being closed: open another");
 }
 
 // Refuses a call by a callback of the ae_sample that runs.
 void require_idle(const ae_handle* handle, const char* what) {
-  if (handle->sampling)
+  if (handle->busy)
     throw ae::Error(ae::kInvalidArgument,
-                    std::string(what) + " was called by an engine of the handle that it samples for: call it afterwards");
+                    std::string(what) + " was called by an engine of the handle that is calling it: call it afterwards");
 }
 
-// Marks the time of an ae_sample.
-class Sampling {
+// Marks the time in which an engine may be called.
+class Busy {
  public:
-  explicit Sampling(ae_handle* handle) : handle_(handle) { handle_->sampling = true; }
-  ~Sampling() { handle_->sampling = false; }
-  Sampling(const Sampling&) = delete;
-  Sampling& operator=(const Sampling&) = delete;
+  explicit Busy(ae_handle* handle) : handle_(handle) { handle_->busy = true; }
+  ~Busy() { handle_->busy = false; }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
 
  private:
   ae_handle* handle_;
@@ -142,11 +144,21 @@ ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** ou
 
 void ae_close(ae_handle* handle) {
   if (handle == nullptr) return;
-  handle->close_later = handle->sampling;
-  if (handle->sampling) return;
+  handle->close_later = true;
+  if (handle->busy) return;
+  handle->busy = true;      // the engine's `release` may call us: it is refused, and a second ae_close does nothing
   handle->sampler.reset();  // it releases the engine's bindings while the bundle still stands
   delete handle;
 }
+
+namespace {
+
+// Closes a handle whose ae_close was called by a callback.
+void close_if_asked(ae_handle* handle) {
+  if (handle != nullptr && handle->close_later && !handle->busy) ae_close(handle);
+}
+
+}  // namespace
 
 const char* ae_message(const ae_handle* handle) { return handle != nullptr ? handle->message.c_str() : ""; }
 
@@ -169,7 +181,7 @@ ae_status ae_file(ae_handle* handle, const char* name, const void** data, size_t
 }
 
 ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
-  return guarded(handle, [&] {
+  const ae_status status = guarded(handle, [&] {
     require_open(handle);
     require_idle(handle, "ae_add_program");
     if (json == nullptr)
@@ -177,6 +189,7 @@ ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
     try {
       const ae::JsonDocument document({json, length}, "program");
       ae::Program program = ae::parse_program(document.root());
+      const Busy busy(handle);
       handle->sampler->forget(program.name);
       handle->bundle->add_program(std::move(program));
     } catch (const ae::Error& error) {
@@ -184,6 +197,8 @@ ae_status ae_add_program(ae_handle* handle, const char* json, size_t length) {
                       std::string("the program cannot be used: ") + error.what() + "; build it with aigc_edge.diffusion.build");
     }
   });
+  close_if_asked(handle);
+  return status;
 }
 
 ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image* image) {
@@ -198,13 +213,13 @@ ae_status ae_sample(ae_handle* handle, const ae_sample_options* given, ae_image*
     ae_sample_options options = sized(given, "ae_sample_options");
     if (options.count == 0) options.count = 1;
     {
-      const Sampling sampling(handle);
+      const Busy busy(handle);
       handle->sampler->sample(options, &result);
     }
     result.size = image->size;
     std::memcpy(image, &result, std::min(sizeof result, image->size));
   });
-  if (handle != nullptr && handle->close_later && !handle->sampling) ae_close(handle);
+  close_if_asked(handle);
   return status;
 }
 

@@ -43,7 +43,7 @@ bool agree(const std::vector<float>& replay, const std::vector<float>& run) {
     size += double{run[i]} * run[i];
     difference += (double{replay[i]} - run[i]) * (double{replay[i]} - run[i]);
   }
-  return !std::isfinite(size) || difference <= kAgree * kAgree * size;
+  return difference <= kAgree * kAgree * size;
 }
 
 }  // namespace
@@ -65,16 +65,25 @@ std::string Sampler::reason_to_run(const Loop& loop, const ae_sample_options& op
 // After a run: captures the loop and replays it from the same state. The result is then the replay's, or that of another run.
 void Sampler::capture(Loop& loop, const ae_sample_options& options, int first) {
   const std::vector<float> run = state(loop.batch);
+  if (!std::all_of(run.begin(), run.end(), [](float value) { return std::isfinite(value); })) {
+    reason_ = "the run was not finite, so that no replay can be compared with it";
+    return;  // the next one is captured
+  }
   const int64_t evaluations = statistics_.evaluations;
   try {
-    loop.replay = record(loop);
-    start(loop, options, first);
-    loop.replay();
-    if (!agree(state(loop.batch), run))
-      throw Error(kEngine,
-                  "its replay differs from a run: it keeps a state outside its tensors, or works on a stream of its own");
+    std::function<void()> replay = record(loop);
+    try {
+      start(loop, options, first);
+      replay();
+      if (!agree(state(loop.batch), run))
+        throw Error(kEngine,
+                    "its replay differs from a run: it keeps a state outside its tensors, or works on a stream of its own");
+    } catch (...) {
+      memory_->settle();  // before the replay is released, which may still run
+      throw;
+    }
+    loop.replay = std::move(replay);  // only what was compared is kept
   } catch (const Error& error) {
-    loop.replay = nullptr;
     memory_->settle();
     if (error.status == kCancelled) throw;
     loop.never =

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "core/error.hpp"
@@ -31,7 +32,9 @@ LatentDistribution LatentDistribution::parse(const Json& text) {
     text.fail("is \"" + name + "\": it must be normal, uniform:LOW:HIGH, sphere or arrays");
   const LatentDistribution uniform = {kUniform, bound(text, name.substr(prefix.size(), middle - prefix.size())),
                                       bound(text, name.substr(middle + 1))};
-  if (!(uniform.low < uniform.high)) text.fail("is \"" + name + "\": it must be uniform:LOW:HIGH with LOW < HIGH");
+  constexpr double kMost = std::numeric_limits<float>::max();
+  if (!(uniform.low < uniform.high && uniform.low >= -kMost && uniform.high <= kMost))
+    text.fail("is \"" + name + "\": it must be uniform:LOW:HIGH with LOW < HIGH, numbers of float32");
   return uniform;
 }
 

@@ -104,7 +104,10 @@ Component parse_component(const std::string& name, const Json& json, const Size&
 }
 
 const char* name_of(Role role) {
-  return role == Role::kConstant ? "constant" : role == Role::kCondition ? "condition" : "guidance scale";
+  return role == Role::kTimestep    ? "timestep"
+         : role == Role::kConstant  ? "constant"
+         : role == Role::kCondition ? "condition"
+                                    : "guidance scale";
 }
 
 // The executor fills what it knows: one sample, and for a denoiser the timestep; the rest would be garbage in the network.
@@ -113,7 +116,8 @@ void check_component(const Component& c, const std::vector<int64_t>& output, con
   int samples = 0, scales = 0;
   for (size_t i = 0; i < c.inputs.size(); ++i) {
     const TensorSpec& input = c.inputs[i];
-    const bool extra = input.role == Role::kConstant || input.role == Role::kCondition || input.role == Role::kGuidance;
+    const bool extra = input.role == Role::kTimestep || input.role == Role::kConstant || input.role == Role::kCondition ||
+                       input.role == Role::kGuidance;
     for (size_t j = 0; j < i; ++j)
       if (c.inputs[j].name == input.name) throw Error(kBundle, where + " has two inputs with the name " + input.name);
     scales += input.role == Role::kGuidance;

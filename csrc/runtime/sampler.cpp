@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <iterator>
+#include <new>
 
 #include "core/error.hpp"
 #include "core/philox.hpp"
@@ -263,7 +265,13 @@ void Sampler::run(Loop& loop, const ae_sample_options& options, int first) {
   reason_ = reason_to_run(loop, options);
   start(loop, options, first);
   if (loop.replay && !options.row_by_row) {
-    loop.replay();
+    try {
+      loop.replay();
+    } catch (...) {
+      memory_->settle();
+      loop.replay = nullptr;  // the next call runs row by row, and captures again
+      throw;
+    }
     statistics_.evaluations += static_cast<int64_t>(loop.rows.size());
   } else {
     run_rows(loop, first);
@@ -291,7 +299,16 @@ void Sampler::run_batch(const Program& program, const RowOptions& row_options, c
                         int batch, ae_image* image) {
   reserve(batch, program.slots);
   fill_conditions(options, first, batch);
-  Loop& loop = loop_of(program, row_options, options, batch);
+  Loop* prepared = nullptr;
+  while (prepared == nullptr) {
+    try {
+      prepared = &loop_of(program, row_options, options, batch);
+    } catch (const std::bad_alloc&) {  // loops that are kept for later make room
+      if (loops_.empty()) throw;
+      drop(std::prev(loops_.end()));
+    }
+  }
+  Loop& loop = *prepared;
   run(loop, options, first);
   const bool host = memory_->on_host();
   const float* pixels = slots_.data();

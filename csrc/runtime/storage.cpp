@@ -15,6 +15,7 @@ namespace ae {
 namespace {
 
 constexpr size_t kPiece = 1 << 18;  // bytes; fits into a cache
+constexpr int kMostOpen = 32;       // files of a folder that stay open: a process may have few descriptors
 
 }  // namespace
 
@@ -86,16 +87,23 @@ Storage::Member& Storage::find(const std::string& name) {
 }
 
 void Storage::load(const std::string& name, Member& member, bool hash, uint8_t* copy) {
-  if (!archive_ && !member.file) {
-    auto file = std::make_unique<File>(path_ + "/" + name);
-    if (file->size() != member.entry.bytes)
-      throw Error(kBundle, path_ + "/" + name + " has " + std::to_string(file->size()) + " bytes, the manifest says " +
+  std::unique_ptr<const File> opened;
+  const File* open = archive_ ? archive_.get() : member.file.get();
+  if (open == nullptr) {
+    opened = std::make_unique<const File>(path_ + "/" + name);
+    if (opened->size() != member.entry.bytes)
+      throw Error(kBundle, path_ + "/" + name + " has " + std::to_string(opened->size()) + " bytes, the manifest says " +
                                std::to_string(member.entry.bytes) +
                                ": it is truncated or of another bundle; copy it again or compile it again");
-    member.file = std::move(file);
+    open = opened.get();
+    if (num_open_ < kMostOpen) {
+      member.file = std::move(opened);
+      ++num_open_;
+    }
   }
-  const File& file = archive_ ? *archive_ : *member.file;
-  hash = hash && !(member.hashed && file.unchanged());
+  const File& file = *open;
+  const File::State state = file.state();
+  hash = hash && (copy != nullptr || member.hashed != state);  // what is handed out is what was hashed
   if (!hash && copy == nullptr) return;
   Sha256 sum;
   std::vector<uint8_t> piece(copy == nullptr ? std::min(kPiece, member.entry.bytes) : 0);
@@ -109,7 +117,7 @@ void Storage::load(const std::string& name, Member& member, bool hash, uint8_t* 
     throw Error(kBundle,
                 path_ + "/" + name +
                     " does not match its hash in the manifest: it was changed or damaged; copy it again or compile it again");
-  member.hashed = member.hashed || hash;
+  if (hash) member.hashed = state;
 }
 
 void Storage::check(const std::string& name, bool hash) {
@@ -120,6 +128,7 @@ void Storage::check(const std::string& name, bool hash) {
 Bytes Storage::read(const std::string& name, bool hash) {
   Member& member = find(name);
   if (!member.data) {
+    load(name, member, false, nullptr);  // its size, before memory is taken
     std::unique_ptr<uint8_t[]> data(new uint8_t[member.entry.bytes]);
     load(name, member, hash, data.get());
     member.data = std::move(data);

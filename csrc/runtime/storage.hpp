@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/file.hpp"
@@ -38,10 +39,10 @@ class Storage {
  private:
   struct Member {
     FileEntry entry;
-    uint64_t offset = 0;              // in the archive
-    std::unique_ptr<File> file;       // in a folder, open from its first use on: it stays what was checked if it is replaced
-    bool hashed = false;              // no need to do it again unless the file has changed
-    std::unique_ptr<uint8_t[]> data;  // [entry.bytes], the copy
+    uint64_t offset = 0;                // in the archive
+    std::unique_ptr<const File> file;   // in a folder, from its first use on: it stays what was checked if it is replaced
+    std::optional<File::State> hashed;  // of the file when it was: no need to do it again unless that has changed
+    std::unique_ptr<uint8_t[]> data;    // [entry.bytes], the copy
   };
 
   std::string text(const char* name, size_t most) const;
@@ -50,6 +51,7 @@ class Storage {
 
   std::string path_;
   std::unique_ptr<File> archive_;        // null: a folder
+  int num_open_ = 0;                     // files of the folder that stay open
   std::map<std::string, Member> files_;  // of an archive all that it holds, until `list`
 };
 

@@ -36,7 +36,20 @@ ae_status evaluate(void* user, const ae_evaluation* e, char*, size_t) {
   return engine.fails ? AE_ENGINE : AE_OK;
 }
 
-void release(void* user, uint64_t) { ++static_cast<Engine*>(user)->released; }
+// Called by ae_close, or within ae_sample where the buffers grow.
+void release(void* user, uint64_t) {
+  auto& engine = *static_cast<Engine*>(user);
+  ++engine.released;
+  ae_image image = {};
+  image.size = sizeof image;
+  ae_statistics statistics = {};
+  statistics.size = sizeof statistics;
+  require(ae_sample(engine.handle, nullptr, &image) == AE_INVALID_ARGUMENT, "ae_sample is refused in release");
+  require(ae_add_program(engine.handle, "{}", 2) == AE_INVALID_ARGUMENT, "ae_add_program is refused in release");
+  ae_check(engine.handle, nullptr);
+  ae_stats(engine.handle, &statistics);
+  ae_close(engine.handle);
+}
 
 }  // namespace
 
@@ -60,6 +73,7 @@ int main(int argc, char** argv) {
       image.size = sizeof image;
       require(ae_sample(engine.handle, nullptr, &image) == (fails ? AE_ENGINE : AE_OK), "the outer sample goes on");
       require((image.data == nullptr) == fails && engine.calls == (fails ? 1 : 10), "its result");
+      require(closes || fails || ae_message(engine.handle)[0] == 0, "no message of a callback's call is left");
       require((engine.released > 0) == closes, "ae_close took effect when ae_sample returned");
       ae_image_free(&image);
       if (!closes) ae_close(engine.handle);

@@ -25,6 +25,7 @@ from aigc_edge.runtime import pipeline
 
 NETWORK = bytes(range(256)) * 64  # several pages
 MAX_BYTES = 64 << 20  # of a JSON text
+VERIFY_ALL = 1
 
 
 @pytest.fixture(params=["folder", "packed"])
@@ -103,6 +104,19 @@ def test_a_bundle_that_is_replaced_stays_open(bundle, native, tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_of_many_files_takes_few_descriptors(engine, toy, tmp_path):
+    others = {f"other-{i}": bytes([i]) for i in range(100)}
+    write_members(tmp_path / "toy.aigc", toy.manifest(), {"net.onnx": NETWORK, **others})
+    before = len(os.listdir("/proc/self/fd"))
+    handle = _core.Handle(str(tmp_path / "toy.aigc"), None, verify=VERIFY_ALL)
+    assert len(os.listdir("/proc/self/fd")) - before <= 40
+    for name, data in others.items():
+        assert handle.file(name) == data
+    assert len(os.listdir("/proc/self/fd")) - before <= 40
+    handle.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 def test_a_table_of_constants_that_is_shortened_is_in_memory_already(engine, toy, make_bundle, tmp_path, packed):
     engine.networks["denoiser"] = toy.split_denoiser
     path = make_bundle("constants")

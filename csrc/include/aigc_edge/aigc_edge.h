@@ -66,7 +66,7 @@ typedef struct ae_evaluation {
   const char* component; /* "denoiser", "decoder", or "schedule": the denoiser's constants for one timestep */
   const char* format;    /* the format the bundle was opened with, such as "fp32"; the schedule has one of its own */
   uint64_t binding;      /* equal numbers mean equal buffers and shapes: what was prepared for them may be kept. On a GPU each
-                            row has one of its own, which differs from the others' in the addresses of some inputs only */
+                            row has one of its own: some inputs lie elsewhere, and rows that guidance doubles have another batch */
   int32_t row;           /* 0 … num_rows - 1; the decoder's evaluation has row = num_rows, the schedule's -1 */
   int32_t num_rows;
   size_t num_inputs;
@@ -135,7 +135,8 @@ typedef struct ae_open_options {
   const int32_t* image_size; /* [2], height and width: one of the manifest's "sizes"; null: the first, or the only one */
   ae_device device; /* where the loop runs; AE_CUDA: on the calling thread's current GPU. AE_UNSUPPORTED where there is none */
   void* stream;     /* a cudaStream_t other than the default one, for AE_CUDA; null: the handle's own */
-  const ae_allocator* allocator; /* copied; of the buffers on `device` (images apart); null: the library's own */
+  const ae_allocator* allocator; /* copied; of the buffers on `device` (images and the schedule's tensors apart); null:
+                                    the library's own */
 } ae_open_options;
 
 typedef struct ae_handle ae_handle;
@@ -205,8 +206,9 @@ typedef struct ae_image {
 /* Draws samples. Sample i depends on its seed, its class and the program alone: it is the same whatever the count, the batch and
    the number of threads are. On failure `image` stays empty.
 
-   On a GPU the first loop of a program, batch size and guidance runs row by row; the second is captured too, and compared with
-   its replay; later ones are replays. Loops of more than 500 rows are not captured, and at most 8 are kept. */
+   On a GPU, which must be the calling thread's current one, the first loop of a program, batch size and guidance (with or without
+   `noise` and `mask`) runs row by row; the second is captured too, and compared with its replay; later ones are replays. Loops of
+   more than 500 rows are not captured, and at most 8 are kept. */
 AE_API ae_status ae_sample(ae_handle* handle, const ae_sample_options* options, ae_image* image);
 /* Refuses options that ae_sample would refuse, without sampling. */
 AE_API ae_status ae_check(ae_handle* handle, const ae_sample_options* options);
