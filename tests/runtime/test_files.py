@@ -103,7 +103,6 @@ def test_a_bundle_that_is_replaced_stays_open(bundle, native, tmp_path):
     assert (status, ctypes.string_at(data, size)) == (0, NETWORK)
 
 
-@pytest.mark.parametrize("packed", [False, True])
 def test_a_folder_of_many_files_takes_few_descriptors(engine, toy, tmp_path):
     others = {f"other-{i}": bytes([i]) for i in range(100)}
     write_members(tmp_path / "toy.aigc", toy.manifest(), {"net.onnx": NETWORK, **others})
@@ -117,6 +116,7 @@ def test_a_folder_of_many_files_takes_few_descriptors(engine, toy, tmp_path):
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+@pytest.mark.parametrize("packed", [False, True])
 def test_a_table_of_constants_that_is_shortened_is_in_memory_already(engine, toy, make_bundle, tmp_path, packed):
     engine.networks["denoiser"] = toy.split_denoiser
     path = make_bundle("constants")
