@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_edge.bundle.component import DECODER, DENOISER
 from aigc_edge.bundle.sizes import at, named
 from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget, weight_share
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive
+from aigc_edge.compile.output_range import warn_of_clamped
 from aigc_edge.compile.request import REFERENCE, with_limits
 from aigc_edge.compile.state import CompileState
 from aigc_edge.compress.evaluation.quality import Requirement
@@ -46,6 +48,8 @@ def evaluate_formats(state: CompileState, samples: int) -> None:
     )
     state.start(f"measuring {REFERENCE}")
     reference = evaluator.score(state.draft([REFERENCE]), REFERENCE, state.advance)
+    if state.main == DENOISER and DECODER not in state.components and evaluator.reference is not None:
+        warn_of_clamped(evaluator.reference)
     state.quality.setdefault(
         REFERENCE, reference | {"program": state.default_program}
     )  # keep figures that the bundle already has
