@@ -168,7 +168,7 @@ def _calibration(state: CompileState) -> Calibration:
         constants=state.constants,
         conditions=own,
         negative=negative,
-        inputs=state.inputs,
+        inputs=state.inputs.part(held_out=False),
         limits=(-math.inf, math.inf) if latents else (float(low), float(high)),
     )
     _record_ranges(state, calibration)
@@ -208,7 +208,8 @@ def _record_ranges(state: CompileState, calibration: Calibration) -> None:
     """Record the ranges of the inputs that a caller may give: conditions, and what a program without rows takes."""
     arrays = dict(calibration.conditions or {})
     if not calibration.program.rows:
-        arrays |= {tensor.name: calibration.latents for tensor in calibration.spec.inputs if tensor.role == "sample"}
+        samples = {tensor.name: calibration.latents for tensor in calibration.spec.inputs if tensor.role == "sample"}
+        arrays |= {name: state.inputs.arrays.get(name, latents) for name, latents in samples.items()}  # those held out too
     ranges = {name: (float(array.min()), float(array.max())) for name, array in arrays.items()}
     state.manifest = state.manifest._replace(calibration=CalibrationEntry(str(state.inputs), ranges))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aigc_edge.bundle.component import DECODER, DENOISER
+from aigc_edge.bundle.inputs import APART
 from aigc_edge.bundle.sizes import at, named
 from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget, weight_share
 from aigc_edge.compile.conditions import conditions_of
@@ -62,6 +63,10 @@ def evaluate_formats(state: CompileState, samples: int) -> None:
             state.failed[name] = str(error)
     _remove_failed(state)
     _evaluate_size(state)
+    if request.derived and 0 < state.inputs.count < APART and not state.programs[state.default_program].rows:
+        _add_note(
+            state, f"quality was measured on the inputs that formats were calibrated on: of {APART} or more, some are held out"
+        )
     detail = {
         name: figures | {"compression": state.reports.get(name) or state.details.get(name, {})}
         for name, figures in state.quality.items()
@@ -97,7 +102,7 @@ def _evaluate_size(state: CompileState) -> None:
     ratio = math.prod(size) / math.prod(sizes[0])  # squared below: attention may dominate
     if sample_budget(state, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / ratio**2, least=0) < SIZE_SAMPLES:
         note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
-        state.manifest = state.manifest._replace(notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
+        _add_note(state, note)
         return
 
     def sampled(name: str) -> Any:
@@ -109,6 +114,10 @@ def _evaluate_size(state: CompileState) -> None:
     for name in formats:
         figures = compare(sampled(name), reference) | {"n": SIZE_SAMPLES}
         state.quality[name]["sizes"] = {named(size): figures}
+
+
+def _add_note(state: CompileState, note: str) -> None:
+    state.manifest = state.manifest._replace(notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
 
 
 def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, reference: dict[str, Any]) -> None:
