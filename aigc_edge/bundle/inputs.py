@@ -1,13 +1,14 @@
 """What a generator of one evaluation is fed with: a distribution of random inputs, or arrays of a data set.
 
-Formats are calibrated on it and compared on it. A denoiser needs none: its inputs are the states of its own program.
+Formats are calibrated on it and compared on it; every third array is for comparing alone. A denoiser needs none: its inputs are
+the states of its own program.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aigc_edge.errors import AigcEdgeError
 Arrays = Mapping[str, npt.NDArray[Any]]
 DISTRIBUTIONS = "normal, uniform (from -1 to 1), uniform:LOW:HIGH or sphere"
 FEW = 8  # samples: of fewer images, further ones are made by shifting and mirroring them
+APART = 3  # of arrays each APARTth judges formats, the others calibrate and train; fewer arrays than that do both
 FAR = 0.5  # of the width of the calibrated range: how far beyond it values are allowed before a warning
 SMALL = 0.02  # of the largest calibrated value: values that are all smaller have another scale
 
@@ -35,6 +37,7 @@ class SampleInputs:
     low: float = -1.0
     high: float = 1.0
     arrays: Arrays = field(default_factory=dict, compare=False)
+    divided: bool = field(default=False, compare=False)  # whether the arrays are part of those that were given
 
     @staticmethod
     def parse(value: str | os.PathLike[str] | Arrays | SampleInputs | None) -> SampleInputs:
@@ -65,6 +68,24 @@ class SampleInputs:
     def __str__(self) -> str:
         return f"uniform:{self.low:.9g}:{self.high:.9g}" if self.kind == "uniform" else self.kind
 
+    @property
+    def count(self) -> int:
+        """The number of samples that the arrays hold; 0 for a distribution."""
+        return len(next(iter(self.arrays.values()), ()))
+
+    def part(self, held_out: bool) -> SampleInputs:
+        """The arrays that formats are judged on (every third), or those that they are calibrated and trained on (the others).
+
+        Samples of several inputs stay paired. A distribution, and fewer than APART arrays, are both parts.
+        """
+        if self.count < APART:
+            return self
+        return self.chosen((np.arange(self.count) % APART == APART - 1) == held_out)
+
+    def chosen(self, samples: npt.NDArray[np.bool_]) -> SampleInputs:
+        """The inputs with those `samples` [k] of their arrays that are true."""
+        return replace(self, arrays={name: np.asarray(array)[samples] for name, array in self.arrays.items()}, divided=True)
+
     def transformed(self, noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Inputs of the distribution from unit normal `noise` [n, ...], element by element or sample by sample."""
         if self.kind == "uniform":
@@ -78,11 +99,12 @@ class SampleInputs:
     def take(self, name: str, shape: Sequence[int], index: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float32]:
         """The samples [n, *shape] of the input `name` with these indices: those of the arrays, or drawn from the distribution.
 
-        Sample i does not depend on the others. Beyond the end of fewer than FEW arrays, further samples are made from them.
+        Sample i does not depend on the others. Beyond the end of fewer than FEW arrays, further samples are made from them (but
+        not of vectors that are part of more: they are repeated).
         """
         if self.kind == "arrays":
             values = np.asarray(self.arrays[name], np.float32)
-            vary = len(values) < FEW and len(self.arrays) == 1
+            vary = len(values) < FEW and len(self.arrays) == 1 and not (self.divided and values.ndim <= 2)
             return np.stack([_variant(values, int(i), seed) if vary else values[i % len(values)] for i in index])
         drawn = [np.random.default_rng([seed, int(i)]).standard_normal(shape, dtype=np.float32) for i in index]
         return self.transformed(np.stack(drawn))

@@ -98,6 +98,13 @@ def source_arguments(parser: Parser) -> None:
     )
     option(
         group,
+        "--range LOW:HIGH",
+        "the range of the values that an ONNX file or a module returns, such as 0:255, or --range=-0.5:0.5 where LOW is negative "
+        "(default: -1:1); samples are clamped to it",
+        type=values.value_range,
+    )
+    option(
+        group,
         "--size HxW",
         "height and width of the images, for networks of variable size; may be repeated: the bundle then serves every size "
         "with the same weights, the first by default",
@@ -185,6 +192,7 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
         calibration=arguments.calibration,
         result=arguments.result,
         layout=arguments.layout,
+        output_range=arguments.range,
     )
 
 

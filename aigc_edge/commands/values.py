@@ -65,6 +65,18 @@ def output_file(path: str) -> str:
     return path
 
 
+def value_range(text: str) -> tuple[float, float]:
+    """Two finite numbers, LOW:HIGH."""
+    low, _, high = text.partition(":")
+    try:
+        bounds = float(low), float(high)
+    except ValueError:
+        bounds = math.nan, math.nan
+    if not (bounds[0] < bounds[1] and all(map(math.isfinite, bounds))):
+        raise argparse.ArgumentTypeError(f"{text!r} was given, two finite numbers LOW:HIGH, the lower first, are allowed")
+    return bounds
+
+
 def arrays_file(path: str) -> str:
     """The path of an existing .npz file."""
     if Path(path).suffix.lower() != ".npz" or not Path(path).is_file():

@@ -16,6 +16,7 @@ from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import PREVIEW, evaluate_formats, preview
 from aigc_edge.compile.exporting import describe, export, tabulate
 from aigc_edge.compile.judging import JUDGE, check_budget, has_judge, make_judge
+from aigc_edge.compile.output_range import check_output_range
 from aigc_edge.compile.request import REFERENCE, CompileRequest
 from aigc_edge.compile.state import COSTS, open_workspace, raise_failed
 from aigc_edge.compress.budget import Budget
@@ -87,6 +88,7 @@ def compile_source(
         state.plan_stages(parts, {"exporting": COSTS["export"] * parts, JUDGE: judge}, {PREVIEW: COSTS["quality"] / 2})
         export(state, opened, weights=weights, schedule_constants=schedule_constants)
         tabulate(state)
+        check_output_range(state)
         make_judge(state, opened)
         convert_all(state)
         evaluate_formats(state, request.samples or sample_budget(state, opened.samples, EVALUATION_MACS))

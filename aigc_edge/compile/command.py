@@ -34,6 +34,7 @@ def _source_arguments(options: SourceOptions) -> dict[str, Any]:
         "input": [f"{name}={_name(value)}" for name, value in options.inputs.items()],
         "result": options.result,
         "layout": options.layout,
+        "range": options.output_range and ":".join(f"{bound:.9g}" for bound in options.output_range),
         "size": [f"{height}x{width}" for height, width in options.sizes],
         "data": options.data and _name(options.data),
         "prompts": "FILE" if options.prompts else None,  # the manifest has the prompts themselves
@@ -52,7 +53,8 @@ def _words(arguments: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, Sequence) and not isinstance(value, str):
             words += [word for each in value for word in (f"--{name}", str(each))]
         elif value is not None:
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+            word = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [f"--{name}={word}"] if word.startswith("-") else [f"--{name}", word]  # else it would read as an option
     return words
 
 

@@ -168,7 +168,7 @@ def _calibration(state: CompileState) -> Calibration:
         constants=state.constants,
         conditions=own,
         negative=negative,
-        inputs=state.inputs,
+        inputs=state.inputs.part(held_out=False),
         limits=(-math.inf, math.inf) if latents else (float(low), float(high)),
     )
     _record_ranges(state, calibration)
@@ -176,13 +176,21 @@ def _calibration(state: CompileState) -> Calibration:
 
 
 def _of_decoder(state: CompileState) -> Calibration:
-    """The latents that the default program computes with fp32, which the decoder behind it is compared on."""
+    """The latents that the decoder behind a denoiser is compared on."""
     from aigc_edge.compress.calibration.trajectory import Calibration
 
-    if state.latents is None:
+    low, high = state.manifest.output_range
+    program = Program("decoder", slots=1, init_scale=1.0, rows=())
+    return Calibration(state.spec(DECODER), program, decoded_samples(state)[0], limits=(float(low), float(high)))
+
+
+def decoded_samples(state: CompileState) -> tuple[np.ndarray, np.ndarray]:
+    """The latents that the default program computes with fp32, and what the decoder behind it returns for them, not clamped."""
+    if state.decoded is None:
         count, conditions = sample_budget(state, LATENTS, LATENT_MACS, least=2), conditions_of(state)
         name = next(tensor.name for tensor in state.spec(DECODER).inputs if tensor.role == "sample")
         latents: list[np.ndarray] = []
+        images: list[np.ndarray] = []
 
         def watch(component: str, row: int, inputs: Any, outputs: Any) -> None:
             if component == DECODER:
@@ -190,18 +198,18 @@ def _of_decoder(state: CompileState) -> Calibration:
 
         with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none") as pipeline:
             for index in range(count):
-                pipeline.sample(1, seed=LATENT_SEED + index, watch=watch, **conditions(np.arange(index, index + 1)))
-        state.latents = np.concatenate(latents)
-    low, high = state.manifest.output_range
-    program = Program("decoder", slots=1, init_scale=1.0, rows=())
-    return Calibration(state.spec(DECODER), program, state.latents, limits=(float(low), float(high)))
+                options = conditions(np.arange(index, index + 1)) | {"seed": LATENT_SEED + index, "output": "float32"}
+                images.append(pipeline.sample(1, watch=watch, **options))
+        state.decoded = np.concatenate(latents), np.concatenate(images)
+    return state.decoded
 
 
 def _record_ranges(state: CompileState, calibration: Calibration) -> None:
     """Record the ranges of the inputs that a caller may give: conditions, and what a program without rows takes."""
     arrays = dict(calibration.conditions or {})
     if not calibration.program.rows:
-        arrays |= {tensor.name: calibration.latents for tensor in calibration.spec.inputs if tensor.role == "sample"}
+        samples = {tensor.name: calibration.latents for tensor in calibration.spec.inputs if tensor.role == "sample"}
+        arrays |= {name: state.inputs.arrays.get(name, latents) for name, latents in samples.items()}  # those held out too
     ranges = {name: (float(array.min()), float(array.max())) for name, array in arrays.items()}
     state.manifest = state.manifest._replace(calibration=CalibrationEntry(str(state.inputs), ranges))
 

@@ -38,9 +38,12 @@ def store(state: CompileState, conditions: Mapping[str, Any], negative: Mapping[
 
 
 def conditions_of(state: CompileState) -> ConditionsOf:
-    """A function from sample indices to the keyword arguments of `Pipeline.sample` for them."""
+    """A function from sample indices to the keyword arguments of `Pipeline.sample` for them.
+
+    Arrays that a program without rows starts from are those that were held out of calibration and training.
+    """
     stored = {kind: _load(state, kind) for kind in KINDS}
-    classes, prompts, inputs = state.num_classes, state.prompts, state.inputs
+    classes, prompts, inputs = state.num_classes, state.prompts, state.inputs.part(held_out=True)
     one_shot = inputs.kind != "normal" and not state.programs[state.default_program].rows
 
     def of(index: npt.NDArray[np.int64]) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aigc_edge.bundle.component import DECODER, DENOISER
+from aigc_edge.bundle.inputs import APART
 from aigc_edge.bundle.sizes import at, named
 from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget, weight_share
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive
+from aigc_edge.compile.output_range import warn_of_clamped
 from aigc_edge.compile.request import REFERENCE, with_limits
 from aigc_edge.compile.state import CompileState
 from aigc_edge.compress.evaluation.quality import Requirement
@@ -46,6 +49,8 @@ def evaluate_formats(state: CompileState, samples: int) -> None:
     )
     state.start(f"measuring {REFERENCE}")
     reference = evaluator.score(state.draft([REFERENCE]), REFERENCE, state.advance)
+    if state.main == DENOISER and DECODER not in state.components and evaluator.reference is not None:
+        warn_of_clamped(evaluator.reference)
     state.quality.setdefault(
         REFERENCE, reference | {"program": state.default_program}
     )  # keep figures that the bundle already has
@@ -58,6 +63,10 @@ def evaluate_formats(state: CompileState, samples: int) -> None:
             state.failed[name] = str(error)
     _remove_failed(state)
     _evaluate_size(state)
+    if request.derived and 0 < state.inputs.count < APART and not state.programs[state.default_program].rows:
+        _add_note(
+            state, f"quality was measured on the inputs that formats were calibrated on: of {APART} or more, some are held out"
+        )
     detail = {
         name: figures | {"compression": state.reports.get(name) or state.details.get(name, {})}
         for name, figures in state.quality.items()
@@ -93,7 +102,7 @@ def _evaluate_size(state: CompileState) -> None:
     ratio = math.prod(size) / math.prod(sizes[0])  # squared below: attention may dominate
     if sample_budget(state, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / ratio**2, least=0) < SIZE_SAMPLES:
         note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
-        state.manifest = state.manifest._replace(notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
+        _add_note(state, note)
         return
 
     def sampled(name: str) -> Any:
@@ -105,6 +114,10 @@ def _evaluate_size(state: CompileState) -> None:
     for name in formats:
         figures = compare(sampled(name), reference) | {"n": SIZE_SAMPLES}
         state.quality[name]["sizes"] = {named(size): figures}
+
+
+def _add_note(state: CompileState, note: str) -> None:
+    state.manifest = state.manifest._replace(notes=tuple(dict.fromkeys([*state.manifest.notes, note])))
 
 
 def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, reference: dict[str, Any]) -> None:

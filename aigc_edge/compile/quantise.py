@@ -20,6 +20,7 @@ from aigc_edge.compile.conditions import load_inputs
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import evaluate_formats
 from aigc_edge.compile.judging import use_judge
+from aigc_edge.compile.output_range import check_output_range
 from aigc_edge.compile.request import REFERENCE, CompileRequest
 from aigc_edge.compile.state import CompileState, link, open_workspace, raise_failed
 from aigc_edge.compress.budget import Budget
@@ -79,6 +80,7 @@ def quantise_bundle(
         commands = [*state.manifest.provenance.get("quantised", ()), command_line("quantise", path.name, arguments)]
         state.manifest = state.manifest._replace(provenance={**state.manifest.provenance, "quantised": commands})
         state.plan_stages(len(state.networks), {}, {})
+        check_output_range(state)
         convert_all(state)
         evaluate_formats(state, samples or int(state.quality.get(REFERENCE, {}).get("n", SAMPLES)))
         if any(name in existing for name in state.failed):  # the bundle keeps what it has

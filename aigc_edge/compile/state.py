@@ -49,7 +49,8 @@ class CompileState:
         self.failed: dict[str, str] = {}  # formats that missed their budget, and how
         self.prompts: tuple[str, ...] = ()
         self.inputs = SampleInputs()  # of a program without rows
-        self.latents: npt.NDArray[np.float32] | None = None  # inputs of a decoder behind a denoiser, computed on first use
+        # Latents and images of a decoder behind a denoiser, computed on first use.
+        self.decoded: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None
         self.encoded: Any = None  # conditions and negative conditions of the prompts, computed on first use
         self.clock = Clock({}, None)
 

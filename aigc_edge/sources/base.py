@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,12 @@ class SourceOptions:
     # By the name of an input of an ONNX file: its role, a number that it always has, or a .npy file with examples of a condition.
     inputs: Mapping[str, str] = field(default_factory=dict)
     calibration: str | None = None  # what a network of one evaluation takes: see SampleInputs.parse
+    output_range: tuple[float, float] | None = None  # of the images that an ONNX file or module returns; None: -1 … 1
+
+    def __post_init__(self) -> None:
+        low, high = self.output_range or (0.0, 1.0)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise AigcEdgeError(f"the output range {low:g} … {high:g} was given: give two finite numbers, the lower first")
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -153,7 +160,8 @@ class SourceOptions:
         """Raise AigcEdgeError when one of the options `names` was given although `what` specifies it itself."""
         for name in names:
             if getattr(self, name):
-                raise AigcEdgeError(f"--{name} was given, but {what} specifies it itself: leave the option out")
+                option = "range" if name == "output_range" else name
+                raise AigcEdgeError(f"--{option} was given, but {what} specifies it itself: leave the option out")
 
 
 def sample_inputs(value: Any, spec: ComponentSpec, what: str) -> SampleInputs:

@@ -39,6 +39,7 @@ class ModuleSource(Source):
             options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", *RESULT)
             if options.calibration:
                 result.inputs = sample_inputs(options.calibration, result.components()[0].spec, text)
+            result.output_range = options.output_range or result.output_range
             return result
         return _wrap(text, result, options)
 
@@ -84,6 +85,7 @@ def _wrap(text: str, result: Any, options: SourceOptions) -> Generator:
         name=text.partition(":")[0].rpartition(".")[2],
         data=options.data,
         inputs=options.calibration,
+        output_range=options.output_range or Generator.output_range,
         layout=options.layout,
         result=options.result,
     )

@@ -49,6 +49,7 @@ class OnnxSource(Source):
         if options.role is None:
             raise AigcEdgeError(f"{path.name} was given without --role: choose denoiser (evaluated each step) or decoder (once)")
         self._path, self._options, self.name, self.images = path, options, path.stem, options.data
+        self.output_range = options.output_range or self.output_range
         self.schedule = options.denoiser_schedule()
         model = parsed_model(path)
         adaptation = self._adaptation(*tensors_of(model), options.role)

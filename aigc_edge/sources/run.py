@@ -46,7 +46,7 @@ class RunSource(Source):
     def open(cls, text: str, options: SourceOptions) -> RunSource:
         options.refuse(
             "a training run",
-            *("role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "calibration", "data"),
+            *("role", "prediction", "schedule", "size", "prompts", "classes", "inputs", "calibration", "data", "output_range"),
             *RESULT,
         )
         return cls(Path(text))

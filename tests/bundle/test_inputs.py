@@ -99,3 +99,20 @@ def test_example_values_that_are_placeholders(rng: np.random.Generator) -> None:
     assert not looks_normal(rng.uniform(0, 1, (1, 3, 16, 16)))
     assert not looks_normal(rng.uniform(0, 255, (1, 3, 4, 4)))
     assert not looks_normal(3 * rng.standard_normal((1, 3, 16, 16)))
+
+
+def test_every_third_array_judges(rng: np.random.Generator) -> None:
+    images, labels = rng.uniform(0, 1, (10, 2, 3)).astype(np.float32), np.arange(10)
+    inputs = SampleInputs.parse({"x": images, "y": labels})
+    judging, training = inputs.part(held_out=True), inputs.part(held_out=False)
+    np.testing.assert_array_equal(judging.arrays["y"], [2, 5, 8])
+    assert sorted([*judging.arrays["y"], *training.arrays["y"]]) == list(range(10))
+    for part in (judging, training):
+        np.testing.assert_array_equal(part.arrays["x"], images[part.arrays["y"]])
+        np.testing.assert_array_equal(part.take("x", (2, 3), INDEX, 0), images[part.arrays["y"]][INDEX % part.count])
+    two = SampleInputs.parse({"x": images[:2]})
+    assert two.part(held_out=True) is two.part(held_out=False) is two
+    uniform = SampleInputs.parse("uniform")
+    assert uniform.part(held_out=True) is uniform
+    vectors = SampleInputs.parse({"x": images[:9, 0]}).part(held_out=True)  # values of others would be no vectors of the data
+    np.testing.assert_array_equal(vectors.take("x", (3,), np.arange(6), 0), np.tile(images[[2, 5, 8], 0], (2, 1)))

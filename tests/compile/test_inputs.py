@@ -200,3 +200,50 @@ def test_inputs_that_do_not_fit_are_refused(photos: np.ndarray) -> None:
             schedule={"prediction": "epsilon", "betas": "linear"},
             inputs="uniform",
         )
+
+
+def _seen(monkeypatch: pytest.MonkeyPatch) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What formats are calibrated on, and what they are judged on, in compilations that follow."""
+    from aigc_edge.compile import evaluator
+    from aigc_edge.compress.calibration.trajectory import Calibration
+
+    calibrated: list[np.ndarray] = []
+    judged: list[np.ndarray] = []
+    drawn, sampled = Calibration.draw, evaluator.draw
+
+    def draw(*arguments: Any, **options: Any) -> Calibration:
+        calibrated.append((result := drawn(*arguments, **options)).latents)
+        return result
+
+    def sample(bundle: Path, format: str, conditions_of: Any, index: Any, **options: Any) -> Any:
+        judged.append(conditions_of(index)["latents"])
+        return sampled(bundle, format, conditions_of, index, **options)
+
+    monkeypatch.setattr(Calibration, "draw", draw)
+    monkeypatch.setattr(evaluator, "draw", sample)
+    return calibrated, judged
+
+
+def test_arrays_that_judge_are_not_calibrated_on(
+    photos: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    calibrated, judged = _seen(monkeypatch)
+    many = photos[rng.integers(6, size=24)] + rng.uniform(0, 9, (24, 1, 1, 1)) - 9 * (np.arange(24) == 23)[:, None, None, None]
+    many = many.astype(np.float32)
+    bundle = tmp_path / "many.aigc"
+    manifest = compile_source(_upscaler(many), bundle, formats=["fp32", "int8w:psnr=1"], **QUICK)
+    quantise_bundle(bundle, ["fp16:psnr=1"], **QUICK)
+    training, judging = ({each.tobytes() for part in parts for each in part} for parts in (calibrated, judged))
+    assert training == {each.tobytes() for i, each in enumerate(many) if i % 3 != 2}
+    assert judging == {each.tobytes() for each in many[2::3]}
+    assert manifest.calibration is not None
+    assert manifest.calibration.ranges["sample"] == (many.min(), many.max())
+    assert not [note for note in manifest.notes if "calibrated on" in note]
+
+
+def test_too_few_arrays_to_hold_some_out_are_said(photos: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calibrated, judged = _seen(monkeypatch)
+    manifest = compile_source(_upscaler(photos[:2]), tmp_path / "two.aigc", formats=["fp32", "int8w:psnr=1"], **QUICK)
+    for part in (*calibrated, *judged):
+        assert {each.tobytes() for each in part[:2]} == {each.tobytes() for each in photos[:2]}
+    assert len([note for note in manifest.notes if "measured on the inputs that formats were calibrated on" in note]) == 1

@@ -6,8 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
+from aigc_edge.bundle.inputs import SampleInputs
+from aigc_edge.bundle.spec import ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record, mean_square, psnr, row_errors
 from aigc_edge.compress.graphs import graph
+from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -109,3 +112,47 @@ def test_what_is_missing_is_said(rng: np.random.Generator, make: dict) -> None:
     without = Calibration(net.spec, net.program.with_guidance(1.0), np.zeros((1, 1, 8, 8), np.float32))
     with pytest.raises(AigcEdgeError, match="'class_labels' of 'denoiser' needs classes"):
         without.run(graph.Network(net.model))
+
+
+@pytest.mark.parametrize(("arrays", "samples"), [(2, 8), (3, 8), (7, 16), (20, 9)])
+def test_no_array_is_on_both_sides_of_a_division(arrays: int, samples: int, rng: np.random.Generator) -> None:
+    """Labels stay with their arrays, in the noise that is drawn for training too; each array has its own values."""
+    inputs = [TensorSpec("x", "sample", "float32", ("N", 2)), TensorSpec("y", "class", "int64", ("N",))]
+    spec = ComponentSpec("decoder", tuple(inputs), (TensorSpec("image", "sample", "float32", ("N", 2)),))
+    program = Program("one-shot", slots=1, init_scale=1.0, rows=())
+    values = (np.arange(arrays)[:, None] + rng.uniform(0, 0.9, (arrays, 2))).astype(np.float32)
+    fed = SampleInputs.parse({"x": values, "y": np.arange(arrays)})
+    calibration = Calibration.draw(spec, program, samples, num_classes=arrays, inputs=fed)
+    parts = calibration.divide(samples // 2, samples - samples // 2)
+    sides = [set(part.classes.tolist()) for part in parts if part.classes is not None]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    for part in (*parts, parts[0].split(1)[0], calibration.calibrating(), calibration.calibrating().with_new_noise(50, 1)):
+        np.testing.assert_array_equal(np.floor(part.latents[:, 0]), part.classes)
+    assert not set(calibration.calibrating().with_new_noise(50, 1).classes.tolist()) & sides[1]
+    again = parts[0].divide(2, 2)
+    if len(sides[0]) > 1:
+        assert not set(again[0].classes.tolist()) & set(again[1].classes.tolist())
+
+
+def test_few_pictures_and_their_variants_are_divided(rng: np.random.Generator) -> None:
+    spec = ComponentSpec(
+        "decoder",
+        (TensorSpec("x", "sample", "float32", ("N", 1, 4, 4)),),
+        (TensorSpec("image", "sample", "float32", ("N", 1, 4, 4)),),
+    )
+    program = Program("one-shot", slots=1, init_scale=1.0, rows=())
+    values = (np.arange(3)[:, None, None, None] + rng.uniform(0, 0.9, (3, 1, 4, 4))).astype(np.float32)
+    calibration = Calibration.draw(spec, program, 12, inputs=SampleInputs.parse({"x": values}))
+    first, second = calibration.divide(6, 6)
+    new = calibration.calibrating().with_new_noise(30, 2)
+    numbers = [set(np.floor(part.latents).ravel().astype(int).tolist()) for part in (first, second, new)]
+    assert numbers == [{0, 2}, {1}, {0, 2}]
+    assert calibration.fingerprint() != first.fingerprint()
+
+
+def test_noise_is_divided_as_it_is_split(rng: np.random.Generator, make: dict) -> None:
+    calibration = make["unet"](rng).calibration(7)
+    for one, other in zip(calibration.divide(3, 2), (calibration.split(3)[0], calibration.split(3)[1].split(2)[0]), strict=True):
+        assert one.fingerprint() == other.fingerprint()
+    assert calibration.calibrating() is calibration

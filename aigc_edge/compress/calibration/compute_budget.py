@@ -31,7 +31,8 @@ class ComputeBudget:
 
     def split(self, calibration: Calibration) -> tuple[Calibration, Calibration]:
         """The samples to calibrate on and those to evaluate on: from either half as many as the budget allows."""
-        first, second = calibration.split(len(calibration.latents) // 2)
+        half = len(calibration.latents) // 2
+        first, second = calibration.divide(half, len(calibration.latents) - half)
         return first.split(self.observed(len(first.latents)))[0], second.split(self.measured(len(second.latents)))[0]
 
     def observed(self, most: int) -> int:

@@ -40,7 +40,8 @@ class Calibration:
     Results are clamped to the range `limits` before they are compared, as images are; infinite limits are for latents.
     `constants` returns the values of inputs with the role constant. `conditions` and `negative`, float32 [n, ...] by input name,
     are the values of inputs with the role condition for guidance towards and away from; an input with the role guidance takes the
-    row's guidance scale, and then no row is evaluated twice.
+    row's guidance scale, and then no row is evaluated twice. Where `inputs` are arrays, `array_index` [n] is the one that each
+    sample is made from.
     """
 
     spec: ComponentSpec
@@ -54,6 +55,7 @@ class Calibration:
     conditions: Mapping[str, npt.NDArray[Any]] | None = None
     negative: Mapping[str, npt.NDArray[Any]] | None = None
     inputs: SampleInputs | None = None
+    array_index: npt.NDArray[np.int64] | None = None
 
     @staticmethod
     def draw(
@@ -93,34 +95,66 @@ class Calibration:
             {k: _in_turn(k, v, n) for k, v in tensors.items()} if tensors else None for tensors in (conditions, negative)
         )
         null_class = num_classes or None
-        return Calibration(spec, program, latents, classes, null_class, seeds, limits, constants, own, other, inputs)
+        origin = np.arange(n, dtype=np.int64) % inputs.count if inputs is not None and inputs.count else None
+        return Calibration(spec, program, latents, classes, null_class, seeds, limits, constants, own, other, inputs, origin)
 
     def split(self, n: int) -> tuple[Calibration, Calibration]:
-        """The first `n` samples and the others: to calibrate on the one part and evaluate on the other."""
+        """The first `n` samples and the others."""
+        return self._chosen(slice(None, n)), self._chosen(slice(n, None))
 
-        def part(chosen: slice) -> Calibration:
-            classes = None if self.classes is None else self.classes[chosen]
-            seeds = None if self.seeds is None else self.seeds[chosen]
-            return replace(self._with_conditions(chosen), latents=self.latents[chosen], classes=classes, seeds=seeds)
+    def divide(self, first: int, second: int) -> tuple[Calibration, Calibration]:
+        """At most `first` samples to calibrate on and at most `second` others to evaluate on.
 
-        return part(slice(None, n)), part(slice(n, None))
+        Arrays that the samples are made from are divided too, so that no sample of either part is made from one of the other.
+        """
+        arrays = None if self.array_index is None else np.unique(self.array_index % 2)
+        if first == 0 or arrays is None or len(arrays) < 2:
+            part, rest = self.split(first)
+            return part, rest.split(second)[0]
+        return self._of_arrays(0, first), self._of_arrays(1, second)
+
+    def calibrating(self) -> Calibration:
+        """All samples that `divide` may calibrate on; of other inputs than arrays all samples, as new noise is drawn for them."""
+        return self if self.array_index is None else self.divide(len(self.latents), 1)[0]
+
+    def _of_arrays(self, odd: int, most: int) -> Calibration:
+        """At most `most` samples that are made from the even (`odd` 0) or odd (1) arrays, with these arrays alone as inputs."""
+        assert self.array_index is not None
+        assert self.inputs is not None
+        part = self._chosen(np.flatnonzero(self.array_index % 2 == odd)[:most])
+        assert part.array_index is not None
+        return replace(
+            part, inputs=self.inputs.chosen(np.arange(self.inputs.count) % 2 == odd), array_index=part.array_index // 2
+        )
+
+    def _chosen(self, chosen: Any) -> Calibration:
+        classes, seeds, origin = (None if each is None else each[chosen] for each in (self.classes, self.seeds, self.array_index))
+        changed: dict[str, Any] = {"latents": self.latents[chosen], "classes": classes, "seeds": seeds, "array_index": origin}
+        return replace(self._with_conditions(chosen), **changed)
 
     def with_new_noise(self, n: int, seed: int) -> Calibration:
         """`n` samples of the same program from other noise; conditions are taken in turn from a random first one."""
         rng = np.random.default_rng([seed, 0x7EAC4])
         count, shape = len(self.latents), self.latents.shape[1:]
+        index: npt.NDArray[np.int64] | None = None
         if self.inputs is None:
             latents = rng.standard_normal((n, *shape), dtype=np.float32)
         else:
             sample = next(tensor.name for tensor in self.spec.inputs if tensor.role == "sample")
-            latents = self.inputs.take(sample, shape, rng.integers(0, 1 << 40, n), seed)
+            index = rng.integers(0, 1 << 40, n)
+            latents = self.inputs.take(sample, shape, index, seed)
         turn = (np.arange(n) + int(rng.integers(count))) % count
         classes = self.classes
-        if classes is not None:
+        labels = next((tensor.name for tensor in self.spec.inputs if tensor.role == "class"), "")
+        if index is not None and self.inputs is not None and labels in self.inputs.arrays:
+            classes = np.asarray(self.inputs.arrays[labels], np.int64)[index % self.inputs.count]
+        elif classes is not None:
             number = int(self.null_class or int(classes.max()) + 1)
             classes = rng.integers(0, number, n).astype(np.int64)
         seeds = rng.integers(1 << 33, 1 << 62, n).astype(np.uint64)
-        return replace(self._with_conditions(turn), latents=latents, classes=classes, seeds=seeds)
+        origin = None if index is None or self.array_index is None or self.inputs is None else index % self.inputs.count
+        changed: dict[str, Any] = {"latents": latents, "classes": classes, "seeds": seeds, "array_index": origin}
+        return replace(self._with_conditions(turn), **changed)
 
     def _with_conditions(self, chosen: Any) -> Calibration:
         """The same calibration with the `chosen` samples of its conditions."""
@@ -133,6 +167,8 @@ class Calibration:
     def fingerprint(self) -> str:
         """SHA-256 of everything that determines the network's inputs: equal calibrations have equal fingerprints."""
         arrays = {"latents": self.latents, "classes": self.classes, "seeds": self.seeds}
+        if self.inputs is not None:  # training draws further samples from them
+            arrays |= {f"inputs {name}": array for name, array in self.inputs.arrays.items()}
         arrays |= {
             f"{kind} {name}": array for kind in ("conditions", "negative") for name, array in (getattr(self, kind) or {}).items()
         }

@@ -58,7 +58,7 @@ class ChannelPruner:
 
     def _measure(self, reference: HeldOutReference, count: int) -> Callable[[Evaluate], float]:
         """How errors are measured: on final samples, or on single evaluations when `count` trajectories would take too long."""
-        some = reference.calibration.with_new_noise(SAMPLES, 0)
+        some = reference.calibration.calibrating().with_new_noise(SAMPLES, 0)
         evaluations = sum(len(next(iter(record.inputs.values()))) for record in dry_run(some))
         if count * SAMPLES * evaluations * self.total > RANK:
             return reference.output_error

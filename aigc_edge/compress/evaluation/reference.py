@@ -125,5 +125,4 @@ def _split(model: onnx.ModelProto, calibration: Calibration, calibrates: bool) -
     each = sum(layer.macs for layer in graph.layers(model)) * rows * (2 if calibration.classes is not None else 1)
     count = min(samples, max(2, int(PASS_MACS / max(each, 1))))
     seen = max(1, count // 2) if calibrates else 0
-    first, rest = calibration.split(seen)
-    return first, rest.split(max(1, count - seen))[0]
+    return calibration.divide(seen, max(1, count - seen))

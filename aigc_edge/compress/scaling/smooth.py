@@ -31,7 +31,7 @@ def largest_inputs(
     names = sorted({layer.input for layer in layers if _takes(layer)})
     network = graph.Network(graph.with_outputs(model, names), threads=threads)
     records: list[Record] = []
-    few, _ = calibration.split(min(SAMPLES, len(calibration.latents)))
+    few, _ = calibration.calibrating().split(SAMPLES)
     largest: dict[str, npt.NDArray[np.float32]] = {}
 
     def watch(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:

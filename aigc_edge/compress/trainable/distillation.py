@@ -44,6 +44,7 @@ def distillation_set(
     Conditions are those of the calibration, in turn. Half of an evaluation's weight is its effect on the final sample, the other
     half normalises by the size of its output: errors also travel on through the network.
     """
+    calibration = calibration.calibrating()  # arrays that formats are evaluated on are not trained on
     rows = dry_run(calibration)
     each = sum(len(next(iter(record.inputs.values()))) for record in rows)
     one = sum(value[:1].nbytes for value in rows[0].inputs.values()) * each * 2

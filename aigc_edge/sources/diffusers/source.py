@@ -54,7 +54,8 @@ class DiffusersSource(Source):
         from aigc_edge.sources.diffusers.layout import PIPELINES
         from aigc_edge.sources.diffusers.loading import require
 
-        options.refuse("a diffusers folder", "role", "prediction", "schedule", "classes", "inputs", "calibration", *RESULT)
+        described = ("role", "prediction", "schedule", "classes", "inputs", "calibration", "output_range")
+        options.refuse("a diffusers folder", *described, *RESULT)
         folder = Folder(Path(text))
         if folder.kind not in PIPELINES:
             raise AigcEdgeError(
