@@ -21,6 +21,7 @@ DISTRIBUTIONS = "normal, uniform (from -1 to 1), uniform:LOW:HIGH or sphere"
 FEW = 8  # samples: of fewer images, further ones are made by shifting and mirroring them
 FAR = 0.5  # of the width of the calibrated range: how far beyond it values are allowed before a warning
 SMALL = 0.02  # of the largest calibrated value: values that are all smaller have another scale
+ONE_SIDED = 16  # values: as many of unit normal noise have both signs, but for one case in 2^15
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def looks_normal(values: npt.NDArray[Any]) -> bool:
     flat = np.asarray(values, np.float64).ravel()
     if flat.size < 2 or float(np.ptp(flat)) == 0:
         return True
+    if flat.size >= ONE_SIDED and not flat.min() < 0 < flat.max():
+        return False
     allowed = 5 / np.sqrt(flat.size)  # five standard errors, nearly, of mean and deviation alike
     return bool(abs(flat.mean()) < allowed and abs(flat.std() - 1) < allowed and np.abs(flat).max() < 7)
 

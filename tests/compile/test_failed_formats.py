@@ -17,6 +17,7 @@ from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError, BudgetError, CalibrationWarning
 from aigc_edge.report.summary import render
 from aigc_edge.sources.generator import Generator
+from tests.compile.conftest import Network
 
 QUICK: dict[str, Any] = {"samples": 4, "threads": 1}
 HIGH = "int8:psnr=150,aim=0"  # more than 8 bits can hold
@@ -110,6 +111,31 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_every_limit_is_a_budget(budget: str, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="int8w"):
         compile_source(_source(), tmp_path / "own.aigc", formats=["int8w"], budget=[budget], **QUICK)
+
+
+class _Uneven(nn.Module):
+    """An output channel whose largest weight acts on what is small: 8 bits hold the others poorly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, 3, 1, bias=False)
+        weights = torch.tensor([[60.0, 0.3, 0.2], [50.0, -0.2, 0.3], [70.0, 0.1, -0.3]])
+        self.mix.weight = nn.Parameter(weights[:, :, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.mix(torch.cat([0.002 * torch.tanh(x[:, :1]), x[:, 1:]], dim=1)))
+
+
+def test_a_lower_budget_helps_a_decoder_behind_a_denoiser(tmp_path: Path) -> None:
+    schedule = {"prediction": "epsilon", "betas": "linear"}
+    source = Generator(sample=torch.zeros(1, 3, 8, 8), denoiser=Network(), decoder=_Uneven(), schedule=schedule, name="behind")
+    bundle = tmp_path / "behind.aigc"
+    with pytest.raises(BudgetError, match="lower the budget"):
+        compile_source(source, bundle, formats=["int8:psnr=36,aim=0,rank=false"], **QUICK)
+    for number, format in enumerate(("int8:psnr=8,aim=0,rank=false", "int8:aim=0,rank=false")):
+        budget = ["psnr=8"] if number else None
+        manifest = compile_source(source, tmp_path / f"{number}.aigc", formats=["fp32", format], budget=budget, **QUICK)
+        assert "int8" in manifest.quality
 
 
 @pytest.mark.parametrize("format", ["int8w", "fp8w", "int4", "svdquant", "sparse24"])
