@@ -13,11 +13,13 @@ from torch import nn
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.cli import main
 from aigc_edge.compile import compile_source
+from aigc_edge.compile.compressing import _companion
 from aigc_edge.compile.quantise import quantise_bundle
+from aigc_edge.compile.request import CompileRequest
+from aigc_edge.compress.evaluation.quality import tolerance
 from aigc_edge.errors import AigcEdgeError, BudgetError, CalibrationWarning
 from aigc_edge.report.summary import render
 from aigc_edge.sources.generator import Generator
-from tests.compile.conftest import Network
 
 QUICK: dict[str, Any] = {"samples": 4, "threads": 1}
 HIGH = "int8:psnr=150,aim=0"  # more than 8 bits can hold
@@ -113,29 +115,26 @@ def test_every_limit_is_a_budget(budget: str, tmp_path: Path) -> None:
         compile_source(_source(), tmp_path / "own.aigc", formats=["int8w"], budget=[budget], **QUICK)
 
 
-class _Uneven(nn.Module):
-    """An output channel whose largest weight acts on what is small: 8 bits hold the others poorly."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(3, 3, 1, bias=False)
-        weights = torch.tensor([[60.0, 0.3, 0.2], [50.0, -0.2, 0.3], [70.0, 0.1, -0.3]])
-        self.mix.weight = nn.Parameter(weights[:, :, None, None])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.mix(torch.cat([0.002 * torch.tanh(x[:, :1]), x[:, 1:]], dim=1)))
-
-
-def test_a_lower_budget_helps_a_decoder_behind_a_denoiser(tmp_path: Path) -> None:
-    schedule = {"prediction": "epsilon", "betas": "linear"}
-    source = Generator(sample=torch.zeros(1, 3, 8, 8), denoiser=Network(), decoder=_Uneven(), schedule=schedule, name="behind")
-    bundle = tmp_path / "behind.aigc"
-    with pytest.raises(BudgetError, match="lower the budget"):
-        compile_source(source, bundle, formats=["int8:psnr=36,aim=0,rank=false"], **QUICK)
-    for number, format in enumerate(("int8:psnr=8,aim=0,rank=false", "int8:aim=0,rank=false")):
-        budget = ["psnr=8"] if number else None
-        manifest = compile_source(source, tmp_path / f"{number}.aigc", formats=["fp32", format], budget=budget, **QUICK)
-        assert "int8" in manifest.quality
+@pytest.mark.parametrize(
+    ("format", "budget", "psnr", "centred_l2"),
+    [
+        ("int8:psnr=50", [], 35, tolerance(35)),
+        ("int8:psnr=10", [], 10, tolerance(10)),
+        ("int8", ["psnr=20"], 20, tolerance(20)),
+        ("int4:psnr=5", ["psnr=20"], 5, tolerance(5)),
+        ("fp8", ["centred_l2=0.9"], 22, 0.9),
+        ("int8", ["psnr=20", "centred_l2=0.01"], 20, tolerance(20)),
+    ],
+)
+def test_the_budget_limits_the_networks_behind_the_denoiser(
+    format: str, budget: list[str], psnr: float, centred_l2: float
+) -> None:
+    """They have to hold no more than the format itself, so that a lower budget helps where one of them misses it."""
+    request = CompileRequest.parse([format], ["x86-cpu"], budget, runnable=False)
+    companion: Any = _companion(next(iter(request.formats.values())))
+    assert companion.name in ("int8w", "fp8w")
+    assert companion.requirement.psnr == psnr
+    assert companion.requirement.most_centred_l2 == pytest.approx(centred_l2)
 
 
 @pytest.mark.parametrize("format", ["int8w", "fp8w", "int4", "svdquant", "sparse24"])
