@@ -23,6 +23,7 @@ FEW = 8  # samples: of fewer images, further ones are made by shifting and mirro
 APART = 3  # of arrays each APARTth judges formats, the others calibrate and train; fewer arrays than that do both
 FAR = 0.5  # of the width of the calibrated range: how far beyond it values are allowed before a warning
 SMALL = 0.02  # of the largest calibrated value: values that are all smaller have another scale
+ONE_SIDED = 16  # values: as many of unit normal noise have both signs, but for one case in 2^15
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def looks_normal(values: npt.NDArray[Any]) -> bool:
     flat = np.asarray(values, np.float64).ravel()
     if flat.size < 2 or float(np.ptp(flat)) == 0:
         return True
+    if flat.size >= ONE_SIDED and not flat.min() < 0 < flat.max():
+        return False
     allowed = 5 / np.sqrt(flat.size)  # five standard errors, nearly, of mean and deviation alike
     return bool(abs(flat.mean()) < allowed and abs(flat.std() - 1) < allowed and np.abs(flat).max() < 7)
 

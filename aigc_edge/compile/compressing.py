@@ -17,7 +17,7 @@ import aigc_edge
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
 from aigc_edge.bundle.manifest import CalibrationEntry
 from aigc_edge.compile.conditions import arrays, conditions_of
-from aigc_edge.compile.request import REFERENCE
+from aigc_edge.compile.request import REFERENCE, with_limits
 from aigc_edge.compile.stage_cache import fingerprint
 from aigc_edge.compile.state import CompileState
 from aigc_edge.diffusion import Program
@@ -147,9 +147,18 @@ def _for_engine(format: Format, engine: str) -> Format | None:
 
 
 def _companion(format: Format) -> Format:
+    """The format of the other networks, which have to hold no more than the format itself."""
+    from aigc_edge.compress.evaluation.quality import Requirement
     from aigc_edge.compress.format import parse
+    from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 
-    return format if format.companion is None else parse(format.companion)
+    if format.companion is None:
+        return format
+    companion = parse(format.companion)
+    if not (isinstance(format, MixedPrecision) and isinstance(companion, MixedPrecision)):
+        return companion
+    psnr = min(companion.psnr, format.psnr)
+    return with_limits(companion, psnr=psnr, centred_l2=max(format.centred_l2, Requirement(psnr).most_centred_l2))
 
 
 def _calibration(state: CompileState) -> Calibration:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 import aigc_edge
 from aigc_edge.bundle.inputs import SampleInputs
+from aigc_edge.bundle.sizes import Size
 from aigc_edge.compile.evaluator import ConditionsOf
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
@@ -29,7 +30,8 @@ def store(state: CompileState, conditions: Mapping[str, Any], negative: Mapping[
     for kind, arrays in zip((INPUTS, *KINDS), (inputs, conditions, negative), strict=True):
         for name, array in arrays.items():
             stream = io.BytesIO()
-            np.save(stream, np.asarray(array, np.float32), allow_pickle=False)
+            labels = np.ndim(array) == 1 and np.asarray(array).dtype.kind in "iub"  # one for each sample
+            np.save(stream, np.asarray(array, np.int64 if labels else np.float32), allow_pickle=False)
             file = f"examples/{kind}.{name}.npy"
             state.files[file] = stream.getvalue()
             examples.setdefault(kind, {})[name] = file
@@ -37,10 +39,11 @@ def store(state: CompileState, conditions: Mapping[str, Any], negative: Mapping[
         state.manifest = state.manifest._replace(examples=examples)
 
 
-def conditions_of(state: CompileState) -> ConditionsOf:
+def conditions_of(state: CompileState, size: Size | None = None) -> ConditionsOf:
     """A function from sample indices to the keyword arguments of `Pipeline.sample` for them.
 
-    Arrays that a program without rows starts from are those that were held out of calibration and training.
+    `size` is the image size (None: the default, which is that of arrays). Arrays that a program without rows starts from are
+    those that were held out of calibration and training.
     """
     stored = {kind: _load(state, kind) for kind in KINDS}
     classes, prompts, inputs = state.num_classes, state.prompts, state.inputs.part(held_out=True)
@@ -49,12 +52,14 @@ def conditions_of(state: CompileState) -> ConditionsOf:
     def of(index: npt.NDArray[np.int64]) -> dict[str, Any]:
         options: dict[str, Any] = {"classes": index % classes} if classes else {}
         if one_shot:
-            by_role = {tensor.role: tensor for tensor in state.spec(state.main).inputs}
+            spec = state.components[state.main].onnx.at(size or state.manifest.default_size)
+            by_role = {tensor.role: tensor for tensor in spec.inputs}
             sample, labels = by_role["sample"], by_role.get("class")
             shape = [int(size) for size in sample.shape[1:]]
             options["latents"] = inputs.take(sample.name, shape, index, state.request.seed)
             if labels is not None and labels.name in inputs.arrays:
-                options["classes"] = inputs.arrays[labels.name][index % len(inputs.arrays[labels.name])]
+                stored_labels = np.asarray(inputs.arrays[labels.name], np.int64)  # bundles once stored them as float32
+                options["classes"] = stored_labels[index % len(stored_labels)]
         if prompts:
             options["prompt"] = [prompts[i % len(prompts)] for i in index]
         for kind, arrays in stored.items():

@@ -94,21 +94,25 @@ def _remove_failed(state: CompileState) -> None:
 
 
 def _evaluate_size(state: CompileState) -> None:
-    """Compare every format with fp32 at the largest other size too, or note in the manifest that it would take too long."""
+    """Compare every format with fp32 at the largest other size too, or note in the manifest why it was not."""
     sizes, formats = state.manifest.sizes, state.request.derived
     if not sizes or not formats:
         return
     size = max(sizes[1:], key=math.prod)
+    reason = None
     ratio = math.prod(size) / math.prod(sizes[0])  # squared below: attention may dominate
     if sample_budget(state, SIZE_SAMPLES, SIZE_MACS / (len(formats) + 1) / ratio**2, least=0) < SIZE_SAMPLES:
-        note = f"quality was measured at {named(sizes[0])} alone: at {named(size)} an image takes this machine too long"
-        _add_note(state, note)
+        reason = f"at {named(size)} an image takes this machine too long"
+    elif state.inputs.kind == "arrays" and not state.programs[state.default_program].rows:
+        reason = "the inputs that the formats were calibrated on have that size"
+    if reason is not None:
+        _add_note(state, f"quality was measured at {named(sizes[0])} alone: {reason}")
         return
 
     def sampled(name: str) -> Any:
         bundle, index = state.draft(list(dict.fromkeys([name, REFERENCE]))), np.arange(SIZE_SAMPLES)
         seed, threads = state.request.seed, state.request.threads
-        return draw(bundle, name, conditions_of(state), index, seed=seed, threads=threads, size=size)
+        return draw(bundle, name, conditions_of(state, size), index, seed=seed, threads=threads, size=size)
 
     reference = sampled(REFERENCE)
     for name in formats:

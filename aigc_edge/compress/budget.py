@@ -74,8 +74,11 @@ class Budget:
 
     def completed(self, requirement: Requirement | None) -> Budget:
         """This budget with what follows from a format's own `requirement` where it says nothing."""
-        if requirement is None or requirement.psnr <= SLACK:
+        if requirement is None:
             return self
+        if requirement.psnr <= SLACK:  # any PSNR
+            own = requirement.centred_l2 or None
+            return replace(self, centred_l2=own if self.centred_l2 is None else self.centred_l2)
         least = Requirement(requirement.psnr - SLACK, requirement.centred_l2)
         return replace(
             self,

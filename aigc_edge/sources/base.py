@@ -164,11 +164,11 @@ class SourceOptions:
                 raise AigcEdgeError(f"--{option} was given, but {what} specifies it itself: leave the option out")
 
 
-def sample_inputs(value: Any, spec: ComponentSpec, what: str) -> SampleInputs:
+def sample_inputs(value: Any, spec: ComponentSpec, what: str, classes: int) -> SampleInputs:
     """What `value` says that the network `spec` is fed with (see `SampleInputs.parse`); `what` describes it in messages.
 
-    Raises AigcEdgeError for a denoiser, whose inputs are the states of its own program, and for arrays that do not
-    fit the network.
+    Raises AigcEdgeError for a denoiser, whose inputs are the states of its own program, and for arrays that do not fit the
+    network, which takes labels of `classes` classes.
     """
     inputs = SampleInputs.parse(value)
     if value is None:
@@ -189,6 +189,13 @@ def sample_inputs(value: Any, spec: ComponentSpec, what: str) -> SampleInputs:
         shape = tuple(int(size) for size in known[name].shape[1:])
         if array.shape[1:] != shape:
             raise AigcEdgeError(f"the inputs {name!r} have the shape {list(array.shape)}: {what} takes {['N', *shape]}")
+        if known[name].role == "class":
+            labels = array.astype("float64")
+            wrong = labels[(labels < 0) | (labels >= classes) | (labels % 1 != 0)]
+            if len(wrong):
+                raise AigcEdgeError(
+                    f"the inputs {name!r} hold {wrong[0]:g}: {what} takes labels, whole numbers from 0 to {classes - 1}"
+                )
     return inputs
 
 

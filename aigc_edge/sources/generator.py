@@ -120,10 +120,11 @@ class Generator(Source):
         self.output_shape = (shape[0], shape[1], shape[2])
         self.sizes = _validate_sizes(sizes, self.sample_shape, self.output_shape)
         values = samples.detach().cpu().numpy()
-        if inputs is None and denoiser is None and not self.num_classes and not looks_normal(values):
+        if inputs is None and denoiser is None and not looks_normal(values):
             inputs = {"sample": values}
         if inputs is not None:
-            self.inputs = sample_inputs(inputs, self.components()[0].spec.at(self.sizes[0] if self.sizes else None), name)
+            spec = self.components()[0].spec.at(self.sizes[0] if self.sizes else None)
+            self.inputs = sample_inputs(inputs, spec, name, num_classes)
 
     @classmethod
     def claims(cls, text: str) -> bool:

@@ -38,7 +38,8 @@ class ModuleSource(Source):
         if isinstance(result, Source):
             options.refuse("a generator", "role", "prediction", "schedule", "size", "prompts", "classes", "inputs", *RESULT)
             if options.calibration:
-                result.inputs = sample_inputs(options.calibration, result.components()[0].spec, text)
+                spec = result.components()[0].spec.at(result.sizes[0] if result.sizes else None)
+                result.inputs = sample_inputs(options.calibration, spec, text, result.num_classes)
             result.output_range = options.output_range or result.output_range
             return result
         return _wrap(text, result, options)

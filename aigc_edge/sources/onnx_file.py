@@ -81,7 +81,8 @@ class OnnxSource(Source):
         check_weights(model, path)
         self.conditions = {name: _fitting(name, self.conditions[name], shapes[name]) for name in self.conditions}
         self.sizes = options.sizes if sized_shapes and options.further_sizes else ()
-        self.inputs = sample_inputs(options.calibration, spec.at(self.sizes[0] if self.sizes else None), path.name)
+        at_default = spec.at(self.sizes[0] if self.sizes else None)
+        self.inputs = sample_inputs(options.calibration, at_default, path.name, self.num_classes)
         self._part = OnnxComponent(
             spec,
             path,

@@ -97,6 +97,7 @@ def test_example_values_that_are_placeholders(rng: np.random.Generator) -> None:
     assert all(looks_normal(value) for value in (np.zeros((1, 8)), np.ones((2, 3, 4, 4)), rng.standard_normal((1, 100))))
     assert looks_normal(rng.standard_normal((4, 3, 8, 8)))
     assert not looks_normal(rng.uniform(0, 1, (1, 3, 16, 16)))
+    assert not any(looks_normal(sign * rng.uniform(0, 1, (1, size))) for sign in (1, -1) for size in (16, 24, 32))
     assert not looks_normal(rng.uniform(0, 255, (1, 3, 4, 4)))
     assert not looks_normal(3 * rng.standard_normal((1, 3, 16, 16)))
 

@@ -13,7 +13,10 @@ from torch import nn
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.cli import main
 from aigc_edge.compile import compile_source
+from aigc_edge.compile.compressing import _companion
 from aigc_edge.compile.quantise import quantise_bundle
+from aigc_edge.compile.request import CompileRequest
+from aigc_edge.compress.evaluation.quality import tolerance
 from aigc_edge.errors import AigcEdgeError, BudgetError, CalibrationWarning
 from aigc_edge.report.summary import render
 from aigc_edge.sources.generator import Generator
@@ -110,6 +113,28 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_every_limit_is_a_budget(budget: str, tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match="int8w"):
         compile_source(_source(), tmp_path / "own.aigc", formats=["int8w"], budget=[budget], **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("format", "budget", "psnr", "centred_l2"),
+    [
+        ("int8:psnr=50", [], 35, tolerance(35)),
+        ("int8:psnr=10", [], 10, tolerance(10)),
+        ("int8", ["psnr=20"], 20, tolerance(20)),
+        ("int4:psnr=5", ["psnr=20"], 5, tolerance(5)),
+        ("fp8", ["centred_l2=0.9"], 22, 0.9),
+        ("int8", ["psnr=20", "centred_l2=0.01"], 20, tolerance(20)),
+    ],
+)
+def test_the_budget_limits_the_networks_behind_the_denoiser(
+    format: str, budget: list[str], psnr: float, centred_l2: float
+) -> None:
+    """They have to hold no more than the format itself, so that a lower budget helps where one of them misses it."""
+    request = CompileRequest.parse([format], ["x86-cpu"], budget, runnable=False)
+    companion: Any = _companion(next(iter(request.formats.values())))
+    assert companion.name in ("int8w", "fp8w")
+    assert companion.requirement.psnr == psnr
+    assert companion.requirement.most_centred_l2 == pytest.approx(centred_l2)
 
 
 @pytest.mark.parametrize("format", ["int8w", "fp8w", "int4", "svdquant", "sparse24"])

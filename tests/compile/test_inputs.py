@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from torch import nn
 
 import aigc_edge
 from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
 from aigc_edge.bundle.inputs import SampleInputs
+from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.cli import main
 from aigc_edge.compile import compile_source
+from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.errors import AigcEdgeError, CalibrationWarning
 from aigc_edge.metrics.paired import compare
@@ -181,6 +185,64 @@ def _nothing() -> Any:
     import contextlib
 
     return contextlib.nullcontext()
+
+
+class _Toned(nn.Module):
+    """A vector and a class → an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.tones, self.out = nn.Embedding(4, 16), nn.Linear(16, 48)
+
+    def forward(self, sample: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.out(sample * self.tones(classes))).reshape(-1, 3, 4, 4)
+
+
+def test_labels_of_the_arrays_are_stored_as_integers(rng: np.random.Generator, tmp_path: Path) -> None:
+    labels, bundle = rng.integers(0, 4, 9), tmp_path / "toned.aigc"
+    inputs = {"sample": rng.uniform(-1, 1, (9, 16)), "class_labels": labels}
+    source = Generator(sample=torch.zeros(1, 16), decoder=_Toned(), num_classes=4, inputs=inputs)
+    manifest = compile_source(source, bundle, formats=["fp32"], **QUICK)
+    stored = np.load(bundle / manifest.examples["inputs"]["class_labels"])
+    assert stored.dtype == np.int64
+    np.testing.assert_array_equal(stored, labels)
+    assert "fp16" in quantise_bundle(bundle, ["fp16"], **QUICK).quality
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])  # float32: in bundles of before
+def test_stored_labels_are_read_as_integers(dtype: Any, rng: np.random.Generator) -> None:
+    labels = rng.integers(0, 4, 9)
+    arrays = {"sample": rng.uniform(-1, 1, (9, 16)), "class_labels": labels.astype(dtype)}
+    source = Generator(sample=torch.zeros(1, 16), decoder=_Toned(), num_classes=4)
+    state: Any = SimpleNamespace(
+        main="decoder",
+        components={"decoder": Component(source.components()[0].spec, {})},
+        manifest=Manifest(),
+        inputs=SampleInputs("arrays", arrays=arrays),
+        num_classes=4,
+        prompts=(),
+        programs={"one": SimpleNamespace(rows=())},
+        default_program="one",
+        request=SimpleNamespace(seed=0),
+    )
+    classes = conditions_of(state)(np.arange(5, 12))["classes"]
+    assert classes.dtype == np.int64
+    np.testing.assert_array_equal(classes, np.tile(labels, 2)[5:12])
+
+
+def test_formats_are_compared_at_another_size(photos: np.ndarray, tmp_path: Path) -> None:
+    """On a distribution at that size; arrays have one size, and the bundle notes that the other was not measured."""
+    sizes = [(24, 24), (32, 48)]
+    for inputs in ("uniform:0:255", None):
+        source = _upscaler(photos, inputs=inputs, sizes=sizes)
+        manifest = compile_source(source, tmp_path / f"{inputs}.aigc", formats=["fp32", "int8w:psnr=1"], **QUICK)
+        if inputs is None:
+            assert "sizes" not in manifest.quality["int8w"]
+            assert any("measured at 24x24 alone: the inputs" in note for note in manifest.notes)
+        else:
+            assert manifest.quality["int8w"]["sizes"]["32x48"]["psnr"] > 1
+            assert not any("alone" in note for note in manifest.notes)
 
 
 class _Shrink(nn.Module):

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from aigc_edge.compress.budget import Budget
+from aigc_edge.compress.budget import SLACK, Budget
+from aigc_edge.compress.evaluation.quality import Requirement
 from aigc_edge.errors import AigcEdgeError
 
 
@@ -59,3 +60,11 @@ def test_what_misses_it_says_by_how_much(budget, figures, said):
 
     found = budget.missed(figures, {"frechet": 2.0})
     assert found is None if said is None else re.search(said, found)
+
+
+@pytest.mark.parametrize("psnr", [0.0, 1.0, SLACK])
+def test_a_format_of_any_psnr_keeps_its_other_limit(psnr):
+    assert Budget().completed(Requirement(psnr, 0.1)) == Budget(centred_l2=0.1)
+    assert Budget(centred_l2=0.2, ssim=0.5).completed(Requirement(psnr, 0.1)) == Budget(centred_l2=0.2, ssim=0.5)
+    assert Budget().completed(Requirement(psnr)) == Budget()
+    assert Budget(ssim=0.5).completed(Requirement(30.0, 0.1)) == Budget(psnr=30 - SLACK, centred_l2=0.1, ssim=0.5)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 from aigc_edge.compress.calibration.trajectory import Calibration, Record
-from aigc_edge.diffusion import build
+from aigc_edge.diffusion import Program, build
 from aigc_edge.errors import AigcEdgeError
 
 SHAPE = (2, 4, 4)
@@ -100,3 +101,33 @@ def test_equal_calibrations_have_one_fingerprint_and_others_another() -> None:
     assert len(set(found)) == len(found)
     assert found == [calibration.fingerprint() for calibration in made]
     assert draw(3, conditions={"text": own.copy()}).fingerprint() == found[5]
+
+
+def labelled(inputs: SampleInputs, n: int = 4) -> Calibration:
+    """A calibration of a decoder that takes a vector and a class."""
+    tensors = TensorSpec("x", "sample", "float32", (BATCH, 3)), TensorSpec("y", "class", "int64", (BATCH,))
+    decoder = ComponentSpec("decoder", tensors, (TensorSpec("z", "sample", "float32", (BATCH, 3, 1, 1)),))
+    return Calibration.draw(decoder, Program("one", slots=1, init_scale=1.0, rows=()), n, num_classes=7, inputs=inputs)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_every_sample_keeps_its_own_label(dtype: Any) -> None:
+    labels = np.random.default_rng().integers(0, 7, 20)
+    arrays = {"x": np.repeat(labels[:, None], 3, axis=1).astype(np.float32), "y": labels.astype(dtype)}
+    calibration = labelled(SampleInputs("arrays", arrays=arrays))
+    for made in (calibration, calibration.with_new_noise(50, 1), calibration.with_new_noise(50, 2)):
+        assert made.classes is not None
+        assert made.classes.dtype == np.int64
+        np.testing.assert_array_equal(made.latents[:, 0], made.classes)
+    assert len(set(calibration.with_new_noise(50, 1).classes)) > 1  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_covers_all_inputs_that_training_draws_from() -> None:
+    values, labels = np.random.default_rng().normal(size=(20, 3)).astype(np.float32), np.arange(20) % 7
+    more, others, relabelled = values.copy(), values[:12], labels.copy()
+    more[15] += 1  # none of the first four
+    relabelled[15] = 6 - relabelled[15] // 2
+    cases = [(values, labels), (more, labels), (others, labels[:12]), (values, relabelled)]
+    found = [labelled(SampleInputs("arrays", arrays={"x": x, "y": y})).fingerprint() for x, y in cases]
+    assert len(set(found)) == len(found)
+    assert labelled(SampleInputs("arrays", arrays={"x": values.copy(), "y": labels})).fingerprint() == found[0]

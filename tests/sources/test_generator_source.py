@@ -162,3 +162,52 @@ def test_a_constant_that_is_expanded_to_the_batch(tmp_path, dynamic):
     else:
         with pytest.raises(AigcEdgeError, match=r"x\.shape"):
             part.write(tmp_path / "net.onnx")
+
+
+def test_inputs_at_the_first_of_several_sizes(tmp_path, monkeypatch, rng):
+    (tmp_path / "sized_for_a_test.py").write_text(
+        "import torch\nfrom aigc_edge.sources.generator import Generator\n"
+        "def build():\n"
+        "    return Generator(sample=torch.zeros(1, 3, 8, 8), decoder=torch.nn.Conv2d(3, 3, 1), sizes=[(8, 8), (8, 16)])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for width in (8, 16):
+        np.savez(f"inputs{width}.npz", sample=rng.uniform(0, 1, (4, 3, 8, width)))
+    source = open_source("sized_for_a_test:build", SourceOptions(calibration="inputs8.npz"))
+    assert source.inputs.arrays["sample"].shape == (4, 3, 8, 8)
+    with pytest.raises(AigcEdgeError, match=r"\['N', 3, 8, 8\]"):
+        open_source("sized_for_a_test:build", SourceOptions(calibration="inputs16.npz"))
+
+
+class Toned(nn.Module):
+    """A vector and a class → an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.tones, self.out = nn.Embedding(4, 16), nn.Linear(16, 48)
+
+    def forward(self, sample, classes):
+        return torch.tanh(self.out(sample * self.tones(classes))).reshape(-1, 3, 4, 4)
+
+
+def test_labels_that_do_not_fit_are_refused(rng):
+    values = rng.standard_normal((5, 16))
+    for labels, words in (
+        (np.arange(4, 9), "hold 4: toned takes labels, whole numbers from 0 to 3"),
+        (np.array([0, 1, 2, 3, -1]), "hold -1: toned"),
+        (np.array([0, 1, 2.5, 3, 1]), r"hold 2\.5: toned"),
+    ):
+        with pytest.raises(AigcEdgeError, match=words):
+            Generator(
+                sample=torch.zeros(1, 16),
+                decoder=Toned(),
+                num_classes=4,
+                name="toned",
+                inputs={"sample": values, "class_labels": labels},
+            )
+
+
+def test_the_values_of_the_sample_are_used_with_classes_too():
+    example = torch.rand(5, 16)
+    source = Generator(sample=example, decoder=Toned(), num_classes=4)
+    np.testing.assert_array_equal(source.inputs.arrays["sample"], example.numpy())

@@ -87,16 +87,15 @@ class Calibration:
         else:
             latents = inputs.take(sample.name, sizes, np.arange(n), seed)
         classes = np.arange(n, dtype=np.int64) % num_classes if num_classes else None
-        labels = next((tensor.name for tensor in spec.inputs if tensor.role == "class"), "")
-        if inputs is not None and labels in inputs.arrays:
-            classes = np.asarray(inputs.arrays[labels], np.int64)[np.arange(n) % len(inputs.arrays[labels])]
         seeds = np.arange(n, dtype=np.uint64) + np.uint64(seed)
         own, other = (
             {k: _in_turn(k, v, n) for k, v in tensors.items()} if tensors else None for tensors in (conditions, negative)
         )
         null_class = num_classes or None
         origin = np.arange(n, dtype=np.int64) % inputs.count if inputs is not None and inputs.count else None
-        return Calibration(spec, program, latents, classes, null_class, seeds, limits, constants, own, other, inputs, origin)
+        drawn = Calibration(spec, program, latents, classes, null_class, seeds, limits, constants, own, other, inputs, origin)
+        labels = drawn._labels(np.arange(n))
+        return drawn if labels is None else replace(drawn, classes=labels)
 
     def split(self, n: int) -> tuple[Calibration, Calibration]:
         """The first `n` samples and the others."""
@@ -133,28 +132,37 @@ class Calibration:
         return replace(self._with_conditions(chosen), **changed)
 
     def with_new_noise(self, n: int, seed: int) -> Calibration:
-        """`n` samples of the same program from other noise; conditions are taken in turn from a random first one."""
+        """`n` samples of the same program from other noise; conditions are taken in turn from a random first one.
+
+        Of arrays, samples are taken at random, each with its own label where there are labels.
+        """
         rng = np.random.default_rng([seed, 0x7EAC4])
         count, shape = len(self.latents), self.latents.shape[1:]
         index: npt.NDArray[np.int64] | None = None
+        labels = None
         if self.inputs is None:
             latents = rng.standard_normal((n, *shape), dtype=np.float32)
         else:
             sample = next(tensor.name for tensor in self.spec.inputs if tensor.role == "sample")
             index = rng.integers(0, 1 << 40, n)
-            latents = self.inputs.take(sample, shape, index, seed)
+            latents, labels = self.inputs.take(sample, shape, index, seed), self._labels(index)
         turn = (np.arange(n) + int(rng.integers(count))) % count
-        classes = self.classes
-        labels = next((tensor.name for tensor in self.spec.inputs if tensor.role == "class"), "")
-        if index is not None and self.inputs is not None and labels in self.inputs.arrays:
-            classes = np.asarray(self.inputs.arrays[labels], np.int64)[index % self.inputs.count]
-        elif classes is not None:
+        classes = self.classes if labels is None else labels
+        if classes is not None and labels is None:
             number = int(self.null_class or int(classes.max()) + 1)
             classes = rng.integers(0, number, n).astype(np.int64)
         seeds = rng.integers(1 << 33, 1 << 62, n).astype(np.uint64)
         origin = None if index is None or self.array_index is None or self.inputs is None else index % self.inputs.count
         changed: dict[str, Any] = {"latents": latents, "classes": classes, "seeds": seeds, "array_index": origin}
         return replace(self._with_conditions(turn), **changed)
+
+    def _labels(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """The labels of the samples `index` [n] of the arrays; None where these hold no labels."""
+        name = next((tensor.name for tensor in self.spec.inputs if tensor.role == "class"), "")
+        if self.inputs is None or name not in self.inputs.arrays:
+            return None
+        labels = np.asarray(self.inputs.arrays[name], np.int64)
+        return labels[index % len(labels)]
 
     def _with_conditions(self, chosen: Any) -> Calibration:
         """The same calibration with the `chosen` samples of its conditions."""
@@ -172,11 +180,13 @@ class Calibration:
         arrays |= {
             f"{kind} {name}": array for kind in ("conditions", "negative") for name, array in (getattr(self, kind) or {}).items()
         }
+        if self.inputs is not None:  # all of them: training and pruning draw further samples
+            arrays |= {f"inputs {name}": np.asarray(array) for name, array in self.inputs.arrays.items()}
         if self.constants is not None:
             for row in self.program.rows:
                 arrays |= {f"{row.timestep} {name}": array for name, array in self.constants(row.timestep).items()}
         shapes = {name: None if array is None else [str(array.dtype), array.shape] for name, array in arrays.items()}
-        facts = [self.spec.to_json(), self.program.to_json(), self.null_class, self.limits, shapes]
+        facts = [self.spec.to_json(), self.program.to_json(), self.null_class, self.limits, str(self.inputs), shapes]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for array in arrays.values():
             if array is not None:
