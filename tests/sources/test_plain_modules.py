@@ -123,7 +123,14 @@ def test_a_decoder_to_channels_last(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "layout", "expected"),
-    [((8, 8, 8), None, (8, 8, 8)), ((4, 4, 3), "nhwc", (3, 4, 4)), ((8, 8, 3), "nchw", (8, 8, 3)), ((3, 8, 3), None, (3, 8, 3))],
+    [
+        ((8, 8, 8), None, (8, 8, 8)),
+        ((4, 4, 3), "nhwc", (3, 4, 4)),
+        ((8, 8, 3), "nchw", (8, 8, 3)),
+        ((3, 8, 3), None, (3, 8, 3)),
+        ((12, 50, 1), None, (12, 50, 1)),  # a signal
+        ((12, 50, 1), "nhwc", (1, 12, 50)),
+    ],
 )
 def test_the_layout_is_evident_or_declared(shape: tuple[int, ...], layout: Any, expected: tuple[int, ...]) -> None:
     assert Generator(sample=torch.zeros(1, *shape), decoder=Scaled(), layout=layout).output_shape == expected
