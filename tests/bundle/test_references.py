@@ -159,11 +159,13 @@ def nested(depth: int) -> bytes:
 
 
 def damaged() -> dict[str, bytes]:
+    inner = {"garbage": b"\x0a\x0a\xff\xfflocation", "truncated": b"\x0a\x7flocation"}
+    models = {name: b"\x08\x08\x3a" + bytes([len(graph)]) + graph for name, graph in inner.items()}
     whole = PLACES["a branch"]("bad").SerializeToString()
-    return {"garbage": b"\x08\x08\xff" + b"location" * 9, "truncated": whole[:-9], "nested": nested(60)}
+    return models | {"cut": whole[:-9], "nested": nested(60)}
 
 
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "nested"])
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "cut", "nested"])
 def test_a_damaged_network_is_refused(tmp_path: Path, damage: str) -> None:
     """Also where the mapping of the file is still in use when the damage is noticed."""
     file = tmp_path / "net.onnx"
