@@ -371,3 +371,18 @@ def test_an_edm_network_that_inverts_its_timestep(tmp_path: Path) -> None:
     (wrong,) = open_source(str(file), DENOISER).components()
     with pytest.raises(AigcEdgeError, match=r"n.onnx returns values that are not finite .*--schedule"):
         wrong.write(tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("inputs", ["uniform:0:1", "arrays"])
+@pytest.mark.parametrize("shape", [IMAGE, ["N", 3, "h", "w"]])
+def test_a_network_is_checked_on_its_own_inputs(tmp_path: Path, rng: np.random.Generator, inputs: str, shape: list[Any]) -> None:
+    file = channels_last(tmp_path / "n.onnx", shape, shape, "Sqrt")
+    np.savez(tmp_path / "own.npz", x=rng.uniform(0, 1, (3, 3, 8, 8)).astype(np.float32))
+    given = str(tmp_path / "own.npz") if inputs == "arrays" else inputs
+    sizes: dict[str, Any] = {"size": (8, 8), "further_sizes": ((16, 8),)} if shape != IMAGE else {}
+    (part,) = open_source(str(file), SourceOptions(role="decoder", calibration=given, **sizes)).components()
+    part.write(tmp_path / "out.onnx")
+    part.compare(tmp_path / "out.onnx", lambda feeds: [run(file, **feeds)], "again")
+    (part,) = open_source(str(file), SourceOptions(role="decoder", **sizes)).components()
+    with pytest.raises(AigcEdgeError, match="returns values that are not finite"):
+        part.write(tmp_path / "out.onnx")

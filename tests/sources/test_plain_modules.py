@@ -198,3 +198,29 @@ def test_a_denoiser_is_checked_at_timesteps_of_its_programs() -> None:
     rows = {float(np.float32(row.timestep)) for program in source.programs(None, None, None) for row in program.rows}
     (part,) = source.components()
     assert set(part.example(64, torch.Generator().manual_seed(0))[1].tolist()) <= rows
+
+
+class Root(nn.Module):
+    """sqrt(z), NaN for half of all normal numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, sample: Tensor) -> Tensor:
+        return torch.sqrt(sample) * self.factor
+
+
+@pytest.mark.parametrize("sizes", [(), ((4, 4), (8, 4))])
+@pytest.mark.parametrize("inputs", ["uniform:0:1", "arrays"])
+def test_a_network_is_checked_on_its_own_inputs(tmp_path: Path, rng: np.random.Generator, sizes: Any, inputs: str) -> None:
+    chosen = {"sample": rng.uniform(1, 2, (3, 3, 4, 4)).astype(np.float32)} if inputs == "arrays" else inputs
+    arguments: dict[str, Any] = {"sample": torch.ones(1, 3, 4, 4), "decoder": Root(), "sizes": sizes}
+    (part,) = Generator(**arguments, inputs=chosen).components()
+    assert part.write(tmp_path / "a.onnx")["checks"]
+    low, high = (1, 2) if inputs == "arrays" else (0, 1)
+    (drawn,) = part.example(50, torch.Generator().manual_seed(0))
+    assert low <= drawn.min() < drawn.max() <= high
+    (part,) = Generator(**arguments, inputs="normal").components()
+    with pytest.raises(AigcEdgeError, match="is off by nan"):
+        part.write(tmp_path / "b.onnx")
