@@ -186,7 +186,7 @@ def _samples_alike(
 
 def drawn() -> tuple[Any, ...]:
     """The states of the generators of random numbers that a module's code can draw from without one of its own."""
-    key, place = np.random.get_state()[1:3]  # type: ignore[misc]  # noqa: NPY002 - that of the global generator
+    key, place = np.random.get_state()[1:3]  # type: ignore[index]  # noqa: NPY002 - that of the global generator
     return random.getstate(), key.tobytes(), place, torch.get_rng_state().numpy().tobytes()
 
 
