@@ -26,7 +26,7 @@ class EngineUnavailable(AigcEdgeError):
 
 
 class BudgetError(AigcEdgeError):
-    """A compressed network misses its quality budget."""
+    """A compressed network misses its quality budget, or a format cannot hold it: the other formats are not affected."""
 
 
 class CalibrationWarning(UserWarning):

@@ -97,6 +97,20 @@ class SampleInputs:
             return (noise / rms).astype(np.float32)
         return noise
 
+    def example(self, name: str, noise: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Values of the input `name` to check a network with: from unit normal `noise` [n, ...], or the arrays, in its shape.
+
+        Arrays of another image size are repeated or cut.
+        """
+        if self.kind != "arrays":
+            return self.transformed(noise)
+        if name not in self.arrays:
+            return noise
+        values = self.take(name, np.shape(self.arrays[name])[1:], np.arange(len(noise)), 0)
+        for axis, size in enumerate(noise.shape[1:], 1):
+            values = np.take(values, np.arange(size), axis, mode="wrap")
+        return values
+
     def take(self, name: str, shape: Sequence[int], index: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float32]:
         """The samples [n, *shape] of the input `name` with these indices: those of the arrays, or drawn from the distribution.
 

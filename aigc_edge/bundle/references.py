@@ -35,6 +35,7 @@ def check_references(network: Path | bytes, allowed: str | None, what: str) -> N
     `what` names the network in the message. A file that is no ONNX model is refused, too: an engine may know other formats, and
     these other files that belong to them.
     """
+    reason = None
     try:
         for location in _locations(network):
             if location != (allowed or "").encode():
@@ -43,19 +44,19 @@ def check_references(network: Path | bytes, allowed: str | None, what: str) -> N
                     f"{what} refers to the file {shown!r}, which the bundle does not list as its weights: compile it again"
                 )
     except (ValueError, IndexError) as error:
-        raise BundleError(f"{what} is not an ONNX model ({error}): compile the bundle again") from None
+        reason = str(error)
+    if reason is not None:  # raised here, so that it does not hold the frames, and with them the mapping of the file
+        raise BundleError(f"{what} is not an ONNX model ({reason}): compile the bundle again")
 
 
 def _locations(network: Path | bytes) -> Iterator[bytes]:
     if isinstance(network, bytes):
         yield from _model(memoryview(network), network.find(_KEY) >= 0)
         return
-    with network.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            yield from _model(view, mapped.find(_KEY) >= 0)
-        finally:
-            view.release()
+    with network.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    # Not closed: that fails while the frames of an exception hold slices of it. It is unmapped with the last of them.
+    yield from _model(memoryview(mapped), mapped.find(_KEY) >= 0)
 
 
 def _model(data: memoryview, refers: bool) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from aigc_edge.compile.request import REFERENCE, with_limits
 from aigc_edge.compile.stage_cache import fingerprint
 from aigc_edge.compile.state import CompileState
 from aigc_edge.diffusion import Program
-from aigc_edge.errors import AigcEdgeError, BudgetError, CalibrationWarning
+from aigc_edge.errors import BudgetError, CalibrationWarning
 from aigc_edge.hardware import return_memory
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ ENGINES = (
 
 
 def convert_all(state: CompileState) -> None:
-    """Convert all components to every derived format of the request; those that miss their budget go to `state.failed`."""
+    """Convert all components to every derived format of the request; those that miss their budget, or cannot hold
+    a network, go to `state.failed`."""
     for name in state.request.derived:
         state.start(f"making {name}")
         try:
@@ -78,7 +79,7 @@ def convert_format(state: CompileState, format: Format) -> None:
 
 
 def _check_share(format: str, part: str, report: dict[str, Any]) -> None:
-    """Warn about a format that holds few of the network's weights; raises AigcEdgeError for one that holds none."""
+    """Warn about a format that holds few of the network's weights; raises BudgetError for one that holds none."""
     share, weights = report.get("weight_share"), report.get("weights") or 0
     if share is None or share >= LEAST_SHARE or weights < LEAST_WEIGHTS:
         return
@@ -87,7 +88,7 @@ def _check_share(format: str, part: str, report: dict[str, Any]) -> None:
     )
     what += "matrix product or embedding table that it holds, or fell back to float"
     if share == 0:
-        raise AigcEdgeError(f"{what}; the file would be that of fp32: leave {format} out")
+        raise BudgetError(f"{what}; the file would be that of fp32: leave {format} out")
     warnings.warn(what, CalibrationWarning, stacklevel=2)
 
 

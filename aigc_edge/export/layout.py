@@ -11,11 +11,28 @@ Shape = Sequence[int | None]  # None: dynamic
 
 
 def channels_last(shapes: Sequence[Shape], layout: str | None) -> list[bool]:
-    """Whether each of the `shapes` is an image [N, H, W, C]: as `layout` ("nchw" or "nhwc") says, or as they show together."""
+    """Whether each of the `shapes` is an image [N, H, W, C]: as `layout` ("nchw" or "nhwc") says, or as they show together.
+
+    Without `layout`, what may be either, such as a signal or spectrogram [N, C, L, 1], is [N, C, H, W].
+    """
     images = [len(shape) == 4 for shape in shapes]
     if layout is not None:
         return [image and layout == "nhwc" for image in images]
-    evident = any(
-        image and shape[3] in COLOURS and not COLOURS & {*shape[1:3]} for shape, image in zip(shapes, images, strict=True)
-    )
+    known = [shape for shape, image in zip(shapes, images, strict=True) if image]
+    if any(_first(shape) for shape in known):  # beside such a tensor, others need evidence of their own
+        return [image and _square(shape) for shape, image in zip(shapes, images, strict=True)]
+    evident = any(_square(shape) or (_last(shape) and shape[3] != 1) for shape in known)
     return [evident and image and shape[1] not in COLOURS for shape, image in zip(shapes, images, strict=True)]
+
+
+def _first(shape: Shape) -> bool:
+    return shape[1] in COLOURS and shape[3] not in COLOURS
+
+
+def _last(shape: Shape) -> bool:
+    return shape[3] in COLOURS and not COLOURS & {*shape[1:3]}
+
+
+def _square(shape: Shape) -> bool:
+    """Whether an image with its channels last is square, or of any height, which a number of channels cannot be."""
+    return _last(shape) and shape[1] in (shape[2], None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ ULPS = 4 * float(np.finfo(np.float32).eps)
 # summation. For a million terms (four channels of 512 × 512 pixels) the variance is off by 1e-5.
 SUMS = float(np.finfo(np.float32).eps) / 4
 LARGEST_ERROR = 1e-3  # of a network that magnifies rounding: beyond, no check would mean anything
+APART = 0.05  # relative L2: a module that draws no random numbers differs by less between float32 and float64, if it is stable
+REPEATS = 100  # evaluations of a module that may draw random numbers: one of 100 numbers that is another is seen mostly
 SAME = 1e-5  # relative L2 in float64: evaluations of a sample differ by less, whatever else is in its batch
 
 Evaluate = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
@@ -134,6 +137,7 @@ def compare(
         batches = [tuple(x[:1].repeat(len(x)) if t else x for t, x in zip(times, inputs, strict=True)) for inputs in batches]
     results = [evaluate({t.name: x.numpy() for t, x in zip(spec.inputs, inputs, strict=True)}) for inputs in batches]
     done()
+    before = drawn()
     try:
         in_single = [in_dtype(module, inputs, torch.float32) for inputs in batches]
     except Exception as error:  # the module's own
@@ -141,9 +145,13 @@ def compare(
         raise AigcEdgeError(
             f"component {spec.name!r} fails on batches of {counts} samples ({reason}): it must accept any number"
         ) from error
+    drew = drawn() != before
     with in_double(module) as double:
         in_double_values = [in_dtype(double, inputs, torch.float64)[0] for inputs in batches]
         alike = _samples_alike(component, double, batches, in_double_values)
+        apart = [_apart(single, exact) for (single, _), exact in zip(in_single, in_double_values, strict=True)]
+        if drew or any(apart):
+            _refuse_random(component, double, batches[apart.index(True) if any(apart) else 0])
     figures = []
     for (batch, size), value_of, exact_of, (single_of, longest) in zip(cases, results, in_double_values, in_single, strict=True):
         where = f"{spec.name} {what}" + (f" at {named(size)}" if size else "")
@@ -172,11 +180,33 @@ def _samples_alike(
         if not _same(alone, [value[: CHECK_BATCHES[0]] for value in together]):
             if _same(alone, in_dtype(module, batches[at], torch.float64)[0]):
                 return False
-            raise AigcEdgeError(
-                f"component {component.spec.name!r} draws random numbers (two evaluations of the same inputs differ): make them "
-                "an input"
-            )
+            raise _random(component)
     return True
+
+
+def drawn() -> tuple[Any, ...]:
+    """The states of the generators of random numbers that a module's code can draw from without one of its own."""
+    key, place = np.random.get_state()[1:3]  # type: ignore[index]  # noqa: NPY002 - that of the global generator
+    return random.getstate(), key.tobytes(), place, torch.get_rng_state().numpy().tobytes()
+
+
+def _apart(single: list[npt.NDArray[np.float64]], exact: list[npt.NDArray[np.float64]]) -> bool:
+    """Whether results in float32 and float64 differ by more than rounding explains in any network that can be checked."""
+    return any(a.shape != b.shape or _error(a, b) > APART for a, b in zip(single, exact, strict=True))
+
+
+def _refuse_random(component: Exportable, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raise AigcEdgeError where repeated evaluations of the same inputs differ; code may draw numbers without using them."""
+    first = in_dtype(module, inputs, torch.float64)[0]
+    for _ in range(REPEATS):
+        if not _same(first, in_dtype(module, inputs, torch.float64)[0]):
+            raise _random(component)
+
+
+def _random(component: Exportable) -> AigcEdgeError:
+    return AigcEdgeError(
+        f"component {component.spec.name!r} draws random numbers (two evaluations of the same inputs differ): make them an input"
+    )
 
 
 def _same(values: list[npt.NDArray[np.float64]], others: list[npt.NDArray[np.float64]]) -> bool:

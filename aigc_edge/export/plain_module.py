@@ -16,7 +16,7 @@ from aigc_edge.export.layout import NARROW, WIDE, channels_last
 
 
 class PlainModule(nn.Module):
-    """A module whose result is picked by `path` (a key, an attribute or a position; None: it returns a tensor).
+    """A module whose result is picked by `path` (a key, an attribute or a position; None: it returns a tensor), in float32.
 
     With `sample_last` it takes, and with `output_last` it returns images [N, H, W, C], which are [N, C, H, W] outside.
     """
@@ -39,7 +39,7 @@ class PlainModule(nn.Module):
         """The result for a sample and, where the module takes them, timesteps, classes and conditions."""
         inputs = [each for each in (input_1, input_2, input_3, input_4, input_5, input_6) if each is not None]
         value = self.module(sample.permute(WIDE) if self.sample_last else sample, *inputs)
-        output: Tensor = value if self.path is None else _members(value)[self.path]
+        output: Tensor = (value if self.path is None else _members(value)[self.path]).float()
         return output.permute(NARROW) if self.output_last else output
 
 
@@ -58,8 +58,8 @@ def plain(
 
     Raises AigcEdgeError where it does not take the example or returns no single tensor of floats.
     """
-    weights: list[Tensor] = [*module.parameters()] or [*module.buffers()]
-    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in weights):
+    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors):
         module = copy.deepcopy(module).float()
     try:
         with torch.no_grad():
@@ -69,10 +69,16 @@ def plain(
         raise AigcEdgeError(f"the {name} does not accept a sample of shape {takes}: {first_line(error)}") from error
     path, output = _picked(name, value, result)
     sample_last, output_last = channels_last([sample.shape, output.shape], layout)
-    unnamed = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
-    if path is not None or sample_last or output_last or unnamed:
+    if path is not None or sample_last or output_last or output.dtype != torch.float32 or _unnamed(module):
         module = PlainModule(module, path, sample_last, output_last).eval()
-    return Plain(module, output.permute(NARROW) if output_last else output, sample_last)
+    return Plain(module, (output.permute(NARROW) if output_last else output).float(), sample_last)
+
+
+def _unnamed(module: nn.Module) -> bool:
+    """Whether the module's inputs have no names: variable arguments, and modules of torch.jit, whose signature is unknown."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    return any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(module.forward).parameters.values())
 
 
 def _members(value: Any) -> dict[str | int, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.sizes import Size, at, follows, number, units
 from aigc_edge.bundle.spec import BATCH, ComponentSpec
 from aigc_edge.errors import AigcEdgeError
@@ -36,16 +37,22 @@ def sizes_of(component: Exportable) -> tuple[Size, ...]:
 
 
 def example_at(component: Exportable, batch: int, generator: torch.Generator, size: Size | None = None) -> tuple[Tensor, ...]:
-    """The component's example inputs; inputs that depend on the image size are random tensors of that `size`, if given."""
+    """The component's example inputs; inputs that depend on the image size are random tensors of that `size`, if given.
+
+    Samples are those of the component's `inputs`, where it has them.
+    """
     spec, example = component.spec, component.example(batch, generator)
     if len(example) != len(spec.inputs):
         count = len(spec.inputs)
         raise AigcEdgeError(f"component {spec.name!r} has {count} inputs in its spec, but its example returns {len(example)}")
-    values = []
+    samples, values = getattr(component, "inputs", SampleInputs()), []
     for tensor, value in zip(spec.inputs, example, strict=True):
         resized = any(map(follows, tensor.shape)) and size is not None
         sides = (int(dim) for dim in at(tensor.shape[1:], size)) if resized else ()
-        values.append(torch.randn((batch, *sides), generator=generator) if resized else value)
+        if resized:
+            value = torch.randn((batch, *sides), generator=generator)
+            value = torch.from_numpy(samples.example(tensor.name, value.numpy())) if tensor.role == "sample" else value
+        values.append(value)
     return tuple(values)
 
 

@@ -19,7 +19,7 @@ from aigc_edge.diffusion.prediction import PREDICTIONS
 from aigc_edge.errors import AigcEdgeError, ProgramError
 from aigc_edge.files import check_regular
 from aigc_edge.registry import Registry
-from aigc_edge.sources.inputs import TIMES, random_inputs
+from aigc_edge.sources.inputs import NORMAL, TIMES, random_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class SourceComponent:
     The module is loaded on first access, in eval mode and float32, and can be released, so that only one network of a large
     generator is in memory at a time. `sizes` are the image sizes if the network supports several and its shapes depend on them;
     the example inputs, in the order of the spec, then have the first size. They are random unless `example` returns them, with
-    timesteps among `times` and classes below `classes`.
+    timesteps among `times`, classes below `classes` and samples of `inputs`.
     """
 
     def __init__(
@@ -52,14 +52,16 @@ class SourceComponent:
         *,
         times: Callable[[], Sequence[float]] = lambda: TIMES,
         classes: int = 0,
+        inputs: SampleInputs = NORMAL,
     ) -> None:
-        self.spec, self.sizes, self.times, self.classes = spec, tuple(sizes), times, classes
+        self.spec, self.sizes, self.times, self.classes, self.inputs = spec, tuple(sizes), times, classes, inputs
         self.example = example or self._random
         self._load = load
         self._module: nn.Module | None = None
 
     def _random(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return random_inputs(self.spec.at(self.sizes[0] if self.sizes else None), batch, generator, self.times(), self.classes)
+        spec = self.spec.at(self.sizes[0] if self.sizes else None)
+        return random_inputs(spec, batch, generator, self.times(), self.classes, self.inputs)
 
     @property
     def module(self) -> nn.Module:
@@ -219,7 +221,7 @@ class Source(ABC):
     text: Text | None = None
     conditions: Mapping[str, Any] = {}  # examples, arrays [k, ...] by name, of conditions without a text encoder
     negative: Mapping[str, Any] = {}
-    inputs: SampleInputs = SampleInputs()  # of a network that is evaluated once
+    inputs: SampleInputs = NORMAL  # of a network that is evaluated once
     schedule: Mapping[str, Any] | None = None  # arguments of `diffusion.build`; None: one evaluation, or custom programs only
     images: str | None = None  # a data set or folder of real images for evaluation
     folder: Path | None = None  # a folder where derived data (the judge) may be stored

@@ -164,7 +164,8 @@ class Generator(Source):
         return {"source": "a torch module", "licence": self._licence}
 
     def _part(self, module: nn.Module, spec: ComponentSpec) -> SourceComponent:
-        return SourceComponent(spec, lambda: module, sizes=self.sizes, times=self.timesteps, classes=self.num_classes)
+        classes, inputs = self.num_classes, self.inputs
+        return SourceComponent(spec, lambda: module, sizes=self.sizes, times=self.timesteps, classes=classes, inputs=inputs)
 
     def _check_denoiser(self) -> None:
         """Evaluate the denoiser once on the example, to see that it can be called, and how its result is picked."""

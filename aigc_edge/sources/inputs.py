@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.sizes import Dim
 from aigc_edge.bundle.spec import BATCH, ComponentSpec, TensorSpec
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIMES = (0.0, 999.0)  # the first and the last timestep of networks that were trained on 1000 of them
+NORMAL = SampleInputs()
 GUIDANCE = 10.0  # the largest guidance scale is this plus 1
 
 
@@ -29,9 +31,17 @@ def denoiser_spec(
 
 
 def random_inputs(
-    spec: ComponentSpec, batch: int, generator: torch.Generator, times: Sequence[float] = TIMES, classes: int = 0
+    spec: ComponentSpec,
+    batch: int,
+    generator: torch.Generator,
+    times: Sequence[float] = TIMES,
+    classes: int = 0,
+    sample_inputs: SampleInputs = NORMAL,
 ) -> tuple[Tensor, ...]:
-    """Inputs in the order of `spec`: timesteps among `times`, class indices below `classes`, unit normals for all others."""
+    """Inputs in the order of `spec`: timesteps among `times`, class indices below `classes`, samples of `sample_inputs`.
+
+    All others are unit normals.
+    """
     import torch
 
     inputs = []
@@ -44,5 +54,7 @@ def random_inputs(
         elif tensor.role == "guidance":
             inputs.append(1 + GUIDANCE * torch.rand(shape, generator=generator))
         else:
-            inputs.append(torch.randn(shape, generator=generator))
+            noise = torch.randn(shape, generator=generator)
+            sample = tensor.role == "sample"
+            inputs.append(torch.from_numpy(sample_inputs.example(tensor.name, noise.numpy())) if sample else noise)
     return tuple(inputs)

@@ -30,8 +30,8 @@ class Adaptation:
     channels_last: frozenset[str] = frozenset()
 
 
-def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and the bodies of its control flow, at any depth."""
+def graphs_of(graph: Any) -> Iterator[Any]:
+    """The graph, or function, and the bodies of its control flow, at any depth."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:

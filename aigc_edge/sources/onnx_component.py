@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.sizes import Size, named
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.sources.base import SourceComponent
+from aigc_edge.sources.inputs import NORMAL
 from aigc_edge.sources.onnx_adapting import Adaptation, adapted, sample_by_sample, with_free_batch
 from aigc_edge.sources.onnx_model import as_ir, engine_takes, read_model, with_shapes
 
@@ -35,7 +37,8 @@ class OnnxComponent(SourceComponent):
     """The network in the file `path`; without a torch module.
 
     `times` are the timesteps that it is checked at, `classes` the number of class indices and `conditions` examples [k, ...] of
-    conditions by name. A file for `one_sample` alone is changed to take batches, or evaluated sample by sample.
+    conditions by name; the samples of a network of one evaluation are those of `inputs`. A file for `one_sample` alone is changed
+    to take batches, or evaluated sample by sample.
     """
 
     def __init__(
@@ -49,8 +52,9 @@ class OnnxComponent(SourceComponent):
         classes: int = 0,
         conditions: Mapping[str, npt.NDArray[np.float32]] | None = None,
         one_sample: bool = False,
+        inputs: SampleInputs = NORMAL,
     ) -> None:
-        super().__init__(spec, self._refuse, sizes=sizes)
+        super().__init__(spec, self._refuse, sizes=sizes, inputs=inputs)
         self._path, self._adaptation, self._one_sample = path, adaptation, one_sample
         self._times, self._classes, self._conditions = tuple(times), classes, conditions or {}
 
@@ -110,7 +114,7 @@ class OnnxComponent(SourceComponent):
                 examples = self._conditions[tensor.name]
                 inputs[tensor.name] = examples[rng.integers(0, len(examples), batch)]
             else:
-                inputs[tensor.name] = rng.standard_normal(shape, dtype=np.float32)
+                inputs[tensor.name] = self.inputs.example(tensor.name, rng.standard_normal(shape, dtype=np.float32))
         return inputs
 
     def _batches_agree(self, evaluate: Evaluate, size: Size | None) -> float:

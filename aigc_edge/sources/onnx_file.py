@@ -92,6 +92,7 @@ class OnnxSource(Source):
             classes=self.num_classes,
             conditions=self.conditions,
             one_sample=one_sample,
+            inputs=self.inputs,
         )
 
     def _adaptation(self, inputs: Mapping[str, GraphTensor], outputs: Mapping[str, GraphTensor], role: str) -> Adaptation:

@@ -36,6 +36,7 @@ _TIME = re.compile(r"time|sigma|noise_level|(?<![a-z])(t|ts|step)(?![a-z])", re.
 _PROBE = (1, 1, 24, 40)  # a probe shape to measure how its sides scale
 SMALL = 1024  # elements: shapes, axes and similar constants are smaller
 _AGAIN = "export it again"
+_ALIAS = "ai.onnx"  # of the standard domain, ""
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,29 @@ def plain_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def _parsed(path: Path) -> onnx.ModelProto:
     try:
-        return onnx.load(os.fspath(path), load_external_data=False)
+        model = onnx.load(os.fspath(path), load_external_data=False)
     except Exception as error:  # protobuf's own errors have no useful base class
         raise AigcEdgeError(
             f"{path} is not a readable ONNX file ({type(error).__name__}), it may be truncated: {_AGAIN}"
         ) from error
+    return _one_domain(model)
+
+
+def _one_domain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model`, changed in place: the standard domain is called "" everywhere, never by its alias "ai.onnx"."""
+    for holder in (model, *model.functions):
+        versions: dict[str, int] = {}
+        for entry in holder.opset_import:
+            versions.setdefault("" if entry.domain == _ALIAS else entry.domain, entry.version)
+        if any(entry.domain == _ALIAS for entry in holder.opset_import):
+            del holder.opset_import[:]
+            holder.opset_import.extend(helper.make_opsetid(*item) for item in versions.items())
+    functions = (graphs_of(function) for function in model.functions)  # which have nodes as graphs do
+    nodes = itertools.chain.from_iterable(graph.node for graph in itertools.chain(graphs_of(model.graph), *functions))
+    for item in itertools.chain(nodes, model.functions):
+        if item.domain == _ALIAS:
+            item.domain = ""
+    return model
 
 
 def _read_small(model: onnx.ModelProto, path: Path) -> None:
@@ -148,7 +167,7 @@ def as_ir(model: onnx.ModelProto, path: Path) -> ir.Model:
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:
     nodes = list(itertools.chain.from_iterable(graph.node for graph in graphs_of(model.graph)))
-    foreign = sorted({f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in ("", "ai.onnx")})
+    foreign = sorted({f"{node.domain}::{node.op_type}" for node in nodes if node.domain})
     if foreign:
         names = ", ".join(foreign[:5])
         raise AigcEdgeError(
@@ -165,7 +184,7 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    return next((entry.version for entry in model.opset_import if not entry.domain), 1)
 
 
 def _at_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -144,14 +144,54 @@ def test_random_bytes_end_in_a_sentence() -> None:
     assert not any("\n" in sentence for sentence in said)
 
 
-def written(folder: Path, location: str, listed: dict[str, bytes], *, packed: bool) -> Bundle:
-    file = folder / "made.onnx"
-    file.write_bytes(model(initializers=[tensor(location=location)]).SerializeToString())
-    manifest = write_bundle(folder / "a.aigc", Manifest(name="x"), {"net.onnx": file, **listed}, overwrite=True)
+def nested(depth: int) -> bytes:
+    """A model whose graph has a node with a graph, and so on, around a reference."""
+    data = b"location"
+    for _ in range(depth):
+        for field in (b"\x32", b"\x2a", b"\x0a"):  # graph of an attribute, attribute of a node, node of a graph
+            size, length = len(data), bytearray()
+            while size > 127:
+                length.append(size & 127 | 128)
+                size >>= 7
+            data = field + bytes([*length, size]) + data
+    size = [len(data) & 127 | 128, len(data) >> 7 & 127 | 128, len(data) >> 14]
+    return b"\x08\x08\x3a" + bytes(size) + data
+
+
+def damaged() -> dict[str, bytes]:
+    inner = {"garbage": b"\x0a\x0a\xff\xfflocation", "truncated": b"\x0a\x7flocation"}
+    models = {name: b"\x08\x08\x3a" + bytes([len(graph)]) + graph for name, graph in inner.items()}
+    whole = PLACES["a branch"]("bad").SerializeToString()
+    return models | {"cut": whole[:-9], "nested": nested(60)}
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "cut", "nested"])
+def test_a_damaged_network_is_refused(tmp_path: Path, damage: str) -> None:
+    """Also where the mapping of the file is still in use when the damage is noticed."""
+    file = tmp_path / "net.onnx"
+    file.write_bytes(damaged()[damage])
+    for network in (file.read_bytes(), file):
+        with pytest.raises(BundleError, match="it is not an ONNX model"):
+            check_references(network, None, "it")
+    for packed in (False, True):
+        bundle = bundle_of(tmp_path, {"net.onnx": file}, packed=packed)
+        component = Component(SPEC, {"fp32": {"file": "net.onnx"}})
+        with pytest.raises(BundleError, match="is not an ONNX model"):
+            ENGINES["onnxruntime"].load(EngineSource(bundle, component, "fp32"), threads=1)
+
+
+def bundle_of(folder: Path, files: dict[str, Any], *, packed: bool) -> Bundle:
+    manifest = write_bundle(folder / "a.aigc", Manifest(name="x"), files, overwrite=True)
     if packed:
         zip_folder(folder / "a.aigc", manifest.files, folder / "a.zip", overwrite=True)
         shutil.rmtree(folder / "a.aigc")
     return Bundle(folder / ("a.zip" if packed else "a.aigc"), manifest)
+
+
+def written(folder: Path, location: str, listed: dict[str, bytes], *, packed: bool) -> Bundle:
+    file = folder / "made.onnx"
+    file.write_bytes(model(initializers=[tensor(location=location)]).SerializeToString())
+    return bundle_of(folder, {"net.onnx": file, **listed}, packed=packed)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from aigc_edge.compile.request import CompileRequest
 from aigc_edge.compress.evaluation.quality import tolerance
 from aigc_edge.errors import AigcEdgeError, BudgetError, CalibrationWarning
 from aigc_edge.report.summary import render
+from aigc_edge.sources.base import SourceOptions
 from aigc_edge.sources.generator import Generator
 
 QUICK: dict[str, Any] = {"samples": 4, "threads": 1}
@@ -148,6 +150,36 @@ def test_a_format_that_changes_little_says_so(tmp_path: Path) -> None:
     with pytest.warns(CalibrationWarning, match="6% of the 34,816 weights of the decoder are in int8w"):
         manifest = compile_source(_source(computed=2), tmp_path / "own.aigc", formats=["fp32", "int8w:psnr=1"], **QUICK)
     assert manifest.quality["int8w"]["weight_share"] == pytest.approx(2048 / 34816)
+
+
+@pytest.fixture
+def scan(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A file for one sample whose shapes merge the batch with the channels, so that it becomes the body of a Scan."""
+    helper, node = onnx.helper, onnx.helper.make_node
+    nodes = [node("Reshape", ["x", "flat"], ["f"]), node("MatMul", ["f", "w"], ["m"]), node("ReduceMean", ["m", "axis"], ["a"])]
+    nodes += [node("Sub", ["m", "a"], ["d"]), node("Reshape", ["d", "image"], ["y"])]
+    weight = rng.normal(0, 0.1, (256, 256)).astype(np.float32)
+    constants = {"w": weight, "flat": np.array([3, -1]), "axis": np.array([1]), "image": np.array([1, 3, 16, 16])}
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 16, 16]) for name in "xy")
+    graph = helper.make_graph(nodes, "net", [x], [y], [onnx.numpy_helper.from_array(a, n) for n, a in constants.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "one.onnx")
+    return tmp_path / "one.onnx"
+
+
+def test_weights_that_a_scan_reads(scan: Path, tmp_path: Path) -> None:
+    """They are in 16 bits; formats that hold none of them fail, and the others are written."""
+    formats = ["fp32", "fp16", "int8", "int8w:psnr=1", "sparse24:psnr=1", "pruned"]
+    options = SourceOptions(role="decoder")
+    with pytest.raises(BudgetError) as raised:
+        compile_source(scan, tmp_path / "own.aigc", formats=formats, options=options, **QUICK)
+    assert "own.aigc is written without int8, int8w, sparse24, pruned, it has fp32, fp16" in str(raised.value)
+    assert "0% of the 65,536 weights of the decoder are in int8w" in str(raised.value)
+    assert "the network has no convolution or matrix product with constant weights" in str(raised.value)
+    bundle = Bundle.open(tmp_path / "own.aigc", verify=True)
+    assert list(bundle.manifest.main.formats) == ["fp32", "fp16"]
+    assert bundle.manifest.quality["fp16"]["weight_share"] == 1
+    half, whole = ((tmp_path / "own.aigc" / f"decoder.{name}.onnx").stat().st_size for name in ("fp16", "fp32"))
+    assert half < 0.6 * whole
 
 
 def test_the_share_is_shown(tmp_path: Path) -> None:

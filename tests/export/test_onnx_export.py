@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +227,35 @@ def test_what_draws_random_numbers_is_refused(tmp_path: Path, function: Callable
     with pytest.raises(AigcEdgeError, match=r"draws random numbers .*: make them an input"):
         export_component(_part(_Calls(function)), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "draw", [random.random, np.random.random, lambda: torch.rand(()).item()], ids=["random", "numpy", "torch"]
+)
+@pytest.mark.parametrize("least", [0.1, 0.5])
+def test_coins_that_python_flips_are_refused(draw: Callable[[], float], least: float, tmp_path: Path) -> None:
+    """Also where most evaluations agree by chance."""
+    graph = tmp_path / "a.onnx"
+    export_component(_part(module := _Calls(lambda x: x)), graph)
+    module.function = lambda x: x if draw() > least else -x
+    with pytest.raises(AigcEdgeError, match=r"draws random numbers .*: make them an input"):
+        check(_part(module), graph)
+
+
+def test_coins_of_a_generator_of_its_own_are_refused(tmp_path: Path) -> None:
+    """Whose first evaluations in float32 differ from those in float64."""
+    graph, own = tmp_path / "a.onnx", random.Random(0)
+    export_component(_part(module := _Calls(lambda x: x)), graph)
+    first = iter([True, True, False, False])
+    module.function = lambda x: x if next(first, own.random() > 0.5) else -x
+    with pytest.raises(AigcEdgeError, match=r"draws random numbers .*: make them an input"):
+        check(_part(module), graph)
+
+
+def test_numbers_that_are_drawn_and_not_used_do_no_harm(tmp_path: Path) -> None:
+    """As transformers that may skip layers in training draw them."""
+    module = _Calls(lambda x: x if random.random() < 2 else -x)
+    assert export_component(_part(module), tmp_path / "a.onnx")["checks"]
 
 
 def test_dropout_that_is_off_is_no_random_number(tmp_path: Path) -> None:

@@ -131,11 +131,40 @@ def test_latents_become_an_image_with_channels_last(tmp_path: Path, rng: np.rand
         (["N", 8, 8, 3], "nchw", (8, 8, 3)),
         (["N", 3, 8, 3], None, (3, 8, 3)),
         (["N", 8, 8, 1], None, (1, 8, 8)),
+        (["N", 12, 8, 3], None, (3, 12, 8)),
+        (["N", 12, 8, 1], None, (12, 8, 1)),  # a signal or spectrogram as well as an image
+        (["N", 12, 8, 1], "nhwc", (1, 12, 8)),
+        (["N", 80, 200, 1], None, (80, 200, 1)),
     ],
 )
 def test_the_layout_is_evident_or_declared(tmp_path: Path, shape: list[Any], layout: Any, expected: tuple[int, ...]) -> None:
     file = channels_last(tmp_path / "n.onnx", shape, shape)
     assert open_source(str(file), SourceOptions(role="decoder", layout=layout)).output_shape == expected
+
+
+def folded_of(path: Path, sample: list[int], output: list[int]) -> Path:
+    """The sample in another shape."""
+    return write(
+        path,
+        [node("Reshape", ["x", "s"], "y")],
+        {"x": (F, ["N", *sample])},
+        {"y": (F, ["N", *output])},
+        {"s": np.array([-1, *output])},
+    )
+
+
+@pytest.mark.parametrize(
+    ("sample", "output", "expected"),
+    [
+        ((16, 8, 4), (2, 16, 16), ((16, 8, 4), (2, 16, 16))),  # the output has its channels first
+        ((16, 8, 3), (3, 16, 8), ((16, 8, 3), (3, 16, 8))),
+        ((4, 8, 8), (16, 16, 1), ((4, 8, 8), (1, 16, 16))),  # a square image shows it by itself
+        ((16, 8, 1), (8, 8, 2), ((1, 16, 8), (2, 8, 8))),
+    ],
+)
+def test_the_layout_of_a_pair(tmp_path: Path, sample: Any, output: Any, expected: Any) -> None:
+    source = open_source(str(folded_of(tmp_path / "n.onnx", list(sample), list(output))), DECODER)
+    assert (source.sample_shape, source.output_shape) == expected
 
 
 def test_channels_last_of_any_size(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -255,6 +284,28 @@ def test_local_functions_are_inlined(tmp_path: Path, rng: np.random.Generator) -
     np.testing.assert_allclose(converted(file, DECODER, x=x), x / (1 + np.exp(-x)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("entries", [[("ai.onnx", 20)], [("ai.onnx", 17)], [("", 20), ("ai.onnx", 20)]])
+def test_the_alias_of_the_standard_domain(tmp_path: Path, rng: np.random.Generator, entries: list[tuple[str, int]]) -> None:
+    """In the opset, nodes, bodies and functions; the weight is computed from a constant, which import does once and for all."""
+    alias = {"domain": "ai.onnx"}
+    body = [node("Add", ["p", "one"], "s", **alias), node("Cast", ["true"], "more", to=TensorProto.BOOL, **alias)]
+    values = {"i": (I64, []), "c": (TensorProto.BOOL, []), "p": (F, None), "more": (TensorProto.BOOL, []), "s": (F, None)}
+    infos = {name: helper.make_tensor_value_info(name, *value) for name, value in values.items()}
+    loop = helper.make_graph(body, "b", [infos["i"], infos["c"], infos["p"]], [infos["more"], infos["s"]])
+    inner = [node("Sigmoid", ["v"], "g", **alias), node("Mul", ["v", "g"], "r", **alias)]
+    swish = helper.make_function("mine", "Swish", ["v"], ["r"], inner, [helper.make_opsetid(*entry) for entry in entries])
+    nodes = [node("Transpose", ["w"], "wt", perm=[1, 0, 2, 3], **alias), node("Conv", ["x", "wt"], "c0", **alias)]
+    nodes += [node("Loop", ["three", "true", "c0"], "l", body=loop, **alias), node("Swish", ["l"], "y", domain="mine")]
+    weight = rng.standard_normal((3, 3, 1, 1), dtype=np.float32)
+    constants = {"w": weight, "one": np.array(1, np.float32), "three": np.array(3), "true": np.array(True)}
+    opsets = [helper.make_opsetid(*entry) for entry in [*entries, ("mine", 1)]]
+    tensors = {"x": (F, IMAGE)}, {"y": (F, IMAGE)}
+    file = write(tmp_path / "n.onnx", nodes, *tensors, constants, functions=[swish], opset_imports=opsets)
+    x = rng.standard_normal((2, 3, 8, 8), dtype=np.float32)
+    sums = np.einsum("io,nihw->nohw", weight[:, :, 0, 0], x) + 3
+    np.testing.assert_allclose(converted(file, DECODER, x=x), sums / (1 + np.exp(-sums)), rtol=1e-4, atol=1e-4)
+
+
 def declared(path: Path) -> Path:
     """Only the declared shapes say 1."""
     return convolving(path, np.ones((3, 3, 3, 3), np.float32), F, 1)
@@ -320,3 +371,18 @@ def test_an_edm_network_that_inverts_its_timestep(tmp_path: Path) -> None:
     (wrong,) = open_source(str(file), DENOISER).components()
     with pytest.raises(AigcEdgeError, match=r"n.onnx returns values that are not finite .*--schedule"):
         wrong.write(tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("inputs", ["uniform:0:1", "arrays"])
+@pytest.mark.parametrize("shape", [IMAGE, ["N", 3, "h", "w"]])
+def test_a_network_is_checked_on_its_own_inputs(tmp_path: Path, rng: np.random.Generator, inputs: str, shape: list[Any]) -> None:
+    file = channels_last(tmp_path / "n.onnx", shape, shape, "Sqrt")
+    np.savez(tmp_path / "own.npz", x=rng.uniform(0, 1, (3, 3, 8, 8)).astype(np.float32))
+    given = str(tmp_path / "own.npz") if inputs == "arrays" else inputs
+    sizes: dict[str, Any] = {"size": (8, 8), "further_sizes": ((16, 8),)} if shape != IMAGE else {}
+    (part,) = open_source(str(file), SourceOptions(role="decoder", calibration=given, **sizes)).components()
+    part.write(tmp_path / "out.onnx")
+    part.compare(tmp_path / "out.onnx", lambda feeds: [run(file, **feeds)], "again")
+    (part,) = open_source(str(file), SourceOptions(role="decoder", **sizes)).components()
+    with pytest.raises(AigcEdgeError, match="returns values that are not finite"):
+        part.write(tmp_path / "out.onnx")

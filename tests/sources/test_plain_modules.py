@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import OrderedDict
 from pathlib import Path
@@ -96,6 +97,55 @@ def test_other_precisions_become_float32(rng: np.random.Generator, dtype: torch.
     assert module.factor.dtype == dtype, "the caller's module is unchanged"
 
 
+class Shifted(nn.Module):
+    """2 · x + 1, where the shift is a buffer or a constant of the code."""
+
+    def __init__(self, dtype: torch.dtype, buffer: bool) -> None:
+        super().__init__()
+        self.factor, self.dtype = nn.Parameter(torch.tensor([2.0])), dtype
+        self.shift: Tensor | float
+        if buffer:
+            self.register_buffer("shift", torch.ones(1, dtype=dtype))
+        else:
+            self.shift = 1.0
+
+    def forward(self, sample: Tensor) -> Tensor:
+        x = sample * self.factor
+        return (x if isinstance(self.shift, Tensor) else x.to(self.dtype)) + self.shift
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("buffer", [True, False])
+def test_outputs_in_other_precisions_become_float32(
+    tmp_path: Path, rng: np.random.Generator, dtype: torch.dtype, buffer: bool
+) -> None:
+    module = Shifted(dtype, buffer)
+    source = Generator(sample=torch.zeros(1, 3, 4, 4), decoder=module)
+    (part,) = source.components()
+    x = rng.integers(-8, 8, (2, 3, 4, 4)).astype(np.float32)  # which all these types hold
+    assert part.module(torch.as_tensor(x)).dtype == torch.float32
+    np.testing.assert_array_equal(network_of(source)(x), 2 * x + 1)
+    if buffer or dtype == torch.float64:  # rounding in the code is that of the module
+        part.write(tmp_path / "a.onnx")
+        session = InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+        assert session.get_outputs()[0].type == "tensor(float)"
+        np.testing.assert_array_equal(session.run(None, {"sample": x})[0], 2 * x + 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda module: torch.jit.trace(module, torch.zeros(1, 3, 4, 4))])
+def test_compiled_modules_are_taken(tmp_path: Path, rng: np.random.Generator, compiled: Any) -> None:
+    """What cannot be exported is refused with a sentence."""
+    module = compiled(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Tanh()).eval())
+    source = Generator(sample=torch.zeros(1, 3, 4, 4), decoder=module)
+    x = rng.standard_normal((2, 3, 4, 4), dtype=np.float32)
+    np.testing.assert_array_equal(network_of(source)(x), module(torch.as_tensor(x)).detach().numpy())
+    with contextlib.suppress(AigcEdgeError):
+        source.components()[0].write(tmp_path / "a.onnx")
+        session = InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(session.run(None, {"sample": x})[0], network_of(source)(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("wrap", [lambda x: {"image": x}, lambda x: x], ids=["dict", "variable arguments"])
 def test_the_module_is_exported(tmp_path: Path, rng: np.random.Generator, wrap: Any) -> None:
     """Also one whose forward names none of its inputs."""
@@ -123,7 +173,14 @@ def test_a_decoder_to_channels_last(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "layout", "expected"),
-    [((8, 8, 8), None, (8, 8, 8)), ((4, 4, 3), "nhwc", (3, 4, 4)), ((8, 8, 3), "nchw", (8, 8, 3)), ((3, 8, 3), None, (3, 8, 3))],
+    [
+        ((8, 8, 8), None, (8, 8, 8)),
+        ((4, 4, 3), "nhwc", (3, 4, 4)),
+        ((8, 8, 3), "nchw", (8, 8, 3)),
+        ((3, 8, 3), None, (3, 8, 3)),
+        ((12, 50, 1), None, (12, 50, 1)),  # a signal
+        ((12, 50, 1), "nhwc", (1, 12, 50)),
+    ],
 )
 def test_the_layout_is_evident_or_declared(shape: tuple[int, ...], layout: Any, expected: tuple[int, ...]) -> None:
     assert Generator(sample=torch.zeros(1, *shape), decoder=Scaled(), layout=layout).output_shape == expected
@@ -141,3 +198,29 @@ def test_a_denoiser_is_checked_at_timesteps_of_its_programs() -> None:
     rows = {float(np.float32(row.timestep)) for program in source.programs(None, None, None) for row in program.rows}
     (part,) = source.components()
     assert set(part.example(64, torch.Generator().manual_seed(0))[1].tolist()) <= rows
+
+
+class Root(nn.Module):
+    """sqrt(z), NaN for half of all normal numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, sample: Tensor) -> Tensor:
+        return torch.sqrt(sample) * self.factor
+
+
+@pytest.mark.parametrize("sizes", [(), ((4, 4), (8, 4))])
+@pytest.mark.parametrize("inputs", ["uniform:0:1", "arrays"])
+def test_a_network_is_checked_on_its_own_inputs(tmp_path: Path, rng: np.random.Generator, sizes: Any, inputs: str) -> None:
+    chosen = {"sample": rng.uniform(1, 2, (3, 3, 4, 4)).astype(np.float32)} if inputs == "arrays" else inputs
+    arguments: dict[str, Any] = {"sample": torch.ones(1, 3, 4, 4), "decoder": Root(), "sizes": sizes}
+    (part,) = Generator(**arguments, inputs=chosen).components()
+    assert part.write(tmp_path / "a.onnx")["checks"]
+    low, high = (1, 2) if inputs == "arrays" else (0, 1)
+    (drawn,) = part.example(50, torch.Generator().manual_seed(0))
+    assert low <= drawn.min() < drawn.max() <= high
+    (part,) = Generator(**arguments, inputs="normal").components()
+    with pytest.raises(AigcEdgeError, match="is off by nan"):
+        part.write(tmp_path / "b.onnx")

@@ -16,7 +16,7 @@ from aigc_edge.compress.channels.trace import trace
 from aigc_edge.compress.channels.units import ChannelGroup, ChannelUnit, Costs, groups_of
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import BudgetError
 
 KEEP = 1 / 8  # of a group's channels that always stay
 LEVELS = (0.25, 0.5, 0.75, 0.875)  # shares of a group's units removed to measure it; of many groups only half
@@ -33,7 +33,7 @@ class ChannelPruner:
         self.costs = Costs(self.state)
         self.groups = groups_of(self.state, self.costs)
         if not self.groups:
-            raise AigcEdgeError(
+            raise BudgetError(
                 "the network has no inner channels that could be pruned (sums or outputs need all of them): use another format"
             )
         self.inputs = InputMoments(self.state, reference.calibration_records, reference.threads)
@@ -94,7 +94,7 @@ class ChannelPruner:
             removed |= {unit.root for unit in part}
         reached = 1 - self.costs.macs(removed) / self.total
         if reached < share:
-            raise AigcEdgeError(
+            raise BudgetError(
                 f"share={share:g} of the multiply-adds cannot be pruned: inner channels hold {reached:.2f}; use a smaller one"
             )
         return removed

@@ -13,6 +13,7 @@ from aigc_edge.compress.graphs.half import HalfType, to_half
 from aigc_edge.compress.graphs.weights import weights_of
 from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.compress.recipes.recipe import ConversionRecipe
+from aigc_edge.compress.weight_share import captured_weights
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class HalfPrecisionRecipe(ConversionRecipe):
 
     def bytes_of(self, layer: Layer) -> int:
         return layer.bytes // 2
+
+    def captured(self, model: onnx.ModelProto) -> dict[str, int]:
+        return captured_weights(model.graph, self._dtype.onnx)
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         chosen = {layer.node for layer in layers}

@@ -25,7 +25,7 @@ from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
 from aigc_edge.compress.recipes.recipe import ConversionRecipe, LayerEvaluator
 from aigc_edge.compress.report import CompressionReport
 from aigc_edge.compress.rounding import scale_of
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import BudgetError
 
 OBSERVED = 1e9  # multiply-adds of evaluations whose inner tensors are observed at a time: they take memory
 
@@ -52,7 +52,7 @@ class Int8Recipe(ConversionRecipe):
         self.scheme, self.model, self.reference, self.compute = scheme, model, reference, compute
         self.layers, self.float_layers = scheme.layers(model), []
         if not self.layers:
-            raise AigcEdgeError(
+            raise BudgetError(
                 "the network has no convolution or matrix product with constant weights: there is nothing to quantise"
             )
         self.errors = dict.fromkeys(estimators, math.inf)  # mean squared error with all layers in int8

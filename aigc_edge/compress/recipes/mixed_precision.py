@@ -115,7 +115,7 @@ def convert_layers(
     if reference is not None:
         chosen, ranking = _choose(format, recipe, reference, report, progress)
     model = stamped(recipe.build(chosen), name)
-    report.weights, report.weight_share = elements, weight_share(chosen, elements)
+    report.weights, report.weight_share = elements, weight_share(chosen, elements, recipe.captured(model))
     if reference is not None:
         report.rows = reference.row_errors(recipe.network(lambda: model, threads))
     progress(name, 1, 1)

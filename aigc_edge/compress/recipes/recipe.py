@@ -40,6 +40,10 @@ class ConversionRecipe(ABC):
         """The format that the layer is stored in: some layers suit a neighbouring format better."""
         return self.name
 
+    def captured(self, model: onnx.ModelProto) -> dict[str, int]:
+        """The sizes of the weights, by name, that bodies of the written `model` read and that are in the format."""
+        return {}
+
     def cost(self, layer: Layer) -> int:
         """What is lost when the layer falls back to float: its bytes, or its multiply-adds."""
         return layer.bytes

@@ -19,7 +19,7 @@ from torch import nn
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.trainable.distillation import DistillationSet
 from aigc_edge.compress.trainable.network import Trainable
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import BudgetError
 
 STEP_MACS = 5e10  # multiply-adds of one pass of a minibatch: larger networks take fewer evaluations at a time
 LEAST_SIZE = 1e-2  # of a tensor's root mean square: a bias of zeros must be able to move
@@ -97,7 +97,7 @@ def _train(network: Trainable, data: DistillationSet, settings: FineTuneSettings
         if failed == 0:
             optimiser.step()
         elif failed == PATIENCE:
-            raise AigcEdgeError(
+            raise BudgetError(
                 f"fine-tuning does not converge (no finite loss after {step} steps): use a smaller rate than {settings.rate}"
             )
         progress(step, settings.steps)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aigc_edge.compress.graphs.opset import opset_of
 from aigc_edge.compress.trainable.node import OPERATORS, Node, node_of
 from aigc_edge.compress.trainable.operators.quantised import E4M3, RANGES, rounded
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import BudgetError
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _CODES: dict[int, int] = {
@@ -32,7 +32,7 @@ class Trainable(nn.Module):
 
     Constants that a DequantizeLinear reads are parameters in units of their scale, rounded straight-through on every call; they
     start from `master_weights` where these are given, else from the codes. Scales, zero points and the sizes that operators such
-    as Resize read are fixed. Half precision is computed in float32. Raises AigcEdgeError for an unsupported operator.
+    as Resize read are fixed. Half precision is computed in float32. Raises BudgetError for an unsupported operator.
     """
 
     def __init__(self, model: onnx.ModelProto, master_weights: dict[str, npt.NDArray[np.float32]] | None = None) -> None:
@@ -42,7 +42,7 @@ class Trainable(nn.Module):
         known = set(OPERATORS)
         lacking = sorted({node.op_type for node in nodes if node.op_type not in known or node.domain not in ("", "ai.onnx")})
         if lacking:
-            raise AigcEdgeError(
+            raise BudgetError(
                 f"the network uses {', '.join(lacking)}, which cannot be trained: use a format without training (steps=0)"
             )
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -105,7 +105,7 @@ def _torch_value(tensor: onnx.TensorProto) -> Tensor:
     try:
         return torch.from_numpy(np.array(value.astype(np.float32) if small else value))
     except TypeError as error:
-        raise AigcEdgeError(f"constant {tensor.name!r} is of type {value.dtype}, which cannot be trained") from error
+        raise BudgetError(f"constant {tensor.name!r} is of type {value.dtype}, which cannot be trained") from error
 
 
 def _with_kind(node: Node, tensors: dict[str, onnx.TensorProto]) -> Node:
