@@ -175,8 +175,6 @@ class Calibration:
     def fingerprint(self) -> str:
         """SHA-256 of everything that determines the network's inputs: equal calibrations have equal fingerprints."""
         arrays = {"latents": self.latents, "classes": self.classes, "seeds": self.seeds}
-        if self.inputs is not None:  # training draws further samples from them
-            arrays |= {f"inputs {name}": array for name, array in self.inputs.arrays.items()}
         arrays |= {
             f"{kind} {name}": array for kind in ("conditions", "negative") for name, array in (getattr(self, kind) or {}).items()
         }
