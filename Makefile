@@ -7,7 +7,7 @@ RUN = .venv/bin/python
 help:
 	@echo "make setup   environment .venv with the project, editable, and all extras"
 	@echo "make demo    train on real digits, compile, sample, measure: out/demo/ (about 10 minutes on 2 cores)"
-	@echo "make zoo     download published generators, compile, compare with their publishers: out/zoo/ (about an hour on 2 cores)"
+	@echo "make zoo     download published generators, compile, compare with their publishers: out/zoo/ (long)"
 	@echo "make test    build the wheel, install it into a fresh environment, run all tests there"
 	@echo "make lint    ruff, mypy, clang-format"
 	@echo "make bench   measure the demo's bundle: out/demo/bench.json and report.html"

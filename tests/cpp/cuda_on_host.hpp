@@ -102,7 +102,7 @@ struct Machine {
   std::unique_ptr<CUgraph_st> capture;
   bool invalidated = false;  // the capture, by a call that may not be in one
   int graphs = 0;            // replays
-  // Where a framework captures by means of its own: is told the number of each operation, which `again` then repeats. Whoever
+  // Where a framework captures by means of its own: receives the number of each operation, which `again` then repeats. Whoever
   // waits for the device meanwhile is refused.
   void (*recorder)(int64_t number) = nullptr;
   std::vector<std::function<void()>> recorded;
