@@ -328,7 +328,7 @@ def test_an_existing_bundle_or_an_impossible_place_is_refused_before_the_work(tm
 
 def _shortcut(monkeypatch, quality):
     """Skip everything but the evaluation, whose figures are `quality`."""
-    for name in ("export", "tabulate", "make_judge", "convert_all", "build_engines", "preview"):
+    for name in ("export", "check_output_range", "tabulate", "make_judge", "convert_all", "build_engines", "preview"):
         monkeypatch.setattr(compilation, name, lambda *_, **__: None)
     monkeypatch.setattr(evaluation, "convert_format", lambda *_: None)
     monkeypatch.setattr("aigc_edge.compile.state.CompileState.draft", lambda self, formats: self.folder)
@@ -378,7 +378,8 @@ def test_a_judge_is_not_trained_on_other_data(tmp_path, monkeypatch):
     config = json.loads((run / "config.json").read_text())
     config["data"]["fingerprint"] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(compilation, "export", lambda *_, **__: None)
+    for name in ("export", "check_output_range"):
+        monkeypatch.setattr(compilation, name, lambda *_, **__: None)
     monkeypatch.setattr(compilation, "tabulate", lambda *_: None)
     with pytest.raises(AigcEdgeError, match="differ from those that"):
         compile_source(run, tmp_path / "out.aigc")
