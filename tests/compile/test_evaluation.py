@@ -33,6 +33,8 @@ class Case:
             quality={},
             failed={},
             inputs=SampleInputs(),
+            main="decoder",
+            components={},
             programs={"euler-2": SimpleNamespace(rows=())},
             files={},
             judge=None,
