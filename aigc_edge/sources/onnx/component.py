@@ -16,8 +16,8 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.sources.base import SourceComponent
 from aigc_edge.sources.inputs import NORMAL
-from aigc_edge.sources.onnx_adapting import Adaptation, adapted, sample_by_sample, with_free_batch
-from aigc_edge.sources.onnx_model import as_ir, engine_takes, read_model, with_shapes
+from aigc_edge.sources.onnx.adapting import Adaptation, adapted, sample_by_sample, with_free_batch
+from aigc_edge.sources.onnx.model import as_ir, engine_takes, read_model, with_shapes
 
 if TYPE_CHECKING:
     import onnx
