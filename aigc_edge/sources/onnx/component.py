@@ -90,11 +90,13 @@ class OnnxComponent(SourceComponent):
         return {"component": self.spec.name, "nodes": nodes, "checks": checks}
 
     def _cleaned(self, proto: onnx.ModelProto) -> ir.Model:
+        from aigc_edge.export.adapters import fold_adapters
         from aigc_edge.export.clean import clean
         from aigc_edge.export.fold import fold_constants
 
         model = as_ir(proto, self._path)
         fold_constants(model, self._path.name)
+        fold_adapters(model)
         simplified = model.clone()
         try:
             clean(simplified, self.sizes[0] if self.sizes else None)
