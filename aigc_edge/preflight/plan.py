@@ -30,7 +30,7 @@ def survey_source(source: Source) -> list[Survey]:
     surveys = []
     for part in source.components():
         if isinstance(part, OnnxComponent):
-            surveys.append(onnx_survey.survey(part.spec.name, part.model()))
+            surveys.append(onnx_survey.survey(part.spec.name, part.outline()))
         else:
             surveys.append(torch_survey.survey(part))
     return surveys

@@ -17,7 +17,7 @@ def test_program(native: Any, name: str) -> None:
     assert native.run(native.build_test(name)) == "done\n"
 
 
-@pytest.mark.parametrize("name", ["test_loop_allocations", "test_image_sizes", "test_reentrancy"])
+@pytest.mark.parametrize("name", ["test_loop_allocations", "test_image_sizes", "test_reentrancy", "test_recovery"])
 def test_program_with_a_bundle(native: Any, name: str) -> None:
     assert native.run(native.build_test(name), native.root / "tests" / "data" / "digits-tiny.aigc") == "done\n"
 
