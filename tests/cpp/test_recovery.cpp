@@ -1,6 +1,7 @@
 // ae_open of a bundle whose replacement was interrupted between its two renames. Takes the path of a bundle.
 #include <sys/stat.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,7 +24,7 @@ void require(bool holds, const char* what) {
 ae_status open(const fs::path& path) {
   ae_engine engine = {};
   engine.size = sizeof engine;
-  engine.evaluate = [](void*, const ae_evaluation*, char*, size_t) { return AE_OK; };
+  engine.evaluate = [](void*, const ae_evaluation*, char*, size_t) -> ae_status { return AE_OK; };
   ae_open_options options = {};
   options.size = sizeof options;
   options.engine = &engine;
