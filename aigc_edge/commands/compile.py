@@ -198,12 +198,15 @@ def source_options(arguments: argparse.Namespace) -> SourceOptions:
 
 def run(arguments: argparse.Namespace) -> int:
     let_threads_sleep()
-    from aigc_edge.bundle.bundle import Bundle
+    from aigc_edge.sources.base import check_source, open_source
+
+    options = source_options(arguments)
+    check_source(arguments.source, options)
+    from aigc_edge.bundle.bundle import Bundle  # not before: these take a second
     from aigc_edge.compile import compile_source
     from aigc_edge.compile.request import CompileRequest
     from aigc_edge.compress.budget import Budget
     from aigc_edge.report.summary import render
-    from aigc_edge.sources.base import open_source
 
     request = CompileRequest.parse(  # before loading the source, which may take a while
         arguments.formats or DEFAULT_FORMATS,
@@ -213,7 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         threads=arguments.threads,
     )
-    source = open_source(arguments.source, source_options(arguments))
+    source = open_source(arguments.source, options)
     if source.judged and not arguments.budget:
         request = dataclasses.replace(request, budget=Budget(frechet=FRECHET))
     output = arguments.output or f"{source.name}.aigc"

@@ -12,7 +12,7 @@ import numpy as np
 
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import prepacked
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature, shape_of
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature, made_as, shape_of
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
 from aigc_edge.hardware import has_vnni, import_onnxruntime
 
@@ -53,8 +53,9 @@ class OnnxRuntimeEngine(Engine):
         if reason is not None:
             raise EngineUnavailable(reason)
         relative, dims = source.model_file(), source.component.dims
-        options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
-        entry = prepacked.cache_entry(source, {"int8": source.format == "int8", "dims": dims})
+        format = made_as(relative, source.format)
+        options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": format, "dims": dims}
+        entry = prepacked.cache_entry(source, {"int8": format == "int8", "dims": dims})
         session = None if entry is None else _open_prepacked(source, entry, threads, options)
         if session is None:
             with source.loadable() as (_, model):
@@ -107,7 +108,7 @@ def open_session(
 ) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
-    `format` is the bundle's format: only int8 files are written for onnxruntime's integer kernels. `dims` maps symbolic
+    `format` is that of the file (`made_as`): only int8 files are written for onnxruntime's integer kernels. `dims` maps symbolic
     dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with static
     shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model.
     """
@@ -125,7 +126,9 @@ def open_session(
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", prepacked.WEIGHTS)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.log_severity_level = 4  # failures are raised; a library does not write to stderr
-    if format != "int8":  # otherwise weights are dequantised at every call, or activations are rounded unasked
+    # Otherwise weights are dequantised at every call, activations are rounded unasked, and int8 weights without a zero point,
+    # which weight-only formats write, may get one of a wrong shape (onnxruntime's conversion of weights from int8 to uint8).
+    if format != "int8":
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     for name, length in (dims or {}).items():
         options.add_free_dimension_override_by_name(name, length)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.engines.base import EngineSource
+from aigc_edge.engines.base import EngineSource, made_as
 from aigc_edge.engines.cache import cache_limit
 from aigc_edge.files import atomic_dir, cache_folder, is_sealed, seal
 from aigc_edge.hardware import processor_features
@@ -46,7 +46,7 @@ def cache_entry(source: EngineSource, options: dict[str, Any]) -> Path | None:
     folder = cache_folder() / "prepacked"
     facts = [[file.sha256 for file in files], options, version("onnxruntime"), platform.machine(), processor_features()]
     entry = folder / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    limit, required = cache_limit(), GROWTH.get(source.format, DEFAULT_GROWTH) * size
+    limit, required = cache_limit(), GROWTH.get(made_as(relative, source.format), DEFAULT_GROWTH) * size
     try:
         existing = next(parent for parent in folder.parents if parent.exists())
         usable = entry.exists() or (required <= shutil.disk_usage(existing).free and os.access(existing, os.W_OK))

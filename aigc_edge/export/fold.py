@@ -19,15 +19,12 @@ import onnx_ir as ir
 from onnx import helper
 from onnx_ir.passes import common
 
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.export.refused import QUANTISED, RANDOM, quantised_error, random_error
 from aigc_edge.export.session import session_of
 
 SMALL = 1 << 16  # elements: what is computed from fewer, such as masks and tables of angles, may become as large
 LARGEST = 1 << 31  # elements of any value while a constant is computed
 STANDARD = ("", "ai.onnx")
-RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
-QUANTISED = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
-QUANTISED |= frozenset(("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"))
 Roots = list[ir.Value]  # the constants that a value is computed from, the largest first
 # Names of the tensors that torch's parametrisations and quantisers store in place of "weight".
 _STORED = re.compile(r"\.parametrizations(?=\.\w+\.original)|\.original\d*$|(?<=weight)(_v|_orig|_quantized)$")
@@ -73,12 +70,9 @@ def fold_constants(model: ir.Model, what: str) -> None:
         constant.name = next(name for name in names if name not in taken)
         taken.add(constant.name)
         model.graph.register_initializer(constant)
-    quantised = sorted({node.op_type for node in ir.traversal.RecursiveGraphIterator(model.graph)} & QUANTISED)
+    quantised = {node.op_type for node in ir.traversal.RecursiveGraphIterator(model.graph)} & QUANTISED
     if quantised:
-        raise AigcEdgeError(
-            f"{what} is quantised already ({', '.join(quantised)}): compile the float32 network, from which formats such as int8 "
-            "are derived"
-        )
+        raise quantised_error(what, quantised)
 
 
 def _refuse_random(model: ir.Model, what: str) -> None:
@@ -88,7 +82,7 @@ def _refuse_random(model: ir.Model, what: str) -> None:
         training = node.inputs[2] if dropout and len(node.inputs) > 2 else None
         active = training is not None and (training.const_value is None or training.const_value.numpy().any())
         if node.op_type in RANDOM or active:
-            raise AigcEdgeError(f"{what} draws random numbers ({node.op_type}): make them an input")
+            raise random_error(what, node.op_type)
         result, source = node.outputs[0], node.inputs[0] if node.inputs else None
         if dropout and source is not None and not result.is_graph_output() and not any(v.uses() for v in node.outputs[1:]):
             ir.convenience.replace_all_uses_with(result, source)

@@ -22,6 +22,7 @@ import aigc_edge
 from aigc_edge.bundle import external
 from aigc_edge.bundle.sizes import METADATA, named
 from aigc_edge.errors import AigcEdgeError, first_line
+from aigc_edge.export.adapters import fold_adapters
 from aigc_edge.export.clean import clean
 from aigc_edge.export.double import evaluate as in_dtype
 from aigc_edge.export.double import in_double
@@ -85,6 +86,7 @@ def to_ir(component: Exportable) -> ir.Model:
     for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*spec.inputs, *spec.outputs], strict=True):
         value.shape = ir.Shape(tensor.shape)
     fold_constants(model, f"component {spec.name!r}")
+    fold_adapters(model)
     try:
         clean(model, sizes[0] if sizes else None)
     except onnx.shape_inference.InferenceError as error:

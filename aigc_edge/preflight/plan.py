@@ -13,7 +13,7 @@ from aigc_edge.preflight import predict
 from aigc_edge.preflight.processor import measured
 from aigc_edge.preflight.survey import Survey
 from aigc_edge.sources.base import Source
-from aigc_edge.sources.onnx_component import OnnxComponent
+from aigc_edge.sources.onnx.component import OnnxComponent
 from aigc_edge.targets import Target
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def survey_source(source: Source) -> list[Survey]:
     surveys = []
     for part in source.components():
         if isinstance(part, OnnxComponent):
-            surveys.append(onnx_survey.survey(part.spec.name, part.model()))
+            surveys.append(onnx_survey.survey(part.spec.name, part.outline()))
         else:
             surveys.append(torch_survey.survey(part))
     return surveys

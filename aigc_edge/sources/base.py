@@ -237,6 +237,10 @@ class Source(ABC):
     def open(cls, text: str, options: SourceOptions) -> Source:
         """Open the source without loading weights; raises AigcEdgeError when it is invalid."""
 
+    @classmethod  # noqa: B027 - most sources take long to read
+    def check(cls, text: str, options: SourceOptions) -> None:
+        """Raise AigcEdgeError for what is wrong with the source, as far as that shows within a second; `open` does so too."""
+
     @abstractmethod
     def components(self) -> list[SourceComponent]:
         """The networks: "denoiser" and/or "decoder", and text encoders. Nothing is loaded yet."""
@@ -300,13 +304,22 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
 
     Raises AigcEdgeError that lists the kinds of sources.
     """
+    kind, options = _kind_of(text), options or SourceOptions()
+    source = kind.open(text, options)
+    source.opened = (text, options)
+    return source
+
+
+def check_source(text: str, options: SourceOptions) -> None:
+    """Raise AigcEdgeError for a source that cannot be opened, as far as that shows before anything heavy is imported."""
+    _kind_of(text).check(text, options)
+
+
+def _kind_of(text: str) -> type[Source]:
     check_regular(Path(text))
     for kind in SOURCES:
         if SOURCES[kind].claims(text):
-            options = options or SourceOptions()
-            source = SOURCES[kind].open(text, options)
-            source.opened = (text, options)
-            return source
+            return SOURCES[kind]
     problem = "is not a source" if Path(text).exists() else "does not exist"
     raise AigcEdgeError(
         f"{text} {problem}: give a folder that 'aigc-edge train' wrote (config.json), a diffusers folder (model_index.json), an "

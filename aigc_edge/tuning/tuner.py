@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aigc_edge.diffusion import Program, build, reference
 from aigc_edge.diffusion.reference import NetworkFunction
 from aigc_edge.errors import AigcEdgeError, ProgramError
+from aigc_edge.metrics.paired import peak_of
 from aigc_edge.tuning.conversion import MAX_NFE, from_program, to_program
 from aigc_edge.tuning.fit import Fit, FitSettings, fit_evaluations
 from aigc_edge.tuning.initial_tables import HIGHEST, MAX_TABLES, initial_tables
@@ -52,10 +53,13 @@ class TunedProgram:
     best_error: float
 
 
-def decibels(error: float, limits: tuple[float, float] | None) -> float:
-    """PSNR of a mean squared error, in dB; samples without limits are taken to span −1 … 1."""
-    low, high = limits or (-1.0, 1.0)
-    return math.inf if error == 0 else 20 * math.log10(high - low) - 10 * math.log10(error)
+def decibels(error: float, task: Task) -> float:
+    """PSNR in dB of a mean squared error on `task`; the peak is the range of its own many-step samples, clamped as they are
+    compared. Infinite for no error, −infinite where the peak is zero."""
+    peak = peak_of(task.clamped(task.target))
+    if error == 0:
+        return math.inf
+    return 20 * math.log10(peak) - 10 * math.log10(error) if peak > 0 else -math.inf
 
 
 def tuning_evaluations(schedule: Mapping[str, Any], nfe: int, training: int, held_out: int) -> tuple[int, int]:
@@ -195,7 +199,7 @@ class Tuner:
         initial = [resume_from] if resume_from is not None else self._initial(nfe, ranked)
 
         def improved(table: CoefficientTable, error: float) -> None:
-            on_improved(table, decibels(error, self.limits))
+            on_improved(table, decibels(error, self.validation))
 
         fit = Fit(self.train, self.validation, self.seed, settings or FitSettings(), improved, should_stop)
         table = fit.run(initial)
@@ -206,9 +210,9 @@ class Tuner:
         meta = {
             "solver": "tuned",
             "steps": nfe,
-            "psnr": round(decibels(error, self.limits), 3),
+            "psnr": round(decibels(error, self.held_out), 3),
             "best_standard": best.name,
-            "best_standard_psnr": round(decibels(best_error, self.limits), 3),
+            "best_standard_psnr": round(decibels(best_error, self.held_out), 3),
             "n": len(self.held_out),
             "trained_on": len(self.train) + len(self.validation),
             "guidance_scale": self.guidance_scale,

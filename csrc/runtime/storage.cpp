@@ -1,8 +1,10 @@
 #include "runtime/storage.hpp"
 
+#include <dirent.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 #include <vector>
 
@@ -17,10 +19,39 @@ namespace {
 constexpr size_t kPiece = 1 << 18;  // bytes; fits into a cache
 constexpr int kMostOpen = 32;       // files of a folder that stay open: a process may have few descriptors
 
+// Puts back what an interrupted replacement of `path` has moved aside, the latest, where nothing is at `path`: as
+// aigc_edge/files.py does, which names it ".<name>.<random>.old".
+void recover(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  struct stat status = {};
+  if (lstat(path.c_str(), &status) == 0) return;
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "./" : path.substr(0, slash + 1);
+  const std::string start = "." + path.substr(slash == std::string::npos ? 0 : slash + 1) + ".", end = ".old";
+  std::string latest;
+  struct timespec time = {};
+  DIR* entries = opendir(folder.c_str());
+  if (entries == nullptr) return;
+  while (const dirent* entry = readdir(entries)) {
+    const std::string name = entry->d_name;
+    if (name.size() <= start.size() + end.size() || name.compare(0, start.size(), start) != 0 ||
+        name.compare(name.size() - end.size(), end.size(), end) != 0 || stat((folder + name).c_str(), &status) != 0)
+      continue;
+    const struct timespec& other = status.st_mtim;
+    if (!latest.empty() && (other.tv_sec < time.tv_sec || (other.tv_sec == time.tv_sec && other.tv_nsec <= time.tv_nsec)))
+      continue;
+    latest = folder + name;
+    time = other;
+  }
+  closedir(entries);
+  if (!latest.empty()) std::rename(latest.c_str(), path.c_str());  // when that fails there is nothing at `path`, as before
+}
+
 }  // namespace
 
 Storage::Storage(std::string path) : path_(std::move(path)) {
   struct stat status = {};
+  if (stat(path_.c_str(), &status) != 0) recover(path_);
   if (stat(path_.c_str(), &status) != 0)
     throw Error(kBundle, "there is no bundle at " + path_ + ": give the folder or file that `aigc-edge compile` wrote");
   if (S_ISDIR(status.st_mode)) return;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from aigc_edge.diffusion import reference
 from aigc_edge.errors import AigcEdgeError, ProgramError
+from aigc_edge.metrics.paired import psnr
 from aigc_edge.tuning.fit import FitSettings
 from aigc_edge.tuning.tuner import NoiseSamples, Tuner, decibels
 
@@ -57,7 +59,24 @@ def test_a_table_is_gone_on_with(edm: dict[str, Any], tools: Any, rng: np.random
     kept: list[float] = []
     second = tuner.tune(2, resume_from=first.table, on_improved=lambda table, psnr: kept.append(psnr), should_stop=lambda: True)
     assert np.array_equal(second.table.weights, first.table.weights)
-    assert kept == [pytest.approx(decibels(tuner.validation.error(first.table), (-1, 1)))]
+    assert kept == [pytest.approx(decibels(tuner.validation.error(first.table), tuner.validation))]
+
+
+@pytest.mark.parametrize("limits", [None, (-1.0, 1.0), (-0.5, 0.25)])
+def test_decibels_are_those_of_the_quality_gate(
+    edm: dict[str, Any], tools: Any, rng: np.random.Generator, limits: tuple[float, float] | None
+) -> None:
+    """With the range of the many-step samples themselves as the peak, which may be far from −1 … 1."""
+    toy = tools.Toy(edm, tools.gaussian(np.array([0.01, 0.03])), 16)
+    latents = [NoiseSamples(rng.standard_normal((24, 2)).astype(np.float32)) for _ in range(2)]
+    tuner = Tuner(toy, edm, *latents, reference_steps=16, limits=limits)
+    task = tuner.held_out
+    for scale in (1.5, 0.9):
+        result = (scale * task.target).astype(np.float32)
+        error = float(np.square(task.residual(result), dtype=np.float64).mean())
+        assert decibels(error, task) == pytest.approx(psnr(task.clamped(result), task.clamped(task.target)), abs=1e-4)
+    flat = dataclasses.replace(task, target=np.zeros_like(task.target))
+    assert (decibels(0.0, flat), decibels(1.0, flat)) == (np.inf, -np.inf)
 
 
 def test_one_call_is_enough(edm: dict[str, Any], tools: Any, rng: np.random.Generator) -> None:

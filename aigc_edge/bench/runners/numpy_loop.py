@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aigc_edge.bench import plain
 from aigc_edge.bench.runner import RUNNERS, Classes, Latents, Runner, Workload, to_uint8
+from aigc_edge.engines.base import made_as
 from aigc_edge.engines.constants import Constants
 from aigc_edge.engines.onnxruntime import open_session
 
@@ -83,7 +84,7 @@ class NumpyLoop(PlainLoop):
         super().__init__(workload, format)
         self.constants = Constants.of(workload.opened)
         with workload.source(format).loadable() as (relative, model):  # with the options that the native runtime gets
-            self.session = open_session(model, workload.threads, what=relative, format=format)
+            self.session = open_session(model, workload.threads, what=relative, format=made_as(relative, format))
 
     def generate(self, n: int, seed: int, classes: Classes, latents: Latents = None) -> NDArray[np.uint8]:
         shape = (n, *self.workload.shape)

@@ -33,7 +33,7 @@ class Fp8Weights(WeightOnly):
         return channel_bytes(outputs, inputs)
 
     def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
-        return PackedRecipe(self, model, fp8_channels, opset=19, estimator="largest")
+        return PackedRecipe(self, model, fp8_channels, opset=19, estimator="largest", inner=True)
 
 
 def fp8_channels(layer: Layer, weight: npt.NDArray[np.float32]) -> Change:

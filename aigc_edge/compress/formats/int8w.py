@@ -31,4 +31,4 @@ class Int8Weights(WeightOnly):
         return channel_bytes(outputs, inputs)
 
     def recipe(self, model: onnx.ModelProto, reference: HeldOutReference | None) -> ConversionRecipe:
-        return PackedRecipe(self, model, int8_channels, opset=13, estimator="largest")
+        return PackedRecipe(self, model, int8_channels, opset=13, estimator="largest", inner=True)

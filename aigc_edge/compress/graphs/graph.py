@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,14 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return [*node.input, *captured, *(value.name for body in bodies(node) for value in body.output)]
 
 
+def inner_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of all bodies in `graph`, at any depth."""
+    for node in graph.node:
+        for body in bodies(node):
+            yield from body.node
+            yield from inner_nodes(body)
+
+
 def readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that read each tensor, once for each input; outputs of the graph have an empty node as an additional reader."""
     reading: dict[str, list[onnx.NodeProto]] = {}
@@ -216,17 +224,19 @@ def readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     return reading
 
 
-def layers(model: onnx.ModelProto, operators: Collection[str] = LAYERS) -> list[Layer]:
+def layers(model: onnx.ModelProto, operators: Collection[str] = LAYERS, *, inner: bool = False) -> list[Layer]:
     """The nodes of the `operators` (among WEIGHTED) with a constant float32 weight, in order of execution.
 
-    For an embedding, `input` is the index, `macs` is 0 and the channels are the rows of the table.
+    For an embedding, `input` is the index, `macs` is 0 and the channels are the rows of the table. With `inner`, those in bodies
+    of control flow come last, with `macs` for one place.
     """
+    nodes = [*model.graph.node, *(inner_nodes(model.graph) if inner else ())]
     known, reading = at_default_size(model), readers(model)
     constants = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     relu = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
     by_node: dict[str, Layer] = {}
     names: set[str] = set()
-    for node in sorted(model.graph.node, key=lambda node: node.op_type not in LAYERS):  # those in LAYERS are named first
+    for node in sorted(nodes, key=lambda node: node.op_type not in LAYERS):  # those in LAYERS are named first
         op, place = node.op_type, WEIGHTED.get(node.op_type, 0)
         if op not in WEIGHTED or node.input[place] not in constants or node.input[1 - place] in constants:
             continue
@@ -249,7 +259,7 @@ def layers(model: onnx.ModelProto, operators: Collection[str] = LAYERS) -> list[
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else None
         behind, size = relu[out] if fused else out, 4 * int(np.prod(shape))
         by_node[out] = Layer(name, op, out, source, weight, bias, axis, behind, int(macs), size)
-    return [by_node[node.output[0]] for node in model.graph.node if node.output[0] in by_node and node.op_type in operators]
+    return [by_node[node.output[0]] for node in nodes if node.output[0] in by_node and node.op_type in operators]
 
 
 class Network:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from aigc_edge.compress.graphs.graph import bodies, reads
+from aigc_edge.compress.graphs.graph import bodies, inner_nodes, reads
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Change:
 def rewritten(
     model: onnx.ModelProto, changes: Mapping[str, Change], constants: Mapping[str, npt.NDArray[Any]] | None = None
 ) -> onnx.ModelProto:
-    """A copy of `model` with `changes` to nodes (by their first output) and other values for some of its constants."""
+    """A copy of `model` with `changes` to nodes (by their first output) and other values for some of its constants.
+
+    Of a node in a body, the weight is replaced: the nodes in front of it are in the graph itself, and bodies read their result.
+    """
     nodes: list[onnx.NodeProto] = []
     tensors = {name: numpy_helper.from_array(value, name) for name, value in (constants or {}).items()}
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -57,6 +60,15 @@ def rewritten(
                 there.add(extra.output[0])
                 nodes.append(extra)
         nodes += [copy, *change.after]
+        tensors |= {tensor.name: tensor for tensor in change.tensors}
+    for node in inner_nodes(model.graph):
+        change = changes.get(node.output[0]) if node.output else None
+        if change is None:
+            continue
+        for place, name in change.inputs.items():
+            stored.setdefault(node.input[place], name)
+        nodes += [extra for extra in change.before if extra.output[0] not in there]
+        there.update(extra.output[0] for extra in change.before)
         tensors |= {tensor.name: tensor for tensor in change.tensors}
     return assembled(model, read_stored(nodes, stored), tensors.values())
 

@@ -13,9 +13,12 @@ from aigc_edge.compress.graphs.graph import WEIGHTED, Layer, layers, readers
 Rows = npt.NDArray[np.float32]
 
 
-def weights_of(model: onnx.ModelProto) -> list[Layer]:
-    """Every node with a float32 weight: convolutions (transposed ones too), matrix products and embedding tables."""
-    return layers(model, WEIGHTED)
+def weights_of(model: onnx.ModelProto, *, inner: bool = False) -> list[Layer]:
+    """Every node with a float32 weight: convolutions (transposed ones too), matrix products and embedding tables.
+
+    With `inner`, those in bodies of control flow too.
+    """
+    return layers(model, WEIGHTED, inner=inner)
 
 
 def weight_input(layer: Layer) -> int:

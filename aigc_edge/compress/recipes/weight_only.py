@@ -71,15 +71,22 @@ class WeightOnlyRecipe(ConversionRecipe):
 
 
 class PackedRecipe(WeightOnlyRecipe):
-    """Every weight as `pack` stores it, where that saves space."""
+    """Every weight as `pack` stores it, where that saves space; with `inner`, weights that only bodies read too."""
 
     def __init__(
-        self, format: WeightOnly, model: onnx.ModelProto, pack: Pack, *, opset: int, estimator: str | None = None
+        self,
+        format: WeightOnly,
+        model: onnx.ModelProto,
+        pack: Pack,
+        *,
+        opset: int,
+        estimator: str | None = None,
+        inner: bool = False,
     ) -> None:
         super().__init__(format, model, opset=opset, estimator=estimator)
         packed: dict[tuple[str, int, int], Change | None] = {}
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        for layer in weights_of(model):
+        for layer in weights_of(model, inner=inner):
             key = (layer.weight, layer.axis, weight_input(layer))
             if key not in packed:
                 packed[key] = pack(layer, onnx.numpy_helper.to_array(constants[layer.weight]))

@@ -16,8 +16,8 @@ from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.sources.base import SourceComponent
 from aigc_edge.sources.inputs import NORMAL
-from aigc_edge.sources.onnx_adapting import Adaptation, adapted, sample_by_sample, with_free_batch
-from aigc_edge.sources.onnx_model import as_ir, engine_takes, read_model, with_shapes
+from aigc_edge.sources.onnx.adapting import Adaptation, adapted, sample_by_sample, with_free_batch
+from aigc_edge.sources.onnx.model import SMALL, as_ir, engine_takes, read_model, with_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -65,6 +65,18 @@ class OnnxComponent(SourceComponent):
         """The network with the runtime's signature, read again from the file; external weights are not loaded."""
         return with_shapes(adapted(read_model(self._path), self._adaptation), self.spec, self.sizes)
 
+    def outline(self) -> onnx.ModelProto:
+        """The network as it is compiled, constants folded, without the values of its large weights."""
+        import onnx_ir as ir
+
+        model = self._cleaned(self.model())
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.size > SMALL:
+                shape = ir.Shape(tensor.shape.numpy())
+                value.const_value = ir.ExternalTensor("-", 0, tensor.nbytes, tensor.dtype, shape=shape, name=str(value.name))
+        return ir.to_proto(model)
+
     def write(self, path: Path) -> dict[str, Any]:
         """Write the file with the runtime's signature, simplified if possible; raises AigcEdgeError where batches fail."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +102,13 @@ class OnnxComponent(SourceComponent):
         return {"component": self.spec.name, "nodes": nodes, "checks": checks}
 
     def _cleaned(self, proto: onnx.ModelProto) -> ir.Model:
+        from aigc_edge.export.adapters import fold_adapters
         from aigc_edge.export.clean import clean
         from aigc_edge.export.fold import fold_constants
 
         model = as_ir(proto, self._path)
         fold_constants(model, self._path.name)
+        fold_adapters(model)
         simplified = model.clone()
         try:
             clean(simplified, self.sizes[0] if self.sizes else None)

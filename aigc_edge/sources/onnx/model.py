@@ -6,9 +6,7 @@ import functools
 import itertools
 import math
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,54 +18,24 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.bundle.external import ExternalData, check_locations, mapped, read_weights
 from aigc_edge.bundle.sizes import METADATA, Size, named
-from aigc_edge.bundle.spec import ComponentSpec, Role
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compress.graphs.graph import outline
 from aigc_edge.errors import AigcEdgeError, first_line
 from aigc_edge.hardware import import_onnxruntime
-from aigc_edge.sources.onnx_adapting import HALVES, graphs_of, in_float32
+from aigc_edge.sources.onnx.adapting import in_float32
+from aigc_edge.sources.onnx.tensors import HALVES, graphs_of, read_graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 OPSET, LEAST_OPSET = 20, 9  # supported by quantisers and TensorRT; the oldest that onnx can convert
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, *HALVES)
-_CLASS = re.compile("class|label", re.IGNORECASE)
-_TIME = re.compile(r"time|sigma|noise_level|(?<![a-z])(t|ts|step)(?![a-z])", re.IGNORECASE)
 _PROBE = (1, 1, 24, 40)  # a probe shape to measure how its sides scale
 SMALL = 1024  # elements: shapes, axes and similar constants are smaller
 _AGAIN = "export it again"
-_ALIAS = "ai.onnx"  # of the standard domain, ""
 
 
-@dataclass(frozen=True)
-class GraphTensor:
-    """An input or output of a graph: ONNX element type and shape, None for dynamic dimensions."""
-
-    name: str
-    kind: int
-    shape: tuple[int | None, ...]
-
-    def sizes(self, path: Path) -> tuple[int, ...]:
-        """The shape without the batch; raises AigcEdgeError where a dimension is dynamic."""
-        fixed = tuple(size for size in self.shape[1:] if size)
-        if len(fixed) != len(self.shape[1:]):
-            raise AigcEdgeError(
-                f"{self.name!r} of {path.name} has a dynamic dimension that is neither the batch nor height or width of the "
-                "sample: export it for one image size"
-            )
-        return fixed
-
-    @property
-    def sized(self) -> bool:
-        """Whether only its height and width are dynamic, besides the batch."""
-        return len(self.shape) == 4 and [not size for size in self.shape[1:]] == [False, True, True]
-
-
-def parsed_model(path: Path) -> onnx.ModelProto:
-    """The graph in `path`, local functions inlined, without external weights; raises AigcEdgeError for unknown operators."""
-    model = _parsed(path)
-    if not model.graph.node or not model.graph.output:
-        raise AigcEdgeError(f"{path} contains no network: {_AGAIN}")
+def checked_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """`model`, read from `path`, with local functions inlined; raises AigcEdgeError for unknown operators."""
     model = _inlined(model, path)
     _check_operators(model, path)
     return model
@@ -82,7 +50,7 @@ def check_weights(model: onnx.ModelProto, path: Path) -> None:
 
 def read_model(path: Path) -> onnx.ModelProto:
     """The model in `path` in float32 and at our opset, local functions inlined. Large external weights are not loaded."""
-    return plain_model(_inlined(_parsed(path), path), path)
+    return plain_model(_inlined(read_graph(path), path), path)
 
 
 def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -104,33 +72,6 @@ def plain_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return _at_opset(in_float32(model, (*HALVES, TensorProto.DOUBLE) if doubles else HALVES), path)
 
 
-def _parsed(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(os.fspath(path), load_external_data=False)
-    except Exception as error:  # protobuf's own errors have no useful base class
-        raise AigcEdgeError(
-            f"{path} is not a readable ONNX file ({type(error).__name__}), it may be truncated: {_AGAIN}"
-        ) from error
-    return _one_domain(model)
-
-
-def _one_domain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model`, changed in place: the standard domain is called "" everywhere, never by its alias "ai.onnx"."""
-    for holder in (model, *model.functions):
-        versions: dict[str, int] = {}
-        for entry in holder.opset_import:
-            versions.setdefault("" if entry.domain == _ALIAS else entry.domain, entry.version)
-        if any(entry.domain == _ALIAS for entry in holder.opset_import):
-            del holder.opset_import[:]
-            holder.opset_import.extend(helper.make_opsetid(*item) for item in versions.items())
-    functions = (graphs_of(function) for function in model.functions)  # which have nodes as graphs do
-    nodes = itertools.chain.from_iterable(graph.node for graph in itertools.chain(graphs_of(model.graph), *functions))
-    for item in itertools.chain(nodes, model.functions):
-        if item.domain == _ALIAS:
-            item.domain = ""
-    return model
-
-
 def _read_small(model: onnx.ModelProto, path: Path) -> None:
     """Load external data except large float32 weights; small constants may determine shapes."""
     own, inner = model.graph.initializer, [tensor for graph in list(graphs_of(model.graph))[1:] for tensor in graph.initializer]
@@ -141,7 +82,7 @@ def _read_small(model: onnx.ModelProto, path: Path) -> None:
 
 def files_beside(path: Path) -> list[Path]:
     """The external weight files of the model in `path`."""
-    places = filter(None, map(ExternalData.of, _parsed(path).graph.initializer))
+    places = filter(None, map(ExternalData.of, read_graph(path).graph.initializer))
     return [path.parent / location for location in sorted({place.location for place in places})]
 
 
@@ -200,62 +141,6 @@ def _at_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         raise AigcEdgeError(
             f"{path.name} uses opset {version} and cannot be converted to {OPSET} ({reason}): {_AGAIN}"
         ) from error
-
-
-def tensors_of(model: onnx.ModelProto) -> tuple[dict[str, GraphTensor], dict[str, GraphTensor]]:
-    """Inputs, without constants, and outputs by name."""
-
-    def read(value: onnx.ValueInfoProto) -> GraphTensor:
-        kind = value.type.tensor_type
-        return GraphTensor(value.name, kind.elem_type, tuple(size.dim_value or None for size in kind.shape.dim))
-
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: read(value) for value in model.graph.input if value.name not in constants}
-    return inputs, {value.name: read(value) for value in model.graph.output}
-
-
-def result_of(outputs: Mapping[str, GraphTensor], chosen: str | None, path: Path) -> GraphTensor:
-    """The output that is the network's result: the `chosen` one, or the only one; raises AigcEdgeError for another type."""
-    if chosen is not None and chosen not in outputs:
-        raise AigcEdgeError(f"{path.name} has no output {chosen!r}: it returns {', '.join(outputs)}")
-    if chosen is None and len(outputs) > 1:
-        raise AigcEdgeError(f"{path.name} returns {', '.join(outputs)}: choose one of them with --result NAME")
-    result = outputs[chosen or next(iter(outputs))]
-    if result.kind not in _FLOATS:
-        kind = TensorProto.DataType.Name(result.kind).lower()
-        raise AigcEdgeError(f"{path.name} returns {result.name} as {kind}: a network of a bundle returns float32; {_AGAIN}")
-    return result
-
-
-def roles_of(inputs: Mapping[str, GraphTensor], role: str, declared: Mapping[str, str], path: Path) -> dict[str, Role]:
-    """The role of each input: as declared, otherwise inferred from type and name. Raises AigcEdgeError where it is ambiguous."""
-    unknown = [name for name in declared if name not in inputs]
-    if unknown:
-        raise AigcEdgeError(f"{path.name} has no input {unknown[0]!r}: it has {', '.join(inputs)}")
-    roles: dict[str, Role] = {}
-    scalars = [name for name, tensor in inputs.items() if len(tensor.shape) <= 1 and name not in declared]
-    scalars = [name for name in scalars if not _CLASS.search(name)]
-    named_times = [name for name in scalars if _TIME.search(name)]
-    times = named_times if len(named_times) == 1 else scalars
-    for name, tensor in inputs.items():
-        if name in declared:
-            roles[name] = declared[name]  # type: ignore[assignment]
-        elif len(tensor.shape) >= 2 and tensor.kind in _FLOATS:
-            roles[name] = "condition" if "sample" in roles.values() else "sample"
-        elif _CLASS.search(name):
-            roles[name] = "class"
-        elif role == "denoiser" and times == [name] and "timestep" not in declared.values():
-            roles[name] = "timestep"
-        else:
-            advice = f"--input {name}=ROLE, or a constant such as --input {name}=1.0"
-            raise AigcEdgeError(f"the role of the input {name!r} of {path.name} cannot be inferred: give {advice}")
-    for required in ["sample"] + (["timestep"] if role == "denoiser" else []):
-        if list(roles.values()).count(required) != 1:  # type: ignore[arg-type]
-            raise AigcEdgeError(
-                f"{path.name} has {', '.join(inputs)}: a {role} takes exactly one {required}; select it with "
-                f"--input NAME={required}"
-            )
-    return roles
 
 
 def scale_of(model: onnx.ModelProto, sample: str, path: Path) -> int:

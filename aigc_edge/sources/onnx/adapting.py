@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,30 +11,8 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoPr
 
 from aigc_edge.bundle.spec import BATCH, Role
 from aigc_edge.export.layout import NARROW, WIDE
-
-HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """How a graph becomes a component: the role or the constant value of each input, and the output that is the result.
-
-    `channels_last` names the tensors [N, H, W, C] among the sample and the output.
-    """
-
-    roles: Mapping[str, Role]
-    output: str
-    constants: Mapping[str, float] = field(default_factory=dict)
-    channels_last: frozenset[str] = frozenset()
-
-
-def graphs_of(graph: Any) -> Iterator[Any]:
-    """The graph, or function, and the bodies of its control flow, at any depth."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-                yield from graphs_of(inner)
+from aigc_edge.sources.onnx.signature import Adaptation
+from aigc_edge.sources.onnx.tensors import HALVES, graphs_of
 
 
 def in_float32(model: onnx.ModelProto, kinds: tuple[int, ...]) -> onnx.ModelProto:
