@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import aigc_edge
 from aigc_edge.bundle.component import DECODER, DENOISER
-from aigc_edge.compile.compressing import LATENT_MACS, decoded_samples, sample_budget
+from aigc_edge.compile.calibrating import LATENT_MACS, decoded_samples, sample_budget
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ class Networks:
 
     def __init__(self, device: str | None) -> None:
         self.engines: dict[str, Engine] = {}
+        self.seconds: dict[str, float] = {}  # inside each network, since it was cleared; where the loop runs on the CPU
         self.progress: Callable[[int, int], None] | None = None
         self.watch: Callable[[str, int, Views, Views], None] | None = None
         self._on_device: dict[str, Callable[..., Any]] = {}
@@ -77,7 +79,10 @@ class Networks:
         run = (self._bind_host if self._device is None else self._bind_device)(component, inputs, outputs)
 
         def call(row: int, num_rows: int) -> None:
+            start = time.perf_counter()
             run()
+            if self._device is None:
+                self.seconds[component] = self.seconds.get(component, 0.0) + time.perf_counter() - start
             if self.watch is not None:
                 self.watch(component, row, inputs, outputs)
             if self.progress is not None:
