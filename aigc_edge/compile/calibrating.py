@@ -16,6 +16,7 @@ from aigc_edge.compile.conditions import arrays, conditions_of, tokens
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
 from aigc_edge.diffusion import Program
+from aigc_edge.engines.base import EXACT
 
 if TYPE_CHECKING:
     from aigc_edge.compress.calibration.trajectory import Calibration
@@ -82,7 +83,7 @@ def decoded_samples(state: CompileState) -> tuple[np.ndarray, np.ndarray]:
             if component == DECODER:
                 latents.append(np.array(inputs[name]))
 
-        with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none") as pipeline:
+        with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none", precision=EXACT) as pipeline:
             for index in range(count):
                 options = conditions(np.arange(index, index + 1)) | {"seed": LATENT_SEED + index, "output": "float32"}
                 images.append(pipeline.sample(1, watch=watch, **options))

@@ -16,6 +16,7 @@ from aigc_edge.bundle.sizes import Size
 from aigc_edge.compile.evaluator import ConditionsOf
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
+from aigc_edge.engines.base import EXACT
 from aigc_edge.runtime import tokenizer
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -77,7 +78,7 @@ def arrays(state: CompileState) -> tuple[Arrays | None, Arrays | None]:
         own, other = (_load(state, kind) or None for kind in KINDS)
         return own, other
     if state.encoded is None:
-        with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none") as pipeline:
+        with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none", precision=EXACT) as pipeline:
             encoded = pipeline.encode(list(state.prompts))
             if state.manifest.text and state.manifest.text.negative == "zeros":
                 negative = {name: np.zeros_like(array[:1]) for name, array in encoded.items()}

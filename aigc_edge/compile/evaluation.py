@@ -17,6 +17,7 @@ from aigc_edge.compile.calibrating import EVALUATION_MACS, sample_budget
 from aigc_edge.compile.compressing import convert_format, weight_share
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive
+from aigc_edge.compile.measured import measure_precisions, measured_with
 from aigc_edge.compile.output_range import warn_of_clamped
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.sensitivity import Candidate, ComponentErrors, candidates
@@ -29,6 +30,7 @@ from aigc_edge.metrics.paired import compare
 
 SIZE_SAMPLES, SIZE_MACS = 2, 3e12  # images at the largest other size, and the multiply-adds allowed for all formats together
 PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_WIDTH = 8, 16, 1024  # maxima; the width is in pixels, with at least two columns
+HALF_PSNR = 30.0  # dB that fp32 has to hold with floats in half precision, as the formats fp16 and bf16 have
 PREVIEW = "drawing the preview"  # name of a stage
 
 
@@ -50,7 +52,10 @@ def evaluate_formats(state: CompileState, samples: int) -> None:
     if state.main == DENOISER and DECODER not in state.components and evaluator.reference is not None:
         warn_of_clamped(evaluator.reference)
     own = _with_components(state, REFERENCE, reference, {}) | {"program": state.default_program}
-    state.quality.setdefault(REFERENCE, own)  # keep figures that the bundle already has
+    if REFERENCE not in state.quality:  # keep figures that the bundle already has
+        half = request.budget.completed(Requirement(HALF_PSNR))
+        own |= {"measured": measured_with(REFERENCE)}
+        state.quality[REFERENCE] = own | {"precisions": measure_precisions(state, evaluator, REFERENCE, half, reference)}
     for name in request.derived:
         if name in state.failed:
             continue
@@ -137,7 +142,9 @@ def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, refer
         figures = evaluator.score(state.draft([name, REFERENCE]), name, state.advance)
         share = weight_share(state.reports.get(name, {}))
         figures |= {} if share is None else {"weight_share": share}
-        state.quality[name] = _with_components(state, name, figures, errors.measure(candidate.format)) | {"program": state.default_program}
+        state.quality[name] = _with_components(state, name, figures, errors.measure(candidate.format)) | {
+            "program": state.default_program
+        }
         return figures
 
     def refuse(first: Trial[Candidate, dict[str, Any]], last: Trial[Candidate, dict[str, Any]]) -> BudgetError:
@@ -148,6 +155,10 @@ def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, refer
         )
 
     search(candidates(state, first), evaluate, lambda figures: budget.missed(figures, reference) is None, refuse)
+    state.quality[name] = state.quality[name] | {
+        "measured": measured_with(name),
+        "precisions": measure_precisions(state, evaluator, name, budget, reference),
+    }
 
 
 def _with_components(state: CompileState, name: str, figures: dict[str, Any], errors: Mapping[str, Any]) -> dict[str, Any]:

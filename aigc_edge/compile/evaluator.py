@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import aigc_edge
 from aigc_edge.bundle.sizes import Size
 from aigc_edge.compress.evaluation.search import most_sensitive_layers
-from aigc_edge.engines.base import ENGINES
+from aigc_edge.engines.base import ENGINES, EXACT
 from aigc_edge.engines.formats import least_capability
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.metrics.judge import Judge, to_unit
@@ -51,14 +51,17 @@ def draw(
     batch: int | None = None,
     size: Size | None = None,
     seconds: dict[str, list[float]] | None = None,
+    engine: str = "",
+    precision: str = EXACT,
 ) -> NDArray[np.float32]:
     """Generate images float32 [N, C, H, W] by the default program, with the conditions of each sample in `index` [N].
 
     They are scaled from the bundle's output range to [-1, 1] and clamped. Image i has the seed `seed` + i. `size` is one of the
-    bundle's (None: its default). The seconds of an image inside each component are appended to `seconds`, for every batch.
+    bundle's (None: its default). `engine` is by default `engine_of` the format. The seconds of an image inside each component are appended to `seconds`, for every batch.
     """
     parts = []
-    with aigc_edge.open(bundle, engine=engine_of(format), format=format, threads=threads, verify="none", size=size) as pipeline:
+    options: dict[str, Any] = {"engine": engine or engine_of(format), "precision": precision, "verify": "none"}
+    with aigc_edge.open(bundle, format=format, threads=threads, size=size, **options) as pipeline:
         each = batch or max(1, min(BATCH, ELEMENTS // math.prod([int(side) for side in pipeline.manifest.output_shape])))
         for first in range(0, len(index), each):
             chunk = index[first : first + each]
@@ -119,12 +122,21 @@ class Evaluator:
             "seconds": least,
         }
 
-    def compare(self, bundle: Path, format: str, count: int) -> dict[str, Any]:
-        """The figures of `metrics.paired.compare` for the first `count` images of the format."""
+    def compare(self, bundle: Path, format: str, count: int | None = None, **options: str) -> dict[str, Any]:
+        """The figures of `metrics.paired.compare` and, of images, ssim, of the first `count` images of the format (None: all).
+
+        `options` are the engine and the precision (see `draw`).
+        """
         assert self.reference is not None
         index = self.index[:count]
-        images = draw(bundle, format, self.conditions_of, index, seed=self.seed, threads=self.threads)
-        return compare(images, self.reference[: len(index)])
+        images = draw(bundle, format, self.conditions_of, index, seed=self.seed, threads=self.threads, **options)  # type: ignore[arg-type]
+        return self._compared(images, self.reference[: len(index)])
+
+    def _compared(self, images: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, Any]:
+        figures: dict[str, Any] = compare(images, reference)
+        if images.shape[1] in (1, 3) and min(images.shape[2:]) >= SMALLEST_IMAGE:
+            figures["ssim"] = ssim(images, reference)
+        return figures
 
 
 def most_sensitive(reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -245,7 +245,8 @@ class Calibration:
         """What is compared: the first output, or all of them by `output_weights`, flat."""
         if not self.output_weights:
             return outputs[0]
-        parts = [array.reshape(len(array), -1) * weight for array, weight in zip(outputs, self.output_weights, strict=True)]
+        own = zip(outputs, self.output_weights, strict=False)  # a network whose inner tensors are observed has more outputs
+        parts = [array.reshape(len(array), -1) * weight for array, weight in own]
         return np.concatenate(parts, axis=1)
 
 
