@@ -34,7 +34,17 @@ def processor_features() -> str:
 
 
 # Instructions that decide what numbers a network computes, as Linux names them: of x86, then of Arm.
-INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
+INSTRUCTIONS: tuple[str, ...] = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+)
 INSTRUCTIONS += ("amx_fp16", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve")
 _HALF = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}
 

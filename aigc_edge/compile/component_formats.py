@@ -39,7 +39,8 @@ def conversions(state: CompileState, format: Format, weight_only: Collection[str
             continue
         stored, computed = _variants(state, companion(format)), {}
         if format.everywhere and part not in weight_only:
-            computed = {name: chosen for name, chosen in _variants(state, _calibrated(format, part)).items() if name != "tensorrt"}
+            computed = _variants(state, _calibrated(format, part))
+            computed.pop("tensorrt", None)
         for engine in dict.fromkeys([*stored, *computed]):
             last = stored.get(engine, stored["file"])
             if engine not in computed:

@@ -142,9 +142,8 @@ def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, refer
         figures = evaluator.score(state.draft([name, REFERENCE]), name, state.advance)
         share = weight_share(state.reports.get(name, {}))
         figures |= {} if share is None else {"weight_share": share}
-        state.quality[name] = _with_components(state, name, figures, errors.measure(candidate.format)) | {
-            "program": state.default_program
-        }
+        alone = errors.measure(candidate.format)
+        state.quality[name] = _with_components(state, name, figures, alone) | {"program": state.default_program}
         return figures
 
     def refuse(first: Trial[Candidate, dict[str, Any]], last: Trial[Candidate, dict[str, Any]]) -> BudgetError:

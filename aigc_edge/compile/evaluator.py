@@ -57,7 +57,8 @@ def draw(
     """Generate images float32 [N, C, H, W] by the default program, with the conditions of each sample in `index` [N].
 
     They are scaled from the bundle's output range to [-1, 1] and clamped. Image i has the seed `seed` + i. `size` is one of the
-    bundle's (None: its default). `engine` is by default `engine_of` the format. The seconds of an image inside each component are appended to `seconds`, for every batch.
+    bundle's (None: its default). `engine` is by default `engine_of` the format. The seconds of an image inside each component
+    are appended to `seconds`, for every batch.
     """
     parts = []
     options: dict[str, Any] = {"engine": engine or engine_of(format), "precision": precision, "verify": "none"}
@@ -66,8 +67,9 @@ def draw(
         for first in range(0, len(index), each):
             chunk = index[first : first + each]
             parts.append(pipeline.sample(len(chunk), seed=seed + first, output="float32", **conditions_of(chunk)))
-            for name, spent in pipeline.component_seconds.items() if seconds is not None else ():
-                seconds.setdefault(name, []).append(spent / len(chunk))
+            if seconds is not None:
+                for name, spent in pipeline.component_seconds.items():
+                    seconds.setdefault(name, []).append(spent / len(chunk))
             progress(first + len(chunk), len(index))
         low, high = map(float, pipeline.manifest.output_range)
     images = np.concatenate(parts)

@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.registry import Registry
 
 Buffers = Mapping[str, NDArray[Any]]
-EXACT = "exact"  # the precision of float32 arithmetic where networks use float32
+EXACT: Final = "exact"  # the precision of float32 arithmetic where networks use float32
 
 
 class EngineSource(NamedTuple):

@@ -332,24 +332,23 @@ def open(
     """Open a bundle (a folder, or one file) for sampling.
 
     `engine` evaluates the networks, "auto" measures once, for each of them, which CPU engine is fastest here and remembers it;
-    `format` chooses
-    among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical cores); `verify`
-    says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
+    `format` chooses among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical
+    cores); `verify` says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
     tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, except for an
     engine that needs a GPU. `size` is the height and width of the images, for a bundle with several (None: its first).
 
-    `precision` is that of what stays in float: "exact" is float32, "bf16" and "fp16" are half precision, which OpenVINO has on CPUs
-    with avx512_bf16, AMX or Arm's bf16 and fp16, and onnxruntime on Arm's bf16. The default is half precision where the bundle's
-    quality card says that the format holds its budget with it and this engine, else "exact". Samples are reproducible between
-    CPUs to the last digits in "exact" only.
+    `precision` is that of what stays in float: "exact" is float32, "bf16" and "fp16" are half precision, which OpenVINO has on
+    CPUs with avx512_bf16, AMX or Arm's bf16 and fp16, and onnxruntime on Arm's bf16. The default is half precision where the
+    bundle's quality card says that the format holds its budget with it and this engine, else "exact". Only in "exact" do samples
+    of CPUs with and without these instructions agree but for rounding in float32.
 
     onnxruntime prepacks the weights of a network when it is opened. For networks of 32 MB or more whose hashes were verified, the
     optimised model is cached in $XDG_CACHE_HOME/aigc-edge/prepacked (default ~/.cache) and memory-mapped from then on, which is
     faster and takes about the memory of its weights. The cache is limited to AIGC_EDGE_PLAN_CACHE_GB (default 20; 0 disables it).
 
     Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
-    and AigcEdgeError for a format or a size that the bundle does not have, and a precision that the engine does not have here. Warns
-    with DeviationWarning where the engine's integer kernels would compute other values here than those that were measured.
+    and AigcEdgeError for a format or a size that the bundle does not have, and a precision that the engine does not have here.
+    Warns with DeviationWarning where the engine's integer kernels would compute other values here than those that were measured.
     """
     options: dict[str, Any] = {"engine": engine, "format": format, "threads": threads, "verify": verify, "device": device}
     return Pipeline(existing(path), **options, size=size, precision=precision)

@@ -186,7 +186,7 @@ class Calibration:
             for row in self.program.rows:
                 arrays |= {f"{row.timestep} {name}": array for name, array in self.constants(row.timestep).items()}
         shapes = {name: None if array is None else [str(array.dtype), array.shape] for name, array in arrays.items()}
-        facts = [self.spec.to_json(), self.program.to_json(), self.null_class, self.limits, str(self.inputs), shapes]
+        facts: list[Any] = [self.spec.to_json(), self.program.to_json(), self.null_class, self.limits, str(self.inputs), shapes]
         facts += [self.output_weights] if self.output_weights else []
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for array in arrays.values():
