@@ -72,7 +72,6 @@ def plan(
     # Number of runs per batch, and samples per run: guidance evaluates both halves in one run, so weights are read once.
     calls = {survey.component: (1, float(batch)) for survey in surveys}
     calls |= {"denoiser": (program.nfe, batch * count / program.nfe)} if program.rows else {}
-    on = {(t.kind, f.name): _formats(surveys, f, main, t.kind) for t in devices for f in chosen}
     schedule = sum(map(predict.schedule_bytes, surveys))  # of a bundle with fp32; otherwise the schedule is compressed too
     networks = sum((1 + _graphs(f, devices, part == main)) * size for f in chosen for part, size in sizes[f.name].items())
     weights = sum(predict.FLOAT * survey.parameters for survey in surveys) if source.model_config() else 0

@@ -333,9 +333,10 @@ def open(
 
     `engine` evaluates the networks, "auto" measures once, for each of them, which CPU engine is fastest here and remembers it;
     `format` chooses among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical
-    cores); `verify` says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
-    tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, except for an
-    engine that needs a GPU. `size` is the height and width of the images, for a bundle with several (None: its first).
+    cores); `verify` says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda"
+    (engines torch and tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU,
+    except for an engine that needs a GPU. `size` is the height and width of the images, for a bundle with several (None: its
+    first).
 
     `precision` is that of what stays in float: "exact" is float32, "bf16" and "fp16" are half precision, which OpenVINO has on
     CPUs with avx512_bf16, AMX or Arm's bf16 and fp16, and onnxruntime on Arm's bf16. The default is half precision where the

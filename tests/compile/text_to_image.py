@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build
-from tests.text_bundle import LENGTH, SCHEDULE, WORDS, tokenizer
+from tests.text_bundle import LENGTH, SCHEDULE, WORDS, ids_of, tokenizer
 
+__all__ = ["PROMPTS", "ids_of", "write"]
 WIDTH, CHANNELS, LATENT, IMAGE = 24, 24, (4, 8, 8), (3, 16, 16)
 PROMPTS = ["a red cat", "the moon", "a cat on the moon", "red", "on a red moon", "cat cat", "the red", "a"]
 FLOAT = TensorProto.FLOAT
