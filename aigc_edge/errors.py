@@ -33,6 +33,10 @@ class CalibrationWarning(UserWarning):
     """Inputs lie far outside the range that a format was calibrated on, or little of a network is in its format."""
 
 
+class DeviationWarning(UserWarning):
+    """A network is computed otherwise here than where the quality of its format was measured."""
+
+
 class ExtensionWarning(UserWarning):
     """Something that another distribution adds by an entry point cannot be used and is left out."""
 

@@ -33,6 +33,43 @@ def processor_features() -> str:
         return platform.processor()
 
 
+# Instructions that decide what numbers a network computes, as Linux names them: of x86, then of Arm.
+INSTRUCTIONS: tuple[str, ...] = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+)
+INSTRUCTIONS += ("amx_fp16", "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve")
+_HALF = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those of INSTRUCTIONS that this CPU has; none where the system does not say."""
+    flags = set(processor_features().split())
+    return tuple(name for name in INSTRUCTIONS if name in flags)
+
+
+def half_precision(name: str) -> bool:
+    """Whether the CPU multiplies in the half precision `name`, "bf16" or "fp16", itself."""
+    return not set(_HALF[name]).isdisjoint(processor_features().split())
+
+
+def lacking(name: str) -> str:
+    """The instructions for the half precision `name` that a CPU without `half_precision` lacks, as part of a sentence."""
+    return f"{', '.join(_HALF[name][:-1])} and Arm's {_HALF[name][-1]}"
+
+
+def is_arm() -> bool:
+    """Whether this is a 64-bit Arm CPU."""
+    return platform.machine().lower() in ("aarch64", "arm64")
+
+
 def let_threads_sleep() -> None:
     """Make idle OpenMP threads sleep instead of spin; call before importing torch.
 

@@ -92,6 +92,13 @@ def outside(row: Figures, of: str = "loop", batch: str = "1") -> str:
     return NONE if not share else f"{share['median']:.2%}"
 
 
+def components(row: Figures) -> str:
+    """Milliseconds of one image inside each network, with its share of all of them; those of text encoders are per opening."""
+    seconds = row.get("components") or {}
+    total = sum(seconds.values()) or 1.0
+    return ", ".join(f"{part} {milliseconds(spent)} ({spent / total:.0%})" for part, spent in seconds.items())
+
+
 def verdict(comparison: Figures | None) -> str:
     """The ratio and what it says."""
     return NONE if not comparison else f"{digits(comparison['ratio'])}× {comparison['verdict'].lower()}"

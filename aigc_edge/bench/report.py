@@ -51,6 +51,9 @@ def text(figures: Figures) -> str:
             continue
         shares = f"{cells.outside(row)} of the loop's time and {cells.outside(row, 'call')} of the whole call's"
         lines.append(f"native {row['format']}, batch 1: {shares} is spent outside the network")
+    for row in cells.natives(figures):
+        if len(row.get("components") or ()) > 1:
+            lines.append(f"native {row['format']}, batch 1, inside the networks: {cells.components(row)}")
     lines += [f"{runner} was left out: {reason}" for runner, reason in figures["left_out"].items()]
     warning = cells.warning(figures)
     return "\n".join(lines + ([f"warning: {warning}"] if warning else []))

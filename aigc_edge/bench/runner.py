@@ -177,6 +177,10 @@ class Runner(ABC):
         """Seconds of the last `generate` by its own clock: of its loop, and in the network; None where it cannot tell."""
         return None
 
+    def component_seconds(self) -> dict[str, float]:
+        """Seconds of the last `generate` inside each network by component; empty where it cannot tell."""
+        return {}
+
     def close(self) -> None:  # noqa: B027 - most runners hold nothing
         """Give back what is held."""
 

@@ -22,6 +22,7 @@ AGREE_ON = 16  # images from the same latents, compared between runners
 ABOUT = ("name", "family", "sample_shape", "output_shape", "classes", "default_format", "provenance", "created")  # no path
 Say = Callable[[str], None]
 Clocks = dict[str, list[tuple[float, float]]]
+Components = dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,17 @@ def choose(workload: Workload, wanted: Sequence[str]) -> tuple[list[tuple[type[R
 
 
 def timed(
-    runners: Mapping[str, Runner], workload: Workload, batch: int, settings: Settings, say: Say
+    runners: Mapping[str, Runner],
+    workload: Workload,
+    batch: int,
+    settings: Settings,
+    say: Say,
+    components: Components | None = None,
 ) -> tuple[dict[str, list[float]], Clocks]:
-    """Seconds of every call in every round, and what a runner's own clock said of it where it has one (`Runner.seconds`)."""
+    """Seconds of every call in every round, and what a runner's own clock said of it where it has one (`Runner.seconds`).
+
+    The seconds inside each network are appended to `components`, by runner and component.
+    """
     labels = workload.labels(batch)
     clocks: Clocks = {name: [] for name in runners}
 
@@ -77,6 +86,9 @@ def timed(
         said = runners[name].seconds()
         if said is not None:
             clocks[name].append(said)
+        if components is not None:
+            for part, spent in runners[name].component_seconds().items():
+                components.setdefault(name, {}).setdefault(part, []).append(spent)
 
     seconds = interleaved(
         {name: call(runner) for name, runner in runners.items()},
@@ -144,7 +156,8 @@ def bench(workload: Workload, settings: Settings, say: Say = lambda message: Non
     batches = sorted({1, settings.batch})
     with opened(workload, names) as runners:
         agrees = quality.agreement(runners, workload, AGREE_ON, settings.seed)
-        runs = {str(batch): timed(runners, workload, batch, settings, say) for batch in batches}
+        inside: Components = {}
+        runs = {str(batch): timed(runners, workload, batch, settings, say, inside if batch == 1 else None) for batch in batches}
         native = {name.partition("-")[2]: runner for name, runner in runners.items() if runner.name == "native"}
         scores: dict[str, dict[str, Any]] = {}
         if settings.quality_images:
@@ -160,6 +173,7 @@ def bench(workload: Workload, settings: Settings, say: Say = lambda message: Non
         row: dict[str, Any] = {"key": name, "runner": runner.name, "title": runner.title, "format": format}
         row["engine"] = runner.engines[workload.device]
         row["latency"] = {batch: latency(seconds[name], clocks[name], int(batch)) for batch, (seconds, clocks) in runs.items()}
+        row["components"] = {part: float(np.median(spent)) for part, spent in inside.get(name, {}).items()}
         row["bytes"] = sizes(workload, format)
         if runner.name != "network" and settings.cold_starts:
             say(f"cold start and memory: {name}")

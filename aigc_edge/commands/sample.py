@@ -77,6 +77,14 @@ def configure(parser: Parser) -> None:
         choices=("auto", "cpu", "cuda"),
         default="auto",
     )
+    option(
+        how,
+        "--precision",
+        "what stays in float: exact is float32, bf16 and fp16 half precision on CPUs that have it (default: half precision where "
+        "the bundle was measured to hold its budget with it, else exact)",
+        choices=("default", "exact", "bf16", "fp16"),
+        default="default",
+    )
     option(how, "--threads N", "threads of the engine (default: all physical cores)", type=values.threads)
     out = parser.add_argument_group("output")
     option(
@@ -164,6 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         device=arguments.device,
         size=arguments.size,
+        precision=arguments.precision,
     )
     with opened as pipe:
         files = OutputFiles.of(arguments, pipe.manifest.output_shape)

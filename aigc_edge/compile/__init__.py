@@ -10,8 +10,9 @@ from typing import Any
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.bundle.write import write_bundle
 from aigc_edge.clock import Progress
+from aigc_edge.compile.calibrating import EVALUATION_MACS, sample_budget
 from aigc_edge.compile.command import command_of
-from aigc_edge.compile.compressing import EVALUATION_MACS, convert_all, sample_budget, store_schedule
+from aigc_edge.compile.compressing import convert_all, store_schedule
 from aigc_edge.compile.engines import build_engines
 from aigc_edge.compile.evaluation import PREVIEW, evaluate_formats, preview
 from aigc_edge.compile.exporting import describe, export, tabulate

@@ -16,6 +16,8 @@ from aigc_edge.bundle.sizes import Size
 from aigc_edge.compile.evaluator import ConditionsOf
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
+from aigc_edge.engines.base import EXACT
+from aigc_edge.runtime import tokenizer
 
 Arrays = dict[str, npt.NDArray[Any]]
 KINDS = ("conditions", "negative_conditions")  # keyword arguments of Pipeline.sample
@@ -76,7 +78,7 @@ def arrays(state: CompileState) -> tuple[Arrays | None, Arrays | None]:
         own, other = (_load(state, kind) or None for kind in KINDS)
         return own, other
     if state.encoded is None:
-        with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none") as pipeline:
+        with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none", precision=EXACT) as pipeline:
             encoded = pipeline.encode(list(state.prompts))
             if state.manifest.text and state.manifest.text.negative == "zeros":
                 negative = {name: np.zeros_like(array[:1]) for name, array in encoded.items()}
@@ -84,6 +86,17 @@ def arrays(state: CompileState) -> tuple[Arrays | None, Arrays | None]:
                 negative = pipeline.encode([""])
         state.encoded = encoded, negative
     return state.encoded
+
+
+def tokens(state: CompileState, part: str) -> npt.NDArray[np.int64]:
+    """The token ids [k, L] of the calibration prompts for a text encoder, each once, and of the empty prompt; [0, 0] without."""
+    entry = state.manifest.text.encoders.get(part) if state.manifest.text else None
+    if entry is None or not state.prompts or tokenizer.unavailable():
+        return np.zeros((0, 0), np.int64)
+    file = state.files[entry.tokenizer]
+    data = file if isinstance(file, bytes) else file.read_bytes()
+    tokenize = tokenizer.tokenizer(data, entry.length, entry.pad, entry.tokenizer)
+    return np.stack([tokenize(prompt) for prompt in dict.fromkeys([*state.prompts, ""])])
 
 
 def load_inputs(state: CompileState) -> SampleInputs:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from aigc_edge.bundle.component import DECODER, DENOISER
 from aigc_edge.bundle.inputs import APART
 from aigc_edge.bundle.sizes import at, named
-from aigc_edge.compile.compressing import EVALUATION_MACS, convert_format, sample_budget, weight_share
+from aigc_edge.compile.calibrating import EVALUATION_MACS, sample_budget
+from aigc_edge.compile.compressing import convert_format, weight_share
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive
+from aigc_edge.compile.measured import measure_precisions, measured_with
 from aigc_edge.compile.output_range import warn_of_clamped
-from aigc_edge.compile.request import REFERENCE, with_limits
+from aigc_edge.compile.request import REFERENCE
+from aigc_edge.compile.sensitivity import Candidate, ComponentErrors, candidates
 from aigc_edge.compile.state import CompileState
 from aigc_edge.compress.evaluation.quality import Requirement
 from aigc_edge.compress.evaluation.search import Trial, search
@@ -25,12 +28,9 @@ from aigc_edge.errors import BudgetError
 from aigc_edge.images import grid, to_uint8, write_png
 from aigc_edge.metrics.paired import compare
 
-if TYPE_CHECKING:
-    from aigc_edge.compress.format import Format
-
 SIZE_SAMPLES, SIZE_MACS = 2, 3e12  # images at the largest other size, and the multiply-adds allowed for all formats together
-RETRIES, STEP = 3, 2.0  # how often a format is converted again, and by how many dB its PSNR target then rises
 PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_WIDTH = 8, 16, 1024  # maxima; the width is in pixels, with at least two columns
+HALF_PSNR = 30.0  # dB that fp32 has to hold with floats in half precision, as the formats fp16 and bf16 have
 PREVIEW = "drawing the preview"  # name of a stage
 
 
@@ -51,9 +51,11 @@ def evaluate_formats(state: CompileState, samples: int) -> None:
     reference = evaluator.score(state.draft([REFERENCE]), REFERENCE, state.advance)
     if state.main == DENOISER and DECODER not in state.components and evaluator.reference is not None:
         warn_of_clamped(evaluator.reference)
-    state.quality.setdefault(
-        REFERENCE, reference | {"program": state.default_program}
-    )  # keep figures that the bundle already has
+    own = _with_components(state, REFERENCE, reference, {}) | {"program": state.default_program}
+    if REFERENCE not in state.quality:  # keep figures that the bundle already has
+        half = request.budget.completed(Requirement(HALF_PSNR))
+        own |= {"measured": measured_with(REFERENCE)}
+        state.quality[REFERENCE] = own | {"precisions": measure_precisions(state, evaluator, REFERENCE, half, reference)}
     for name in request.derived:
         if name in state.failed:
             continue
@@ -125,42 +127,48 @@ def _add_note(state: CompileState, note: str) -> None:
 
 
 def _evaluate_format(state: CompileState, evaluator: Evaluator, name: str, reference: dict[str, Any]) -> None:
-    """Evaluate one format, and convert it again with a higher PSNR target while it misses the budget and further layers can fall
-    back to float."""
+    """Evaluate one format and, while it misses the budget, convert it again: with further layers of the main component in float,
+    or with another component in the format's companion, whichever has the largest error."""
     first = state.request.formats[name]
     own = Requirement(first.psnr, getattr(first, "centred_l2", 0.0)) if hasattr(first, "psnr") else None
     budget = state.request.budget.completed(own)
 
-    def evaluate(format: Format) -> dict[str, Any]:
-        if format is not first:
-            convert_format(state, format)
+    errors = ComponentErrors(state, evaluator)
+
+    def evaluate(candidate: Candidate) -> dict[str, Any]:
+        if candidate != (first, frozenset()):
+            convert_format(state, candidate.format, candidate.weight_only)
         state.start(f"measuring {name}")
         figures = evaluator.score(state.draft([name, REFERENCE]), name, state.advance)
         share = weight_share(state.reports.get(name, {}))
         figures |= {} if share is None else {"weight_share": share}
-        state.quality[name] = figures | {"program": state.default_program}
+        alone = errors.measure(candidate.format)
+        state.quality[name] = _with_components(state, name, figures, alone) | {"program": state.default_program}
         return figures
 
-    def refuse(first: Trial[Format, dict[str, Any]], last: Trial[Format, dict[str, Any]]) -> BudgetError:
+    def refuse(first: Trial[Candidate, dict[str, Any]], last: Trial[Candidate, dict[str, Any]]) -> BudgetError:
         missed, layers = budget.missed(last.result, reference), most_sensitive(state.reports.get(name, {}))
         return BudgetError(
             f"{name} {missed}{layers}: lower the budget, or use a finer format (finished stages are cached: the same command "
             "with another budget resumes from them)"
         )
 
-    search(_finer_formats(state, first), evaluate, lambda figures: budget.missed(figures, reference) is None, refuse)
+    search(candidates(state, first), evaluate, lambda figures: budget.missed(figures, reference) is None, refuse)
+    state.quality[name] = state.quality[name] | {
+        "measured": measured_with(name),
+        "precisions": measure_precisions(state, evaluator, name, budget, reference),
+    }
 
 
-def _finer_formats(state: CompileState, format: Format) -> Generator[Format, bool, None]:
-    """`format`, then, while the budget is missed, the same format with a higher PSNR target, at most RETRIES times."""
-    for _ in range(RETRIES + 1):
-        if (yield format):
-            return
-        reports = state.reports.get(format.name, {}).values()
-        reached = [r["psnr"] for r in reports if r.get("nodes") and r.get("psnr") is not None]
-        if not reached or not hasattr(format, "psnr"):
-            return
-        format = with_limits(format, psnr=max(format.psnr, min(reached)) + STEP)
+def _with_components(state: CompileState, name: str, figures: dict[str, Any], errors: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a format with its "components" in place of their "seconds"."""
+    stored = state.stored.setdefault(name, {part: {"format": name} for part in state.networks})
+    for part, compared in errors.items():
+        stored.setdefault(part, {}).update(compared)
+    parts = {part: dict(entry) for part, entry in stored.items()}
+    for part, seconds in figures.pop("seconds", {}).items():
+        parts.setdefault(part, {})["seconds"] = seconds
+    return figures | ({"components": parts} if parts else {})
 
 
 def preview(state: CompileState) -> None:

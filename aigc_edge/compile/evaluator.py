@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import aigc_edge
 from aigc_edge.bundle.sizes import Size
 from aigc_edge.compress.evaluation.search import most_sensitive_layers
-from aigc_edge.engines.base import ENGINES
+from aigc_edge.engines.base import ENGINES, EXACT
 from aigc_edge.engines.formats import least_capability
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.metrics.judge import Judge, to_unit
@@ -50,18 +50,26 @@ def draw(
     progress: Progress = lambda done, total: None,
     batch: int | None = None,
     size: Size | None = None,
+    seconds: dict[str, list[float]] | None = None,
+    engine: str = "",
+    precision: str = EXACT,
 ) -> NDArray[np.float32]:
     """Generate images float32 [N, C, H, W] by the default program, with the conditions of each sample in `index` [N].
 
     They are scaled from the bundle's output range to [-1, 1] and clamped. Image i has the seed `seed` + i. `size` is one of the
-    bundle's (None: its default).
+    bundle's (None: its default). `engine` is by default `engine_of` the format. The seconds of an image inside each component
+    are appended to `seconds`, for every batch.
     """
     parts = []
-    with aigc_edge.open(bundle, engine=engine_of(format), format=format, threads=threads, verify="none", size=size) as pipeline:
+    options: dict[str, Any] = {"engine": engine or engine_of(format), "precision": precision, "verify": "none"}
+    with aigc_edge.open(bundle, format=format, threads=threads, size=size, **options) as pipeline:
         each = batch or max(1, min(BATCH, ELEMENTS // math.prod([int(side) for side in pipeline.manifest.output_shape])))
         for first in range(0, len(index), each):
             chunk = index[first : first + each]
             parts.append(pipeline.sample(len(chunk), seed=seed + first, output="float32", **conditions_of(chunk)))
+            if seconds is not None:
+                for name, spent in pipeline.component_seconds.items():
+                    seconds.setdefault(name, []).append(spent / len(chunk))
             progress(first + len(chunk), len(index))
         low, high = map(float, pipeline.manifest.output_range)
     images = np.concatenate(parts)
@@ -93,7 +101,8 @@ class Evaluator:
     def score(self, bundle: Path, format: str, progress: Progress) -> dict[str, Any]:
         """The judge's scores and, for all but the first format, the figures of `metrics.paired.compare` and, of images, ssim.
 
-        `batch_invariant` is whether samples generated at batch 1 have the same bits. Raises AigcEdgeError for non-finite images.
+        `batch_invariant` is whether samples generated at batch 1 have the same bits; `seconds` are those of one image at batch 1
+        by component, of a text encoder those of its new prompts. Raises AigcEdgeError for non-finite images.
         """
         seed, threads, index = self.seed, self.threads, self.index
         images = draw(bundle, format, self.conditions_of, index, seed=seed, threads=threads, progress=progress)
@@ -104,10 +113,32 @@ class Evaluator:
             figures = {"n": len(index)} | ({} if self.reference is None else compare(images, self.reference))
         if self.reference is not None and images.shape[1] in (1, 3) and min(images.shape[2:]) >= SMALLEST_IMAGE:
             figures["ssim"] = ssim(images, self.reference)
-        alone = draw(bundle, format, self.conditions_of, index[:SINGLES], seed=seed, threads=threads, batch=1)
+        seconds: dict[str, list[float]] = {}
+        alone = draw(bundle, format, self.conditions_of, index[:SINGLES], seed=seed, threads=threads, batch=1, seconds=seconds)
         if self.reference is None:
             self.reference = images
-        return figures | {"seed": self.seed, "batch_invariant": bool(np.array_equal(alone, images[: len(alone)]))}
+        least = {name: min(spent) for name, spent in seconds.items()}  # the first image includes what is done once
+        return figures | {
+            "seed": self.seed,
+            "batch_invariant": bool(np.array_equal(alone, images[: len(alone)])),
+            "seconds": least,
+        }
+
+    def compare(self, bundle: Path, format: str, count: int | None = None, **options: str) -> dict[str, Any]:
+        """The figures of `metrics.paired.compare` and, of images, ssim, of the first `count` images of the format (None: all).
+
+        `options` are the engine and the precision (see `draw`).
+        """
+        assert self.reference is not None
+        index = self.index[:count]
+        images = draw(bundle, format, self.conditions_of, index, seed=self.seed, threads=self.threads, **options)  # type: ignore[arg-type]
+        return self._compared(images, self.reference[: len(index)])
+
+    def _compared(self, images: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, Any]:
+        figures: dict[str, Any] = compare(images, reference)
+        if images.shape[1] in (1, 3) and min(images.shape[2:]) >= SMALLEST_IMAGE:
+            figures["ssim"] = ssim(images, reference)
+        return figures
 
 
 def most_sensitive(reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 import aigc_edge
 from aigc_edge.bundle.component import DECODER, DENOISER
-from aigc_edge.compile.compressing import LATENT_MACS, decoded_samples, sample_budget
+from aigc_edge.compile.calibrating import LATENT_MACS, decoded_samples, sample_budget
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
+from aigc_edge.engines.base import EXACT
 from aigc_edge.errors import AigcEdgeError, CalibrationWarning
 
 SAMPLES = 8  # of a network of one evaluation
@@ -40,7 +41,7 @@ def check_output_range(state: CompileState) -> None:
     if state.programs[state.default_program].rows:
         return
     count = sample_budget(state, SAMPLES, LATENT_MACS, least=2)
-    with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none") as pipeline:
+    with aigc_edge.open(state.draft([REFERENCE]), threads=state.request.threads, verify="none", precision=EXACT) as pipeline:
         index, seed = np.arange(count), state.request.seed
         images = [pipeline.sample(1, seed=seed + i, output="float32", **conditions_of(state)(index[i : i + 1])) for i in index]
     check_range(np.concatenate(images), state.manifest.output_range, most=MOST if formats else None)

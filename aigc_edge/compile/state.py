@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class CompileState:
         self.quality: dict[str, dict[str, Any]] = {}
         self.details: dict[str, Any] = {}  # compression reports of the formats that the bundle already had
         self.reports: dict[str, dict[str, Any]] = {}
+        self.stored: dict[str, dict[str, dict[str, Any]]] = {}  # what each component of a format is stored in, and why
         self.failed: dict[str, str] = {}  # formats that missed their budget, and how
         self.prompts: tuple[str, ...] = ()
         self.inputs = SampleInputs()  # of a program without rows
@@ -117,13 +118,18 @@ class CompileState:
         names |= {f"{name}.data" for name in names if (self.folder / f"{name}.data").exists()}  # external weights
         return {name: self.folder / name for name in names}
 
-    def draft(self, formats: list[str]) -> Path:
-        """Write a temporary bundle of the current state with these formats, without plans; its files are links."""
+    def draft(self, formats: list[str], exact: Collection[str] = ()) -> Path:
+        """Write a temporary bundle of the current state with these formats, without plans; its files are links.
+
+        The components `exact` have their fp32 network in place of that of the first format; fp32 is to be among the formats then.
+        """
         path = self.folder / "draft.aigc"
         files = {name: file for name, file in self.files.items() if not name.endswith(".plan")}
         components = dict(self.components)
         for name, part in self.networks.items():
-            components[name] = part._replace(formats={f: part.formats[f] for f in formats if f in part.formats}, engines=())
+            chosen = {f: part.formats[f] for f in formats if f in part.formats}
+            chosen |= {formats[0]: part.formats[REFERENCE]} if name in exact else {}
+            components[name] = part._replace(formats=chosen, engines=())
         manifest = self.whole_manifest("draft")._replace(components=components, default_format=formats[0])
         write_bundle(path, manifest, files | self.network_files(formats), overwrite=True, link=True)
         return path

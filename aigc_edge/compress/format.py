@@ -32,7 +32,7 @@ class Format(ABC):
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]] = ("fp32",)  # numeric formats of layers that an engine must run: see Engine.features
     least_sm: ClassVar[int] = 0  # compute capability, times ten, that GPUs need beyond that
-    # The format of text encoders and latent decoders, which are not calibrated; None: the same format.
+    # The weight-only format of text encoders and latent decoders that are not in the format itself; None: the same format.
     companion: ClassVar[str | None] = None
     expected_size: ClassVar[float] = 1.0  # bytes of its weights relative to float32
     constant_bytes: ClassVar[int] = 4  # per element of constants other than weights: biases, position tables
@@ -78,6 +78,12 @@ class Format(ABC):
         `edge`: it belongs to the first or last layer, or is an embedding table, which some formats store in more bits.
         """
         return round(4 * outputs * inputs * self.expected_size)
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether text encoders and latent decoders are converted to the format itself too, calibrated on their own inputs, and
+        to its companion only where the quality gate does not hold."""
+        return False
 
     @property
     def asked(self) -> str:

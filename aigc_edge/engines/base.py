@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.registry import Registry
 
 Buffers = Mapping[str, NDArray[Any]]
+EXACT: Final = "exact"  # the precision of float32 arithmetic where networks use float32
 
 
 class EngineSource(NamedTuple):
@@ -130,9 +131,17 @@ class Engine(ABC):
         return None
 
     @classmethod
+    def precisions(cls) -> Collection[str]:
+        """The reduced precisions ("bf16", "fp16") in which it computes what stays in float on this machine, if so loaded."""
+        return ()
+
+    @classmethod
     @abstractmethod
     def load(cls, source: EngineSource, *, threads: int) -> Engine:
-        """Load the network; raises EngineUnavailable (not here) or BundleError (not this file)."""
+        """Load the network; raises EngineUnavailable (not here) or BundleError (not this file).
+
+        An engine with `precisions` takes one of them, or "exact", as the keyword `precision` too (default: "exact").
+        """
 
     @abstractmethod
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
@@ -188,6 +197,12 @@ def require(name: str) -> type[Engine]:
     if reason is not None:
         raise EngineUnavailable(reason)
     return engine
+
+
+def load_engine(name: str, source: EngineSource, *, threads: int, precision: str = EXACT) -> Engine:
+    """Load a network with the engine called `name`, with a reduced precision where it is not "exact"."""
+    options: dict[str, Any] = {} if precision == EXACT else {"precision": precision}
+    return require(name).load(source, threads=threads, **options)
 
 
 def shape_of(tensor: TensorSpec, batch: int) -> tuple[int, ...]:

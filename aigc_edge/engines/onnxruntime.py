@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,19 @@ import numpy as np
 
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import prepacked
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature, made_as, shape_of
+from aigc_edge.engines.base import (
+    ENGINES,
+    EXACT,
+    Buffers,
+    Engine,
+    EngineSource,
+    check_buffers,
+    check_signature,
+    made_as,
+    shape_of,
+)
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
-from aigc_edge.hardware import has_vnni, import_onnxruntime
+from aigc_edge.hardware import half_precision, has_vnni, import_onnxruntime, is_arm
 
 _TYPES = {
     "float32": "tensor(float)",
@@ -48,14 +58,20 @@ class OnnxRuntimeEngine(Engine):
         return None
 
     @classmethod
-    def load(cls, source: EngineSource, *, threads: int) -> Engine:
+    def precisions(cls) -> Collection[str]:
+        return ("bf16",) if is_arm() and half_precision("bf16") else ()  # for matrix products; x86 has none
+
+    @classmethod
+    def load(cls, source: EngineSource, *, threads: int, precision: str = EXACT) -> Engine:
         reason = cls.unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
         relative, dims = source.model_file(), source.component.dims
         format = made_as(relative, source.format)
         options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": format, "dims": dims}
-        entry = prepacked.cache_entry(source, {"int8": format == "int8", "dims": dims})
+        options |= {} if precision == EXACT else {"precision": precision}
+        key = {"int8": format == "int8", "dims": dims} | ({} if precision == EXACT else {"precision": precision})
+        entry = prepacked.cache_entry(source, key)
         session = None if entry is None else _open_prepacked(source, entry, threads, options)
         if session is None:
             with source.loadable() as (_, model):
@@ -105,12 +121,14 @@ def open_session(
     dims: Mapping[str, int] | None = None,
     write: Path | None = None,
     optimised: bool = False,
+    precision: str = EXACT,
 ) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
     `format` is that of the file (`made_as`): only int8 files are written for onnxruntime's integer kernels. `dims` maps symbolic
     dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with static
-    shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model.
+    shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model. With the
+    precision "bf16" Arm CPUs that have it multiply matrices in bfloat16.
     """
     ort = import_onnxruntime()  # here: it takes 60 ms, which `import aigc_edge` must not cost
     if threads < 1:
@@ -134,6 +152,8 @@ def open_session(
         options.add_free_dimension_override_by_name(name, length)
     if not has_vnni():  # the fast int8 kernels would saturate silently, and quality was measured without that
         options.add_session_config_entry("session.x64quantprecision", "1")
+    if precision == "bf16":
+        options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "1")
     if threads == 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from aigc_edge.bundle.spec import ComponentSpec
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature
+from aigc_edge.engines.base import ENGINES, EXACT, Buffers, Engine, EngineSource, check_buffers, check_signature
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
-from aigc_edge.hardware import has_vnni
+from aigc_edge.hardware import half_precision, has_vnni
 
+_HINTS = {EXACT: "f32", "bf16": "bf16", "fp16": "f16"}  # exact: not bfloat16 where the CPU supports it, as OpenVINO's default is
 _WHERE = ("Exception from", "Check ")  # lines of its messages that name a place in its source
 
 
@@ -31,7 +32,8 @@ def import_openvino() -> Any:
 
 @ENGINES.register("openvino")
 class OpenVinoEngine(Engine):
-    """An ONNX file compiled by OpenVINO's CPU plugin for low latency, in float32 where the network uses float32."""
+    """An ONNX file compiled by OpenVINO's CPU plugin for low latency, in float32 where the network uses float32, unless it is
+    loaded with a reduced precision."""
 
     name = "openvino"
     features = dict.fromkeys(("fp32", "fp16", "bf16", "int8", "int8w", "int4", "fp8", "fp8w", "nvfp4", "w4a4"), 0)
@@ -54,7 +56,11 @@ class OpenVinoEngine(Engine):
         return None
 
     @classmethod
-    def load(cls, source: EngineSource, *, threads: int) -> Engine:
+    def precisions(cls) -> Collection[str]:
+        return [name for name in _HINTS if name != EXACT and half_precision(name)]
+
+    @classmethod
+    def load(cls, source: EngineSource, *, threads: int, precision: str = EXACT) -> Engine:
         reason = cls.unavailable()
         if reason is not None:
             raise EngineUnavailable(reason)
@@ -63,7 +69,7 @@ class OpenVinoEngine(Engine):
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16 where the CPU supports it: quality was measured in float32
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # nor int8 activations where only the weights are quantised
             "ENABLE_CPU_PINNING": False,  # thread affinity is left to the caller
         }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aigc_edge.compress.format import Format
 
 ROOM = 0.8  # share of a device's memory available for networks
-MAIN = ("denoiser", "decoder")  # stored in the format itself; the other components use its companion
+MAIN = ("denoiser", "decoder")  # stored in the format itself; the others too where it is for all, else in its companion
 
 
 def survey_source(source: Source) -> list[Survey]:
@@ -73,7 +73,7 @@ def plan(
     calls = {survey.component: (1, float(batch)) for survey in surveys}
     calls |= {"denoiser": (program.nfe, batch * count / program.nfe)} if program.rows else {}
     schedule = sum(map(predict.schedule_bytes, surveys))  # of a bundle with fp32; otherwise the schedule is compressed too
-    networks = sum(sum(sizes[f.name].values()) + _graphs(f, devices) * sizes[f.name][main] for f in chosen)
+    networks = sum((1 + _graphs(f, devices, part == main)) * size for f in chosen for part, size in sizes[f.name].items())
     weights = sum(predict.FLOAT * survey.parameters for survey in surveys) if source.model_config() else 0
     return {
         "source": source.name,
@@ -91,24 +91,30 @@ def plan(
         "compile": {"memory": predict.compiling_bytes(surveys, predict.OF_FILES if files else predict.OF_MODULES)},
         "figures": {t.name: {"tops": t.tops, "bandwidth_gbs": t.bandwidth_gbs, "of": t.figures} for t in devices},
         "targets": {
-            t.name: {f.name: _on(t, f, surveys, stored[f.name], sum(sizes[f.name].values()), calls, batch) for f in chosen}
+            t.name: {
+                f.name: _on(t, f, surveys, _formats(surveys, f, main, t.kind), sum(sizes[f.name].values()), calls, batch)
+                for f in chosen
+            }
             for t in devices
         },
     }
 
 
-def _graphs(format: Format, devices: Sequence[Target]) -> int:
-    """The number of extra graphs of the main network for engines of the targets."""
+def _graphs(format: Format, devices: Sequence[Target], main: bool) -> int:
+    """The number of extra graphs of the main network, or of another one, for engines of the targets."""
+    if not main and not format.everywhere:
+        return 0
     engines = next((f.metadata.get("choices") or () for f in dataclasses.fields(format) if f.name == "engine"), ())
     kinds = {target.kind for target in devices}
     return ("openvino" in engines and "cpu" in kinds) + ("tensorrt" in engines and "gpu" in kinds)
 
 
-def _formats(surveys: Sequence[Survey], format: Format, main: str) -> dict[str, Format]:
-    """The format in which each component is stored."""
+def _formats(surveys: Sequence[Survey], format: Format, main: str, kind: str = "cpu") -> dict[str, Format]:
+    """The format in which each component is stored for targets of a kind, if the quality gate holds."""
     from aigc_edge.compress.format import parse
 
-    companion = format if format.companion is None else parse(format.companion)
+    own = format.companion is None or (format.everywhere and kind == "cpu")
+    companion = format if own else parse(str(format.companion))
     return {survey.component: format if survey.component == main else companion for survey in surveys}
 
 

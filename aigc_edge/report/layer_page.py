@@ -10,7 +10,7 @@ from typing import Any
 from aigc_edge.errors import BundleError
 from aigc_edge.files import atomic_file
 from aigc_edge.pages import card, page
-from aigc_edge.report import charts
+from aigc_edge.report import charts, components
 from aigc_edge.report.facts import Facts, FormatFacts, read
 from aigc_edge.text import digits, size
 
@@ -46,7 +46,18 @@ def build(facts: Facts) -> str:
     )
     lines = {_title(f): f.report["rows"] for f in facts.formats if len(f.report.get("rows") or ()) > 1}
     steps = f'<h2>Error along the trajectory</h2><div class="panel">{charts.rows(lines)}</div>' if lines else ""
-    return page(title, head, steps, *(_section(f) for f in facts.formats))
+    return page(title, head, _components(facts), steps, *(_section(f) for f in facts.formats))
+
+
+def _components(facts: Facts) -> str:
+    """The table of components, with remarks."""
+    rows = list(components.rows(facts.manifest))
+    if not rows:
+        return ""
+    lines = ["<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    table = f"<table><tr>{''.join(f'<th>{esc(h)}</th>' for h in components.HEADER)}</tr>{''.join(lines)}</table>"
+    notes = "".join(f"<p class='soft'>{esc(remark)}</p>" for remark in components.remarks(facts.manifest))
+    return f'<h2>Components</h2><div class="panel">{table}{notes}</div>'
 
 
 def _title(facts: FormatFacts) -> str:

@@ -18,6 +18,7 @@ from aigc_edge.bundle.spec import TensorSpec
 from aigc_edge.bundle.storage import MANIFEST, Storage
 from aigc_edge.diffusion import Program
 from aigc_edge.errors import AigcEdgeError
+from aigc_edge.report import components
 
 WIDTH = 100
 
@@ -50,6 +51,7 @@ def render(manifest: Manifest) -> str:
         render_engines(manifest),
         _programs(manifest),
         _quality(manifest),
+        _components(manifest),
         _provenance(manifest),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -239,6 +241,18 @@ def _quality(manifest: Manifest) -> str:
         if isinstance(score, Mapping)
     ]
     return "\n".join([f"Quality{by}", text.table(header, rows, right=[1, 2, 3, 4, 5, 6, 7, 8]), *others])
+
+
+def _components(manifest: Manifest) -> str:
+    """What each component of each format is stored in, what it costs and how long it takes."""
+    rows = list(components.rows(manifest))
+    if not rows:
+        return ""
+    lines = ["Components (alone: with that one in the format, the others in fp32)"]
+    lines.append(text.table(list(components.HEADER), rows, right=[3, 4, 5, 6]))
+    for remark in components.remarks(manifest):
+        lines += textwrap.wrap(remark, WIDTH - 2, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:

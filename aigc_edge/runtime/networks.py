@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.bundle.component import DECODER, DENOISER, SCHEDULE
-from aigc_edge.engines.base import ENGINES, Engine, EngineSource, require
+from aigc_edge.engines.base import Engine, require
 from aigc_edge.errors import EngineUnavailable
 from aigc_edge.runtime import device as devices
 
@@ -27,6 +28,7 @@ class Networks:
 
     def __init__(self, device: str | None) -> None:
         self.engines: dict[str, Engine] = {}
+        self.seconds: dict[str, float] = {}  # inside each network, since it was cleared; where the loop runs on the CPU
         self.progress: Callable[[int, int], None] | None = None
         self.watch: Callable[[str, int, Views, Views], None] | None = None
         self._on_device: dict[str, Callable[..., Any]] = {}
@@ -59,14 +61,13 @@ class Networks:
         context: contextlib.AbstractContextManager[Any] = torch.cuda.stream(self._stream)
         return context
 
-    def load(self, bundle: Bundle, engine: str, format: str, threads: int, *, verified: bool) -> None:
-        """Load the denoiser and the decoder; the other components are loaded by the first call that needs them."""
-        self._bundle, self._engine = bundle, engine
+    def load(self, bundle: Bundle, load: Callable[[str], Engine]) -> None:
+        """Load the denoiser and the decoder by `load`; the other components are loaded by the first call that needs them."""
+        self._bundle = bundle
         for name in (DENOISER, DECODER):
             if name not in bundle.manifest.components:
                 continue
-            source = EngineSource.of(bundle, name, format, verified=verified)
-            self.engines[name] = require(engine).load(source, threads=threads)
+            self.engines[name] = load(name)
             if self._device is not None:
                 self._on_device[name] = self.engines[name].on_device(str(self._device))
 
@@ -77,7 +78,10 @@ class Networks:
         run = (self._bind_host if self._device is None else self._bind_device)(component, inputs, outputs)
 
         def call(row: int, num_rows: int) -> None:
+            start = time.perf_counter()
             run()
+            if self._device is None:
+                self.seconds[component] = self.seconds.get(component, 0.0) + time.perf_counter() - start
             if self.watch is not None:
                 self.watch(component, row, inputs, outputs)
             if self.progress is not None:
@@ -148,6 +152,9 @@ class Networks:
 
             source = schedule_source(self._bundle, self._bundle.manifest.components[SCHEDULE])
             source.files.read(source.model_file())  # checks its hash, which opening did not
-            self.engines[SCHEDULE] = require(ENGINES[self._engine].schedule_engine or self._engine).load(source, threads=1)
+            engine = type(self.engines[DENOISER])
+            self.engines[SCHEDULE] = (require(engine.schedule_engine) if engine.schedule_engine else engine).load(
+                source, threads=1
+            )
         run = self.engines[SCHEDULE].bind(inputs, outputs)
         return lambda row, num_rows: run()

@@ -20,13 +20,14 @@ from aigc_edge import _core
 from aigc_edge.bundle.bundle import Bundle, existing, native_reader
 from aigc_edge.bundle.sizes import Size, image_size
 from aigc_edge.diffusion import Program
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
+from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, load_engine, made_as, physical_cores, require
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.runtime import device as devices
 from aigc_edge.runtime.calibrated_inputs import check_range, expected_latents
 from aigc_edge.runtime.conditions import Conditions, texts
 from aigc_edge.runtime.initial_state import floats, initial_state
 from aigc_edge.runtime.networks import Networks
+from aigc_edge.runtime.precision import DEFAULT, check_precision, precision_of, warn_of_deviation
 from aigc_edge.runtime.programs import Programs
 from aigc_edge.runtime.request import Prompt, SampleRequest, as_request, integer
 from aigc_edge.runtime.text_encoders import TextEncoders
@@ -42,6 +43,7 @@ Watch = Callable[[str, int, Buffers, Buffers], None]
 Verify = Literal["used", "all", "none"]
 AUTO = "auto"
 MAX_THREADS = 1024
+WARNED = 6  # stack level of who called `open`
 _VERIFY: dict[str, int] = {"used": 0, "all": 1, "none": 2}
 
 
@@ -59,12 +61,14 @@ class Pipeline:
         device: str = "auto",
         torch_device: str | None = None,
         size: Size | None = None,
+        precision: str = DEFAULT,
     ) -> None:
         for name, value in (("engine", engine), ("format", format or ""), ("verify", verify), ("device", device)):
             if not isinstance(value, str):
                 raise AigcEdgeError(f"{name} is {value!r}: it must be text")
         if verify not in _VERIFY:
             raise AigcEdgeError(f"verify is {verify!r}: it must be one of {', '.join(_VERIFY)}")
+        requested = check_precision(precision)
         self.path = Path(os.fsdecode(path))
         self.threads = physical_cores() if threads is None else integer("threads", threads, 1, MAX_THREADS)
         if engine == AUTO and device == "cuda":
@@ -89,15 +93,22 @@ class Pipeline:
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)
         self.format = format or self.manifest.default_format
-        self.engine = engine
-        if engine == AUTO:
-            from aigc_edge.runtime.auto_engine import fastest  # imports what opening with a named engine does without
-
-            self.engine = fastest(self._bundle, self.format, self.threads)
-        self._networks.load(self._bundle, self.engine, self.format, self.threads, verified=verified)
-        load = functools.partial(_load_encoder, self._bundle, self._handle, self.engine, self.format, self.threads, verified)
-        self._encoders = TextEncoders(self.manifest, load, self._handle.file)
+        self._loader = _Loader(self._bundle, self.format, engine, requested, self.threads, verified)
+        self._networks.load(self._bundle, self._loader)
+        self.engine = self._loader.engines[self.manifest.main.name]
+        encoder = functools.partial(_load_encoder, self._bundle, self._handle, self._loader)
+        self._encoders = TextEncoders(self.manifest, encoder, self._handle.file)
         self._conditions = Conditions(self.path, self.manifest, self._encoders)
+
+    @property
+    def engines(self) -> dict[str, str]:
+        """The engine of each component that is loaded; those of text encoders are chosen when they are first needed."""
+        return dict(self._loader.engines)
+
+    @property
+    def precisions(self) -> dict[str, str]:
+        """What each component that is loaded computes floats in: "exact", "bf16" or "fp16"."""
+        return dict(self._loader.precisions)
 
     @property
     def programs(self) -> list[str]:
@@ -129,6 +140,12 @@ class Pipeline:
         network_seconds (inside the engine)."""
         names = ["evaluations", "total_seconds"] + ["network_seconds"] * (self._torch_device is None)
         return {name: self._handle.statistics[name] for name in names}
+
+    @property
+    def component_seconds(self) -> dict[str, float]:
+        """Seconds inside each network during the last `sample`, by component, in order; of text encoders only for prompts that
+        were not cached. Empty where the loop runs on a GPU."""
+        return {**self._encoders.seconds, **self._networks.seconds} if self._torch_device is None else {}
 
     def program(
         self, name: str | None = None, *, solver: str | None = None, steps: int | None = None, strength: float = 1.0
@@ -172,6 +189,8 @@ class Pipeline:
             if watch is not None and self._torch_device is not None:
                 raise AigcEdgeError("watch looks at buffers in host memory: open the bundle with device='cpu' for it")
             self._sampling = True
+            self._encoders.seconds.clear()
+            self._networks.seconds.clear()
             self._networks.progress, self._networks.watch = progress, watch
             try:
                 resolved = self._resolve(request)
@@ -263,14 +282,40 @@ class Pipeline:
         self.close()
 
 
-def _load_encoder(
-    bundle: Bundle, handle: _core.Handle, engine: str, format: str, threads: int, verified: bool, name: str
-) -> Engine:
-    source = EngineSource.of(bundle, name, format, verified=verified)
-    for file in (source.model_file(), f"{source.model_file()}.data"):  # opening did not hash them: they may be large
-        if file in bundle.manifest.files:
-            handle.verify(file)
-    return require(engine).load(source, threads=threads)
+class _Loader:
+    """Loads the components of a bundle, each with its engine and precision, which are chosen when it is first loaded."""
+
+    def __init__(self, bundle: Bundle, format: str, engine: str, precision: str, threads: int, verified: bool) -> None:
+        self._bundle, self._format, self._engine = bundle, format, engine
+        self._precision, self._threads, self._verified = precision, threads, verified
+        self.engines: dict[str, str] = {}
+        self.precisions: dict[str, str] = {}
+
+    def source(self, name: str) -> EngineSource:
+        """The component as engines load it."""
+        return EngineSource.of(self._bundle, name, self._format, verified=self._verified)
+
+    def __call__(self, name: str) -> Engine:
+        source, manifest, engine = self.source(name), self._bundle.manifest, self._engine
+        if name in self.engines:
+            engine = self.engines[name]
+        elif engine == AUTO:
+            from aigc_edge.runtime.auto_engine import fastest  # imports what opening with a named engine does without
+
+            engine = fastest(self._bundle, self._format, self._threads, component=name, precision=self._precision)
+        precision = precision_of(manifest, self._format, engine, self._precision)
+        loaded = load_engine(engine, source, threads=self._threads, precision=precision)
+        self.engines[name], self.precisions[name] = engine, precision
+        warn_of_deviation(manifest, name, made_as(source.component.file(self._format, engine), self._format), engine, WARNED)
+        return loaded
+
+
+def _load_encoder(bundle: Bundle, handle: _core.Handle, load: _Loader, name: str) -> Engine:
+    file = load.source(name).model_file()
+    for each in (file, f"{file}.data"):  # opening did not hash them: they may be large
+        if each in bundle.manifest.files:
+            handle.verify(each)
+    return load(name)
 
 
 def open(
@@ -282,20 +327,29 @@ def open(
     verify: Verify = "used",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     size: Size | None = None,
+    precision: Literal["default", "exact", "bf16", "fp16"] = "default",
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
-    `engine` evaluates the networks, "auto" measures once which CPU engine is fastest here and remembers it; `format` chooses
-    among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical cores); `verify`
-    says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda" (engines torch and
-    tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, except for an
-    engine that needs a GPU. `size` is the height and width of the images, for a bundle with several (None: its first).
+    `engine` evaluates the networks, "auto" measures once, for each of them, which CPU engine is fastest here and remembers it;
+    `format` chooses among the bundle's formats (None: its default); `threads` is the number of CPU threads (None: the physical
+    cores); `verify` says which files are hashed: those "used", "all" or "none". `device` is where the loop runs: on "cuda"
+    (engines torch and tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU,
+    except for an engine that needs a GPU. `size` is the height and width of the images, for a bundle with several (None: its
+    first).
+
+    `precision` is that of what stays in float: "exact" is float32, "bf16" and "fp16" are half precision, which OpenVINO has on
+    CPUs with avx512_bf16, AMX or Arm's bf16 and fp16, and onnxruntime on Arm's bf16. The default is half precision where the
+    bundle's quality card says that the format holds its budget with it and this engine, else "exact". Only in "exact" do samples
+    of CPUs with and without these instructions agree but for rounding in float32.
 
     onnxruntime prepacks the weights of a network when it is opened. For networks of 32 MB or more whose hashes were verified, the
     optimised model is cached in $XDG_CACHE_HOME/aigc-edge/prepacked (default ~/.cache) and memory-mapped from then on, which is
     faster and takes about the memory of its weights. The cache is limited to AIGC_EDGE_PLAN_CACHE_GB (default 20; 0 disables it).
 
     Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
-    and AigcEdgeError for a format or a size that the bundle does not have.
+    and AigcEdgeError for a format or a size that the bundle does not have, and a precision that the engine does not have here.
+    Warns with DeviationWarning where the engine's integer kernels would compute other values here than those that were measured.
     """
-    return Pipeline(existing(path), engine=engine, format=format, threads=threads, verify=verify, device=device, size=size)
+    options: dict[str, Any] = {"engine": engine, "format": format, "threads": threads, "verify": verify, "device": device}
+    return Pipeline(existing(path), **options, size=size, precision=precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ class TextEncoders:
         self._specs = {name: component.onnx for name, component in manifest.text_encoders.items()}
         self._text = manifest.text
         self._load, self._read = load, read
+        self.seconds: dict[str, float] = {}  # inside each encoder, since it was cleared
         self._engines: dict[str, Engine] = {}
         self._tokenizers: dict[str, Tokenize] = {}
         self._cache: OrderedDict[str, Arrays] = OrderedDict()
@@ -83,7 +85,9 @@ class TextEncoders:
         tokens = self._tokenizers[name](prompt)  # first: what is wrong with a prompt is known before a large network is loaded
         if name not in self._engines:
             self._engines[name] = self._load(name)
+        start = time.perf_counter()
         arrays = self._engines[name].evaluate({self._specs[name].inputs[0].name: tokens[None]})
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         for output, array in arrays.items():
             if not np.isfinite(array).all():
                 raise AigcEdgeError(

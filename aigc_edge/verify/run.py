@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import aigc_edge
 from aigc_edge.bundle.spec import Role
 from aigc_edge.diffusion import Program, noise
+from aigc_edge.engines.base import EXACT
 from aigc_edge.errors import AigcEdgeError
 from aigc_edge.files import check_regular
 from aigc_edge.metrics.paired import centred_l2
@@ -52,7 +53,7 @@ def verify(
         raise AigcEdgeError(f"{samples} samples and a tolerance of {tolerance} were given: at least 1 and more than 0 are needed")
     if scheduler is not None:
         check_regular(Path(scheduler))
-    with aigc_edge.open(bundle, engine=engine, format=format, threads=threads) as pipeline:
+    with aigc_edge.open(bundle, engine=engine, format=format, threads=threads, precision=EXACT) as pipeline:
         plan = pipeline.program(program, solver=solver, steps=steps)
         if not plan.rows:
             raise AigcEdgeError(f"{bundle} generates in one evaluation: it has no steps to compare")

@@ -15,7 +15,7 @@ import aigc_edge
 from aigc_edge import compile as compilation
 from aigc_edge import data
 from aigc_edge.bundle.bundle import Bundle
-from aigc_edge.compile import compile_source, compressing, evaluation, request
+from aigc_edge.compile import calibrating, compile_source, evaluation, request
 from aigc_edge.diffusion import Program, reference
 from aigc_edge.engines.tensorrt import installed
 from aigc_edge.errors import AigcEdgeError, BudgetError
@@ -67,7 +67,7 @@ def bundles(place, runs) -> dict[str, Path]:
     """Both families as fp32 and int8; the diffusion run has no judge yet, so that one is trained (shortly)."""
     patch = pytest.MonkeyPatch()
     patch.setattr(classifier, "train_judge", functools.partial(classifier.train_judge, steps=20))
-    patch.setattr(compressing, "CALIBRATION", 8)
+    patch.setattr(calibrating, "CALIBRATION", 8)
     patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     targets = ["x86-cpu", "jetson-orin-nano"] + (["rtx-30"] if "tensorrt_rtx" in installed() else [])
     for family, run in runs.items():

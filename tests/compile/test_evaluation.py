@@ -11,7 +11,7 @@ import pytest
 
 from aigc_edge.bundle.inputs import SampleInputs
 from aigc_edge.bundle.manifest import Manifest
-from aigc_edge.compile import evaluation
+from aigc_edge.compile import evaluation, sensitivity
 from aigc_edge.compress.budget import Budget
 from aigc_edge.compress.format import parse
 from aigc_edge.errors import BudgetError
@@ -45,12 +45,15 @@ class Case:
             num_classes=0,
             prompts=(),
             manifest=Manifest(),
+            main="decoder",
+            networks={},
+            stored={},
         )
         self.convert(self.work, parsed)
         monkeypatch.setattr(evaluation, "convert_format", self.convert)
         monkeypatch.setattr(evaluation, "Evaluator", lambda *_, **__: SimpleNamespace(score=self.score))
 
-    def convert(self, work: Any, format: Any) -> None:
+    def convert(self, work: Any, format: Any, weight_only: Any = ()) -> None:
         self.asked.append(getattr(format, "psnr", 0.0))
         work.reports[format.name] = {"denoiser": {"psnr": self.asked[-1], "nodes": LAYERS}}
 
@@ -88,7 +91,7 @@ def test_a_distance_is_held_by_finer_formats_too(monkeypatch):
     case = Case(monkeypatch, "int8:psnr=30", Budget(frechet=1.5), gain=0.0)
     with pytest.raises(BudgetError, match=r"1\.5 times the 1 of fp32"):
         case.evaluate()
-    assert len(case.asked) == 1 + evaluation.RETRIES
+    assert len(case.asked) == 1 + sensitivity.RETRIES
 
 
 def test_figures_of_fp32_that_a_bundle_has_stay(monkeypatch):

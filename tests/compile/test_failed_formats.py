@@ -14,7 +14,7 @@ from torch import nn
 from aigc_edge.bundle.bundle import Bundle
 from aigc_edge.cli import main
 from aigc_edge.compile import compile_source
-from aigc_edge.compile.compressing import _companion
+from aigc_edge.compile.component_formats import companion
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.compile.request import CompileRequest
 from aigc_edge.compress.evaluation.quality import tolerance
@@ -133,10 +133,10 @@ def test_the_budget_limits_the_networks_behind_the_denoiser(
 ) -> None:
     """They have to hold no more than the format itself, so that a lower budget helps where one of them misses it."""
     request = CompileRequest.parse([format], ["x86-cpu"], budget, runnable=False)
-    companion: Any = _companion(next(iter(request.formats.values())))
-    assert companion.name in ("int8w", "fp8w")
-    assert companion.requirement.psnr == psnr
-    assert companion.requirement.most_centred_l2 == pytest.approx(centred_l2)
+    chosen: Any = companion(next(iter(request.formats.values())))
+    assert chosen.name in ("int8w", "fp8w")
+    assert chosen.requirement.psnr == psnr
+    assert chosen.requirement.most_centred_l2 == pytest.approx(centred_l2)
 
 
 @pytest.mark.parametrize("format", ["int8w", "fp8w", "int4", "svdquant", "sparse24"])

@@ -32,7 +32,7 @@ def consider(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def test_the_fastest_is_taken_and_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
-    def measure(bundle: Bundle, format: str, threads: int, names: list[str]) -> dict[str, float]:
+    def measure(bundle: Bundle, format: str, threads: int, names: list[str], **_: object) -> dict[str, float]:
         measured.append(names)
         return {"onnxruntime": 2.0, "torch": 1.0}
 
@@ -71,7 +71,7 @@ def test_every_candidate_is_measured_on_the_network_itself(monkeypatch: pytest.M
 
 def test_one_engine_alone_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     consider(monkeypatch, "onnxruntime")
-    monkeypatch.setattr(auto_engine, "_measure", lambda *_: pytest.fail("nothing is to be chosen"))
+    monkeypatch.setattr(auto_engine, "_measure", lambda *_, **__: pytest.fail("nothing is to be chosen"))
     with aigc_edge.open(BUNDLE, engine="auto") as opened:
         assert opened.engine == "onnxruntime"
 

@@ -26,8 +26,10 @@ class Native(Runner):
         engine, device = self.engines[workload.device], workload.device
         self._pipeline = aigc_edge.open(workload.bundle, format=format, threads=workload.threads, engine=engine, device=device)
         self._text: dict[str, Any] = {"prompt": PROMPT} if workload.manifest.text else {}
+        self._encoding: dict[str, float] = {}
         if self._text:  # encoded once, at opening: what is timed is sampling
             self._pipeline.encode([PROMPT, ""])
+            self._encoding = self._pipeline.component_seconds
         if own := workload.conditions:
             self._text["conditions"] = own
             if workload.guided:
@@ -46,6 +48,10 @@ class Native(Runner):
         if "network_seconds" not in stats:  # one graph on a GPU has no parts
             return None
         return float(stats["total_seconds"]), float(stats["network_seconds"])
+
+    def component_seconds(self) -> dict[str, float]:
+        """Those of text encoders are of the prompts that were encoded at opening."""
+        return {**self._encoding, **self._pipeline.component_seconds}
 
     def close(self) -> None:
         self._pipeline.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,7 @@ class ComputeBudget:
 def dry_run(calibration: Calibration) -> list[Record]:
     """The evaluations that one sample of `calibration` takes, without a network: its outputs are zeros."""
     records: list[Record] = []
-    calibration.split(1)[0].run(lambda inputs: [_zeros(calibration, inputs)], records)
+    calibration.split(1)[0].run(lambda inputs: _zeros(calibration, inputs), records)
     return records
 
 
@@ -82,8 +83,8 @@ def output_gains(calibration: Calibration, calls: Sequence[int], change: float =
         def evaluate(inputs: Inputs) -> list[npt.NDArray[np.float32]]:
             nonlocal count
             count += 1
-            output = _zeros(calibration, inputs)
-            return [output + np.float32(change) if count == changed else output]
+            outputs = _zeros(calibration, inputs)
+            return [output + np.float32(change) for output in outputs] if count == changed else outputs
 
         return still.run(evaluate)
 
@@ -91,7 +92,7 @@ def output_gains(calibration: Calibration, calls: Sequence[int], change: float =
     return [float(np.mean(np.square((final(call) - rest) / change))) for call in calls]
 
 
-def _zeros(calibration: Calibration, inputs: Inputs) -> npt.NDArray[np.float32]:
-    """An output of the network for `inputs`."""
-    shape = [int(size) for size in calibration.spec.outputs[0].shape[1:]]
-    return np.zeros((len(next(iter(inputs.values()))), *shape), np.float32)
+def _zeros(calibration: Calibration, inputs: Inputs) -> list[npt.NDArray[Any]]:
+    """The outputs of the network for `inputs`."""
+    batch = len(next(iter(inputs.values())))
+    return [np.zeros((batch, *(int(size) for size in t.shape[1:])), np.float32) for t in calibration.spec.outputs]

@@ -41,7 +41,8 @@ class Calibration:
     `constants` returns the values of inputs with the role constant. `conditions` and `negative`, float32 [n, ...] by input name,
     are the values of inputs with the role condition for guidance towards and away from; an input with the role guidance takes the
     row's guidance scale, and then no row is evaluated twice. Where `inputs` are arrays, `array_index` [n] is the one that each
-    sample is made from.
+    sample is made from. A text encoder is calibrated like a decoder: its `latents` are token ids [n, L]. Of several outputs,
+    each weighted by its number in `output_weights`, the flat concatenation [n, M] is the result; without weights the first is.
     """
 
     spec: ComponentSpec
@@ -56,6 +57,7 @@ class Calibration:
     negative: Mapping[str, npt.NDArray[Any]] | None = None
     inputs: SampleInputs | None = None
     array_index: npt.NDArray[np.int64] | None = None
+    output_weights: tuple[float, ...] = ()
 
     @staticmethod
     def draw(
@@ -184,7 +186,8 @@ class Calibration:
             for row in self.program.rows:
                 arrays |= {f"{row.timestep} {name}": array for name, array in self.constants(row.timestep).items()}
         shapes = {name: None if array is None else [str(array.dtype), array.shape] for name, array in arrays.items()}
-        facts = [self.spec.to_json(), self.program.to_json(), self.null_class, self.limits, str(self.inputs), shapes]
+        facts: list[Any] = [self.spec.to_json(), self.program.to_json(), self.null_class, self.limits, str(self.inputs), shapes]
+        facts += [self.output_weights] if self.output_weights else []
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for array in arrays.values():
             if array is not None:
@@ -198,6 +201,7 @@ class Calibration:
         def network(sample: Any, timestep: Any, classes: Any, **conditions: Any) -> npt.NDArray[Any]:
             nonlocal calls
             by_role = {"sample": (sample, np.float32), "timestep": (timestep, np.float32), "class": (classes, np.int64)}
+            by_role["tokens"] = (sample, np.int64)
             inputs: Inputs = {}
             known = {} if self.constants is None or timestep is None else self.constants(float(timestep[0]))
             dtype: npt.DTypeLike
@@ -220,7 +224,7 @@ class Calibration:
             if records is not None:
                 records.append(Record(calls, inputs))
             calls += 1
-            return evaluate(inputs)[0]
+            return self._combined(evaluate(inputs))
 
         result = reference.run(
             self.program,
@@ -236,6 +240,14 @@ class Calibration:
             dtype=np.float32,
         )
         return np.clip(result, *self.limits).astype(np.float32)
+
+    def _combined(self, outputs: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """What is compared: the first output, or all of them by `output_weights`, flat."""
+        if not self.output_weights:
+            return outputs[0]
+        own = zip(outputs, self.output_weights, strict=False)  # a network whose inner tensors are observed has more outputs
+        parts = [array.reshape(len(array), -1) * weight for array, weight in own]
+        return np.concatenate(parts, axis=1)
 
 
 def _in_turn(name: str, values: npt.NDArray[Any], n: int) -> npt.NDArray[np.float32]:

@@ -57,11 +57,20 @@ class Int8(QuantisationAware):
         0.0, "SmoothQuant's strength, 0.5 is usual where a few channels are far larger; 0 = off", low=0, high=1
     )
     effort: float = option(1.0, "samples and measurements that large networks get, 1 is usual: time goes with it", above=0)
+    others: str = option(
+        "int8",
+        "text encoders and latent decoders: int8 where the quality gate holds, or int8w always",
+        choices=("int8", "int8w"),
+    )
     floats: str = option("fp32", "what is not int8: fp32, or fp16 for GPUs", choices=("fp32", "fp16"))
 
     @property
     def calibrates(self) -> bool:
         return True
+
+    @property
+    def everywhere(self) -> bool:
+        return self.others == "int8" and self.floats == "fp32"
 
     @property
     def targets(self) -> list[tuple[Requirement, float]]:

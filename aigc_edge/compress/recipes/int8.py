@@ -66,16 +66,16 @@ class Int8Recipe(ConversionRecipe):
         inputs = {value.name for value in self.model.graph.input}
         network = graph.Network(graph.with_outputs(self.model, self.observers.keys() - inputs), threads=self.reference.threads)
         most = max(1, int(OBSERVED * self.compute.evaluations / max(self.compute.macs, 1.0)))
-        rows = itertools.count()
+        own, rows = [output.name for output in self.model.graph.output], itertools.count()
 
         def observe(inputs: Inputs) -> list[npt.NDArray[Any]]:
-            row, outputs = next(rows), []
+            row, outputs = next(rows), []  # of the network itself, by part
             for part in _chunks(inputs, most):
                 values = dict(zip(network.outputs, network(part), strict=True)) | part
                 for name, observer in self.observers.items():
                     observer.see(values[name], row)
-                outputs.append(values[network.outputs[0]])
-            return [np.concatenate(outputs)]
+                outputs.append([values[name] for name in own])
+            return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
         self.reference.calibrating.run(observe)
 
