@@ -21,6 +21,7 @@ from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable
 from aigc_edge.registry import Registry
 
 Buffers = Mapping[str, NDArray[Any]]
+INTEGER_FORMATS = ("int8", "w4a8")  # of networks whose activations are integers
 
 
 class EngineSource(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 
 from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import prepacked
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature, shape_of
+from aigc_edge.engines.base import ENGINES, INTEGER_FORMATS, Buffers, Engine, EngineSource, check_buffers, check_signature, shape_of
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
 from aigc_edge.hardware import has_vnni, import_onnxruntime
 
@@ -34,7 +34,7 @@ class OnnxRuntimeEngine(Engine):
 
     name = "onnxruntime"
     batch_invariant = True
-    features = dict.fromkeys(("fp32", "fp16", "int8", "int8w", "int4", "fp8", "fp8w"), 0)  # no bf16 and no fp4 on a CPU
+    features = dict.fromkeys(("fp32", "fp16", "int8", "int8w", "int4", "w4a8", "fp8", "fp8w"), 0)  # no bf16 and no fp4 on a CPU
     auto = True
 
     def __init__(self, spec: ComponentSpec, session: Any) -> None:
@@ -54,7 +54,7 @@ class OnnxRuntimeEngine(Engine):
             raise EngineUnavailable(reason)
         relative, dims = source.model_file(), source.component.dims
         options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
-        entry = prepacked.cache_entry(source, {"int8": source.format == "int8", "dims": dims})
+        entry = prepacked.cache_entry(source, {"int8": source.format in INTEGER_FORMATS, "dims": dims})
         session = None if entry is None else _open_prepacked(source, entry, threads, options)
         if session is None:
             with source.loadable() as (_, model):
@@ -107,7 +107,7 @@ def open_session(
 ) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
-    `format` is the bundle's format: only int8 files are written for onnxruntime's integer kernels. `dims` maps symbolic
+    `format` is the bundle's format: only files of INTEGER_FORMATS are written for onnxruntime's integer kernels. `dims` maps symbolic
     dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with static
     shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model.
     """
@@ -125,7 +125,7 @@ def open_session(
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", prepacked.WEIGHTS)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.log_severity_level = 4  # failures are raised; a library does not write to stderr
-    if format != "int8":  # otherwise weights are dequantised at every call, or activations are rounded unasked
+    if format not in INTEGER_FORMATS:  # otherwise weights are dequantised at every call, or activations are rounded unasked
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     for name, length in (dims or {}).items():
         options.add_free_dimension_override_by_name(name, length)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aigc_edge.bundle.spec import ComponentSpec
-from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, check_buffers, check_signature
+from aigc_edge.engines.base import ENGINES, INTEGER_FORMATS, Buffers, Engine, EngineSource, check_buffers, check_signature
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
 from aigc_edge.hardware import has_vnni
 
@@ -34,7 +34,7 @@ class OpenVinoEngine(Engine):
     """An ONNX file compiled by OpenVINO's CPU plugin for low latency, in float32 where the network uses float32."""
 
     name = "openvino"
-    features = dict.fromkeys(("fp32", "fp16", "bf16", "int8", "int8w", "int4", "fp8", "fp8w", "nvfp4", "w4a4"), 0)
+    features = dict.fromkeys(("fp32", "fp16", "bf16", "int8", "w4a8", "int8w", "int4", "fp8", "fp8w", "nvfp4", "w4a4"), 0)
     auto = True
 
     def __init__(self, spec: ComponentSpec, compiled: Any) -> None:
@@ -49,7 +49,7 @@ class OpenVinoEngine(Engine):
 
     @classmethod
     def deviates(cls, format: str) -> str | None:
-        if format == "int8" and platform.machine().lower() in ("x86_64", "amd64") and not has_vnni():
+        if format in INTEGER_FORMATS and platform.machine().lower() in ("x86_64", "amd64") and not has_vnni():
             return "on x86 without VNNI OpenVINO's int8 kernels saturate 16-bit sums"  # NNCF's documentation
         return None
 
