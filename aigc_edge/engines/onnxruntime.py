@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
@@ -11,8 +12,17 @@ from typing import Any
 import numpy as np
 
 from aigc_edge.bundle.spec import ComponentSpec
-from aigc_edge.engines import prepacked
-from aigc_edge.engines.base import ENGINES, INTEGER_FORMATS, Buffers, Engine, EngineSource, check_buffers, check_signature, shape_of
+from aigc_edge.engines import few_bits, prepacked
+from aigc_edge.engines.base import (
+    ENGINES,
+    INTEGER_FORMATS,
+    Buffers,
+    Engine,
+    EngineSource,
+    check_buffers,
+    check_signature,
+    shape_of,
+)
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
 from aigc_edge.hardware import has_vnni, import_onnxruntime
 
@@ -54,11 +64,12 @@ class OnnxRuntimeEngine(Engine):
             raise EngineUnavailable(reason)
         relative, dims = source.model_file(), source.component.dims
         options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
-        entry = prepacked.cache_entry(source, {"int8": source.format in INTEGER_FORMATS, "dims": dims})
+        rewrites = {"few bits": few_bits.VERSION} if source.format in few_bits.FORMATS else {}
+        entry = prepacked.cache_entry(source, {"int8": source.format in INTEGER_FORMATS, "dims": dims, **rewrites})
         session = None if entry is None else _open_prepacked(source, entry, threads, options)
         if session is None:
             with source.loadable() as (_, model):
-                session = open_session(model, threads, **options)
+                session = _open_in_memory(source, model, threads, options)
         check_signature(source, relative, *_signature(session, source))
         return cls(source.spec, session)
 
@@ -87,12 +98,30 @@ def _open_prepacked(source: EngineSource, entry: Path, threads: int, options: di
     """A session of the model with prepacked weights, which is written to the cache first if necessary; None on failure."""
     try:
         if not prepacked.is_complete(entry):
-            with source.loadable() as (_, model), prepacked.write_entry(entry) as file:
-                open_session(model, threads, **options, write=file)
+            with (
+                source.loadable() as (_, model),
+                prepacked.write_entry(entry) as file,
+                _on_disk(source, model, file.parent) as prepared,
+            ):
+                open_session(prepared, threads, **options, write=file)
         return open_session(str(entry / prepacked.MODEL), threads, **options, optimised=True)
     except AigcEdgeError:  # a full disk, or an onnxruntime that cannot save its optimised model: load from the bundle
         shutil.rmtree(entry, ignore_errors=True)
         return None
+
+
+def _on_disk(source: EngineSource, model: str | bytes, beside: Path) -> contextlib.AbstractContextManager[str | bytes]:
+    """What is loaded in place of `model` to write the cache; files beside the folder `beside`, on the same disk."""
+    return few_bits.on_disk(model, beside.parent) if source.format in few_bits.FORMATS else contextlib.nullcontext(model)
+
+
+def _open_in_memory(source: EngineSource, model: str | bytes, threads: int, options: dict[str, Any]) -> Any:
+    """A session without the cache."""
+    prepared = few_bits.in_memory(model) if source.format in few_bits.FORMATS else model
+    if prepared is not model:
+        with contextlib.suppress(BundleError):  # an onnxruntime without MatMulNBits computes the file as it is
+            return open_session(prepared, threads, **options)
+    return open_session(model, threads, **options)
 
 
 def open_session(
@@ -107,9 +136,9 @@ def open_session(
 ) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
-    `format` is the bundle's format: only files of INTEGER_FORMATS are written for onnxruntime's integer kernels. `dims` maps symbolic
-    dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with static
-    shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model.
+    `format` is the bundle's format: only files of INTEGER_FORMATS are written for onnxruntime's integer kernels. `dims` maps
+    symbolic dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with
+    static shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model.
     """
     ort = import_onnxruntime()  # here: it takes 60 ms, which `import aigc_edge` must not cost
     if threads < 1:

@@ -71,6 +71,8 @@ class OpenVinoEngine(Engine):
         with source.loadable(cls.name) as (relative, model):
             try:
                 network = core.read_model(model)
+                if source.format == "w4a8":
+                    _expand(openvino, network)
                 if source.component.dims:  # static except for the batch, at the image size that the bundle was opened at
                     network.reshape({t.name: openvino.PartialShape([-1, *map(int, t.shape[1:])]) for t in source.spec.inputs})
                 compiled = core.compile_model(network, "CPU", options)
@@ -98,3 +100,18 @@ class OpenVinoEngine(Engine):
                 raise AigcEdgeError(f"OpenVINO failed while evaluating {name!r}: {first_line(error, _WHERE)}") from error
 
         return call
+
+
+def _expand(openvino: Any, network: Any) -> None:
+    """Compute int8 weights that the file stores in 4 bits (format `w4a8`), one at a time; compiling would not, and use floats."""
+    from openvino.passes import ConstantFolding, Manager
+
+    constant: set[str] = set()
+    for node in network.get_ordered_ops():
+        sources = [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()]
+        if constant.issuperset(sources) if sources else node.get_type_name() == "Constant":
+            constant.add(node.get_friendly_name())
+            if node.get_type_name() == "Convert" and node.get_element_type() == openvino.Type.i8:
+                passes = Manager()
+                passes.register_pass(ConstantFolding())
+                passes.run_passes(openvino.Model([node.output(0)], [], "weight"))

@@ -1,9 +1,9 @@
 """Weights in 4 bits under two levels of scales, which expand exactly to int8 weights with one scale per channel.
 
-QServe (Lin et al. 2024, arXiv 2405.04532): int8 = 4-bit code · block scale + block offset, all of them integers; the float32 scale
-of the channel applies to the int8 value. The offset is any int8 integer, not a multiple of the block scale: that costs half a byte
-more a block and rounds normally distributed weights with 0.8 dB less noise. In the file, operators of standard ONNX compute the int8 value from constants, so engines that fold
-constants see an int8 network; `expanded` does that without floats.
+QServe (Lin et al. 2024, arXiv 2405.04532): int8 = 4-bit code · block scale + block offset, all of them integers; the float32
+scale of the channel applies to the int8 value. The offset is any int8 integer, not a multiple of the block scale: that costs half
+a byte more a block, and normally distributed weights are rounded with 0.8 dB less noise. In the file, operators of standard ONNX
+compute the int8 value from constants, so engines that fold constants see an int8 network; `expanded` does that without floats.
 """
 
 from __future__ import annotations
