@@ -122,13 +122,10 @@ def multiply_packed(network: OnnxFile) -> int:
     weights: dict[str, _Packed] = {}
     for node in network.nodes:
         packed = _packed(node, network.tensors)
-        reading = readers.get(node.outputs[0], []) if packed is not None else []
-        if (
-            packed is not None
-            and reading
-            and node.outputs[0] not in results
-            and all(packed.multiplied_by(each) for each in reading)
-        ):
+        if packed is None or node.outputs[0] in results:
+            continue
+        reading = readers.get(node.outputs[0], [])
+        if reading and all(packed.multiplied_by(each, node.outputs[0]) for each in reading):
             weights[node.outputs[0]] = packed
     nodes: list[Node] = []
     for node in network.nodes:
@@ -169,9 +166,9 @@ class _Packed(NamedTuple):
     def outputs(self) -> int:
         return self.codes.dims[0 if self.upright else 1]
 
-    def multiplied_by(self, node: Node) -> bool:
-        """Whether the node is a plain product of something and this weight."""
-        if node.domain or len(node.inputs) < 2 or node.inputs[0] == node.inputs[1]:
+    def multiplied_by(self, node: Node, name: str) -> bool:
+        """Whether the node is a plain product of something and this weight, which is called `name`."""
+        if node.domain or len(node.inputs) < 2 or node.inputs[1] != name or node.inputs.count(name) > 1:
             return False
         if node.op == "MatMul":
             return not self.upright

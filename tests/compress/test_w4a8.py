@@ -190,7 +190,9 @@ def test_fallback_is_to_int8_and_then_to_float(rng: np.random.Generator, make: d
     assert found[everything - 1] == dict.fromkeys("abc", "w4a8")
     assert found[eights + 4]["b"] == "fp32"
     with pytest.raises(BudgetError, match=r"w4a8 reaches .* cannot be held with 90 % of the weights in w4a8"):
-        parse(f"w4a8:psnr={(everything + eights) / 2},centred_l2=9,min_share=0.9").convert(source, tmp_path / "x.onnx", calibration)
+        parse(f"w4a8:psnr={(everything + eights) / 2},centred_l2=9,min_share=0.9").convert(
+            source, tmp_path / "x.onnx", calibration
+        )
     assert not (tmp_path / "x.onnx").exists()
 
 
