@@ -84,13 +84,37 @@ def two_level(units: Floats, block: int, importance: Floats | None = None) -> Tw
     outputs, inputs = units.shape
     count = inputs // block
     weights = None if importance is None else importance.reshape(count, block)
-    result = TwoLevel(*(np.empty(shape, np.int8) for shape in ((outputs, count, block), (outputs, count), (outputs, count))))
+    result = TwoLevel(*_room(outputs, inputs, block))
     step = max(1, _PART // inputs)
     for first in range(0, outputs, step):
         part = units[first : first + step].reshape(-1, count, block)
         scales, offsets = fitted(part, weights)
         for stored, values in zip(result, (codes_of(part, scales, offsets), scales, offsets), strict=True):
             stored[first : first + step] = values
+    return result
+
+
+def compensated(units: Floats, block: int, root: Floats) -> TwoLevel:
+    """As `two_level`, but the error of each column is compensated by the columns right of it (Frantar et al. 2022, GPTQ).
+
+    `root` [inputs, inputs] is the factor of the inverse Hessian (`scaling.sparsity.inverse_root`), along which errors are passed
+    on (arXiv 2210.17323). A block's scales are fitted to what it has become when its turn comes.
+    """
+    outputs, inputs = units.shape
+    rest, result = units.copy(), TwoLevel(*_room(outputs, inputs, block))
+    for index, first in enumerate(range(0, inputs, block)):
+        part, local = rest[:, first : first + block], root[first : first + block, first : first + block]
+        gains = 1 / np.diagonal(local)
+        scales, offsets = fitted(part[:, None, :], np.square(gains)[None, :])
+        errors = np.empty_like(part)
+        for column in range(block):
+            codes = codes_of(part[:, column, None], scales[:, 0], offsets[:, 0])
+            value = codes[:, 0] * scales[:, 0] + offsets[:, 0]
+            errors[:, column] = (part[:, column] - value) * gains[column]
+            part[:, column + 1 :] -= np.outer(errors[:, column], local[column, column + 1 :])
+            result.codes[:, index, column] = codes[:, 0]
+        result.scales[:, index], result.offsets[:, index] = scales[:, 0], offsets[:, 0]
+        rest[:, first + block :] -= errors @ root[first : first + block, first + block :]
     return result
 
 
@@ -157,6 +181,11 @@ def _parts(
     found = [None if each is None else constants.get(each.input[0]) for each in casts]
     kinds = [None if tensor is None else tensor.data_type for tensor in found]
     return found if kinds == [TensorProto.INT4, TensorProto.INT8, TensorProto.INT8] else None  # type: ignore[return-value]
+
+
+def _room(outputs: int, inputs: int, block: int) -> list[Int8]:
+    count = inputs // block
+    return [np.empty(shape, np.int8) for shape in ((outputs, count, block), (outputs, count), (outputs, count))]
 
 
 def _node(op: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:

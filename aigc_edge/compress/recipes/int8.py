@@ -13,7 +13,7 @@ import onnx
 
 from aigc_edge.compress.calibration.compute_budget import ComputeBudget, evenly_spaced, output_gains
 from aigc_edge.compress.calibration.observers import ESTIMATORS, Observer
-from aigc_edge.compress.calibration.trajectory import Inputs, mean_square
+from aigc_edge.compress.calibration.trajectory import Inputs, Record, mean_square
 from aigc_edge.compress.evaluation.fallback import Progress, Ranking, rank_layers
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
@@ -56,6 +56,7 @@ class Int8Recipe(ConversionRecipe):
                 "the network has no convolution or matrix product with constant weights: there is nothing to quantise"
             )
         self.errors = dict.fromkeys(estimators, math.inf)  # mean squared error with all layers in int8
+        self.records: list[Record] = []  # of the calibration samples
         self._single: list[tuple[float, Inputs, npt.NDArray[Any]]] = []
         self.observers = {name: Observer() for name in sorted(observed(model, self.layers, scheme.fused))}
         self._observe()
@@ -77,7 +78,7 @@ class Int8Recipe(ConversionRecipe):
                 outputs.append(values[network.outputs[0]])
             return [np.concatenate(outputs)]
 
-        self.reference.calibrating.run(observe)
+        self.reference.calibrating.run(observe, self.records)
 
     def calibrate(self, estimator: str) -> None:
         """Set the scales by one of the estimators."""

@@ -7,19 +7,24 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
+from aigc_edge.compress.calibration.layer_inputs import layer_inputs
 from aigc_edge.compress.evaluation.fallback import FallbackBudget, choose_layers
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.graph import Layer
-from aigc_edge.compress.graphs.qdq import QdqWriter, along_axis
-from aigc_edge.compress.graphs.two_level import TwoLevel, block_for, expanded, two_level
+from aigc_edge.compress.graphs.qdq import QdqWriter, along_axis, quantise_weight
+from aigc_edge.compress.graphs.two_level import TwoLevel, block_for, compensated, expanded, two_level
 from aigc_edge.compress.graphs.weights import to_rows
 from aigc_edge.compress.recipes.int8 import Int8Recipe
 from aigc_edge.compress.recipes.recipe import ConversionRecipe, LayerEvaluator
 from aigc_edge.compress.rounding import Floats, Scale
+from aigc_edge.compress.scaling.sparsity import inverse_root
 from aigc_edge.errors import BudgetError
 
 LEAST_SAVED = 1024  # bytes: about what the nodes and names of a weight in 4 bits take beyond those of one in int8
+ROWS = 2048  # inputs of a layer that its Hessian is from
+LARGEST = 6144  # inputs of a row whose errors are compensated: the time goes with the third power
 FLOAT_SHARE = 0.5  # of the multiply-adds, at most, in float
 
 
@@ -48,6 +53,7 @@ class W4A8Recipe(Int8Recipe):
             raise BudgetError("the network has no weight that is smaller in 4 bits than in int8: use int8")
         self._in_float: set[str] = set()  # nodes of `eights` that stay in float
         self._packed: dict[str, tuple[Floats, TwoLevel]] = {}  # node → scales of the channels, codes under them
+        self._compensate()
 
     def _saves(self, layer: Layer) -> bool:
         block = block_for(self._inputs.get(layer.node, 1), self.block)
@@ -66,13 +72,35 @@ class W4A8Recipe(Int8Recipe):
     def cost(self, layer: Layer) -> int:
         return layer.bytes
 
+    def _compensate(self) -> None:
+        """Choose the codes of all weights whose inputs are known, with the errors compensated."""
+        constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        fitting = [layer for layer in self.layers if self._inputs[layer.node] <= LARGEST]
+        for group, seen in layer_inputs(self.model, fitting, self.records, ROWS, self.reference.threads):
+            roots: dict[tuple[bool, int], Floats] = {}  # products that read the same tensor share one
+            for layer in group:
+                weight = numpy_helper.to_array(constants[layer.weight])
+                scale = quantise_weight(weight, layer.axis)[1]
+                units, inputs = _units(layer, weight, scale), seen.pop(layer.node)
+                key = layer.op == "Conv", hash(layer.node) if layer.op == "Conv" else units.shape[1]
+                if key not in roots:
+                    roots[key] = inverse_root(inputs)
+                self._packed[layer.node] = scale, compensated(units, block_for(units.shape[1], self.block), roots[key])
+                self.reference.progress(len(self._packed), len(fitting))
+
     def pack(self, layer: Layer, weight: Floats, scale: Floats) -> TwoLevel:
         """The weight's codes under these scales of its channels."""
-        known = self._packed.get(layer.node)
-        if known is None or not np.array_equal(known[0], scale):
-            units = to_rows(layer, weight / along_axis(scale, layer.axis, weight.ndim))
-            known = self._packed[layer.node] = scale, two_level(units, block_for(units.shape[1], self.block))
-        return known[1]
+        before, packed = self._packed.get(layer.node, (None, None))
+        if packed is None or not np.array_equal(before, scale):
+            units = _units(layer, weight, scale)
+            nearest = two_level(units, block_for(units.shape[1], self.block))
+            if packed is not None:  # few channels have another scale: where a bias needs a larger one
+                same = np.equal(before, scale)
+                for part, kept in zip(nearest, packed, strict=True):
+                    part[same] = kept[same]
+            packed = nearest
+            self._packed[layer.node] = scale, packed
+        return packed
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         """The model with exactly these `layers` in 4 bits."""
@@ -119,6 +147,11 @@ class W4A8Recipe(Int8Recipe):
         self._in_float = {layer.node for layer in self.eights} - names
         self.layers = [layer for layer in self.layers if layer.node in names]
         self.float_layers = [layer for layer in self.eights if layer not in self.layers]
+
+
+def _units(layer: Layer, weight: Floats, scale: Floats) -> Floats:
+    """The rows of the weight in units of their scales."""
+    return to_rows(layer, weight / along_axis(scale, layer.axis, weight.ndim))
 
 
 class _Int8Weights(ConversionRecipe):
