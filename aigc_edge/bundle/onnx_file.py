@@ -191,10 +191,10 @@ class OnnxFile:
             self.nodes = kept
         self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in read}
 
-    def write(self, path: Path, weights: str) -> None:
-        """Write the network to `path` and all but small constants to the file `weights` beside it."""
+    def write(self, path: Path, data: Path, weights: str) -> None:
+        """Write the network to `path`, and all but small constants to `data`, which will be called `weights` and lie beside it."""
         stubs: list[bytes | memoryview] = []
-        with (path.parent / weights).open("wb") as stream:
+        with data.open("wb") as stream:
             for tensor in self.tensors.values():
                 if tensor.content is None or tensor.size < SMALL:
                     stubs.append(b"".join(bytes(part) for part in _inside(tensor)))

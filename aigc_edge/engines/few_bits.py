@@ -8,6 +8,7 @@ operator that dequantises a block at a time. Convolutions and other readers of 4
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from aigc_edge.bundle.onnx_file import FLOAT, INT4, INT8, UINT8, Node, OnnxFile, Tensor
 from aigc_edge.errors import BundleError
+from aigc_edge.files import atomic_file
 
 FORMATS = ("w4a8", "int4", "svdquant")  # those whose networks are rewritten
 VERSION = 1  # of what is written to the optimised-model cache
@@ -50,7 +52,7 @@ def on_disk(model: str | bytes, folder: Path) -> Iterator[str | bytes]:
         yield model
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=".few-bits-") as place:
-        network.write(Path(place) / NETWORK, WEIGHTS)
+        network.write(Path(place) / NETWORK, Path(place) / WEIGHTS, WEIGHTS)
         yield str(Path(place) / NETWORK)
 
 
@@ -58,6 +60,21 @@ def in_memory(model: str | bytes) -> str | bytes:
     """What onnxruntime loads in place of `model`: bytes, or `model` as it is."""
     network = rewritten(model)
     return model if network is None else network.serialised()
+
+
+def write_expanded(model: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write the ONNX file `model` of a bundle to `out`, weights in `out`.data, in the form that onnxruntime computes it in here.
+
+    For applications that load the network themselves. Raises AigcEdgeError when the file cannot be written, and BundleError when
+    it has nothing to expand.
+    """
+    path = Path(out)
+    network = rewritten(os.fspath(model))
+    if network is None:
+        raise BundleError(f"{os.fspath(model)} has no weights in 4 bits that can be expanded: load it as it is")
+    weights = path.with_name(f"{path.name}.data")
+    with atomic_file(path) as part, atomic_file(weights) as data:  # the weights are there before what refers to them
+        network.write(part, data, weights.name)
 
 
 def expand(network: OnnxFile) -> int:

@@ -44,7 +44,7 @@ def test_what_is_not_changed_stays(rng: np.random.Generator, tmp_path: Path) -> 
     data = model.SerializeToString()
     network = OnnxFile(data)
     assert onnx.load_from_string(network.serialised()) == model
-    network.write(tmp_path / "net.onnx", "net.data")
+    network.write(tmp_path / "net.onnx", tmp_path / "net.data", "net.data")
     written = onnx.load(tmp_path / "net.onnx", load_external_data=False)
     assert [tensor.name for tensor in written.graph.initializer if tensor.external_data] == ["w"]
     again = OnnxFile(str(tmp_path / "net.onnx"))
@@ -95,7 +95,7 @@ def test_damaged_files_are_no_networks(rng: np.random.Generator, tmp_path: Path)
     data = _model(rng).SerializeToString()
     with pytest.raises((ValueError, IndexError)):
         OnnxFile(data[:-5])
-    OnnxFile(data).write(tmp_path / "net.onnx", "net.data")
+    OnnxFile(data).write(tmp_path / "net.onnx", tmp_path / "net.data", "net.data")
     (tmp_path / "net.data").write_bytes(b"short")
     with pytest.raises(ValueError, match=r"net\.data was cut off"):
         OnnxFile(str(tmp_path / "net.onnx"))

@@ -78,6 +78,22 @@ def test_w4a8_becomes_int8(rng: np.random.Generator, place: str, tmp_path: Path)
     assert [node.op_type for node in loaded.graph.node] == ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"]
 
 
+def test_a_file_is_expanded_ahead(rng: np.random.Generator, tmp_path: Path) -> None:
+    model, weight = _two_level(rng)
+    onnx.save(model, tmp_path / "net.onnx")
+    few_bits.write_expanded(tmp_path / "net.onnx", tmp_path / "out" / "ahead.onnx")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ahead.onnx", "ahead.onnx.data"}
+    loaded = onnx.load(tmp_path / "out" / "ahead.onnx")
+    onnx.checker.check_model(loaded, full_check=True)
+    np.testing.assert_array_equal({t.name: numpy_helper.to_array(t) for t in loaded.graph.initializer}["w_int8"], weight)
+    x = rng.standard_normal((5, 64)).astype(np.float32)
+    ahead = _run(str(tmp_path / "out" / "ahead.onnx"), x, "w4a8")
+    np.testing.assert_array_equal(ahead, _run(model.SerializeToString(), x, "w4a8"))
+    with pytest.raises(BundleError, match="has no weights in 4 bits that can be expanded"):
+        few_bits.write_expanded(tmp_path / "out" / "ahead.onnx", tmp_path / "again.onnx")
+    assert not (tmp_path / "again.onnx").exists()
+
+
 def test_openvino_gets_int8_weights(rng: np.random.Generator, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     from aigc_edge.engines.openvino import _expand
