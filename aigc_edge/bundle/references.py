@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
+from aigc_edge.bundle.wire import BYTES, VARINT, fields
 from aigc_edge.errors import BundleError
 
 # The messages of onnx.proto that lead to external data: message → field number → message of that field.
@@ -23,7 +24,6 @@ _FIELDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _DEEPEST = 100  # as in the protobuf library
 _IR_VERSION = 1
 _KEY = b"location"
@@ -60,7 +60,7 @@ def _locations(network: Path | bytes) -> Iterator[bytes]:
 
 
 def _model(data: memoryview, refers: bool) -> Iterator[bytes]:
-    if not any(number == _IR_VERSION and kind == _VARINT for number, kind, _ in _fields(data)):
+    if not any(number == _IR_VERSION and kind == VARINT for number, kind, _ in fields(data)):
         raise ValueError("it has no version")
     if refers:  # otherwise no part of it needs a look
         yield from _walk(data, "model", 0)
@@ -70,8 +70,8 @@ def _walk(data: memoryview, message: str, depth: int) -> Iterator[bytes]:
     if depth > _DEEPEST:
         raise ValueError("nested too deep")
     known = _FIELDS[message]
-    for number, kind, value in _fields(data):
-        if number in known and kind == _BYTES:
+    for number, kind, value in fields(data):
+        if number in known and kind == BYTES:
             inner = data[value[0] : value[1]]
             if known[number] == "entry":
                 yield from _entry(inner)
@@ -81,40 +81,6 @@ def _walk(data: memoryview, message: str, depth: int) -> Iterator[bytes]:
 
 def _entry(data: memoryview) -> Iterator[bytes]:
     """The location, if this pair of key and value is one."""
-    pairs = [(number, bytes(data[value[0] : value[1]])) for number, kind, value in _fields(data) if kind == _BYTES]
+    pairs = [(number, bytes(data[value[0] : value[1]])) for number, kind, value in fields(data) if kind == BYTES]
     if (1, _KEY) in pairs:
         yield from (text for number, text in pairs if number == 2)
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Number, wire type, and begin and end of the content of every field of a message."""
-    place, end = 0, len(data)
-    while place < end:
-        tag, place = _varint(data, place)
-        number, kind = tag >> 3, tag & 7
-        if number == 0 or kind not in (_VARINT, _FIXED64, _BYTES, _FIXED32):
-            raise ValueError("it is no protobuf message")
-        begin = place
-        if kind == _VARINT:
-            _, place = _varint(data, place)
-        elif kind == _BYTES:
-            length, begin = _varint(data, place)
-            place = begin + length
-        else:
-            place += 8 if kind == _FIXED64 else 4
-        if place > end:
-            raise ValueError("it was cut off")
-        yield number, kind, (begin, place)
-
-
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-        shift += 7
-        if shift > 63:
-            raise ValueError("it is no protobuf message")

@@ -70,8 +70,10 @@ def _calibrated(format: Any, part: str) -> Format:
     """The format for another component than the main one: without training, for which there are no further inputs."""
     margin = TEXT_MARGIN if part in TEXT_ENCODERS and format.psnr else 0.0
     centred = 0.0 if margin else format.centred_l2
-    aim = format.aim + margin if format.aim else 0.0
-    chosen: Format = dataclasses.replace(format, psnr=format.psnr + margin, centred_l2=centred, aim=aim, qat=0)
+    options: dict[str, Any] = {"psnr": format.psnr + margin, "centred_l2": centred}
+    options |= {"aim": format.aim + margin} if getattr(format, "aim", 0.0) else {}
+    options |= {"qat": 0} if hasattr(format, "qat") else {}
+    chosen: Format = dataclasses.replace(format, **options)
     return chosen
 
 

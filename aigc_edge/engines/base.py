@@ -22,6 +22,7 @@ from aigc_edge.registry import Registry
 
 Buffers = Mapping[str, NDArray[Any]]
 EXACT: Final = "exact"  # the precision of float32 arithmetic where networks use float32
+INTEGER_FORMATS = ("int8", "w4a8")  # of networks whose activations are integers
 
 
 class EngineSource(NamedTuple):

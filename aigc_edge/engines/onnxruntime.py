@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from aigc_edge.bundle.spec import ComponentSpec
-from aigc_edge.engines import prepacked
+from aigc_edge.engines import few_bits, prepacked
 from aigc_edge.engines.base import (
     ENGINES,
     EXACT,
+    INTEGER_FORMATS,
     Buffers,
     Engine,
     EngineSource,
@@ -44,7 +46,7 @@ class OnnxRuntimeEngine(Engine):
 
     name = "onnxruntime"
     batch_invariant = True
-    features = dict.fromkeys(("fp32", "fp16", "int8", "int8w", "int4", "fp8", "fp8w"), 0)  # no bf16 and no fp4 on a CPU
+    features = dict.fromkeys(("fp32", "fp16", "int8", "int8w", "int4", "w4a8", "fp8", "fp8w"), 0)  # no bf16 and no fp4 on a CPU
     auto = True
 
     def __init__(self, spec: ComponentSpec, session: Any) -> None:
@@ -70,12 +72,12 @@ class OnnxRuntimeEngine(Engine):
         format = made_as(relative, source.format)
         options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": format, "dims": dims}
         options |= {} if precision == EXACT else {"precision": precision}
-        key = {"int8": format == "int8", "dims": dims} | ({} if precision == EXACT else {"precision": precision})
-        entry = prepacked.cache_entry(source, key)
+        key = {"int8": format in INTEGER_FORMATS, "dims": dims} | ({} if precision == EXACT else {"precision": precision})
+        entry = prepacked.cache_entry(source, key | ({"few bits": few_bits.VERSION} if format in few_bits.FORMATS else {}))
         session = None if entry is None else _open_prepacked(source, entry, threads, options)
         if session is None:
             with source.loadable() as (_, model):
-                session = open_session(model, threads, **options)
+                session = _open_in_memory(model, threads, options)
         check_signature(source, relative, *_signature(session, source))
         return cls(source.spec, session)
 
@@ -104,12 +106,30 @@ def _open_prepacked(source: EngineSource, entry: Path, threads: int, options: di
     """A session of the model with prepacked weights, which is written to the cache first if necessary; None on failure."""
     try:
         if not prepacked.is_complete(entry):
-            with source.loadable() as (_, model), prepacked.write_entry(entry) as file:
-                open_session(model, threads, **options, write=file)
+            with (
+                source.loadable() as (_, model),
+                prepacked.write_entry(entry) as file,
+                _on_disk(model, options["format"], file.parent) as prepared,
+            ):
+                open_session(prepared, threads, **options, write=file)
         return open_session(str(entry / prepacked.MODEL), threads, **options, optimised=True)
     except AigcEdgeError:  # a full disk, or an onnxruntime that cannot save its optimised model: load from the bundle
         shutil.rmtree(entry, ignore_errors=True)
         return None
+
+
+def _on_disk(model: str | bytes, format: str, beside: Path) -> contextlib.AbstractContextManager[str | bytes]:
+    """What is loaded in place of `model` to write the cache; files beside the folder `beside`, on the same disk."""
+    return few_bits.on_disk(model, beside.parent) if format in few_bits.FORMATS else contextlib.nullcontext(model)
+
+
+def _open_in_memory(model: str | bytes, threads: int, options: dict[str, Any]) -> Any:
+    """A session without the cache."""
+    prepared = few_bits.in_memory(model) if options["format"] in few_bits.FORMATS else model
+    if prepared is not model:
+        with contextlib.suppress(BundleError):  # an onnxruntime without MatMulNBits computes the file as it is
+            return open_session(prepared, threads, **options)
+    return open_session(model, threads, **options)
 
 
 def open_session(
@@ -125,10 +145,10 @@ def open_session(
 ) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
-    `format` is that of the file (`made_as`): only int8 files are written for onnxruntime's integer kernels. `dims` maps symbolic
-    dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with static
-    shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model. With the
-    precision "bf16" Arm CPUs that have it multiply matrices in bfloat16.
+    `format` is that of the file (`made_as`): only files of INTEGER_FORMATS are written for onnxruntime's integer kernels. `dims`
+    maps symbolic dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one
+    with static shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model.
+    With the precision "bf16" Arm CPUs that have it multiply matrices in bfloat16.
     """
     ort = import_onnxruntime()  # here: it takes 60 ms, which `import aigc_edge` must not cost
     if threads < 1:
@@ -146,7 +166,7 @@ def open_session(
     options.log_severity_level = 4  # failures are raised; a library does not write to stderr
     # Otherwise weights are dequantised at every call, activations are rounded unasked, and int8 weights without a zero point,
     # which weight-only formats write, may get one of a wrong shape (onnxruntime's conversion of weights from int8 to uint8).
-    if format != "int8":
+    if format not in INTEGER_FORMATS:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     for name, length in (dims or {}).items():
         options.add_free_dimension_override_by_name(name, length)

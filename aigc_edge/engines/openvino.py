@@ -9,7 +9,17 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from aigc_edge.bundle.spec import ComponentSpec
-from aigc_edge.engines.base import ENGINES, EXACT, Buffers, Engine, EngineSource, check_buffers, check_signature
+from aigc_edge.engines.base import (
+    ENGINES,
+    EXACT,
+    INTEGER_FORMATS,
+    Buffers,
+    Engine,
+    EngineSource,
+    check_buffers,
+    check_signature,
+    made_as,
+)
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
 from aigc_edge.hardware import half_precision, has_vnni
 
@@ -36,7 +46,7 @@ class OpenVinoEngine(Engine):
     loaded with a reduced precision."""
 
     name = "openvino"
-    features = dict.fromkeys(("fp32", "fp16", "bf16", "int8", "int8w", "int4", "fp8", "fp8w", "nvfp4", "w4a4"), 0)
+    features = dict.fromkeys(("fp32", "fp16", "bf16", "int8", "w4a8", "int8w", "int4", "fp8", "fp8w", "nvfp4", "w4a4"), 0)
     auto = True
 
     def __init__(self, spec: ComponentSpec, compiled: Any) -> None:
@@ -51,7 +61,7 @@ class OpenVinoEngine(Engine):
 
     @classmethod
     def deviates(cls, format: str) -> str | None:
-        if format == "int8" and platform.machine().lower() in ("x86_64", "amd64") and not has_vnni():
+        if format in INTEGER_FORMATS and platform.machine().lower() in ("x86_64", "amd64") and not has_vnni():
             return "on x86 without VNNI OpenVINO's int8 kernels saturate 16-bit sums"  # NNCF's documentation
         return None
 
@@ -77,6 +87,8 @@ class OpenVinoEngine(Engine):
         with source.loadable(cls.name) as (relative, model):
             try:
                 network = core.read_model(model)
+                if made_as(relative, source.format) == "w4a8":
+                    _expand(openvino, network)
                 if source.component.dims:  # static except for the batch, at the image size that the bundle was opened at
                     network.reshape({t.name: openvino.PartialShape([-1, *map(int, t.shape[1:])]) for t in source.spec.inputs})
                 compiled = core.compile_model(network, "CPU", options)
@@ -104,3 +116,18 @@ class OpenVinoEngine(Engine):
                 raise AigcEdgeError(f"OpenVINO failed while evaluating {name!r}: {first_line(error, _WHERE)}") from error
 
         return call
+
+
+def _expand(openvino: Any, network: Any) -> None:
+    """Compute int8 weights that the file stores in 4 bits (format `w4a8`), one at a time; compiling would not, and use floats."""
+    from openvino.passes import ConstantFolding, Manager
+
+    constant: set[str] = set()
+    for node in network.get_ordered_ops():
+        sources = [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()]
+        if constant.issuperset(sources) if sources else node.get_type_name() == "Constant":
+            constant.add(node.get_friendly_name())
+            if node.get_type_name() == "Convert" and node.get_element_type() == openvino.Type.i8:
+                passes = Manager()
+                passes.register_pass(ConstantFolding())
+                passes.run_passes(openvino.Model([node.output(0)], [], "weight"))

@@ -25,7 +25,12 @@ from aigc_edge.hardware import processor_features
 
 MODEL, WEIGHTS = "network.onnx", "network.data"
 MIN_BYTES = 2**25  # smaller networks load at least as fast from the bundle
-GROWTH = {"fp32": 1.2, "int8": 1.2, "fp16": 2.2}  # upper bound of the entry's size relative to the model file, by format
+GROWTH = {
+    "fp32": 1.2,
+    "int8": 1.2,
+    "fp16": 2.2,
+    "w4a8": 2.4,
+}  # upper bound of the entry's size relative to the model file, by format
 DEFAULT_GROWTH = 8.5  # for the other formats: float32 from 4 bits
 _IN_USE = 3600.0  # seconds that another process may need to open an entry
 

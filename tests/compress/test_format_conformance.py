@@ -22,7 +22,7 @@ from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.graphs.weights import weights_of
 from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.config import names
-from aigc_edge.engines.base import ENGINES
+from aigc_edge.engines.base import ENGINES, INTEGER_FORMATS
 from aigc_edge.engines.formats import least_capability
 
 Family = tuple[Path, Any, Any, int]
@@ -37,7 +37,7 @@ def _networks(out: Path, format: type, name: str) -> dict[str, Callable[..., Any
     found: dict[str, Callable[..., Any]] = {"folded": graph.Network(in_float32(folded(model)), exact=True)}
     engines = [name for name in ENGINES if least_capability(format, ENGINES[name]) is not None]
     if "onnxruntime" in engines:
-        found["onnxruntime"] = graph.Network(out, exact=name != "int8")
+        found["onnxruntime"] = graph.Network(out, exact=name not in INTEGER_FORMATS)
     elif "openvino" in engines and importlib.util.find_spec("openvino"):
         found["openvino"] = _openvino(out)
     return found
@@ -96,7 +96,7 @@ def test_format_on_family(families: dict[str, Family], text: str, family: str, t
 
     # As small as it says: the weights that it holds, and the file.
     assert expected_size == 1 or report["bytes"] < 0.9 * report["source_bytes"]
-    if issubclass(format, MixedPrecision) and name != "int8":  # whose report is of the layers that int8 can hold
+    if issubclass(format, MixedPrecision) and name not in INTEGER_FORMATS:  # whose report is of the layers that int8 can hold
         weights = {layer.name: layer.bytes for layer in weights_of(original)}
         assert set(report["nodes"]) == set(weights)
         stored = sum(node["bytes"] for node in report["nodes"].values())

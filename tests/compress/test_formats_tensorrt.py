@@ -14,7 +14,7 @@ from aigc_edge.compress.calibration.trajectory import Calibration
 from aigc_edge.compress.format import FORMATS, parse
 from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
 from aigc_edge.config import names
-from aigc_edge.engines.base import ENGINES
+from aigc_edge.engines.base import ENGINES, INTEGER_FORMATS
 from aigc_edge.engines.formats import least_capability
 from aigc_edge.engines.plans.plan import PlanRequest, build_plan
 from aigc_edge.errors import AigcEdgeError
@@ -43,8 +43,10 @@ def _least(name: str) -> int:
     return least
 
 
-# int8: test_int8_tensorrt.py
-@pytest.mark.parametrize("name", [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision) and name != "int8"])
+# int8: test_int8_tensorrt.py; w4a8 is for CPUs.
+@pytest.mark.parametrize(
+    "name", [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision) and name not in INTEGER_FORMATS]
+)
 def test_plan_of_every_format(families: dict[str, Any], name: str, tmp_path: Path) -> None:
     out = _written(families, name, FAMILY.get(name, "gan"), tmp_path)
     sm = next(sm for sm in SERVED if sm >= _least(name))

@@ -15,12 +15,12 @@ from aigc_edge.compress.format import FORMATS
 from aigc_edge.compress.graphs import graph
 from aigc_edge.compress.graphs.folding import folded
 from aigc_edge.compress.recipes.mixed_precision import MixedPrecision
-from aigc_edge.engines.base import ENGINES, EngineSource
+from aigc_edge.engines.base import ENGINES, INTEGER_FORMATS, EngineSource
 from aigc_edge.engines.formats import least_capability
 from aigc_edge.errors import BundleError
 
-# int8 has a graph of its own for each engine: tests/compress.
-WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision) and name != "int8"]
+# int8 and w4a8 have a graph of their own for each engine: tests/compress.
+WRITTEN = [name for name in FORMATS if issubclass(FORMATS[name], MixedPrecision) and name not in INTEGER_FORMATS]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -24,7 +24,7 @@ from aigc_edge.files import is_sealed
 from aigc_edge.runtime.pipeline import Verify
 from aigc_edge.sources.generator import Generator
 
-FORMATS = ("fp32", "int8", "int4")
+FORMATS = ("fp32", "int8", "int4", "w4a8")
 
 
 class Network(nn.Module):
@@ -50,7 +50,9 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with pytest.MonkeyPatch.context() as change:
         if request.param == "apart":
             change.setattr(external, "ABOVE", 0)
-        compile_source(source, path, formats=["fp32", "int8:psnr=10", "int4:psnr=10"], steps=3, samples=2)
+        compile_source(
+            source, path, formats=["fp32", "int8:psnr=10", "int4:psnr=10", "w4a8:psnr=10,block=16"], steps=3, samples=2
+        )
     return path
 
 

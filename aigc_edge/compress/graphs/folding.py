@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from aigc_edge.compress.graphs.opset import opset_of
 from aigc_edge.compress.graphs.rewrite import assembled
 
-_FOLDED = frozenset(("DequantizeLinear", "Cast", "Reshape", "Transpose", "Mul", "Concat"))
+_FOLDED = frozenset(("DequantizeLinear", "Cast", "Reshape", "Transpose", "Mul", "Add", "Concat"))
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ for every choice of layers, of which the search tries dozens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from aigc_edge.compress.graphs.activation_matmuls import ACTIVATION_MATMUL
 from aigc_edge.compress.graphs.graph import Layer, attribute, readers
 from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
 from aigc_edge.compress.graphs.rewrite import assembled, copied, read_stored
+from aigc_edge.compress.graphs.two_level import TwoLevel, written
 from aigc_edge.compress.rounding import Floats, Scale
 
 # Operators that only move values: behind them the scale is the one in front, so engines can move the integers instead.
@@ -104,13 +105,19 @@ def master_weight(weight: Floats, codes: npt.NDArray[Any], scale: Floats, axis: 
 class QdqWriter:
     """Builds quantised versions of one model by a scheme; weights are quantised once and shared by all versions.
 
-    The tensors `signed` (in front of operators that move them) are int8 with zero point 0 in any case.
+    The tensors `signed` (in front of operators that move them) are int8 with zero point 0 in any case. `pack` gives the codes of
+    4 bits that a layer's weight has under the scales of its channels.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, scales: Mapping[str, Scale], scheme: QdqScheme, signed: Collection[str] = ()
+        self,
+        model: onnx.ModelProto,
+        scales: Mapping[str, Scale],
+        scheme: QdqScheme,
+        signed: Collection[str] = (),
+        pack: Callable[[Layer, Floats, Floats], TwoLevel] | None = None,
     ) -> None:
-        self.model, self.scales, self.scheme, self.signed = model, scales, scheme, frozenset(signed)
+        self.model, self.scales, self.scheme, self.signed, self._pack = model, scales, scheme, frozenset(signed), pack
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._moved = source_of(model)
         self._weights: dict[str, tuple[npt.NDArray[np.int8], Floats]] = {}
@@ -144,8 +151,8 @@ class QdqWriter:
         }
         return {name: master_weight(*of) for name, of in weights.items()}
 
-    def write(self, layers: Collection[Layer]) -> onnx.ModelProto:
-        """The model with exactly `layers` in 8 bits."""
+    def write(self, layers: Collection[Layer], packed: Collection[str] = ()) -> onnx.ModelProto:
+        """The model with exactly `layers` in 8 bits; weights of the nodes `packed` are stored in 4 bits and expand to 8."""
         chosen = {layer.node: layer for layer in layers}
         self._written = {}
         behind = {layer.output for layer in layers if self.scheme.fused and layer.op == "Conv"}
@@ -185,6 +192,12 @@ class QdqWriter:
                     integers, scale = self._weight(layer)
                     self._written[names[0]] = layer
                     constants |= zip(names, (integers, scale, np.zeros(len(scale), np.int8)), strict=True)
+                    if layer.node in packed and self._pack is not None:
+                        del constants[names[0]]
+                        weight = self._pack(layer, self._constant(layer.weight), scale)
+                        stages, expanding = written(weight, name, names[0], integers.shape, layer.axis == 0)
+                        constants |= stages
+                        nodes += expanding
                     nodes.append(helper.make_node("DequantizeLinear", names, [ready[name]], name=ready[name], axis=layer.axis))
                     if layer.op != ACTIVATION_MATMUL and layer.weight not in stored:
                         stored[layer.weight] = self._in_float(layer, nodes, constants) if self.scheme.fused else ready[name]

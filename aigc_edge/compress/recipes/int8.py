@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import onnx
 
 from aigc_edge.compress.calibration.compute_budget import ComputeBudget, evenly_spaced, output_gains
 from aigc_edge.compress.calibration.observers import ESTIMATORS, Observer
-from aigc_edge.compress.calibration.trajectory import Inputs, mean_square
+from aigc_edge.compress.calibration.trajectory import Inputs, Record, mean_square
 from aigc_edge.compress.evaluation.fallback import Progress, Ranking, rank_layers
 from aigc_edge.compress.evaluation.reference import HeldOutReference
 from aigc_edge.compress.graphs import graph
@@ -24,7 +24,7 @@ from aigc_edge.compress.graphs.qdq import QdqWriter, factors, observed
 from aigc_edge.compress.graphs.qdq_scheme import QdqScheme
 from aigc_edge.compress.recipes.recipe import ConversionRecipe, LayerEvaluator
 from aigc_edge.compress.report import CompressionReport
-from aigc_edge.compress.rounding import scale_of
+from aigc_edge.compress.rounding import Scale, scale_of
 from aigc_edge.errors import BudgetError
 
 OBSERVED = 1e9  # multiply-adds of evaluations whose inner tensors are observed at a time: they take memory
@@ -56,6 +56,7 @@ class Int8Recipe(ConversionRecipe):
                 "the network has no convolution or matrix product with constant weights: there is nothing to quantise"
             )
         self.errors = dict.fromkeys(estimators, math.inf)  # mean squared error with all layers in int8
+        self.records: list[Record] = []  # of the calibration samples
         self._single: list[tuple[float, Inputs, npt.NDArray[Any]]] = []
         self.observers = {name: Observer() for name in sorted(observed(model, self.layers, scheme.fused))}
         self._observe()
@@ -77,7 +78,7 @@ class Int8Recipe(ConversionRecipe):
                 outputs.append([values[name] for name in own])
             return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
-        self.reference.calibrating.run(observe)
+        self.reference.calibrating.run(observe, self.records)
 
     def calibrate(self, estimator: str) -> None:
         """Set the scales by one of the estimators."""
@@ -87,7 +88,11 @@ class Int8Recipe(ConversionRecipe):
         for name, observer in self.observers.items():
             centred = symmetric or name in signed
             scales[name] = scale_of(*ESTIMATORS[estimator](observer, centred), centred)
-        self.writer = QdqWriter(self.model, scales, self.scheme, signed)
+        self.writer = self.write_with(scales, signed)
+
+    def write_with(self, scales: Mapping[str, Scale], signed: Collection[str]) -> QdqWriter:
+        """The writer of all versions with these scales of activations."""
+        return QdqWriter(self.model, scales, self.scheme, signed)
 
     def fit(self, evaluator: LayerEvaluator, progress: Callable[[str, int, int], None]) -> float:
         for index, name in enumerate(self.errors):
@@ -100,13 +105,14 @@ class Int8Recipe(ConversionRecipe):
 
     def rank(self, evaluator: LayerEvaluator, everything: float, trials: int, progress: Progress) -> Ranking:
         """Rank by the final error over whole trajectories, for large networks by single evaluations."""
-        count = min(trials, len(self.layers))
+        ranked = evaluator.recipe.layers
+        count = min(trials, len(ranked))
         if self.compute.ranks_whole(count, self.reference.n):
-            ranking = rank_layers(self.layers, evaluator.sample_error, everything, count, progress)
+            ranking = rank_layers(ranked, evaluator.sample_error, everything, count, progress)
         else:
             count = self.compute.trials(count, self.compute.evaluations)
             ranking = rank_layers(
-                self.layers, lambda layers: self.single_error(evaluator.network(layers)), everything, count, progress
+                ranked, lambda layers: self.single_error(evaluator.network(layers)), everything, count, progress
             )
             total = sum(ranking.alone.values())
             if 0 < total < math.inf and math.isfinite(everything):  # shares of the final error
@@ -131,7 +137,10 @@ class Int8Recipe(ConversionRecipe):
         return sum(weight * mean_square(network(inputs)[0], output) for weight, inputs, output in self._single)
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
-        model = self.writer.write(layers)
+        return self.finished(self.writer.write(layers))
+
+    def finished(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """`model` with what is not in Q/DQ nodes in the format of floats, and embedding tables in int8."""
         if self.floats == "fp16":
             return to_half(model)
         return model if self.scheme.symmetric else with_int8_tables(model)  # TensorRT's int8 is that of Q/DQ nodes only

@@ -181,14 +181,15 @@ def _part(size: Callable[[Layer], int], chosen: Sequence[Layer], layers: Sequenc
 
 def _nodes(recipe: ConversionRecipe, chosen: Sequence[Layer], ranking: Ranking) -> dict[str, LayerReport]:
     """What became of every layer."""
-    names, each = {layer.name for layer in chosen}, 2 if recipe.floats in ("fp16", "bf16") else 1
+    names = {layer.name for layer in chosen}
     nodes: dict[str, LayerReport] = {}
     for layer in [*recipe.layers, *recipe.float_layers]:
-        inside, error = layer.name in names, ranking.alone.get(layer.name)
+        error = ranking.alone.get(layer.name)
+        stored = (recipe.format_of(layer), recipe.bytes_of(layer)) if layer.name in names else recipe.fallback_of(layer)
         nodes[layer.name] = LayerReport(
-            format=recipe.format_of(layer) if inside else recipe.floats,
+            format=stored[0],
             error=None if error is None else math.sqrt(error / ranking.scale),
-            bytes=recipe.bytes_of(layer) if inside else layer.bytes // each,
+            bytes=stored[1],
             macs=layer.macs,
             node=layer.node,
         )

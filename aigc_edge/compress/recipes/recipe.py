@@ -40,6 +40,10 @@ class ConversionRecipe(ABC):
         """The format that the layer is stored in: some layers suit a neighbouring format better."""
         return self.name
 
+    def fallback_of(self, layer: Layer) -> tuple[str, int]:
+        """The format that the layer is stored in when it falls back, and the bytes of its weight then."""
+        return self.floats, layer.bytes // (2 if self.floats in ("fp16", "bf16") else 1)
+
     def captured(self, model: onnx.ModelProto) -> dict[str, int]:
         """The sizes of the weights, by name, that bodies of the written `model` read and that are in the format."""
         return {}
