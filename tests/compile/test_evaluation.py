@@ -45,7 +45,6 @@ class Case:
             num_classes=0,
             prompts=(),
             manifest=Manifest(),
-            main="decoder",
             networks={},
             stored={},
         )
