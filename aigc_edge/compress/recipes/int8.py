@@ -98,17 +98,6 @@ class Int8Recipe(ConversionRecipe):
         self.calibrate(best)
         return self.errors[best]
 
-    def refit(self, evaluator: LayerEvaluator, layers: Sequence[Layer], error: float) -> float:
-        # With all layers the most sensitive ones decide, which may need clipping where those that remain do not.
-        errors = {self.estimator: error}
-        for name in self.errors:
-            if name not in errors:
-                self.calibrate(name)
-                errors[name] = evaluator.sample_error(layers)
-        best = min(errors, key=lambda name: errors[name])
-        self.calibrate(best)
-        return errors[best]
-
     def rank(self, evaluator: LayerEvaluator, everything: float, trials: int, progress: Progress) -> Ranking:
         """Rank by the final error over whole trajectories, for large networks by single evaluations."""
         count = min(trials, len(self.layers))

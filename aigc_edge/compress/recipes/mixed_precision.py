@@ -142,8 +142,6 @@ def _choose(
         ranking = recipe.rank(evaluator, everything, format.trials, partial(progress, "rank layers"))
     if missed:
         chosen, error = _hold(format, recipe, ranking, evaluator)
-        if len(chosen) < len(recipe.layers):
-            error = recipe.refit(evaluator, chosen, error)
     if not math.isfinite(error):
         raise BudgetError(f"the network overflows in {format.name} (its result is not finite): use another format")
     report.psnr, report.budget_psnr, report.all_psnr = reference.psnr(error), format.psnr, reference.psnr(everything)

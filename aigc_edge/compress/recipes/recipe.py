@@ -73,10 +73,6 @@ class ConversionRecipe(ABC):
         progress("measure", 1, 1)
         return error
 
-    def refit(self, evaluator: LayerEvaluator, layers: Sequence[Layer], error: float) -> float:
-        """Choose again what `fit` chose, for only `layers` in the format, whose error was `error`; return their error then."""
-        return error
-
     def rank(self, evaluator: LayerEvaluator, everything: float, trials: int, progress: Progress) -> Ranking:
         """Rank the layers by the error of a few single evaluations, in at most `trials` measurements."""
         return rank_layers(self.layers, evaluator.output_error, everything, trials, progress)
