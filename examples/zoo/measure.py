@@ -133,7 +133,8 @@ def table(rows: list[Row]) -> str:
             return f"{value:.1f} dB ({100 * row.error[name]:.2g} %)"
 
         def cell(values: Mapping[str, float], name: str, unit: str) -> str:
-            return f"{values[name]:.3g} {unit}" if name in values else "–"
+            value = values.get(name, math.nan)
+            return "–" if math.isnan(value) else f"{value:.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
 
         cells = [row.network, "×".join(map(str, row.shape)), decibels("fp32"), decibels("int8")]
         cells += [cell(row.milliseconds, name, "ms") for name in ("publisher", "fp32", "int8")]

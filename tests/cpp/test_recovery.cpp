@@ -42,7 +42,7 @@ void age(const fs::path& path, int hours) {
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
-  std::string place = (fs::temp_directory_path() / "aigc-edge-XXXXXX").string();
+  std::string place = (fs::temp_directory_path() / "aigc_edge_XXXXXX").string();
   require(mkdtemp(place.data()) != nullptr, "a folder");
   const fs::path folder = place, bundle = folder / "b[1].aigc", aside = folder / ".b[1].aigc.01234567.old";
 

@@ -38,12 +38,19 @@ def test_rows_of_an_earlier_run_are_used_again(zoo: Any, tmp_path: Path) -> None
 
 def test_the_table_has_every_row(zoo: Any) -> None:
     full = zoo.measure.Row(
-        "A", "MIT", [8, 50], {"fp32": None, "int8": 31.25}, {"fp32": 0.0, "int8": 0.021}, {"int8": 1.5}, {"int8": 2}
+        "A",
+        "MIT",
+        [8, 50],
+        {"fp32": None, "int8": 31.25},
+        {"fp32": 0.0, "int8": 0.021},
+        {"publisher": 1312.4, "int8": 1.5},
+        {"int8": 2},
     )
     lines = zoo.measure.table(
         [full, zoo.measure.Row("B", "MIT", [3], {"fp32": 90.0}, {"fp32": 1e-5}, notes=["int8 was refused"])]
     )
     first, second = lines.splitlines()[2:4]
     assert [cell.strip() for cell in first.split("|")[1:5]] == ["A", "8×50", "equal", "31.2 dB (2.1 %)"]
+    assert [cell.strip() for cell in first.split("|")[5:10]] == ["1312 ms", "–", "1.5 ms", "–", "2 MB"]
     assert [cell.strip() for cell in second.split("|")[1:5]] == ["B", "3", "90.0 dB (0.001 %)", "refused"]
     assert "B: int8 was refused" in lines
