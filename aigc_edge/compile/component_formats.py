@@ -19,7 +19,7 @@ TEXT_MARGIN = 6.0  # dB that text encoders have to hold beyond the format's PSNR
 SMOOTH = 0.5  # SmoothQuant's strength that is tried for text encoders, which have a few channels of very large activations
 
 
-class Conversion(NamedTuple):
+class Job(NamedTuple):
     """A component in a format, as an engine needs it: the candidates in order of preference, of which the last has to hold."""
 
     part: str
@@ -27,7 +27,7 @@ class Conversion(NamedTuple):
     candidates: tuple[Format, ...]
 
 
-def conversions(state: CompileState, format: Format, weight_only: Collection[str] = ()) -> Iterator[Conversion]:
+def conversions(state: CompileState, format: Format, weight_only: Collection[str] = ()) -> Iterator[Job]:
     """The conversions that a bundle in `format` consists of.
 
     The main component is in the format itself. The others are too, calibrated, where `format.everywhere`, except for those in
@@ -35,7 +35,7 @@ def conversions(state: CompileState, format: Format, weight_only: Collection[str
     """
     for part in state.networks:
         if part == state.main:
-            yield from (Conversion(part, engine, (chosen,)) for engine, chosen in _variants(state, format).items())
+            yield from (Job(part, engine, (chosen,)) for engine, chosen in _variants(state, format).items())
             continue
         stored, computed = _variants(state, companion(format)), {}
         if format.everywhere and part not in weight_only:
@@ -44,11 +44,11 @@ def conversions(state: CompileState, format: Format, weight_only: Collection[str
         for engine in dict.fromkeys([*stored, *computed]):
             last = stored.get(engine, stored["file"])
             if engine not in computed:
-                yield Conversion(part, engine, (last,))
+                yield Job(part, engine, (last,))
                 continue
             first = computed[engine]
             smooth = (dataclasses.replace(first, smooth=SMOOTH),) if _smoothable(first, part) else ()  # type: ignore[call-arg]
-            yield Conversion(part, engine, (first, *smooth, last))
+            yield Job(part, engine, (first, *smooth, last))
 
 
 def companion(format: Format) -> Format:

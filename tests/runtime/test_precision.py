@@ -80,7 +80,7 @@ def test_what_this_cpu_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(AigcEdgeError, match=r"computes? in fp16 on this CPU: "):
             aigc_edge.open(BUNDLE, engine=engine, precision="fp16")
     for wrong in ("fast", "", None, 16, ["exact"]):
-        with pytest.raises(AigcEdgeError, match="precision is .*: it must be one of default, exact, bf16, fp16"):
+        with pytest.raises(AigcEdgeError, match=r"precision is .*: it must be one of default, exact, bf16, fp16"):
             aigc_edge.open(BUNDLE, precision=wrong)  # type: ignore[arg-type]
 
 
