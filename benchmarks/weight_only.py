@@ -69,7 +69,9 @@ def write_network(path: Path) -> int:
     def linear(x: str, name: str, inputs: int, outputs: int, scale: float = 1.0) -> str:
         weight = rng.standard_normal((inputs, outputs), dtype=np.float32) * np.float32(scale / np.sqrt(inputs))
         product = add("MatMul", [x, constant(f"{name}.weight", weight)], f"{name}.product")
-        return add("Add", [product, constant(f"{name}.bias", np.zeros(outputs, np.float32))], f"{name}.result")
+        return add(
+            "Add", [product, constant(f"{name}.bias", rng.uniform(-0.01, 0.01, outputs).astype(np.float32))], f"{name}.result"
+        )
 
     def normed(x: str, name: str, shift: str, factor: str) -> str:
         scale = constant(f"{name}.ones", np.ones(WIDTH, np.float32))

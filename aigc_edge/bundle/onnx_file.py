@@ -132,6 +132,11 @@ class OnnxFile:
         shape = tuple(dims)
         if entries:
             raw = self._beside(entries)
+        if raw is not None and kind in (*_DTYPES, INT4):
+            count = int(np.prod(shape))
+            if len(raw) != (-(-count // 2) if kind == INT4 else count * np.dtype(_DTYPES[kind]).itemsize):
+                raise ValueError(f"{name} has {len(raw)} bytes for {count} values")
+        if entries and raw is not None:
             return Tensor(name, shape, kind, len(raw), lambda: raw)
         return Tensor(name, shape, kind, 0 if raw is None else len(raw), None if raw is None else lambda: raw, message)
 
@@ -192,7 +197,7 @@ class OnnxFile:
         self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in read}
 
     def write(self, path: Path, data: Path, weights: str) -> None:
-        """Write the network to `path`, and all but small constants to `data`, which will be called `weights` and lie beside it."""
+        """Write the network to `path` and all but small constants to `data`, which will lie beside it as `weights`."""
         stubs: list[bytes | memoryview] = []
         with data.open("wb") as stream:
             for tensor in self.tensors.values():
@@ -229,7 +234,7 @@ def _inside(tensor: Tensor) -> list[bytes | memoryview]:
 def _bytes_of(tensor: Tensor) -> memoryview:
     assert tensor.content is not None
     content = tensor.content()
-    data = memoryview(np.ascontiguousarray(content).view(np.uint8).reshape(-1)) if isinstance(content, np.ndarray) else content
+    data = np.ascontiguousarray(content).view(np.uint8).reshape(-1).data if isinstance(content, np.ndarray) else content
     if len(data) != tensor.size:
         raise ValueError(f"{tensor.name} has {len(data)} bytes instead of {tensor.size}")
     return data

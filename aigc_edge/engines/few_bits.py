@@ -197,8 +197,8 @@ class _Packed(NamedTuple):
         codes = self.codes.array()
         rows = np.ascontiguousarray(codes if self.upright else codes.T).view(np.uint8)
         rows += np.uint8(8)  # wraps: codes are −8 … 7
-        packed = rows[:, 0::2] | rows[:, 1::2] << 4
-        return packed.reshape(self.outputs, -1, self.block // 2)
+        pairs: NDArray[np.uint8] = rows[:, 0::2] | rows[:, 1::2] << np.uint8(4)
+        return pairs.reshape(self.outputs, -1, self.block // 2)
 
     def scales_of_rows(self) -> NDArray[Any]:
         """[outputs, blocks]."""

@@ -111,6 +111,8 @@ def running_bytes(surveys: Sequence[Survey], files: Mapping[str, int], formats: 
 
 def _opened(survey: Survey, size: int, format: str) -> tuple[float, float]:
     """Bytes that a network of a file of `size` takes while it is opened, and afterwards."""
+    if format == "w4a8":  # it becomes the int8 network
+        size, format = max(size, (FLOAT * survey.parameters - schedule_bytes(survey)) // 4), "int8"
     kind = "half" if format in ("fp16", "bf16") else format if format in ("fp32", "int8") else "stored"
     inside = sum(weight.elements for weight in survey.weights if weight.operator.startswith("Conv"))
     share, floats = inside / max(survey.parameters, 1), FLOAT * survey.parameters - schedule_bytes(survey)

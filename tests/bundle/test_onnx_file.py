@@ -101,3 +101,12 @@ def test_damaged_files_are_no_networks(rng: np.random.Generator, tmp_path: Path)
         OnnxFile(str(tmp_path / "net.onnx"))
     with pytest.raises(ValueError, match="not beside it"):
         OnnxFile((tmp_path / "net.onnx").read_bytes())
+
+
+def test_a_constant_of_another_length_is_refused(rng: np.random.Generator) -> None:
+    model = _model(rng)
+    for tensor in model.graph.initializer:
+        if tensor.name == "unread":
+            tensor.raw_data = tensor.raw_data[:-1]
+    with pytest.raises(ValueError, match="unread has 17 bytes for 35 values"):
+        OnnxFile(model.SerializeToString())
