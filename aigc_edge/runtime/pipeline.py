@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aigc_edge import _core
 from aigc_edge.bundle.bundle import Bundle, existing, native_reader
-from aigc_edge.bundle.sizes import Size, image_size
+from aigc_edge.bundle.sizes import LONGEST, Size, image_size
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, physical_cores, require
 from aigc_edge.errors import AigcEdgeError
@@ -59,6 +59,9 @@ class Pipeline:
         device: str = "auto",
         torch_device: str | None = None,
         size: Size | None = None,
+        tile: Size | None = None,
+        denoising_tile: Size | None = None,
+        overlap: int | None = None,
     ) -> None:
         for name, value in (("engine", engine), ("format", format or ""), ("verify", verify), ("device", device)):
             if not isinstance(value, str):
@@ -81,10 +84,13 @@ class Pipeline:
         self._constants: Constants | None = None
         self._networks = Networks(torch_device)
         image = None if size is None else image_size(size)
+        tiles = {name: value for name, value in (("tile", tile), ("denoising_tile", denoising_tile)) if value is not None}
+        tiles = {name: image_size(value, name, "tiles") for name, value in tiles.items()}
         options: dict[str, Any] = {"format": format or "", "threads": self.threads, "verify": _VERIFY[verify], "size": image}
+        options |= tiles if overlap is None else tiles | {"overlap": integer("overlap", overlap, 0, LONGEST)}
         with self._networks.current():
             self._handle = native_reader(self.path, self._networks.bind, _core, **options, **self._networks.place)
-        self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
+        self._bundle = Bundle.of(self.path, self._handle.manifest).at(image, **tiles)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)
@@ -282,6 +288,9 @@ def open(
     verify: Verify = "used",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     size: Size | None = None,
+    tile: Size | None = None,
+    denoising_tile: Size | None = None,
+    overlap: int | None = None,
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
@@ -291,11 +300,18 @@ def open(
     tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, except for an
     engine that needs a GPU. `size` is the height and width of the images, for a bundle with several (None: its first).
 
+    `tile`, height and width in pixels, decodes large images in overlapping tiles, one at a time, in less memory. `denoising_tile`,
+    one of the bundle's sizes, evaluates the denoiser on overlapping tiles too and averages its outputs in every row
+    (MultiDiffusion, arXiv 2302.08113), so that `size` may be any larger size; images then differ from those of one evaluation of
+    the whole. `overlap`, of both, is in pixels (None: a quarter of `tile`, half of `denoising_tile`).
+
     onnxruntime prepacks the weights of a network when it is opened. For networks of 32 MB or more whose hashes were verified, the
     optimised model is cached in $XDG_CACHE_HOME/aigc-edge/prepacked (default ~/.cache) and memory-mapped from then on, which is
     faster and takes about the memory of its weights. The cache is limited to AIGC_EDGE_PLAN_CACHE_GB (default 20; 0 disables it).
 
     Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
-    and AigcEdgeError for a format or a size that the bundle does not have.
+    and AigcEdgeError for a format or a size that the bundle does not have, and for tiles that its networks do not take.
     """
-    return Pipeline(existing(path), engine=engine, format=format, threads=threads, verify=verify, device=device, size=size)
+    tiles: dict[str, Any] = {"tile": tile, "denoising_tile": denoising_tile, "overlap": overlap}
+    options: dict[str, Any] = {"engine": engine, "format": format, "threads": threads, "verify": verify, "device": device}
+    return Pipeline(existing(path), size=size, **options, **tiles)
