@@ -1,4 +1,5 @@
 // Evaluations of networks, on the whole sample or on tiles of it, and what becomes of the last: pixels.
+#include <algorithm>
 #include <chrono>
 #include <string>
 
@@ -40,8 +41,8 @@ void Sampler::evaluate(const Component& component, const Binding& binding, int r
   if (status != AE_OK) throw engine_error(status, message, sizeof message);
 }
 
-// The tiles of a network that takes less than the whole at once, or null. The overlap that was not requested is this part of a
-// tile.
+// The tiles of a network that takes less than the whole at once, or null. An overlap that was not requested is this part of a
+// tile, or twice the receptive field, up to half a tile, where that is more.
 std::unique_ptr<Tiles> Sampler::tiles_for(const Component& component, double overlap) const {
   const auto &input = bundle_.manifest().sample_shape, &output = bundle_.manifest().output_shape;
   const bool decoder = component.kind == ComponentKind::kDecoder;
@@ -50,7 +51,8 @@ std::unique_ptr<Tiles> Sampler::tiles_for(const Component& component, double ove
   for (size_t axis : {1, 2}) {
     const int64_t scale = output[axis] / input[axis];
     const int64_t tile = component.outputs[0].shape[axis] / (decoder ? scale : 1);
-    overlaps[axis - 1] = bundle_.overlap() >= 0 ? bundle_.overlap() / scale : static_cast<int64_t>(tile * overlap);
+    const auto usual = std::max(static_cast<int64_t>(tile * overlap), std::min(2 * component.receptive_field, tile / 2));
+    overlaps[axis - 1] = bundle_.overlap() >= 0 ? bundle_.overlap() / scale : usual;
   }
   return std::make_unique<Tiles>(component, input, decoder ? output : input, overlaps[0], overlaps[1], *memory_);
 }

@@ -96,6 +96,7 @@ Component parse_component(const std::string& name, const Json& json, const Size&
   component.name = name;
   component.inputs = parse_tensors(json["inputs"], size);
   component.outputs = parse_tensors(json["outputs"], size);
+  if (const auto field = json.find_value("receptive_field")) component.receptive_field = field->integer(0, 1 << 16);
   for (const auto& [format, value] : json["formats"].object()) {
     const std::string& file = component.formats[format] = value["file"].string();
     if (manifest.files.count(file) == 0) value["file"].fail("names " + file + ", which is not among manifest.files");
@@ -209,6 +210,12 @@ Sizes parse_shapes(const Json& root, const OpenSizes& requested, Manifest& manif
 // A network that is evaluated on tiles must take them, and nothing else that lies on the image.
 void check_tiles(const Component& c, const Size& tile, const Size& scale, const Manifest& m) {
   const std::vector<int64_t> sample = resized(m.sample_shape, tile, scale);
+  const int64_t field = c.receptive_field, least = 2 * field + 1;
+  if ((sample[1] < least && sample[1] < m.sample_shape[1]) || (sample[2] < least && sample[2] < m.sample_shape[2]))
+    throw Error(kInvalidArgument, "no tile of " + size_text(tile) + ": pixels of its " + c.name + " depend on " +
+                                      size_text(field * scale.height, field * scale.width) +
+                                      " pixels to each side, so that tiles " + "must have at least " +
+                                      size_text(least * scale.height, least * scale.width));
   for (const TensorSpec& input : c.inputs) {
     if (input.shape.size() != 3) continue;
     if (input.role == Role::kSample && input.shape != sample)
