@@ -2,15 +2,15 @@
 
     python benchmarks/tiles.py [--work FOLDER] [--only seams denoising memory] [-o benchmarks/results/tiles]
 
-- seams: two autoencoders of a photograph, trained here for minutes: one of convolutions alone (AutoencoderTiny), and one of Stable
-  Diffusion's structure, smaller (AutoencoderKL: GroupNorm, and attention in the middle, which see the whole). The
-  latents of a photograph are decoded whole and in tiles.
+- seams: two autoencoders of a photograph, trained here for minutes: one of convolutions alone (AutoencoderTiny), and one of
+  Stable Diffusion's structure, smaller (AutoencoderKL: GroupNorm, and attention in the middle, which see the whole). The latents
+  of a photograph are decoded whole and in tiles.
 - denoising: a diffusion model of crops of 32 x 32 of that photograph and another, sampled at 64 x 192 in tiles of its own size.
 - memory: Stable Diffusion's decoder at its real size (49 M parameters, random weights) decodes 1024 x 1024 pixels, each time in a
   process of its own; "above the weights" is the peak less the same process's memory after opening.
 
-A seam is measured by the gradients across the borders of tiles: the mean of |difference of neighbouring pixels| there, relative to
-the same pixels of the whole image (1: no seam), or relative to all other places where there is no whole image.
+A seam is measured by the gradients across the borders of tiles: the mean of |difference of neighbouring pixels| there, relative
+to the same pixels of the whole image (1: no seam), or relative to all other places where there is no whole image.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ def autoencoder(structure: str) -> Any:
     if structure == STRUCTURES[0]:
         widths, blocks = (32, 32, 32, 32), (1, 1, 1, 1)
         return diffusers.AutoencoderTiny(
-            encoder_block_out_channels=widths, decoder_block_out_channels=widths, num_encoder_blocks=blocks, num_decoder_blocks=blocks
-        )  # fmt: skip
+            encoder_block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            num_encoder_blocks=blocks,
+            num_decoder_blocks=blocks,
+        )
     return diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,

@@ -300,10 +300,10 @@ def open(
     tensorrt) noise, rows and images stay on the first GPU and all rows are one CUDA graph; "auto" is the CPU, except for an
     engine that needs a GPU. `size` is the height and width of the images, for a bundle with several (None: its first).
 
-    `tile`, height and width in pixels, decodes large images in overlapping tiles, one at a time, in less memory. `denoising_tile`,
-    one of the bundle's sizes, evaluates the denoiser on overlapping tiles too and averages its outputs in every row
-    (MultiDiffusion, arXiv 2302.08113), so that `size` may be any larger size; images then differ from those of one evaluation of
-    the whole. `overlap`, of both, is in pixels (None: a quarter of `tile`, half of `denoising_tile`).
+    `tile`, height and width in pixels, decodes large images in overlapping tiles, one after the other, in less memory.
+    `denoising_tile`, one of the bundle's sizes, evaluates the denoiser on overlapping tiles too and averages its outputs in every
+    row (MultiDiffusion, arXiv 2302.08113), so that `size` may be any larger size; images then differ from those of one evaluation
+    of the whole. `overlap`, of both, is in pixels (None: a quarter of `tile`, half of `denoising_tile`).
 
     onnxruntime prepacks the weights of a network when it is opened. For networks of 32 MB or more whose hashes were verified, the
     optimised model is cached in $XDG_CACHE_HOME/aigc-edge/prepacked (default ~/.cache) and memory-mapped from then on, which is

@@ -75,8 +75,8 @@ NetworkSizes choose_tiles(const OpenSizes& requested, const Size& image, const S
     throw Error(kInvalidArgument, "no size " + size_text(image) + ": choose one of " + listed(compiled) +
                                       ", or give one of them as denoising_tile, to denoise in tiles");
   const NetworkSizes sizes{window.requested() ? window : image, tile.requested() ? tile : beyond ? window : image};
-  for (const Size& each : {sizes.denoiser, sizes.decoder}) {
-    if (requested.overlap < 0 || each == image) continue;
+  for (const Size& each : {window, tile}) {
+    if (requested.overlap < 0 || !each.requested()) continue;
     if (requested.overlap >= std::min(each.height, each.width) || !whole({requested.overlap, requested.overlap}, scale))
       throw Error(kInvalidArgument, "no overlap of " + std::to_string(requested.overlap) + " pixels: it must be a multiple of " +
                                         size_text(scale) + ", and smaller than a tile of " + size_text(each));

@@ -10,7 +10,7 @@ import pytest
 
 from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build, reference
-from aigc_edge.errors import AigcEdgeError
+from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.runtime import pipeline
 
 SCALE = 2  # pixels of the image for one entry of the sample
@@ -44,7 +44,7 @@ def decoder_of(radius: int) -> Any:
 def latent_bundle(toy, tmp_path):
     """latent_bundle(sizes=None, **changes): a bundle with a decoder, of the size OWN alone or of several."""
 
-    def write(sizes=None, *, denoiser=True, decoder=True, name="latent", label=True, **changes):
+    def write(sizes=None, *, denoiser=True, decoder=True, name="latent", label=True, field=None, **changes):
         value = copy.deepcopy(toy.manifest())
         scale = SCALE if decoder else 1
         sample: list[Any] = [2, *(side // scale for side in OWN)] if sizes is None else [2, f"H/{scale}", f"W/{scale}"]
@@ -60,6 +60,7 @@ def latent_bundle(toy, tmp_path):
                 "inputs": [entry, *labels],
                 "outputs": [entry | {"name": "output", "shape": ["N", *image]}],
                 "formats": {"fp32": {"file": "net.onnx"}},
+                "receptive_field": field,
             }
         value |= {"sample_shape": sample, "output_shape": image, "components": components}
         value |= {} if sizes is None else {"sizes": [list(size) for size in sizes]}
@@ -91,7 +92,8 @@ def test_decoding_in_tiles_is_decoding_the_whole_where_nothing_is_global(latent_
         engine.calls.clear()
         actual = tiled.sample(3, seed=seed, output="float32")
         decoded = [batch for name, batch in engine.calls if name == "decoder"]
-        assert len(decoded) >= 6 and set(decoded) == {1}  # a sample at a time
+        assert len(decoded) >= 6
+        assert set(decoded) == {1}  # a sample at a time
         np.testing.assert_allclose(actual, wanted, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(wanted).max())
         assert np.abs(none.sample(3, seed=seed, output="float32") - wanted).max() > 1e-3
         np.testing.assert_array_equal(tiled.sample(3, seed=seed).astype(int) - whole.sample(3, seed=seed), 0)
@@ -172,6 +174,22 @@ def test_the_default_overlaps_are_a_quarter_and_a_half(latent_bundle, engine, rn
     assert counts == {"denoiser": 45 * rows, "decoder": 9}
 
 
+def test_tiles_follow_the_receptive_field(latent_bundle, engine):
+    """They are not smaller, and overlap by twice of it unless that is more than half."""
+    engine.networks["decoder"] = decoder_of(radius=1)
+    path = latent_bundle(SIZES, field=3)
+    said = "no tile of 12x24: pixels of its decoder depend on 6x6 pixels to each side, so that tiles must have at least 14x14"
+    with pytest.raises(AigcEdgeError, match=said):
+        opened(path, tile=(12, 24))
+    for tile, wanted in (((16, 16), 5 * 6), ((48, 28), 1 * 3)):
+        with opened(path, tile=tile) as pipe:
+            engine.calls.clear()
+            pipe.sample(1)
+            assert sum(1 for name, _ in engine.calls if name == "decoder") == wanted
+    with pytest.raises(BundleError, match="receptive_field"):
+        opened(latent_bundle(SIZES, field=-1))
+
+
 def test_a_decoder_alone_decodes_larger_latents(latent_bundle, engine, rng):
     engine.networks["decoder"] = decode = decoder_of(radius=1)
     latents = rng.normal(size=(2, 2, 18, 24)).astype(np.float32)
@@ -190,12 +208,12 @@ def test_a_decoder_alone_decodes_larger_latents(latent_bundle, engine, rng):
         ({"denoising_tile": "ab"}, "the height of denoising_tile is 'a'"),
         ({"tile": (15, 16)}, "no tile of 15x16: its height and width must be multiples of 2x2 pixels"),
         ({"tile": (64, 16)}, "no tile of 64x16: it must not be larger than the image, 48x56"),
-        ({"tile": (16, 16), "overlap": 16}, "no overlap of 16 pixels: it must be a multiple of 2x2, and smaller than a tile of 16x16"),
+        ({"tile": (16, 16), "overlap": 16}, "no overlap of 16 pixels: it must be a multiple of 2x2, and smaller"),
         ({"tile": (16, 16), "overlap": 3}, "no overlap of 3 pixels: it must be a multiple of 2x2"),
         ({"tile": (16, 16), "overlap": -2}, "overlap is -2: it must be a whole number from 0"),
         ({"overlap": 2}, "no tiles that could overlap: give tile or denoising_tile"),
-        ({"denoising_tile": (20, 20)}, "no denoising_tile of 20x20: choose a size that the bundle was compiled for, 48x56, 24x40, 16x16"),
-        ({"size": (96, 96), "tile": (16, 16)}, "no size 96x96: choose one of 48x56, 24x40, 16x16, or give one of them as denoising_tile"),
+        ({"denoising_tile": (20, 20)}, "no denoising_tile of 20x20: choose a size that the bundle was compiled for, 48x56"),
+        ({"size": (96, 96), "tile": (16, 16)}, "no size 96x96: choose one of 48x56, 24x40, 16x16, or give one of them as denois"),
         ({"size": (97, 96), "denoising_tile": (16, 16)}, "no size 97x96: height and width must be multiples of 2x2"),
         ({"size": (65536, 65536), "denoising_tile": (16, 16)}, "no size 65536x65536: it has more than 2.31 elements"),
         ({"size": (96, 96)}, "no size 96x96: choose one of 48x56, 24x40, 16x16$"),
