@@ -31,8 +31,9 @@ from aigc_edge.bench.machine import fingerprint
 from aigc_edge.files import write_json
 
 STRUCTURES = ("convolutions", "stable diffusion's")
-SIZE, TILES = (416, 640), ((128, 128), (192, 192))
-STEPS, BATCH, CROP = 250, 4, 64
+SIZE, TILES = (256, 384), ((96, 96), (128, 128))
+CORNER = (100, 128)  # of the photograph
+STEPS, BATCH, CROP = 200, 4, 48
 PHOTOS = ["--steps", "250", "--batch", "32", "--widths", "32,64", "--blocks", "1,2", "--no-judge"]
 LARGE = (1024, 1024)
 Image = NDArray[np.float64]
@@ -45,7 +46,7 @@ def autoencoder(structure: str) -> Any:
 
     torch.manual_seed(0)
     if structure == STRUCTURES[0]:
-        widths, blocks = (32, 32, 32, 32), (1, 1, 1, 1)
+        widths, blocks = (16, 16, 16, 16), (1, 1, 1, 1)
         return diffusers.AutoencoderTiny(
             encoder_block_out_channels=widths,
             decoder_block_out_channels=widths,
@@ -63,10 +64,10 @@ def autoencoder(structure: str) -> Any:
 
 
 def photograph() -> NDArray[np.float32]:
-    """A photograph [1, 3, 416, 640] in -1 ... 1."""
+    """A part of a photograph, [1, 3, 256, 384] in -1 ... 1."""
     from sklearn.datasets import load_sample_images
 
-    pixels = load_sample_images().images[0][: SIZE[0], : SIZE[1]]
+    pixels = load_sample_images().images[0][CORNER[0] :, CORNER[1] :][: SIZE[0], : SIZE[1]]
     image: NDArray[np.float32] = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
     return image
 
@@ -265,9 +266,9 @@ def picture(parts: dict[str, Image], file: Path) -> None:
     rows = []
     for name, image in parts.items():
         if not name.startswith("denoised"):
-            rows.append(image[0, :, 64:256, 192:576])
+            rows.append(image[0])
         else:
-            rows.append(np.concatenate(list(image), axis=2).repeat(1, axis=1))
+            rows.append(np.concatenate(list(image), axis=2))
     width = max(row.shape[2] for row in rows)
     padded = [np.pad(row, [(0, 0), (0, 6), (0, width - row.shape[2])], constant_values=1) for row in rows]
     pixels = np.clip(np.concatenate(padded, axis=1) * 127.5 + 127.5, 0, 255)

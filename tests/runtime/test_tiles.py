@@ -12,6 +12,7 @@ from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build, reference
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.runtime import pipeline
+from aigc_edge.runtime.tile_size import largest_tile
 
 SCALE = 2  # pixels of the image for one entry of the sample
 OWN = (12, 16)  # of the image
@@ -197,6 +198,24 @@ def test_a_decoder_alone_decodes_larger_latents(latent_bundle, engine, rng):
         actual = pipe.sample(2, latents=latents, output="float32")
     wanted = decode(latents)
     np.testing.assert_allclose(actual, wanted, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(wanted).max())
+
+
+def test_the_largest_tile_of_a_budget(rng):
+    assert largest_tile((1024, 1024), 1 << 20, (8, 8)) == (1024, 1024)
+    assert largest_tile((1024, 1024), (1 << 20) - 1, (8, 8)) == (592, 1024)  # two that have a quarter in common
+    assert largest_tile((1024, 1024), 100 * 100, (8, 8), receptive_field=6) is None
+    for _ in range(200):
+        unit = int(rng.choice([1, 2, 8]))
+        image = (unit * int(rng.integers(1, 200)), unit * int(rng.integers(1, 200)))
+        pixels, field = int(rng.integers(1, 2 * image[0] * image[1])), int(rng.integers(0, 4))
+        tile = largest_tile(image, pixels, (unit, unit), field)
+        if tile is None:
+            assert pixels < min(image[0] * image[1], (2 * (2 * field + 1) * unit + unit) ** 2)
+            continue
+        assert tile[0] * tile[1] <= pixels
+        assert all(side % unit == 0 and side <= whole for side, whole in zip(tile, image, strict=True))
+        assert all(side >= min(whole, (2 * field + 1) * unit) for side, whole in zip(tile, image, strict=True))
+        assert tile == image or image[0] * image[1] > pixels
 
 
 @pytest.mark.parametrize(
