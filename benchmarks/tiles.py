@@ -6,8 +6,8 @@
   Stable Diffusion's structure, smaller (AutoencoderKL: GroupNorm, and attention in the middle, which see the whole). The latents
   of a photograph are decoded whole and in tiles.
 - denoising: a diffusion model of crops of 32 x 32 of that photograph and another, sampled at 64 x 192 in tiles of its own size.
-- memory: Stable Diffusion's decoder at its real size (49 M parameters, random weights) decodes 1024 x 1024 pixels, each time in a
-  process of its own; "above the weights" is the peak less the same process's memory after opening.
+- memory: a decoder of Stable Diffusion's structure (random weights; --width 128 is its real size) decodes 256 x 256 and
+  1024 x 1024 pixels, each time in a process of its own: the peak less the same process's memory after opening.
 
 A seam is measured by the gradients across the borders of tiles: the mean of |difference of neighbouring pixels| there, relative
 to the same pixels of the whole image (1: no seam), or relative to all other places where there is no whole image.
@@ -123,10 +123,10 @@ def bundle_of(structure: str, work: Path, threads: int) -> Path:
     return path
 
 
-def psnr(image: Image, whole: Image) -> float:
-    """Decibels below the whole image's own range."""
+def psnr(image: Image, whole: Image) -> float | None:
+    """Decibels below the whole image's own range; None for equal images."""
     error = float(np.square(image - whole).mean())
-    return float(10 * np.log10((whole.max() - whole.min()) ** 2 / error)) if error else float("inf")
+    return round(float(10 * np.log10((whole.max() - whole.min()) ** 2 / error)), 2) if error else None
 
 
 def starts(length: int, tile: int, overlap: int, unit: int) -> list[int]:
@@ -178,7 +178,7 @@ def seams(work: Path, threads: int) -> tuple[list[dict[str, Any]], dict[str, Ima
             for overlap in (0, tile[0] // 8, tile[0] // 4, tile[0] // 2):
                 image = decode(tile=tile, overlap=overlap)
                 row = {"structure": structure, "tile": list(tile), "overlap": overlap, "default": overlap == tile[0] // 4}
-                row |= {"psnr": round(psnr(image, whole), 2), "seam": round(seam(image, whole, tile, overlap, 8), 4)}
+                row |= {"psnr": psnr(image, whole), "seam": round(seam(image, whole, tile, overlap, 8), 4)}
                 row["largest_difference"] = float(f"{np.abs(image - whole).max():.3g}")
                 rows.append(row)
                 print(row, file=sys.stderr)
@@ -191,11 +191,15 @@ def denoising(work: Path, threads: int) -> tuple[list[dict[str, Any]], dict[str,
     """Figures of sampling beyond the trained size, and pictures."""
     import aigc_edge
     from aigc_edge.cli import main
+    from aigc_edge.compile import compile_source
+    from aigc_edge.sources.run import RunSource
 
     run, path = work / "photos", work / "photos.aigc"
     if not path.exists():
         main(["train", "diffusion", "--data", "photos", "--out", str(run), "--threads", str(threads), *PHOTOS])
-        main(["compile", str(run), "-o", str(path), "--format", "fp32"])
+        source = RunSource(run)
+        source.images, source.data = None, lambda: None  # type: ignore[method-assign]  # what is measured needs no classifier
+        compile_source(source, path, formats=["fp32"], samples=2, threads=threads)
     rows, pictures = [], {}
     for overlap in (0, 8, 16, 24):
         with aigc_edge.open(path, threads=threads, size=(64, 192), denoising_tile=(32, 32), overlap=overlap) as pipeline:
@@ -209,9 +213,9 @@ def denoising(work: Path, threads: int) -> tuple[list[dict[str, Any]], dict[str,
     return rows, pictures
 
 
-def real_decoder(work: Path, threads: int) -> Path:
-    """A bundle of Stable Diffusion's decoder with random weights, compiled for 256 x 256 alone."""
-    path = work / "decoder.aigc"
+def wide_decoder(work: Path, threads: int, width: int) -> Path:
+    """A bundle of Stable Diffusion's decoder with random weights, of `width` in place of 128, compiled for 256 x 256 alone."""
+    path = work / f"decoder-{width}.aigc"
     if not path.exists():
         import diffusers
         import torch
@@ -224,14 +228,18 @@ def real_decoder(work: Path, threads: int) -> Path:
         class Decode(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                vae = diffusers.AutoencoderKL(**STABLE_DIFFUSION_VAE)
+                widths = tuple(width * each for each in (1, 2, 4, 4))
+                options = STABLE_DIFFUSION_VAE | {"block_out_channels": widths, "norm_num_groups": min(32, width)}
+                vae = diffusers.AutoencoderKL(**options)
                 self.post, self.decoder = vae.post_quant_conv, vae.decoder
 
             def forward(self, latents: Any) -> Any:
                 return self.decoder(self.post(latents))
 
         torch.manual_seed(0)
-        source = Generator(sample=torch.randn(1, 4, 32, 32), decoder=Decode(), name="decoder")
+        source = Generator(sample=torch.randn(1, 4, 32, 32), decoder=Decode(), sizes=[(256, 256), LARGE], name="decoder")
+        if width > 32:  # exported for one size: at the large one it would take more memory than many machines have
+            source = Generator(sample=torch.randn(1, 4, 32, 32), decoder=Decode(), name="decoder")
         compile_source(source, path, formats=["fp32"], samples=1, threads=threads)
     return path
 
@@ -247,12 +255,12 @@ def decode_one(bundle: str, threads: int, size: int, tile: int) -> dict[str, Any
         return {"opened_bytes": opened, "peak_bytes": peak(), "seconds": round(time.perf_counter() - started, 1)}
 
 
-def memory(work: Path, threads: int) -> list[dict[str, Any]]:
-    """Peak memory of decoding, each in a process of its own: the first opening, which prepacks weights, does not count."""
-    bundle, rows = str(real_decoder(work, threads)), []
-    child(__file__, "decode_one", bundle, str(threads), "256", "256")
-    for size, tile in ((256, 256), (512, 256), (LARGE[0], 256)):
-        row = {"size": size, "tile": tile} | child(__file__, "decode_one", bundle, str(threads), str(size), str(tile))
+def memory(work: Path, threads: int, width: int) -> list[dict[str, Any]]:
+    """Peak memory of decoding, each in a process of its own."""
+    bundle, rows = str(wide_decoder(work, threads, width)), []
+    for size, tile in ((256, 256), (LARGE[0], 256), *([(LARGE[0], LARGE[0])] if width <= 32 else [])):
+        row = {"width": width, "size": size, "tile": tile}
+        row |= child(__file__, "decode_one", bundle, str(threads), str(size), str(tile))
         row["above_bytes"] = row["peak_bytes"] - row["opened_bytes"]
         rows.append(row)
         print(row, file=sys.stderr)
@@ -280,6 +288,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keeps the trained networks for another run (default: a temporary folder)")
     parser.add_argument("--only", nargs="*", choices=("seams", "denoising", "memory"), default=("seams", "denoising", "memory"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--width", type=int, default=128, help="of the decoder whose memory is measured (default: the real one's)"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "tiles")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {"machine": fingerprint(), "threads": arguments.threads}
@@ -295,7 +306,7 @@ def main() -> None:
                 figures[name], made = measure(work, arguments.threads)
                 pictures |= made
         if "memory" in arguments.only:
-            figures["memory"] = memory(work, arguments.threads)
+            figures["memory"] = memory(work, arguments.threads, arguments.width)
     write_json(file, figures)
     if {"seams", "denoising"} <= set(arguments.only):
         picture(pictures, arguments.output.with_suffix(".png"))
