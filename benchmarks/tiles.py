@@ -35,7 +35,7 @@ SIZE, TILES = (256, 384), ((96, 96), (128, 128))
 CORNER = (100, 128)  # of the photograph
 STEPS, BATCH, CROP = 200, 4, 48
 PHOTOS = ["--steps", "250", "--batch", "32", "--widths", "32,64", "--blocks", "1,2", "--no-judge"]
-LARGE = (1024, 1024)
+LARGE = 1024
 Image = NDArray[np.float64]
 
 
@@ -103,7 +103,7 @@ def trained(structure: str, threads: int) -> tuple[Any, Any]:
         loss.backward()
         optimiser.step()
         rates.step()
-    print(f"{structure}: loss {float(loss):.3f}", file=sys.stderr)
+    print(f"{structure}: loss {loss.item():.3f}", file=sys.stderr)
     with torch.no_grad():
         return decoder.eval(), latents_of(image)
 
@@ -237,10 +237,8 @@ def wide_decoder(work: Path, threads: int, width: int) -> Path:
                 return self.decoder(self.post(latents))
 
         torch.manual_seed(0)
-        source = Generator(sample=torch.randn(1, 4, 32, 32), decoder=Decode(), sizes=[(256, 256), LARGE], name="decoder")
-        if width > 32:  # exported for one size: at the large one it would take more memory than many machines have
-            source = Generator(sample=torch.randn(1, 4, 32, 32), decoder=Decode(), name="decoder")
-        compile_source(source, path, formats=["fp32"], samples=1, threads=threads)
+        source = Generator(sample=torch.randn(1, 4, 32, 32), decoder=Decode(), name="decoder")
+        compile_source(source, path, formats=["fp32"], samples=2, threads=threads)
     return path
 
 
@@ -258,7 +256,7 @@ def decode_one(bundle: str, threads: int, size: int, tile: int) -> dict[str, Any
 def memory(work: Path, threads: int, width: int) -> list[dict[str, Any]]:
     """Peak memory of decoding, each in a process of its own."""
     bundle, rows = str(wide_decoder(work, threads, width)), []
-    for size, tile in ((256, 256), (LARGE[0], 256), *([(LARGE[0], LARGE[0])] if width <= 32 else [])):
+    for size, tile in ((256, 256), (LARGE, 256)):
         row = {"width": width, "size": size, "tile": tile}
         row |= child(__file__, "decode_one", bundle, str(threads), str(size), str(tile))
         row["above_bytes"] = row["peak_bytes"] - row["opened_bytes"]

@@ -31,13 +31,13 @@ std::vector<Size> parse_sizes(const Json& json);
 // there are.
 Size choose_size(const std::vector<Size>& sizes, const Size& requested);
 
-// The sizes of what the networks take; zero where the bundle has no such network.
+// The part of the image that each network takes.
 struct NetworkSizes {
   Size denoiser, decoder;
 };
 
-// What each network takes where the image is `image`, of which one entry of the sample is `scale` pixels, and the bundle was
-// compiled for the sizes `compiled`. Throws Error(kInvalidArgument), "no …", for tiles and overlaps that are not possible.
+// What each network takes of `image`, of which one entry of the sample is `scale` pixels, in a bundle that was compiled for the
+// sizes `compiled`. Throws Error(kInvalidArgument), "no …", for tiles and overlaps that are not possible.
 NetworkSizes choose_tiles(const OpenSizes& requested, const Size& image, const Size& scale, const std::vector<Size>& compiled,
                           bool denoiser, bool decoder);
 
