@@ -30,11 +30,11 @@ from processes import child, peak
 from aigc_edge.bench.machine import fingerprint
 from aigc_edge.files import write_json
 
-STRUCTURES = ("convolutions", "stable diffusion's")
-SIZE, TILES = (256, 384), ((96, 96), (128, 128))
+STRUCTURES = ("convolutions", "Stable Diffusion's structure")
+SIZE, TILES = (256, 384), ((128, 128), (192, 192))
 CORNER = (100, 128)  # of the photograph
-STEPS, BATCH, CROP = 200, 4, 48
-PHOTOS = ["--steps", "250", "--batch", "32", "--widths", "32,64", "--blocks", "1,2", "--no-judge"]
+STEPS, BATCH, CROP = 600, 1, 96
+PHOTOS = ["--steps", "800", "--batch", "32", "--widths", "24,48", "--blocks", "1,1", "--no-judge"]
 LARGE = 1024
 Image = NDArray[np.float64]
 
@@ -113,11 +113,11 @@ def bundle_of(structure: str, work: Path, threads: int) -> Path:
     from aigc_edge.compile import compile_source
     from aigc_edge.sources.generator import Generator
 
-    path = work / f"{structure.replace(' ', '-')}.aigc"
+    path = work / f"structure-{STRUCTURES.index(structure)}.aigc"
     if not path.exists():
         decoder, latents = trained(structure, threads)
         np.save(path.with_suffix(".npy"), latents.numpy())
-        sizes = [SIZE, *TILES]
+        sizes = [SIZE, TILES[0]]
         source = Generator(sample=latents, decoder=decoder, sizes=sizes, name=path.stem, inputs={"sample": latents.numpy()})
         compile_source(source, path, formats=["fp32"], samples=2, threads=threads)
     return path
@@ -163,6 +163,7 @@ def seam(image: Image, whole: Image | None, tile: tuple[int, int], overlap: int,
 def seams(work: Path, threads: int) -> tuple[list[dict[str, Any]], dict[str, Image]]:
     """Figures of decoding in tiles, and pictures."""
     import aigc_edge
+    from aigc_edge.bundle.bundle import Bundle
 
     rows, pictures = [], {}
     for structure in STRUCTURES:
@@ -174,15 +175,19 @@ def seams(work: Path, threads: int) -> tuple[list[dict[str, Any]], dict[str, Ima
                 return pipeline.sample(1, latents=latents, output="float32").astype(np.float64)
 
         whole = pictures[f"{structure} whole"] = decode()
+        decoder = Bundle.open(path).manifest.components["decoder"]
+        field = 8 * (decoder.receptive_field or 0)
         for tile in TILES:
-            for overlap in (0, tile[0] // 8, tile[0] // 4, tile[0] // 2):
+            default = max(tile[0] // 4, min(2 * field, tile[0] // 2))
+            for overlap in sorted({0, tile[0] // 8, tile[0] // 4, default}):
                 image = decode(tile=tile, overlap=overlap)
-                row = {"structure": structure, "tile": list(tile), "overlap": overlap, "default": overlap == tile[0] // 4}
+                row = {"structure": structure, "tile": list(tile), "overlap": overlap, "default": overlap == default}
+                row |= {"receptive_field": field}
                 row |= {"psnr": psnr(image, whole), "seam": round(seam(image, whole, tile, overlap, 8), 4)}
                 row["largest_difference"] = float(f"{np.abs(image - whole).max():.3g}")
                 rows.append(row)
                 print(row, file=sys.stderr)
-                if tile == TILES[0] and overlap in (0, tile[0] // 4):
+                if tile == TILES[0] and overlap in (0, default):
                     pictures[f"{structure} overlap {overlap}"] = image
     return rows, pictures
 

@@ -153,8 +153,8 @@ class Component(NamedTuple):
         inputs, outputs = (tuple(map(TensorSpec.from_json, value[kind])) for kind in ("inputs", "outputs"))
         formats = {format: {k: v for k, v in files.items() if isinstance(v, str)} for format, files in value["formats"].items()}
         weights, table = value.get("weights"), value.get("table")
-        known = ("inputs", "outputs", "formats", "engines", "weights", "onnx_inputs", "schedule_constants", "table")
-        known += ("receptive_field",)
+        known = ["inputs", "outputs", "formats", "engines", "weights", "onnx_inputs", "schedule_constants", "table"]
+        known.append("receptive_field")
         field = value.get("receptive_field")
         return Component(
             ComponentSpec(name, inputs, outputs),
