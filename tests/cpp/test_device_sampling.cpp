@@ -1,5 +1,5 @@
 // ae_sample on the emulated GPU against ae_sample on the CPU: the same results and messages, one graph from the second call on,
-// and nothing left behind. Takes the path of a bundle with classes.
+// and nothing left behind. Takes the path of a bundle with classes. It is one file because all its parts share the engine.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
