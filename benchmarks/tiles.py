@@ -2,7 +2,7 @@
 
     python benchmarks/tiles.py [--work FOLDER] [--only seams denoising memory] [-o benchmarks/results/tiles]
 
-- seams: two autoencoders of a photograph, trained here for minutes: one of convolutions alone (AutoencoderTiny), and one of
+- seams: two autoencoders of a photograph, trained here for a few hundred steps: one of convolutions alone (AutoencoderTiny), and one of
   Stable Diffusion's structure, smaller (AutoencoderKL: GroupNorm, and attention in the middle, which see the whole). The latents
   of a photograph are decoded whole and in tiles.
 - denoising: a diffusion model of crops of 32 x 32 of that photograph and another, sampled at 64 x 192 in tiles of its own size.
@@ -33,8 +33,8 @@ from aigc_edge.files import write_json
 STRUCTURES = ("convolutions", "Stable Diffusion's structure")
 SIZE, TILES = (256, 384), ((128, 128), (192, 192))
 CORNER = (100, 128)  # of the photograph
-STEPS, BATCH, CROP = 600, 1, 96
-PHOTOS = ["--steps", "800", "--batch", "32", "--widths", "24,48", "--blocks", "1,1", "--no-judge"]
+STEPS, BATCH, CROP = 200, 4, 48
+PHOTOS = ["--steps", "250", "--batch", "32", "--widths", "32,64", "--blocks", "1,2", "--no-judge"]
 LARGE = 1024
 Image = NDArray[np.float64]
 
