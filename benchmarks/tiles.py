@@ -2,9 +2,9 @@
 
     python benchmarks/tiles.py [--work FOLDER] [--only seams denoising memory] [-o benchmarks/results/tiles]
 
-- seams: two autoencoders of a photograph, trained here for a few hundred steps: one of convolutions alone (AutoencoderTiny), and one of
-  Stable Diffusion's structure, smaller (AutoencoderKL: GroupNorm, and attention in the middle, which see the whole). The latents
-  of a photograph are decoded whole and in tiles.
+- seams: two autoencoders of a photograph, trained here for a few hundred steps: one of convolutions alone (AutoencoderTiny), and
+  one of Stable Diffusion's structure, smaller (AutoencoderKL: GroupNorm, and attention in the middle, which see the whole). The
+  latents of a photograph are decoded whole and in tiles.
 - denoising: a diffusion model of crops of 32 x 32 of that photograph and another, sampled at 64 x 192 in tiles of its own size.
 - memory: a decoder of Stable Diffusion's structure (random weights; --width 128 is its real size) decodes 256 x 256 and
   1024 x 1024 pixels, each time in a process of its own: the peak less the same process's memory after opening.
