@@ -64,7 +64,7 @@ def environment(figures: Figures) -> str:
                        if flag in ("avx512f", "avx512_vnni"))  # fmt: skip
     family, model = machine["family"].split()[1:3]
     return (
-        f"{machine['cpu']} (family {family}, model {model}; {machine['cores']} cores; {vector}), "
+        f"{machine['cpu']} (family {family}, model {model}; {machine['cores']} cores{'; ' if vector else ''}{vector}), "
         f"{machine['system'].removeprefix('Linux ')}, {listed}."
     )
 
@@ -244,6 +244,29 @@ def tuned() -> str:
     return f"{markdown(head, rows)}\n\n{note} {environment(runs[0])}"
 
 
+def tiles() -> str:
+    """Decoding and denoising in tiles: likeness to the whole, seams, memory."""
+    figures, rows = load("tiles"), []
+    for one in figures["seams"]:
+        what = f"decoder of {one['structure']}, tiles of {one['tile'][0]} × {one['tile'][1]}"
+        likeness = "equal" if one["psnr"] is None else f"{one['psnr']:.1f} dB"
+        rows.append([what, f"{one['overlap']}{' (default)' if one['default'] else ''}", likeness, f"{one['seam']:.3f}"])
+    for one in figures["denoising"]:
+        what = f"denoiser, tiles of {one['tile'][0]} × {one['tile'][1]}"
+        rows.append([what, f"{one['overlap']}{' (default)' if one['default'] else ''}", "–", f"{one['seam']:.2f}"])
+    parts = []
+    for one in figures["memory"]:
+        whole = one["tile"] == one["size"]
+        how = "whole" if whole else f"in tiles of {one['tile']} × {one['tile']}"
+        parts.append(f"{one['size']} × {one['size']} pixels {how}: {size(one['above_bytes'])}")
+    note = (
+        f"Memory above that after opening, for a decoder of Stable Diffusion's structure whose widths begin with "
+        f"{figures['memory'][0]['width']}: {'; '.join(parts)}."
+    )
+    head = ["", "overlap in pixels", "PSNR to the whole", "gradient at borders, relative"]
+    return f"{markdown(head, rows)}\n\n{note} {environment(figures)}"
+
+
 def formats() -> str:
     """A row a format: its size relative to fp32, then whether each target runs it."""
     shown = {column: targets.get(name) for column, name in COLUMNS.items()}
@@ -281,6 +304,7 @@ TABLES = {
         "compile": compiling,
         "format-sizes": format_sizes,
         "tuned": tuned,
+        "tiles": tiles,
     },
     "docs/formats.md": {"formats": formats, "options": options},
 }

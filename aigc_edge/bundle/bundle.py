@@ -44,9 +44,9 @@ class Bundle(Files):
         """The bundle at `path` with this manifest, which the native reader has validated."""
         return Bundle(path, Manifest.from_json(json.loads(text)), verified=verified)
 
-    def at(self, size: Size | None = None) -> Bundle:
-        """The bundle with its manifest at one of its sizes, see `Manifest.at`."""
-        return Bundle(self.path, self.manifest.at(size), verified=self.verified)
+    def at(self, size: Size | None = None, **tiles: Size | None) -> Bundle:
+        """The bundle with its manifest at one of its sizes, or in `tiles`, see `Manifest.at`."""
+        return Bundle(self.path, self.manifest.at(size, **tiles), verified=self.verified)
 
     def below(self, folder: str) -> list[str]:
         """The files in one of the bundle's folders."""

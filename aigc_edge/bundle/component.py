@@ -82,8 +82,9 @@ class Component(NamedTuple):
     `spec` lists everything that the executor feeds. One network may be stored in two forms that take different inputs: the ONNX
     files and plans of a denoiser take constants in place of the timestep (`onnx_inputs`), the module that its weights belong to
     still takes the timestep (`weights.inputs`); None: all. `formats` maps a format to its files: "file", and one of its own for
-    an engine that needs another graph. `schedule_constants` says what was split off into the schedule, or why nothing was. `dims`
-    are the numbers that symbolic dimensions have at the size that the bundle was opened at.
+    an engine that needs another graph. `schedule_constants` says what was split off into the schedule, or why nothing was.
+    `receptive_field` is the distance in latents within which a pixel of a decoder depends on them. `dims` are the numbers that
+    symbolic dimensions have at the size that the bundle was opened at.
     """
 
     spec: ComponentSpec
@@ -93,6 +94,7 @@ class Component(NamedTuple):
     onnx_inputs: tuple[str, ...] | None = None
     schedule_constants: Mapping[str, Any] | None = None
     table: ConstantTable | None = None
+    receptive_field: int | None = None
     dims: Mapping[str, int] = {}
     extra: Mapping[str, Any] = {}
 
@@ -141,6 +143,8 @@ class Component(NamedTuple):
             value["schedule_constants"] = dict(self.schedule_constants)
         if self.table:
             value["table"] = {"file": self.table.file, "timesteps": list(self.table.timesteps)}
+        if self.receptive_field is not None:
+            value["receptive_field"] = self.receptive_field
         return value | dict(self.extra)
 
     @staticmethod
@@ -149,7 +153,9 @@ class Component(NamedTuple):
         inputs, outputs = (tuple(map(TensorSpec.from_json, value[kind])) for kind in ("inputs", "outputs"))
         formats = {format: {k: v for k, v in files.items() if isinstance(v, str)} for format, files in value["formats"].items()}
         weights, table = value.get("weights"), value.get("table")
-        known = ("inputs", "outputs", "formats", "engines", "weights", "onnx_inputs", "schedule_constants", "table")
+        known = ["inputs", "outputs", "formats", "engines", "weights", "onnx_inputs", "schedule_constants", "table"]
+        known.append("receptive_field")
+        field = value.get("receptive_field")
         return Component(
             ComponentSpec(name, inputs, outputs),
             formats,
@@ -158,6 +164,7 @@ class Component(NamedTuple):
             _names(value.get("onnx_inputs")),
             value.get("schedule_constants"),
             ConstantTable(table["file"], tuple(table["timesteps"])) if name == SCHEDULE and table else None,
+            None if field is None else int(field),
             extra={key: raw for key, raw in value.items() if key not in known},
         )
 

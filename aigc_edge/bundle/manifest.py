@@ -169,11 +169,14 @@ class Manifest(NamedTuple):
         """Bytes of an ONNX file with the weights beside it; 0 for a file that is not listed."""
         return sum(self.files[file].bytes for file in (network, f"{network}.data") if file in self.files)
 
-    def at(self, size: Size | None = None) -> Manifest:
+    def at(self, size: Size | None = None, *, tile: Size | None = None, denoising_tile: Size | None = None) -> Manifest:
         """The manifest at one of its sizes (None: the first): every shape is numbers, see `Component.dims`.
 
-        Raises AigcEdgeError for a size that the bundle does not have.
+        With `tile` or `denoising_tile`, which the native reader has validated, the decoder or the denoiser takes that part of the
+        image, and `size` may be larger. Raises AigcEdgeError for a size that the bundle does not have.
         """
+        if tile is not None or denoising_tile is not None:
+            return self._in_tiles(size, tile, denoising_tile)
         if not self.sizes:
             if size is not None and tuple(size) != self.output_shape[1:]:
                 raise AigcEdgeError(
@@ -189,6 +192,19 @@ class Manifest(NamedTuple):
             output_shape=at(self.output_shape, chosen),
             components={name: component.at(chosen) for name, component in self.components.items()},
         )
+
+    def _in_tiles(self, size: Size | None, tile: Size | None, denoising_tile: Size | None) -> Manifest:
+        first = self.at()
+        channels, *latent = map(int, first.sample_shape)
+        colours, *own = map(int, first.output_shape)
+        image = size or (own[0], own[1])
+        whole = image if image in (self.sizes or [tuple(own)]) else denoising_tile or tile
+        sizes = {name: denoising_tile or whole for name in self.components} | {DECODER: tile or whole}
+        components = self.components
+        if self.sizes:
+            components = {name: component.at(at_size) for name, component in components.items() if (at_size := sizes[name])}
+        sample = (side // (pixels // entries) for side, pixels, entries in zip(image, own, latent, strict=True))
+        return self._replace(sample_shape=(channels, *sample), output_shape=(colours, *image), components=components)
 
     def to_json(self) -> dict[str, Any]:
         """The members of manifest.json in their order; null or left out where there is nothing to say."""

@@ -19,15 +19,16 @@ METADATA = "image_size"  # of an ONNX file whose shapes follow the size: its def
 _FOLLOWS = re.compile(r"([HW])(?:/(?=[0-9]{1,5}$)(0*[1-9][0-9]*))?")
 
 
-def image_size(value: Any) -> Size:
-    """Height and width of an image; raises AigcEdgeError for anything else."""
+def image_size(value: Any, name: str = "size", what: str = "images") -> Size:
+    """Height and width of an image; raises AigcEdgeError, with the `name` of the argument, for anything else."""
     try:
         height, width = value
     except (TypeError, ValueError):
-        raise AigcEdgeError(f"size is {value!r}: give the height and the width of the images, such as (512, 768)") from None
-    for name, side in (("height", height), ("width", width)):
+        raise AigcEdgeError(f"{name} is {value!r}: give the height and the width of the {what}, such as (512, 768)") from None
+    of = "" if name == "size" else f" of {name}"
+    for axis, side in (("height", height), ("width", width)):
         if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or not 1 <= side <= LONGEST:
-            raise AigcEdgeError(f"the {name} is {side!r}: it must be a whole number from 1 to {LONGEST}")
+            raise AigcEdgeError(f"the {axis}{of} is {side!r}: it must be a whole number from 1 to {LONGEST}")
     return int(height), int(width)
 
 

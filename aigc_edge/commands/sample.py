@@ -61,7 +61,25 @@ def configure(parser: Parser) -> None:
     option(
         how, "--negative-class C", "the class that guidance steers away from (default: none)", dest="negative", type=values.listed
     )
-    option(how, "--size HxW", "height and width of the images, one of the bundle's (default: its first)", type=values.size)
+    option(
+        how,
+        "--size HxW",
+        "height and width of the images, one of the bundle's, or with --denoising-tile a larger one (default: its first)",
+        type=values.size,
+    )
+    option(how, "--tile HxW", "decode in overlapping tiles of this size, in less memory (default: the whole)", type=values.size)
+    option(
+        how,
+        "--denoising-tile HxW",
+        "denoise in overlapping tiles of this size, one of the bundle's, which changes the images (default: the whole)",
+        type=values.size,
+    )
+    option(
+        how,
+        "--overlap N",
+        "of tiles, in pixels (default: a quarter of --tile, half of --denoising-tile)",
+        type=values.whole(0, 1 << 16),
+    )
     option(how, "--format NAME", "precision of the networks: fp32, int8 … (default: the bundle's)")
     option(
         how,
@@ -173,6 +191,9 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         size=arguments.size,
         precision=arguments.precision,
+        tile=arguments.tile,
+        denoising_tile=arguments.denoising_tile,
+        overlap=arguments.overlap,
     )
     with opened as pipe:
         files = OutputFiles.of(arguments, pipe.manifest.output_shape)

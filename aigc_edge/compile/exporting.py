@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aigc_edge.bundle.component import SCHEDULE, Component, ConstantTable, Weights
+from aigc_edge.bundle.component import DECODER, SCHEDULE, Component, ConstantTable, Weights
 from aigc_edge.bundle.manifest import CalibrationEntry, Manifest, TextEntry, TokenizerEntry
 from aigc_edge.bundle.provenance import created, tools
 from aigc_edge.bundle.storage import Files
@@ -16,6 +16,7 @@ from aigc_edge.compile.conditions import store
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
 from aigc_edge.engines.constants import Constants
+from aigc_edge.export.receptive_field import receptive_field
 from aigc_edge.hardware import return_memory
 from aigc_edge.sources.base import Source, SourceComponent
 
@@ -118,6 +119,9 @@ def _export_part(folder: Path, part: SourceComponent, config: dict[str, Any] | N
     components, networks = [component], [file]
     if split:
         components, networks = _split(folder, part, component, whole / file)
+    if name == DECODER:
+        field = receptive_field(whole / file, part.spec, next(iter(getattr(part, "sizes", ())), None))
+        components = [component._replace(receptive_field=field)]
     if file in networks and not (folder / file).exists():
         for path in whole.glob(f"{file}*"):  # a huge model has its weights in a second file
             path.replace(folder / path.name)

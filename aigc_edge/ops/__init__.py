@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from aigc_edge.ops._op import Op, native_core
 
 if TYPE_CHECKING:  # for type checkers, which cannot discover them
+    from aigc_edge.ops.blend_tile import blend_tile as blend_tile
+    from aigc_edge.ops.cut_tile import cut_tile as cut_tile
     from aigc_edge.ops.latent_to_rgb8 import latent_to_rgb8 as latent_to_rgb8
     from aigc_edge.ops.randn import randn as randn
     from aigc_edge.ops.solver_step import solver_step as solver_step

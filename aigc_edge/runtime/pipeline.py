@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aigc_edge import _core
 from aigc_edge.bundle.bundle import Bundle, existing, native_reader
-from aigc_edge.bundle.sizes import Size, image_size
+from aigc_edge.bundle.sizes import LONGEST, Size, image_size
 from aigc_edge.diffusion import Program
 from aigc_edge.engines.base import ENGINES, Buffers, Engine, EngineSource, load_engine, made_as, physical_cores, require
 from aigc_edge.errors import AigcEdgeError
@@ -62,6 +62,9 @@ class Pipeline:
         torch_device: str | None = None,
         size: Size | None = None,
         precision: str = DEFAULT,
+        tile: Size | None = None,
+        denoising_tile: Size | None = None,
+        overlap: int | None = None,
     ) -> None:
         for name, value in (("engine", engine), ("format", format or ""), ("verify", verify), ("device", device)):
             if not isinstance(value, str):
@@ -85,10 +88,13 @@ class Pipeline:
         self._constants: Constants | None = None
         self._networks = Networks(torch_device)
         image = None if size is None else image_size(size)
+        tiles = {name: value for name, value in (("tile", tile), ("denoising_tile", denoising_tile)) if value is not None}
+        tiles = {name: image_size(value, name, "tiles") for name, value in tiles.items()}
         options: dict[str, Any] = {"format": format or "", "threads": self.threads, "verify": _VERIFY[verify], "size": image}
+        options |= tiles if overlap is None else tiles | {"overlap": integer("overlap", overlap, 0, LONGEST)}
         with self._networks.current():
             self._handle = native_reader(self.path, self._networks.bind, _core, **options, **self._networks.place)
-        self._bundle = Bundle.of(self.path, self._handle.manifest).at(image)
+        self._bundle = Bundle.of(self.path, self._handle.manifest).at(image, **tiles)
         self.manifest = self._bundle.manifest
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)
@@ -328,6 +334,9 @@ def open(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     size: Size | None = None,
     precision: Literal["default", "exact", "bf16", "fp16"] = "default",
+    tile: Size | None = None,
+    denoising_tile: Size | None = None,
+    overlap: int | None = None,
 ) -> Pipeline:
     """Open a bundle (a folder, or one file) for sampling.
 
@@ -343,13 +352,20 @@ def open(
     bundle's quality card says that the format holds its budget with it and this engine, else "exact". Only in "exact" do samples
     of CPUs with and without these instructions agree but for rounding in float32.
 
+    `tile`, height and width in pixels, decodes large images in overlapping tiles, one after the other, in less memory.
+    `denoising_tile`, one of the bundle's sizes, evaluates the denoiser on overlapping tiles too and averages its outputs in every
+    row (MultiDiffusion, arXiv 2302.08113), so that `size` may be any larger size; images then differ from those of one evaluation
+    of the whole. `overlap`, of both, is in pixels (None: a quarter of `tile`, half of `denoising_tile`).
+
     onnxruntime prepacks the weights of a network when it is opened. For networks of 32 MB or more whose hashes were verified, the
     optimised model is cached in $XDG_CACHE_HOME/aigc-edge/prepacked (default ~/.cache) and memory-mapped from then on, which is
     faster and takes about the memory of its weights. The cache is limited to AIGC_EDGE_PLAN_CACHE_GB (default 20; 0 disables it).
 
     Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
-    and AigcEdgeError for a format or a size that the bundle does not have, and a precision that the engine does not have here.
-    Warns with DeviationWarning where the engine's integer kernels would compute other values here than those that were measured.
+    and AigcEdgeError for a format or a size that the bundle does not have, for a precision that the engine does not have here, and
+    for tiles that its networks do not take. Warns with DeviationWarning where the engine's integer kernels would compute other
+    values here than those that were measured.
     """
+    tiles: dict[str, Any] = {"tile": tile, "denoising_tile": denoising_tile, "overlap": overlap}
     options: dict[str, Any] = {"engine": engine, "format": format, "threads": threads, "verify": verify, "device": device}
-    return Pipeline(existing(path), **options, size=size, precision=precision)
+    return Pipeline(existing(path), size=size, precision=precision, **options, **tiles)

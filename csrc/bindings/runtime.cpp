@@ -227,10 +227,13 @@ class SampleOptions {
   Tensors own_, negative_;
 };
 
+using Sides = std::optional<std::array<int32_t, 2>>;  // height and width
+
 class Handle {
  public:
   Handle(const std::string& path, py::object bind, const std::string& format, int threads, int max_batch, ae_verify verify,
-         const std::optional<std::array<int32_t, 2>>& size, ae_device device, uintptr_t stream, py::object capturing) {
+         const Sides& size, const Sides& tile, const Sides& denoising_tile, const std::optional<int32_t>& overlap,
+         ae_device device, uintptr_t stream, py::object capturing) {
     engine_.bind = std::move(bind);
     engine_.capture = std::move(capturing);
     ae_engine engine = {};
@@ -247,6 +250,9 @@ class Handle {
     options.max_batch = max_batch;
     options.verify = verify;
     options.image_size = size ? size->data() : nullptr;
+    options.tile = tile ? tile->data() : nullptr;
+    options.denoising_tile = denoising_tile ? denoising_tile->data() : nullptr;
+    options.overlap = overlap ? &*overlap : nullptr;
     options.device = device;
     options.stream = reinterpret_cast<void*>(stream);
     ae_status status = AE_OK;
@@ -356,10 +362,11 @@ class Handle {
 void bind_runtime(py::module_& m) {
   bind_rows(m);
   py::class_<Handle>(m, "Handle", "One open bundle: the C API's ae_handle.")
-      .def(py::init<const std::string&, py::object, const std::string&, int, int, ae_verify,
-                    const std::optional<std::array<int32_t, 2>>&, ae_device, uintptr_t, py::object>(),
+      .def(py::init<const std::string&, py::object, const std::string&, int, int, ae_verify, const Sides&, const Sides&,
+                    const Sides&, const std::optional<int32_t>&, ae_device, uintptr_t, py::object>(),
            py::arg("path"), py::arg("bind"), py::kw_only(), py::arg("format") = "", py::arg("threads") = 1,
            py::arg("max_batch") = 0, py::arg("verify") = static_cast<ae_verify>(AE_VERIFY_USED), py::arg("size") = py::none(),
+           py::arg("tile") = py::none(), py::arg("denoising_tile") = py::none(), py::arg("overlap") = py::none(),
            py::arg("device") = static_cast<ae_device>(AE_CPU), py::arg("stream") = uintptr_t{0}, py::arg("capture") = py::none())
       .def("close", &Handle::close)
       .def("file", &Handle::file, py::arg("name"))

@@ -66,8 +66,8 @@ struct PartQuads {
 
 // x counts a sample's quads, y the samples, of which a thread may get several.
 inline dim3 quad_grid(int64_t samples, int64_t elements) {
-  const int64_t blocks = cuda::divide_up(cuda::divide_up(elements, 4), cuda::kThreads);
-  return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(std::min(samples, cuda::kMaxGridY)));
+  const int64_t blocks = ae::cuda::divide_up(ae::cuda::divide_up(elements, 4), ae::cuda::kThreads);
+  return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(std::min(samples, ae::cuda::kMaxGridY)));
 }
 
 }  // namespace ae::ops

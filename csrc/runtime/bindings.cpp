@@ -51,10 +51,13 @@ Sampler::Binding Sampler::bind(const Component& component, int64_t batch, RowInp
                          b.shapes.back().data(), data, schedule || memory_->on_host() ? AE_CPU : AE_CUDA});
     return &b.tensors.back();
   };
+  Tiles* const tiles = component.kind == ComponentKind::kDecoder ? decoder_tiles_.get()
+                       : schedule                                ? nullptr
+                                                                 : denoiser_tiles_.get();
   const auto data_of = [&](const TensorSpec& input) -> void* {
     switch (input.role) {
       case Role::kSample:
-        return input_.data();
+        return tiles != nullptr ? tiles->input() : input_.data();
       case Role::kTimestep:
         return schedule ? constants_.timestep() : inputs->timestep(row);
       case Role::kConstant:
@@ -67,11 +70,12 @@ Sampler::Binding Sampler::bind(const Component& component, int64_t batch, RowInp
       case Role::kTokens:  // of text encoders, which are not evaluated here
         break;
     }
-    return classes_.data();
+    return component.kind == ComponentKind::kDecoder && tiles != nullptr ? tile_class_.data() : classes_.data();
   };
   for (const TensorSpec& input : component.inputs) b.inputs.push_back(add(input, data_of(input)));
   for (const TensorSpec& output : component.outputs)
     b.outputs.push_back(add(output, schedule                                    ? constants_.output(output.name)
+                                    : tiles != nullptr                          ? tiles->output()
                                     : component.kind == ComponentKind::kDecoder ? decoded_.data()
                                                                                 : output_.data()));
   return b;

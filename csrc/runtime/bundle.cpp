@@ -7,10 +7,10 @@
 
 namespace ae {
 
-Bundle::Bundle(const std::string& path, const std::string& format, ae_verify verify, Size size)
-    : path_(path), hash_(verify != AE_VERIFY_NONE), storage_(path), text_(storage_.manifest()) {
+Bundle::Bundle(const std::string& path, const std::string& format, ae_verify verify, const OpenSizes& sizes)
+    : path_(path), hash_(verify != AE_VERIFY_NONE), storage_(path), text_(storage_.manifest()), overlap_(sizes.overlap) {
   try {
-    manifest_ = parse_manifest(text_, size);
+    manifest_ = parse_manifest(text_, sizes);
   } catch (const Error& error) {
     if (error.status == kInvalidArgument) throw Error(kInvalidArgument, path_ + " has " + error.what());
     throw Error(kBundle, path_ + " cannot be used: " + error.what() +

@@ -11,8 +11,8 @@ namespace ae {
 
 class Bundle {
  public:
-  // `format` empty, `size` zero: the bundle's default. Throws Error(kBundle | kInvalidArgument) with a whole sentence.
-  Bundle(const std::string& path, const std::string& format, ae_verify verify, Size size);
+  // `format` empty, sizes zero: the bundle's default. Throws Error(kBundle | kInvalidArgument) with a whole sentence.
+  Bundle(const std::string& path, const std::string& format, ae_verify verify, const OpenSizes& sizes);
 
   // Throws Error unless a file of the bundle is as the manifest says.
   void check(const std::string& name) { storage_.check(name, hash_); }
@@ -22,6 +22,7 @@ class Bundle {
   const std::string& text() const { return text_; }  // the manifest as it is stored
   const Manifest& manifest() const { return manifest_; }
   const std::string& format() const { return format_; }
+  int64_t overlap() const { return overlap_; }  // of tiles, in pixels; -1: the default
   const Component* denoiser() const { return manifest_.denoiser ? &*manifest_.denoiser : nullptr; }
   const Component* decoder() const { return manifest_.decoder ? &*manifest_.decoder : nullptr; }
   const Component* schedule() const { return manifest_.schedule ? &*manifest_.schedule : nullptr; }
@@ -45,6 +46,7 @@ class Bundle {
   std::string text_;
   Manifest manifest_;
   std::string format_;
+  int64_t overlap_;
 };
 
 }  // namespace ae

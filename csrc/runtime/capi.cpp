@@ -84,6 +84,14 @@ std::unique_ptr<const ae::Memory> memory_of(const ae_open_options& options) {
                                       allocator);
 }
 
+ae::Size size_of(const char* name, const int32_t* pair, const char* what) {
+  if (pair == nullptr) return {};
+  const ae::Size size{pair[0], pair[1]};
+  if (size.height < 1 || size.width < 1)
+    throw ae::Error(ae::kInvalidArgument, std::string(name) + " is " + ae::size_text(size) + ": give " + what + ", or null");
+  return size;
+}
+
 void require_open(const ae_handle* handle) {
   if (!handle->bundle || !handle->sampler)
     throw ae::Error(ae::kInvalidArgument, "the bundle of this handle did not open, or is being closed: open another");
@@ -127,14 +135,17 @@ ae_status ae_open(const char* path, const ae_open_options* given, ae_handle** ou
     if (options.verify < AE_VERIFY_USED || options.verify > AE_VERIFY_NONE)
       throw ae::Error(ae::kInvalidArgument, "verify is " + std::to_string(options.verify) +
                                                 ": it must be one of AE_VERIFY_USED, AE_VERIFY_ALL, AE_VERIFY_NONE");
-    ae::Size size;
-    if (options.image_size != nullptr) size = {options.image_size[0], options.image_size[1]};
-    if (options.image_size != nullptr && (size.height < 1 || size.width < 1))
-      throw ae::Error(ae::kInvalidArgument, "image_size is " + ae::size_text(size.height, size.width) +
-                                                ": give the height and width of an image, or null");
+    ae::OpenSizes sizes;
+    sizes.image = size_of("image_size", options.image_size, "the height and width of an image");
+    sizes.tile = size_of("tile", options.tile, "the height and width of the decoder's tiles");
+    sizes.denoising_tile = size_of("denoising_tile", options.denoising_tile, "the height and width of the denoiser's tiles");
+    if (options.overlap != nullptr && *options.overlap < 0)
+      throw ae::Error(ae::kInvalidArgument,
+                      "overlap is " + std::to_string(*options.overlap) + ": give 0 or more pixels, or null for the default");
+    if (options.overlap != nullptr) sizes.overlap = *options.overlap;
     ae_engine engine = {};
     if (options.engine != nullptr) engine = sized(options.engine, "ae_engine");
-    auto bundle = std::make_unique<ae::Bundle>(path, options.format != nullptr ? options.format : "", options.verify, size);
+    auto bundle = std::make_unique<ae::Bundle>(path, options.format != nullptr ? options.format : "", options.verify, sizes);
     const int max_batch = options.max_batch != 0 ? options.max_batch : kDefaultMaxBatch;
     (*out)->sampler =
         std::make_unique<ae::Sampler>(*bundle, engine, memory_of(options), std::max(options.num_threads, 1), max_batch);

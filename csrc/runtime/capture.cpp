@@ -54,9 +54,11 @@ std::string Sampler::reason_to_run(const Loop& loop, const ae_sample_options& op
   const size_t rows = loop.rows.size();
   if (rows == 0) return "one evaluation is not a loop";
   if (options.row_by_row != 0) return "the engine was asked for row by row, which progress needs";
-  if (rows > kMaxGraphRows)
-    return "the program has " + std::to_string(rows) + " rows, and a graph of more than " + std::to_string(kMaxGraphRows) +
-           " takes too much memory";
+  const size_t tiles = denoiser_tiles_ ? denoiser_tiles_->count() : 1;
+  if (rows * tiles > kMaxGraphRows)
+    return "the program has " + std::to_string(rows) + " rows" +
+           (tiles > 1 ? " of " + std::to_string(tiles) + " tiles each" : std::string()) + ", and a graph of more than " +
+           std::to_string(kMaxGraphRows) + " takes too much memory";
   if (!loop.never.empty()) return loop.never;
   if (!loop.ran) return "the first loop of a program, batch size and guidance runs row by row, the next is captured";
   return "";

@@ -32,6 +32,7 @@ struct Component {
   std::string name;
   std::vector<TensorSpec> inputs, outputs;
   std::map<std::string, std::string> formats;  // format → file
+  int64_t receptive_field = 0;  // of a decoder: how many entries of the sample a pixel depends on to each side; 0: not known
 
   bool takes(Role role) const {
     for (const TensorSpec& input : inputs)

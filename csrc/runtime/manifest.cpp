@@ -96,6 +96,7 @@ Component parse_component(const std::string& name, const Json& json, const Size&
   component.name = name;
   component.inputs = parse_tensors(json["inputs"], size);
   component.outputs = parse_tensors(json["outputs"], size);
+  if (const auto field = json.find_value("receptive_field")) component.receptive_field = field->integer(0, 1 << 16);
   for (const auto& [format, value] : json["formats"].object()) {
     const std::string& file = component.formats[format] = value["file"].string();
     if (manifest.files.count(file) == 0) value["file"].fail("names " + file + ", which is not among manifest.files");
@@ -111,7 +112,8 @@ const char* name_of(Role role) {
 }
 
 // The executor fills what it knows: one sample, and for a denoiser the timestep; the rest would be garbage in the network.
-void check_component(const Component& c, const std::vector<int64_t>& output, const Manifest& manifest) {
+void check_component(const Component& c, const std::vector<int64_t>& sample, const std::vector<int64_t>& output,
+                     const Manifest& manifest) {
   const std::string where = "components." + c.name;
   int samples = 0, scales = 0;
   for (size_t i = 0; i < c.inputs.size(); ++i) {
@@ -123,7 +125,7 @@ void check_component(const Component& c, const std::vector<int64_t>& output, con
     scales += input.role == Role::kGuidance;
     if (input.role == Role::kSample) {
       ++samples;
-      if (input.shape != manifest.sample_shape || input.dtype != AE_FLOAT32)
+      if (input.shape != sample || input.dtype != AE_FLOAT32)
         throw Error(kBundle, where + ": the input " + input.name + " must be float32 of the bundle's sample_shape");
     } else if (input.role == Role::kTokens) {
       throw Error(kBundle, where + ": the input " + input.name + " takes tokens, which only text encoders do");
@@ -148,20 +150,82 @@ void check_component(const Component& c, const std::vector<int64_t>& output, con
     throw Error(kBundle, where + " must have one float32 output of the shape that follows it");
 }
 
-Size parse_shapes(const Json& root, const Size& requested, Manifest& manifest) {
+// Sizes of the networks, and what their shapes follow: the same, or nothing where the bundle's shapes are numbers.
+struct Sizes {
+  NetworkSizes networks;
+  bool follow = false;
+
+  Size followed(const std::string& component) const {
+    return !follow ? Size{} : component == "decoder" ? networks.decoder : networks.denoiser;
+  }
+};
+
+// A shape [C, H, W] of the image at another size.
+std::vector<int64_t> resized(const std::vector<int64_t>& shape, const Size& size, const Size& scale) {
+  return {shape[0], size.height / scale.height, size.width / scale.width};
+}
+
+// Pixels of the image for one entry of the sample; zero where that is no picture.
+Size scale_of(const Manifest& m) {
+  const auto &in = m.sample_shape, &out = m.output_shape;
+  if (in.size() != 3 || out[1] % in[1] != 0 || out[2] % in[2] != 0) return {};
+  return {out[1] / in[1], out[2] / in[2]};
+}
+
+Sizes parse_shapes(const Json& root, const OpenSizes& requested, Manifest& manifest) {
+  const bool tiled = requested.tile.requested() || requested.denoising_tile.requested();
+  if (requested.overlap >= 0 && !tiled)
+    throw Error(kInvalidArgument, "no tiles that could overlap: give tile or denoising_tile, or leave overlap out");
   const auto list = root.find_value("sizes");
-  const Size size = choose_size(list ? parse_sizes(*list) : std::vector<Size>(), requested);
+  const std::vector<Size> listed = list ? parse_sizes(*list) : std::vector<Size>();
+  const Size size = choose_size(listed, tiled ? Size() : requested.image);
   int64_t elements = 0;
   manifest.sample_shape = parse_shape(root["sample_shape"], size, false, &elements);
   manifest.output_shape = parse_shape(root["output_shape"], size, false, &elements);
   if (manifest.output_shape.size() != 3) root["output_shape"].fail("must be [C, H, W]");
-  const int64_t height = manifest.output_shape[1], width = manifest.output_shape[2];
-  if (list && (height != size.height || width != size.width))
-    root["output_shape"].fail("must be [C, H, W] of the size, which follows from manifest.sizes");
-  if (!list && requested.height != 0 && (height != requested.height || width != requested.width))
-    throw Error(kInvalidArgument, "no size " + size_text(requested.height, requested.width) + ": its images are " +
-                                      size_text(height, width) + ", compile it with several sizes to choose among them");
-  return size;
+  const Size own{manifest.output_shape[1], manifest.output_shape[2]};
+  if (list && !(own == size)) root["output_shape"].fail("must be [C, H, W] of the size, which follows from manifest.sizes");
+  if (!tiled) {
+    if (!list && requested.image.requested() && !(own == requested.image))
+      throw Error(kInvalidArgument, "no size " + size_text(requested.image) + ": its images are " + size_text(own) +
+                                        ", compile it with several sizes to choose among them");
+    return {{own, own}, list.has_value()};
+  }
+  const Size scale = scale_of(manifest);
+  if (!scale.requested())
+    throw Error(kInvalidArgument, "no tiles: what its networks take is no image; leave tile and denoising_tile out");
+  const Size image = requested.image.requested() ? requested.image : own;
+  const Json components = root["components"];
+  const NetworkSizes networks =
+      choose_tiles(requested, image, scale, list ? listed : std::vector<Size>{own}, components.find_value("denoiser").has_value(),
+                   components.find_value("decoder").has_value());
+  for (auto* const shape : {&manifest.sample_shape, &manifest.output_shape}) {
+    *shape = resized(*shape, image, shape == &manifest.sample_shape ? scale : Size{1, 1});
+    if (shape->front() > kMaxElements / ((*shape)[1] * (*shape)[2]))
+      throw Error(kInvalidArgument, "no size " + size_text(image) + ": it has more than 2^31 elements");
+  }
+  return {networks, list.has_value()};
+}
+
+// A network that is evaluated on tiles must take them, and nothing else that lies on the image.
+void check_tiles(const Component& c, const Size& tile, const Size& scale, const Manifest& m) {
+  const std::vector<int64_t> sample = resized(m.sample_shape, tile, scale);
+  const int64_t field = c.receptive_field, least = 2 * field + 1;
+  if ((sample[1] < least && sample[1] < m.sample_shape[1]) || (sample[2] < least && sample[2] < m.sample_shape[2]))
+    throw Error(kInvalidArgument, "no tile of " + size_text(tile) + ": pixels of its " + c.name + " depend on " +
+                                      size_text(field * scale.height, field * scale.width) +
+                                      " pixels to each side, so that tiles " + "must have at least " +
+                                      size_text(least * scale.height, least * scale.width));
+  for (const TensorSpec& input : c.inputs) {
+    if (input.shape.size() != 3) continue;
+    if (input.role == Role::kSample && input.shape != sample)
+      throw Error(kInvalidArgument, "no tile of " + size_text(tile) + ": its " + c.name + " takes a sample of " +
+                                        size_text(input.shape[1], input.shape[2]) + " entries alone, each " + size_text(scale) +
+                                        " pixels: choose this tile, or compile with several sizes");
+    if (input.role == Role::kCondition && input.shape[1] == sample[1] && input.shape[2] == sample[2])
+      throw Error(kInvalidArgument, "no tiles of its " + c.name + ": the condition " + input.name +
+                                        " lies on the image, and conditions are the same for all tiles");
+  }
 }
 
 ConstantTable parse_constants(const Json& json, const Component& schedule, const Manifest& manifest) {
@@ -176,9 +240,9 @@ ConstantTable parse_constants(const Json& json, const Component& schedule, const
   return table;
 }
 
-void parse_components(const Json& json, const Size& size, Manifest& manifest) {
+void parse_components(const Json& json, const Sizes& sizes, Manifest& manifest) {
   for (const auto& [name, value] : json.object()) {
-    Component component = parse_component(name, value, size, manifest);
+    Component component = parse_component(name, value, sizes.followed(name), manifest);
     switch (component.kind) {
       case ComponentKind::kDenoiser:
         manifest.denoiser = std::move(component);
@@ -197,13 +261,23 @@ void parse_components(const Json& json, const Size& size, Manifest& manifest) {
   }
 }
 
-void check_components(const Json& root, const Manifest& m) {
+// Against the shapes of the image, or of a tile of it.
+void check_network(const Component& c, const Size& size, const Manifest& m) {
+  const std::vector<int64_t>& whole = c.kind == ComponentKind::kDecoder ? m.output_shape : m.sample_shape;
+  if (size.height == m.output_shape[1] && size.width == m.output_shape[2]) return check_component(c, m.sample_shape, whole, m);
+  const Size scale = scale_of(m);
+  const std::vector<int64_t> sample = resized(m.sample_shape, size, scale);
+  check_tiles(c, size, scale, m);
+  check_component(c, sample, c.kind == ComponentKind::kDecoder ? resized(whole, size, {1, 1}) : sample, m);
+}
+
+void check_components(const Json& root, const NetworkSizes& sizes, const Manifest& m) {
   if (!m.denoiser && !m.decoder) root["components"].fail("has neither a denoiser nor a decoder");
-  if (m.denoiser) check_component(*m.denoiser, m.sample_shape, m);
+  if (m.denoiser) check_network(*m.denoiser, sizes.denoiser, m);
   if (m.schedule && !m.denoiser)
     throw Error(kBundle, "components.schedule gives constants, but there is no denoiser to take them");
   if (m.denoiser) check_constants(*m.denoiser, m.schedule ? &*m.schedule : nullptr);
-  if (m.decoder) check_component(*m.decoder, m.output_shape, m);
+  if (m.decoder) check_network(*m.decoder, sizes.decoder, m);
   check_text(m.text_encoders, m.denoiser ? &*m.denoiser : nullptr, root.find_value("text"),
              [&m](const std::string& name) { return m.files.count(name) != 0; });
   if (!m.decoder && m.sample_shape != m.output_shape) root["output_shape"].fail("must be the sample_shape: there is no decoder");
@@ -211,7 +285,7 @@ void check_components(const Json& root, const Manifest& m) {
 
 }  // namespace
 
-Manifest parse_manifest(std::string_view text, const Size& requested) {
+Manifest parse_manifest(std::string_view text, const OpenSizes& requested) {
   const JsonDocument document(text, "manifest");
   const Json root = document.root();
   if (root["format"].string() != "aigc-edge-bundle") root["format"].fail("must be \"aigc-edge-bundle\"");
@@ -221,7 +295,7 @@ Manifest parse_manifest(std::string_view text, const Size& requested) {
                              std::to_string(kManifestVersion));
   Manifest manifest;
   manifest.files = parse_files(root["files"]);
-  const Size size = parse_shapes(root, requested, manifest);
+  const Sizes sizes = parse_shapes(root, requested, manifest);
   const auto range = root["output_range"].array();
   if (range.size() != 2) root["output_range"].fail("must be [low, high]");
   manifest.output_low = static_cast<float>(range[0].number());
@@ -230,8 +304,8 @@ Manifest parse_manifest(std::string_view text, const Size& requested) {
   if (const auto classes = root.find_value("classes")) manifest.class_count = (*classes)["count"].integer(1, 1 << 30);
   if (const auto calibration = root.find_value("calibration"))
     manifest.latents = LatentDistribution::parse((*calibration)["inputs"]);
-  parse_components(root["components"], size, manifest);
-  check_components(root, manifest);
+  parse_components(root["components"], sizes, manifest);
+  check_components(root, sizes.networks, manifest);
   check_unused_members(root);
   manifest.default_format = root["default_format"].string();
   for (const auto& [name, value] : root["programs"].object()) {

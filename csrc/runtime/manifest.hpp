@@ -24,7 +24,7 @@ struct FileEntry {
 
 struct Manifest {
   std::map<std::string, FileEntry> files;
-  std::vector<int64_t> sample_shape, output_shape;  // output: C, H, W
+  std::vector<int64_t> sample_shape, output_shape;  // output: C, H, W; a network whose own are smaller takes tiles of them
   float output_low = -1, output_high = 1;
   int64_t class_count = 0;     // 0: unconditional
   LatentDistribution latents;  // of programs without rows
@@ -35,10 +35,10 @@ struct Manifest {
   std::map<std::string, Program> programs;
 };
 
-// Reads and checks the text of a manifest.json, with the shapes of the requested size (zero: the first, or the only one). Throws
-// Error(kBundle) that names the member that is wrong, and Error(kInvalidArgument), "no size …", for a size that it does not have;
-// the caller adds the bundle, and what to do.
-Manifest parse_manifest(std::string_view text, const Size& requested);
+// Reads and checks the text of a manifest.json, with the shapes of the requested sizes (zero: the first, or the only one). Throws
+// Error(kBundle) that names the member that is wrong, and Error(kInvalidArgument), "no size …" or "no tile …", for sizes that it
+// does not have; the caller adds the bundle, and what to do.
+Manifest parse_manifest(std::string_view text, const OpenSizes& requested);
 
 // Throws Error(kBundle) when a program does not suit the components.
 void check_program(const Program& program, const Manifest& manifest);

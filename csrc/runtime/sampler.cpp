@@ -9,9 +9,7 @@
 
 #include "core/error.hpp"
 #include "core/philox.hpp"
-#include "ops/latent_to_rgb8/params.hpp"
 #include "ops/randn/params.hpp"
-#include "ops/solver_step/params.hpp"
 #include "runtime/request.hpp"
 
 namespace ae {
@@ -20,6 +18,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMaxImageElements = int64_t{1} << 40;
+constexpr double kDecodingOverlap = 0.25, kDenoisingOverlap = 0.5;  // of tiles, as parts of them
 constexpr uint32_t kLatentDraw = 0;
 constexpr uint32_t kClassDraw = 0xffffffffu;  // beyond the draws of every row
 
@@ -44,13 +43,6 @@ int64_t drawn_class(uint64_t seed, int64_t count) {
 
 }  // namespace
 
-Error engine_error(ae_status status, char* message, size_t capacity) {
-  message[capacity - 1] = 0;
-  const bool known = status > AE_OK && status <= AE_INTERNAL;
-  return {known ? static_cast<Status>(status) : kEngine,
-          message[0] != 0 ? std::string(message) : "the engine failed and gave no reason"};
-}
-
 Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, std::unique_ptr<const Memory> memory, int threads, int max_batch)
     : memory_(std::move(memory)),
       bundle_(bundle),
@@ -60,7 +52,10 @@ Sampler::Sampler(const Bundle& bundle, const ae_engine& engine, std::unique_ptr<
       sample_elements_(product(bundle.manifest().sample_shape)),
       output_elements_(product(bundle.manifest().output_shape)),
       constants_(bundle.denoiser(), bundle.schedule(), bundle.manifest().constants),
-      conditions_(bundle.denoiser(), *memory_) {}
+      conditions_(bundle.denoiser(), *memory_) {
+  if (bundle.denoiser() != nullptr) denoiser_tiles_ = tiles_for(*bundle.denoiser(), kDenoisingOverlap);
+  if (bundle.decoder() != nullptr) decoder_tiles_ = tiles_for(*bundle.decoder(), kDecodingOverlap);
+}
 
 Sampler::~Sampler() { drop_all(); }
 
@@ -73,14 +68,18 @@ void Sampler::reserve(int batch, int slots) {
   slots_ = Buffer<float>(s * n * sample_elements_, memory);
   input_ = Buffer<float>(2 * n * sample_elements_, memory);
   output_ = Buffer<float>(2 * n * sample_elements_, memory);
-  if (bundle_.decoder() != nullptr) decoded_ = Buffer<float>(n * output_elements_, memory);
+  const int64_t decoded = decoder_tiles_ ? 1 : n;
+  if (bundle_.decoder() != nullptr) decoded_ = Buffer<float>(decoded * output_elements_, memory);
+  if (denoiser_tiles_) denoiser_tiles_->reserve(2 * n);
+  if (decoder_tiles_) decoder_tiles_->reserve(decoded);
   if (memory.on_host()) {
     inputs_ = std::make_unique<RowInputs>(constants_, 1, 2 * n, memory);
   } else {
-    bytes_ = Buffer<uint8_t>(n * output_elements_, memory);
+    bytes_ = Buffer<uint8_t>(decoded * output_elements_, memory);
   }
   conditions_.reserve(bundle_.guides() ? 2 * n : n);
   classes_ = Buffer<int64_t>(2 * n, memory);
+  tile_class_ = Buffer<int64_t>(1, memory);
   seeds_ = Buffer<uint64_t>(n, memory);
   non_finite_ = Buffer<int32_t>(n, memory);
   host_classes_.resize(static_cast<size_t>(2 * n));
@@ -88,28 +87,6 @@ void Sampler::reserve(int batch, int slots) {
   host_non_finite_.resize(static_cast<size_t>(n));
   batch_capacity_ = static_cast<int>(n);
   slot_capacity_ = static_cast<int>(s);
-}
-
-void Sampler::evaluate(const Component& component, const Binding& binding, int row, int num_rows) {
-  ae_evaluation evaluation = {};
-  evaluation.size = sizeof evaluation;
-  evaluation.component = component.name.c_str();
-  const bool schedule = component.kind == ComponentKind::kSchedule;
-  evaluation.format = schedule ? component.formats.begin()->first.c_str() : bundle_.format().c_str();
-  evaluation.binding = binding.id;
-  evaluation.row = row;
-  evaluation.num_rows = num_rows;
-  evaluation.num_inputs = binding.inputs.size();
-  evaluation.num_outputs = binding.outputs.size();
-  evaluation.inputs = binding.inputs.data();
-  evaluation.outputs = binding.outputs.data();
-  evaluation.stream = schedule ? nullptr : memory_->stream();
-  char message[1024] = {};
-  const auto start = Clock::now();
-  const ae_status status = engine_.evaluate(engine_.user, &evaluation, message, sizeof message);
-  statistics_.network_seconds += seconds_since(start);
-  statistics_.evaluations += schedule ? 0 : 1;
-  if (status != AE_OK) throw engine_error(status, message, sizeof message);
 }
 
 void Sampler::ensure_constants(float timestep, int num_rows) {
@@ -255,7 +232,13 @@ void Sampler::run_rows(Loop& loop, int first) {
     const auto row = static_cast<size_t>(r);
     if (host) fill_inputs(*inputs_, 0, loop, row);
     const Component& denoiser = *bundle_.denoiser();
-    evaluate(denoiser, host ? standing(denoiser, int64_t{loop.batch} * loop.rows.halves(row)) : loop.bindings[row], r, count);
+    const int64_t samples = int64_t{loop.batch} * loop.rows.halves(row);
+    const Binding& binding = host ? standing(denoiser, samples) : loop.bindings[row];
+    if (denoiser_tiles_) {
+      evaluate_tiles(denoiser, *denoiser_tiles_, binding, input_.data(), output_.data(), samples, r, count);
+    } else {
+      evaluate(denoiser, binding, r, count);
+    }
     loop.rows.run(row + 1, how);
     if (host) require_finite(first, loop.batch, loop.rows.size());
   }
@@ -272,7 +255,7 @@ void Sampler::run(Loop& loop, const ae_sample_options& options, int first) {
       loop.replay = nullptr;  // the next call runs row by row, and captures again
       throw;
     }
-    statistics_.evaluations += static_cast<int64_t>(loop.rows.size());
+    statistics_.evaluations += static_cast<int64_t>(loop.rows.size() * (denoiser_tiles_ ? denoiser_tiles_->count() : 1));
   } else {
     run_rows(loop, first);
     if (reason_.empty()) capture(loop, options, first);
@@ -280,19 +263,6 @@ void Sampler::run(Loop& loop, const ae_sample_options& options, int first) {
   }
   statistics_.captured = reason_.empty();
   statistics_.reason = reason_.empty() ? nullptr : reason_.c_str();
-}
-
-// A step that changes nothing and marks samples whose pixels are not finite.
-void Sampler::mark_decoded(int batch, int mark) {
-  ops::SolverStepParams p;
-  p.samples = batch;
-  p.elements = output_elements_;
-  p.slot_count = 1;
-  p.slots = decoded_.data();
-  p.nonfinite = non_finite_.data();
-  p.mark = mark;
-  p.launch = launch();
-  ops::solver_step(p);
 }
 
 void Sampler::run_batch(const Program& program, const RowOptions& row_options, const ae_sample_options& options, int first,
@@ -310,33 +280,9 @@ void Sampler::run_batch(const Program& program, const RowOptions& row_options, c
   }
   Loop& loop = *prepared;
   run(loop, options, first);
-  const bool host = memory_->on_host();
-  const float* pixels = slots_.data();
-  const int count = static_cast<int>(program.rows.size());
-  if (bundle_.decoder() != nullptr) {
-    evaluate(*bundle_.decoder(), standing(*bundle_.decoder(), batch), count, count);
-    pixels = decoded_.data();
-    mark_decoded(batch, count + 1);
-  }
-  if (!host) memory_->download(host_non_finite_.data(), non_finite_.data(), static_cast<size_t>(batch) * sizeof(int32_t));
-  const int64_t values = batch * output_elements_, offset = first * output_elements_;
-  if (options.output == AE_OUTPUT_FLOAT32) {
-    memory_->download(static_cast<float*>(image->data) + offset, pixels, static_cast<size_t>(values) * sizeof(float));
-  } else {
-    uint8_t* const bytes = static_cast<uint8_t*>(image->data) + offset;
-    ops::LatentToRgb8Params p;
-    p.samples = batch;
-    p.channels = image->channels;
-    p.height = image->height;
-    p.width = image->width;
-    p.images = pixels;
-    p.out = host ? bytes : bytes_.data();
-    p.scale = 255.0 / (double{bundle_.manifest().output_high} - double{bundle_.manifest().output_low});
-    p.bias = -double{bundle_.manifest().output_low} * p.scale;
-    p.launch = launch();
-    ops::latent_to_rgb8(p);
-    if (!host) memory_->download(bytes, bytes_.data(), static_cast<size_t>(values));
-  }
+  finish(options, first, batch, static_cast<int>(program.rows.size()), image);
+  if (!memory_->on_host())
+    memory_->download(host_non_finite_.data(), non_finite_.data(), static_cast<size_t>(batch) * sizeof(int32_t));
   memory_->wait();
   require_finite(first, batch, program.rows.size());
 }

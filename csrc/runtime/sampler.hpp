@@ -19,6 +19,7 @@
 #include "runtime/constants.hpp"
 #include "runtime/row_inputs.hpp"
 #include "runtime/rows.hpp"
+#include "runtime/tiles.hpp"
 
 namespace ae {
 
@@ -75,7 +76,6 @@ class Sampler {
   void release(const Binding& binding);
   void drop(std::list<Loop>::iterator loop);
   void drop_all();
-  void evaluate(const Component& component, const Binding& binding, int row, int num_rows);
   void ensure_constants(float timestep, int num_rows);
   void prepare_constants(const Program& program);
   void fill_inputs(RowInputs& inputs, int64_t at, const Loop& loop, size_t row);
@@ -88,9 +88,17 @@ class Sampler {
   void start(Loop& loop, const ae_sample_options& options, int first);
   void run(Loop& loop, const ae_sample_options& options, int first);
   void run_rows(Loop& loop, int first);
-  void mark_decoded(int batch, int mark);
   void require_finite(int first, int batch, size_t num_rows);
   ops::Launch launch() const;
+
+  // Of networks and what they return, in evaluation.cpp.
+  void evaluate(const Component& component, const Binding& binding, int row, int num_rows);
+  std::unique_ptr<Tiles> tiles_for(const Component& component, double overlap) const;
+  void evaluate_tiles(const Component& component, Tiles& tiles, const Binding& binding, const float* input, float* output,
+                      int64_t samples, int row, int num_rows);
+  void mark_decoded(int at, int count, int mark);
+  void finish(const ae_sample_options& options, int first, int batch, int num_rows, ae_image* image);
+  void write_pixels(const ae_sample_options& options, const float* pixels, int first, int count, ae_image* image);
 
   // Of loops on a GPU, in capture.cpp.
   std::string reason_to_run(const Loop& loop, const ae_sample_options& options) const;
@@ -106,17 +114,19 @@ class Sampler {
 
   // Sized for `batch_capacity_` samples of `slot_capacity_` slots; the doubled batch of guidance is [conditional, unconditional].
   int batch_capacity_ = 0, slot_capacity_ = 0;
-  Buffer<float> slots_;                // [S, N, sample]
-  Buffer<float> input_;                // [2N, sample]
-  Buffer<float> output_;               // [2N, sample]
-  Buffer<float> decoded_;              // [N, output], only with a decoder
-  std::unique_ptr<RowInputs> inputs_;  // of the row at hand, on the host
+  Buffer<float> slots_;                                    // [S, N, sample]
+  Buffer<float> input_;                                    // [2N, sample]
+  Buffer<float> output_;                                   // [2N, sample]
+  Buffer<float> decoded_;                                  // [N, output], only with a decoder; [1, output] where it takes tiles
+  std::unique_ptr<Tiles> denoiser_tiles_, decoder_tiles_;  // null where the network takes the whole
+  std::unique_ptr<RowInputs> inputs_;                      // of the row at hand, on the host
   Constants constants_;
   Conditions conditions_;       // of 2N samples, of N where no row is doubled
   Buffer<int64_t> classes_;     // [2N]
+  Buffer<int64_t> tile_class_;  // [1]: of the sample that is decoded in tiles
   Buffer<uint64_t> seeds_;      // [N]
   Buffer<int32_t> non_finite_;  // [N]: the step after which a sample was not finite, or 0
-  Buffer<uint8_t> bytes_;       // [N, output]: pixels, on a GPU
+  Buffer<uint8_t> bytes_;       // [N, output]: pixels, on a GPU; as many as `decoded_`
   // In host memory: what is uploaded to or downloaded from the buffers of these names.
   std::vector<int64_t> host_classes_;
   std::vector<uint64_t> host_seeds_;

@@ -1,5 +1,7 @@
 #include "runtime/sizes.hpp"
 
+#include <algorithm>
+
 #include "core/error.hpp"
 
 namespace ae {
@@ -7,6 +9,27 @@ namespace {
 
 constexpr int64_t kLongest = 1 << 16;  // side of an image
 constexpr size_t kMostSizes = 1024;
+
+std::string listed(const std::vector<Size>& sizes) {
+  std::string text;
+  for (const Size& size : sizes) text += (text.empty() ? "" : ", ") + size_text(size);
+  return text;
+}
+
+bool holds(const std::vector<Size>& sizes, const Size& size) {
+  return std::find(sizes.begin(), sizes.end(), size) != sizes.end();
+}
+
+bool whole(const Size& size, const Size& scale) { return size.height % scale.height == 0 && size.width % scale.width == 0; }
+
+void check_tile(const Size& tile, const Size& image, const Size& scale, const char* member) {
+  const std::string none = std::string("no ") + member + " of " + size_text(tile) + ": ";
+  if (!whole(tile, scale))
+    throw Error(kInvalidArgument, none + "its height and width must be multiples of " + size_text(scale) + " pixels, which are " +
+                                      "one entry of the sample");
+  if (tile.height > image.height || tile.width > image.width)
+    throw Error(kInvalidArgument, none + "it must not be larger than the image, " + size_text(image));
+}
 
 }  // namespace
 
@@ -27,12 +50,38 @@ std::vector<Size> parse_sizes(const Json& json) {
 Size choose_size(const std::vector<Size>& sizes, const Size& requested) {
   if (sizes.empty()) return {};
   if (requested.height == 0) return sizes.front();
-  std::string known;
-  for (const Size& size : sizes) {
-    if (size.height == requested.height && size.width == requested.width) return size;
-    known += (known.empty() ? "" : ", ") + size_text(size.height, size.width);
+  if (holds(sizes, requested)) return requested;
+  throw Error(kInvalidArgument, "no size " + size_text(requested) + ": choose one of " + listed(sizes));
+}
+
+NetworkSizes choose_tiles(const OpenSizes& requested, const Size& image, const Size& scale, const std::vector<Size>& compiled,
+                          bool denoiser, bool decoder) {
+  const Size &tile = requested.tile, &window = requested.denoising_tile;
+  if (tile.requested() && !decoder) throw Error(kInvalidArgument, "no decoder, which a tile is for: leave tile out");
+  if (window.requested() && !denoiser)
+    throw Error(kInvalidArgument, "no denoiser, which a denoising tile is for: leave denoising_tile out");
+  if (!whole(image, scale) || image.height > kLongest || image.width > kLongest)
+    throw Error(kInvalidArgument, "no size " + size_text(image) + ": height and width must be multiples of " + size_text(scale) +
+                                      " and at most " + std::to_string(kLongest));
+  if (tile.requested()) check_tile(tile, image, scale, "tile");
+  if (window.requested()) {
+    check_tile(window, image, scale, "denoising_tile");
+    if (!holds(compiled, window))
+      throw Error(kInvalidArgument, "no denoising_tile of " + size_text(window) +
+                                        ": choose a size that the bundle was compiled " + "for, " + listed(compiled));
   }
-  throw Error(kInvalidArgument, "no size " + size_text(requested.height, requested.width) + ": choose one of " + known);
+  const bool beyond = !holds(compiled, image);
+  if (beyond && denoiser && !window.requested())
+    throw Error(kInvalidArgument, "no size " + size_text(image) + ": choose one of " + listed(compiled) +
+                                      ", or give one of them as denoising_tile, to denoise in tiles");
+  const NetworkSizes sizes{window.requested() ? window : image, tile.requested() ? tile : beyond ? window : image};
+  for (const Size& each : {window, tile}) {
+    if (requested.overlap < 0 || !each.requested()) continue;
+    if (requested.overlap >= std::min(each.height, each.width) || !whole({requested.overlap, requested.overlap}, scale))
+      throw Error(kInvalidArgument, "no overlap of " + std::to_string(requested.overlap) + " pixels: it must be a multiple of " +
+                                        size_text(scale) + ", and smaller than a tile of " + size_text(each));
+  }
+  return sizes;
 }
 
 int64_t parse_side(const Json& json, const Size& size, int64_t most) {
@@ -47,7 +96,7 @@ int64_t parse_side(const Json& json, const Size& size, int64_t most) {
       if (text[i] < '0' || text[i] > '9') json.fail(is + "it must be such as \"" + text[0] + "/8\"");
       scale = scale * 10 + (text[i] - '0');
     }
-  if (scale == 0 || length % scale != 0) json.fail(is + "which is no whole part of " + size_text(size.height, size.width));
+  if (scale == 0 || length % scale != 0) json.fail(is + "which is no whole part of " + size_text(size));
   return length / scale;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,3 +29,18 @@ def test_compile_inspect_and_sample_at_every_size(cli: Any) -> None:
         assert done.returncode == 0, done.stderr
         assert np.load(cli.folder / "out.npz")["images"].shape == (2, *shape, 3)
     cli.refuse("sample", "a.aigc", "--size", "16x16", says=("has no size 16x16: choose one of 8x8, 12x20",))
+
+
+def test_sample_in_tiles(cli: Any) -> None:
+    bundle = str(Path(__file__).parents[1] / "bundle" / "data" / "sizes.aigc")  # of 16x16 and 24x32, latents of half of that
+    tiles = ["--size", "40x56", "--denoising-tile", "16x16", "--tile", "24x20"]
+    done = cli.run("sample", bundle, "-n", "2", "--npz", "out.npz", *tiles)
+    assert done.returncode == 0, done.stderr
+    assert np.load(cli.folder / "out.npz")["images"].shape == (2, 40, 56, 3)
+    cli.refuse("sample", bundle, "--tile", "0x16", says=("'0x16' was given, a height and width such as 512x768 is allowed",))
+    cli.refuse("sample", bundle, "--tile", "-8x16", says=("--tile",))
+    cli.refuse("sample", bundle, "--tile", "15x16", says=("its height and width must be multiples of 2x2 pixels",))
+    cli.refuse("sample", bundle, "--tile", "16x16", "--overlap", "16", says=("no overlap of 16 pixels",))
+    cli.refuse("sample", bundle, "--tile", "16x16", "--overlap", "-2", says=("--overlap",))
+    cli.refuse("sample", bundle, "--size", "40x56", "--tile", "16x16", says=("give one of them as denoising_tile",))
+    cli.refuse("sample", bundle, "--size", "40x56", "--denoising-tile", "20x20", says=("choose a size that the bundle was",))

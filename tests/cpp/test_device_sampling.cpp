@@ -1,5 +1,5 @@
 // ae_sample on the emulated GPU against ae_sample on the CPU: the same results and messages, one graph from the second call on,
-// and nothing left behind. Takes the path of a bundle with classes.
+// and nothing left behind. Takes the path of a bundle with classes. It is one file because all its parts share the engine.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -114,11 +114,16 @@ struct Engine {
   }
 };
 
+struct Sides {
+  const int32_t *image, *denoising_tile, *tile;
+};
+
 struct Handle {
   Engine engine;
   ae_handle* handle = nullptr;
 
-  explicit Handle(ae_device device, const Engine& like = {}, int max_batch = 3, const ae_allocator* allocator = nullptr)
+  explicit Handle(ae_device device, const Engine& like = {}, int max_batch = 3, const ae_allocator* allocator = nullptr,
+                  const char* path = bundle, const Sides* sides = nullptr)
       : engine(like) {
     ae_engine callbacks = {};
     callbacks.size = sizeof callbacks;
@@ -132,7 +137,12 @@ struct Handle {
     options.max_batch = max_batch;
     options.device = device;
     options.allocator = allocator;
-    require(ae_open(bundle, &options, &handle) == AE_OK, std::string("open: ") + ae_message(handle));
+    if (sides != nullptr) {
+      options.image_size = sides->image;
+      options.denoising_tile = sides->denoising_tile;
+      options.tile = sides->tile;
+    }
+    require(ae_open(path, &options, &handle) == AE_OK, std::string("open: ") + ae_message(handle));
     require(ae_add_program(handle, kProgram, std::strlen(kProgram)) == AE_OK, ae_message(handle));
   }
   ~Handle() {
@@ -225,6 +235,30 @@ void same_results(bool own_capture) {
           require(gpu.statistics().evaluations == cpu.statistics().evaluations, what + ": the evaluations");
           if (run > 0) require(gpu.statistics().captured == 1 && gpu.reason().empty(), what + ": " + gpu.reason());
         }
+      }
+    }
+  }
+}
+
+// Windows of the denoiser are part of the graph, tiles of the decoder come after it.
+void in_tiles(const std::string& latent_bundle) {
+  const int32_t large[] = {24, 40}, own[] = {16, 16}, image[] = {40, 56}, window[] = {16, 16}, tile[] = {24, 20};
+  const Sides pixels{large, own, nullptr}, latents{image, window, tile};
+  for (const bool latent : {false, true}) {
+    const char* path = latent ? latent_bundle.c_str() : bundle;
+    const Sides* sides = latent ? &latents : &pixels;
+    Handle cpu(AE_CPU, {}, 3, nullptr, path, sides), gpu(AE_CUDA, {}, 3, nullptr, path, sides);
+    for (const ae_output output : {AE_OUTPUT_FLOAT32, AE_OUTPUT_RGB8}) {
+      for (int run = 0; run < 3; ++run) {
+        const std::string what = std::string(latent ? "latents" : "pixels") + " in tiles, run " + std::to_string(run);
+        ae_sample_options options = request(5);
+        options.output = output;
+        options.program = "emulated";
+        const auto wanted = cpu.sample(options), found = gpu.sample(options);
+        require(!wanted.empty() && !found.empty(), what + ": " + ae_message(cpu.handle) + ae_message(gpu.handle));
+        compare(found, wanted, what, output == AE_OUTPUT_RGB8 ? 1.0f : 2e-3f);
+        require(gpu.statistics().evaluations == cpu.statistics().evaluations, what + ": the evaluations");
+        if (run > 0) require(gpu.statistics().captured == 1, what + ": " + gpu.reason());
       }
     }
   }
@@ -358,6 +392,7 @@ int main(int argc, char** argv) {
   bundle = argv[1];
   same_results(false);
   same_results(true);
+  in_tiles(std::string(bundle) + "/../../bundle/data/sizes.aigc");
   when_it_is_captured();
   what_cannot_be_captured();
   errors();

@@ -67,7 +67,7 @@ typedef struct ae_evaluation {
   const char* format;    /* the format the bundle was opened with, such as "fp32"; the schedule has one of its own */
   uint64_t binding;      /* equal numbers mean equal buffers and shapes: what was prepared for them may be kept. On a GPU each
                             row has one of its own: some inputs lie elsewhere, and rows that guidance doubles have another batch */
-  int32_t row;           /* 0 … num_rows - 1; the decoder's evaluation has row = num_rows, the schedule's -1 */
+  int32_t row; /* 0 … num_rows - 1, once for each tile; the decoder's evaluations have row = num_rows, the schedule's -1 */
   int32_t num_rows;
   size_t num_inputs;
   size_t num_outputs;
@@ -132,11 +132,18 @@ typedef struct ae_open_options {
   int32_t num_threads;     /* of the runtime's own loops; 0: 1 */
   int32_t max_batch;       /* samples evaluated at once; larger counts run in turn, with the same result; 0: 32 */
   ae_verify verify;
-  const int32_t* image_size; /* [2], height and width: one of the manifest's "sizes"; null: the first, or the only one */
+  const int32_t* image_size; /* [2], height and width: one of the manifest's "sizes", or with tiles a larger one; null: the
+                                first, or the only one */
   ae_device device; /* where the loop runs; AE_CUDA: on the calling thread's current GPU. AE_UNSUPPORTED where there is none */
   void* stream;     /* a cudaStream_t other than the default one, for AE_CUDA; null: the handle's own */
   const ae_allocator* allocator; /* copied; of the buffers on `device` (images and the schedule's tensors apart); null:
                                     the library's own */
+  /* Networks on overlapping tiles of the image, whose outputs are blended; null: on the whole. */
+  const int32_t* tile;           /* [2], height and width in pixels: of the decoder, which then needs less memory */
+  const int32_t* denoising_tile; /* [2], one of the manifest's "sizes": of the denoiser, whose outputs are averaged in every row
+                                    (MultiDiffusion, arXiv 2302.08113), so that image_size may be any larger one; images differ
+                                    from those without */
+  const int32_t* overlap;        /* of both, in pixels; null: a quarter of `tile`, half of `denoising_tile` */
 } ae_open_options;
 
 typedef struct ae_handle ae_handle;

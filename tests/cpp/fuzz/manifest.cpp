@@ -1,10 +1,11 @@
-// Any text as a manifest, at its own size and at one that it may not have.
+// Any text as a manifest, at its own size, at one that it may not have, and in tiles.
 #include "runtime/manifest.hpp"
 
 #include "fuzz/target.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  for (const ae::Size& requested : {ae::Size{}, ae::Size{6, 5}})
+  for (const ae::OpenSizes& requested : {ae::OpenSizes{}, ae::OpenSizes{{6, 5}, {}, {}, -1},
+                                         ae::OpenSizes{{12, 10}, {}, {6, 5}, 2}, ae::OpenSizes{{64, 64}, {32, 32}, {}, -1}})
     fuzz::read_or_refuse([&] {
       const ae::Manifest manifest = ae::parse_manifest(fuzz::text(data, size), requested);
       AE_REQUIRE(manifest.output_shape.size() == 3);

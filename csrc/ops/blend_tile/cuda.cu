@@ -1,0 +1,1 @@
+#include "ops/blend_tile/kernel.cuh"

@@ -1,0 +1,1 @@
+#include "ops/cut_tile/kernel.cuh"
