@@ -362,9 +362,9 @@ def open(
     faster and takes about the memory of its weights. The cache is limited to AIGC_EDGE_PLAN_CACHE_GB (default 20; 0 disables it).
 
     Raises BundleError when the bundle cannot be trusted, EngineUnavailable when the engine is not installed or cannot run here,
-    and AigcEdgeError for a format or a size that the bundle does not have, for a precision that the engine does not have here, and
-    for tiles that its networks do not take. Warns with DeviationWarning where the engine's integer kernels would compute other
-    values here than those that were measured.
+    and AigcEdgeError for a format or a size that the bundle does not have, a precision that the engine does not have here, and
+    tiles that its networks do not take. Warns with DeviationWarning where the engine's integer kernels would compute other values
+    here than those that were measured.
     """
     tiles: dict[str, Any] = {"tile": tile, "denoising_tile": denoising_tile, "overlap": overlap}
     options: dict[str, Any] = {"engine": engine, "format": format, "threads": threads, "verify": verify, "device": device}

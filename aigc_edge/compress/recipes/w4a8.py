@@ -90,17 +90,16 @@ class W4A8Recipe(Int8Recipe):
 
     def pack(self, layer: Layer, weight: Floats, scale: Floats) -> TwoLevel:
         """The weight's codes under these scales of its channels."""
-        before, packed = self._packed.get(layer.node, (None, None))
-        if packed is None or not np.array_equal(before, scale):
+        stored = self._packed.get(layer.node)
+        if stored is None or not np.array_equal(stored[0], scale):
             units = _units(layer, weight, scale)
             nearest = two_level(units, block_for(units.shape[1], self.block))
-            if packed is not None:  # few channels have another scale: where a bias needs a larger one
-                same = np.equal(before, scale)
-                for part, kept in zip(nearest, packed, strict=True):
+            if stored is not None:  # few channels have another scale: where a bias needs a larger one
+                same = np.equal(stored[0], scale)
+                for part, kept in zip(nearest, stored[1], strict=True):
                     part[same] = kept[same]
-            packed = nearest
-            self._packed[layer.node] = scale, packed
-        return packed
+            stored = self._packed[layer.node] = scale, nearest
+        return stored[1]
 
     def build(self, layers: Sequence[Layer]) -> onnx.ModelProto:
         """The model with exactly these `layers` in 4 bits."""
