@@ -58,4 +58,7 @@ def test_compiling_what_is_no_run(cli: Any) -> None:
 
 @pytest.mark.parametrize(("option", "value"), [("--target", "toaster"), ("--format", "fp99"), ("--format", "int8:speed=9")])
 def test_compiling_for_what_there_is_not(cli: Any, option: str, value: str) -> None:
+    """Refused before the run is read."""
+    (cli.folder / "run").mkdir()
+    (cli.folder / "run" / "config.json").write_text("{}")
     cli.refuse("compile", "run", option, value, says=(value.partition(":")[0],))
