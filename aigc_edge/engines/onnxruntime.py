@@ -20,6 +20,7 @@ from aigc_edge.engines.base import (
     EngineSource,
     check_buffers,
     check_signature,
+    made_as,
     shape_of,
 )
 from aigc_edge.errors import AigcEdgeError, BundleError, EngineUnavailable, first_line
@@ -66,9 +67,10 @@ class OnnxRuntimeEngine(Engine):
         if reason is not None:
             raise EngineUnavailable(reason)
         relative, dims = source.model_file(), source.component.dims
-        options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": source.format, "dims": dims}
+        format = made_as(relative, source.format)
+        options: dict[str, Any] = {"what": f"{relative} of {source.bundle}", "format": format, "dims": dims}
         options |= {} if precision == EXACT else {"precision": precision}
-        key = {"int8": source.format == "int8", "dims": dims} | ({} if precision == EXACT else {"precision": precision})
+        key = {"int8": format == "int8", "dims": dims} | ({} if precision == EXACT else {"precision": precision})
         entry = prepacked.cache_entry(source, key)
         session = None if entry is None else _open_prepacked(source, entry, threads, options)
         if session is None:
@@ -123,7 +125,7 @@ def open_session(
 ) -> Any:
     """An onnxruntime session on the CPU; `what` names the model in the BundleError that a corrupt one raises.
 
-    `format` is the bundle's format: only int8 files are written for onnxruntime's integer kernels. `dims` maps symbolic
+    `format` is that of the file: only int8 files are written for onnxruntime's integer kernels. `dims` maps symbolic
     dimensions to their values at the image size that the bundle was opened at; the session is then as fast as one with static
     shapes. The optimised model is saved to `write`, with its weights beside it; `optimised` marks such a saved model. With the
     precision "bf16" Arm CPUs that have it multiply matrices in bfloat16.

@@ -132,6 +132,7 @@ def test_prepacked_weights_of_another_precision_are_others(monkeypatch: pytest.M
     for precision in ("exact", "bf16"):
         onnxruntime.OnnxRuntimeEngine.load(source, threads=1, precision=precision)
     assert keys[0] != keys[1]
+    assert keys[0]["int8"] is False  # the network is in int8w, although the bundle is opened in int8
 
 
 @needs_openvino
