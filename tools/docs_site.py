@@ -22,6 +22,7 @@ OUTSIDE = {
     "benchmarks/README.md": "benchmarks.md",
     "examples/zoo/README.md": "zoo.md",
     "benchmarks/results/tuned-digits.svg": "assets/tuned-digits.svg",
+    "benchmarks/results/tiles.png": "assets/tiles.png",
     ".github/assets/digits.png": "assets/digits.png",
 }
 WIDE = ("index.md", "benchmarks.md", "zoo.md")  # the only page of their tab: no list of pages beside them
