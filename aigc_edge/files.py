@@ -125,8 +125,16 @@ def recover(path: Path) -> None:
         return
     with contextlib.suppress(OSError):  # a folder that cannot be read or written: there is nothing at `path`, then
         aside = sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old"), key=os.path.getmtime)
-        if aside:
+        if not aside:
+            return
+        try:  # a link replaces nothing that another process has written there by now, nor does a folder that is renamed
+            os.link(aside[-1], path, follow_symlinks=False)
+        except FileExistsError:
+            return
+        except OSError:
             os.rename(aside[-1], path)
+        else:
+            os.unlink(aside[-1])
 
 
 def _exchange(part: Path, final: Path) -> None:

@@ -89,6 +89,27 @@ def test_nothing_is_put_back_where_something_is(tmp_path: Path) -> None:
         existing(tmp_path / "gone" / "b")
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool) -> None:
+    path, aside = tmp_path / "a", tmp_path / ".a.0123.old"
+    aside.mkdir() if folder else aside.write_text("old")
+    look = os.path.getmtime
+
+    def written_meanwhile(file: str) -> float:
+        path.write_text("new")
+        return look(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "getmtime", written_meanwhile)
+        recover(path)
+    assert path.read_text() == "new"
+    assert aside.exists()
+    path.unlink()
+    recover(path)
+    assert path.is_dir() == folder
+    assert not aside.exists()
+
+
 @pytest.mark.parametrize("name", ["a", "with space", "größe"])
 def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = tmp_path / name

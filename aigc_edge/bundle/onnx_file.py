@@ -5,6 +5,7 @@ What is not understood is kept byte for byte. Weights stay where they are until 
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ _DTYPES = {FLOAT: "<f4", UINT8: "u1", INT8: "i1", INT64: "<i8"}
 _MODEL_GRAPH, _MODEL_OPSET = 7, 8
 _NODE, _TENSOR = 1, 5  # of a graph
 _BODIES = (6, 11)  # of an attribute: graphs
-_INT = 2  # AttributeProto.AttributeType
+_FLOAT, _INT = 1, 2  # AttributeProto.AttributeType
 SMALL, ALIGNMENT = 1024, 4096  # bytes: smaller tensors stay in the message; alignment of the others in their file
 Content = Callable[[], "memoryview | NDArray[Any]"]
 
@@ -43,7 +44,7 @@ class Tensor:
             raise ValueError(f"{self.name} has no bytes of a type that is read here")
         data = np.frombuffer(self.content(), np.uint8)
         if self.kind == INT4:
-            return _unpacked(data, int(np.prod(self.dims))).reshape(self.dims)
+            return _unpacked(data, math.prod(self.dims)).reshape(self.dims)
         return data.view(_DTYPES[self.kind]).reshape(self.dims)
 
     def header(self) -> bytes:
@@ -130,10 +131,12 @@ class OnnxFile:
                 pair = {inner: _text(value) for inner, _, _, value in _parts(content)}
                 entries[pair.get(1, "")] = pair.get(2, "")
         shape = tuple(dims)
+        if any(size >= 2**63 for size in shape):  # NumPy takes no larger ones; negative ones stand in the file as such
+            raise ValueError(f"{name} has a size that is negative or too large")
         if entries:
             raw = self._beside(entries)
         if raw is not None and kind in (*_DTYPES, INT4):
-            count = int(np.prod(shape))
+            count = math.prod(shape)
             if len(raw) != (-(-count // 2) if kind == INT4 else count * np.dtype(_DTYPES[kind]).itemsize):
                 raise ValueError(f"{name} has {len(raw)} bytes for {count} values")
         if entries and raw is not None:
@@ -148,6 +151,8 @@ class OnnxFile:
             self._files[location] = _mapped(self._folder / location)
         data, first = self._files[location], int(entries.get("offset", 0))
         last = first + int(entries["length"]) if "length" in entries else len(data)
+        if not 0 <= first <= last:
+            raise ValueError(f"bytes {first} to {last} of {location} are no constant")
         if last > len(data):
             raise ValueError(f"{location} was cut off")
         return data[first:last]
@@ -155,9 +160,8 @@ class OnnxFile:
     def add(self, name: str, array_kind: int, dims: Iterable[int], content: Content) -> None:
         """Add a constant whose values, contiguous, are computed when they are written."""
         shape = tuple(dims)
-        self.tensors[name] = Tensor(
-            name, shape, array_kind, int(np.prod(shape)) * np.dtype(_DTYPES[array_kind]).itemsize, content
-        )
+        size = math.prod(shape) * np.dtype(_DTYPES[array_kind]).itemsize
+        self.tensors[name] = Tensor(name, shape, array_kind, size, content)
 
     def need(self, domain: str, version: int) -> None:
         """State that nodes of another domain are used."""
@@ -257,7 +261,7 @@ def _node(message: memoryview) -> Node:
         if number in texts and kind == BYTES:
             texts[number].append(_text(content))
         elif number == 5 and kind == BYTES:
-            name, value, real = "", None, None
+            name, value, real, type_ = "", None, None, 0
             for inner, wire, _, part in _parts(content):
                 if inner == 1:
                     name = _text(part)
@@ -265,7 +269,13 @@ def _node(message: memoryview) -> Node:
                     value = _number(part)
                 elif inner == 2 and wire == FIXED32:
                     real = float(np.frombuffer(part, "<f4")[0])
+                elif inner == 20 and wire == VARINT:
+                    type_ = _number(part)
                 bodies |= inner in _BODIES
+            if type_ == _INT and value is None:  # a writer of proto3 leaves out zeros
+                value = 0
+            if type_ == _FLOAT and real is None:
+                real = 0.0
             if value is not None:
                 integers[name] = value - 2**64 if value >= 2**63 else value
             if real is not None:

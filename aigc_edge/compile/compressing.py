@@ -53,28 +53,55 @@ def convert_format(state: CompileState, format: Format, weight_only: Collection[
         for chosen in candidates:
             if chosen.name == REFERENCE:
                 state.set_file(part, format.name, engine, state.components[part].file(REFERENCE))
+                _record(stored, part, engine, format, chosen, reason)
                 break
             if part != state.main and chosen is not candidates[-1] and not _calibrated(state, part):
                 reason = "there are fewer than two samples to calibrate on"
                 continue
             # Each part has one graph in a format for all engines but those that need their own.
             suffix = f".{engine}" if engine not in ("file", *_without_own_graph(chosen)) else ""
-            file = f"{part}.{chosen.name}{suffix}.onnx"
             needed = part in (state.main, DECODER) or chosen is not candidates[-1]
+            calibration = calibration_of(state, part) if needed else None
             try:
-                report = _convert(state, part, chosen, calibration_of(state, part) if needed else None, file, progress)
+                file, report = _convert_beside(state, part, format.name, chosen, calibration, suffix, progress)
             except BudgetError as error:
                 if chosen is candidates[-1]:
                     raise
                 reason = str(error)
                 continue
             state.set_file(part, format.name, engine, file)
-            reports[file.removesuffix(".onnx")] = report
+            reports[f"{part}.{chosen.name}{suffix}"] = report
             if part == state.main:
                 _check_share(format.name, part, report)
-            if engine == "file":
-                stored[part] = {"format": chosen.name} | ({"reason": reason} if reason and chosen.name != format.name else {})
+            _record(stored, part, engine, format, chosen, reason)
             break
+
+
+def _record(stored: dict[str, dict[str, Any]], part: str, engine: str, format: Format, chosen: Format, reason: str) -> None:
+    """Say what a component is stored in, and why; of an engine with its own graph where that is in another format."""
+    entry: dict[str, Any] = {"format": chosen.name} | ({"reason": reason} if reason and chosen.name != format.name else {})
+    if engine == "file":
+        stored[part] = entry
+    elif chosen.name != stored[part]["format"]:
+        stored[part].setdefault("engines", {})[engine] = entry
+
+
+def _convert_beside(
+    state: CompileState, part: str, name: str, chosen: Format, calibration: Calibration | None, suffix: str, progress: Any
+) -> tuple[str, dict[str, Any]]:
+    """Convert a component for the format `name`; returns its file, which those of other formats are not replaced by, and report.
+
+    Formats share a companion, but may hold it to different limits.
+    """
+    formats = state.components[part].formats.items()
+    others = {file for other, files in formats if other != name for file in files.values()}
+    file = f"{part}.{chosen.name}{suffix}.onnx"
+    report = _convert(state, part, chosen, calibration, file, progress, file in others)
+    if report is None:
+        file = f"{part}.{chosen.name}{suffix}.{name}.onnx"
+        report = _convert(state, part, chosen, calibration, file, progress)
+    assert report is not None
+    return file, report
 
 
 def _calibrated(state: CompileState, part: str) -> bool:
@@ -121,11 +148,12 @@ def store_schedule(state: CompileState) -> None:
 
 
 def _convert(
-    state: CompileState, part: str, format: Format, calibration: Calibration | None, file: str, progress: Any
-) -> dict[str, Any]:
+    state: CompileState, part: str, format: Format, calibration: Calibration | None, file: str, progress: Any, taken: bool = False
+) -> dict[str, Any] | None:
+    """Convert a component to `file`; returns its report, or None where the file is `taken` by another network than this."""
     source = state.file(part, REFERENCE)
     calibrated_on = None if calibration is None else calibration.fingerprint()
-    key = [fingerprint(source, source.with_name(source.name + ".data")), repr(format), calibrated_on]
+    key = [fingerprint(source, source.with_name(source.name + ".data")), repr(format), calibrated_on, file]
 
     def convert(folder: Path) -> dict[str, Any]:
         return format.convert(source, folder / file, calibration, progress=progress, threads=state.request.threads).to_json()
@@ -133,5 +161,8 @@ def _convert(
     stage_folder, report, _ = state.stages.get_or_create(f"{part} as {format.name}", key, convert)
     gc.collect()  # networks are in reference cycles: few objects, much memory
     return_memory()
+    if taken:
+        own, other = (fingerprint(folder / file, folder / f"{file}.data") for folder in (stage_folder, state.folder))
+        return report if own == other else None
     state.add_file(stage_folder, file)
     return report

@@ -17,7 +17,7 @@ from aigc_edge.compile.calibrating import EVALUATION_MACS, sample_budget
 from aigc_edge.compile.compressing import convert_format, weight_share
 from aigc_edge.compile.conditions import conditions_of
 from aigc_edge.compile.evaluator import Evaluator, draw, most_sensitive
-from aigc_edge.compile.measured import measure_precisions, measured_with
+from aigc_edge.compile.measured import HALF_PSNR, measure_precisions, measured_with
 from aigc_edge.compile.output_range import warn_of_clamped
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.sensitivity import Candidate, ComponentErrors, candidates
@@ -30,7 +30,6 @@ from aigc_edge.metrics.paired import compare
 
 SIZE_SAMPLES, SIZE_MACS = 2, 3e12  # images at the largest other size, and the multiply-adds allowed for all formats together
 PREVIEW_COLUMNS, PREVIEW_ROWS, PREVIEW_WIDTH = 8, 16, 1024  # maxima; the width is in pixels, with at least two columns
-HALF_PSNR = 30.0  # dB that fp32 has to hold with floats in half precision, as the formats fp16 and bf16 have
 PREVIEW = "drawing the preview"  # name of a stage
 
 

@@ -11,6 +11,7 @@ from aigc_edge.compile.evaluator import Evaluator, engine_of
 from aigc_edge.compile.request import REFERENCE
 from aigc_edge.compile.state import CompileState
 from aigc_edge.compress.budget import Budget
+from aigc_edge.compress.evaluation.quality import Requirement
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.engines.formats import least_capability
 from aigc_edge.errors import AigcEdgeError
@@ -18,6 +19,8 @@ from aigc_edge.runtime.precision import REDUCED, precisions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+HALF_PSNR = 30.0  # dB that fp32, and formats without limits, have to hold in half precision, as the formats fp16 and bf16 have
 
 
 def measured_with(format: str) -> dict[str, Any]:
@@ -40,6 +43,7 @@ def measure_precisions(
     from aigc_edge.compress.format import FORMATS
 
     own = Budget(budget.psnr, None, budget.centred_l2, budget.ssim)
+    own = own if own.words else own.completed(Requirement(HALF_PSNR))  # nothing would be judged otherwise
     found: dict[str, Any] = {}
     for precision in REDUCED:
         if not hardware.half_precision(precision):

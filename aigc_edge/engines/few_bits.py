@@ -8,6 +8,7 @@ operator that dequantises a block at a time. Convolutions and other readers of 4
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -124,8 +125,12 @@ def _two_level(node: Node, by_output: dict[str, Node], tensors: dict[str, Tensor
     if [None if tensor is None else tensor.kind for tensor in found] != [INT4, INT8, INT8]:
         return None
     codes, scales, offsets = (tensor for tensor in found if tensor is not None)
+    if any(part.content is None for part in (codes, scales, offsets)):
+        return None
     shape = tuple(int(size) for size in tensors[node.inputs[1]].array())
-    if int(np.prod(shape)) != int(np.prod(codes.dims)):
+    if min(shape, default=0) < 1 or math.prod(shape) != math.prod(codes.dims):
+        return None
+    if any(np.broadcast_shapes(codes.dims, part.dims) != codes.dims for part in (scales, offsets)):
         return None
     return _Codes(codes, scales, offsets, shape)
 
@@ -213,6 +218,10 @@ def _packed(node: Node, tensors: dict[str, Tensor]) -> _Packed | None:
     block, axis = node.integers.get("block_size", 0), node.integers.get("axis", 1)
     if codes is None or scales is None or (codes.kind, scales.kind) != (INT4, FLOAT) or len(codes.dims) != 2:
         return None
-    if block not in BLOCKS or axis not in (0, 1) or codes.dims[axis] % block or scales.dims[axis] != codes.dims[axis] // block:
+    if codes.content is None or scales.content is None or node.integers.get("output_dtype", FLOAT) not in (0, FLOAT):
+        return None
+    if block not in BLOCKS or axis not in (0, 1) or codes.dims[axis] % block or 0 in codes.dims:
+        return None
+    if scales.dims != tuple(size // block if place == axis else size for place, size in enumerate(codes.dims)):
         return None
     return _Packed(codes, scales, block, axis == 1)

@@ -31,6 +31,9 @@ def remarks(manifest: Manifest) -> Iterator[str]:
         for name, part in _mapping(figures.get("components")).items():
             if reason := _mapping(part).get("reason"):
                 yield f"{format}: the {name} is stored in {_mapping(part).get('format')}: {reason}"
+            for engine, own in _mapping(_mapping(part).get("engines")).items():
+                why = f": {_mapping(own).get('reason')}" if _mapping(own).get("reason") else ""
+                yield f"{format}: the {name} for {engine} is stored in {_mapping(own).get('format')}{why}"
         if measured := _mapping(figures.get("measured")):
             listed = measured.get("instructions")
             has = ", ".join(map(str, listed)) if isinstance(listed, list) and listed else "instructions unknown"

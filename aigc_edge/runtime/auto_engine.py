@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,20 @@ from aigc_edge.runtime.precision import DEFAULT, precision_of
 ROUNDS, SECONDS = 15, 2.0  # upper limits per engine: evaluations, and time
 
 
-def fastest(bundle: Bundle, format: str, threads: int, *, component: str = "", precision: str = DEFAULT) -> str:
+def fastest(
+    bundle: Bundle,
+    format: str,
+    threads: int,
+    *,
+    component: str = "",
+    precision: str = DEFAULT,
+    check: Callable[[str], None] = lambda engine: None,
+) -> str:
     """The name of the engine whose evaluations of a component ("": the one that generates) at batch 1 take the least time here.
 
     Each engine computes as it would for `precision`; one that does not have it is left out. Engines take turns, so that other
     load on the machine affects all alike. The result is cached by the networks' hashes, the component, the CPU, the number of
-    threads, the precisions and the versions of the engines.
+    threads, the precisions and the versions of the engines. `check` is called for each engine before its network is loaded.
     """
     component = component or bundle.manifest.main.name
     network, used = bundle.manifest.components[component], {}
@@ -45,19 +54,26 @@ def fastest(bundle: Bundle, format: str, threads: int, *, component: str = "", p
     if len(names) == 1:
         return names[0]
     file, key = cache_folder() / "engines.json", _key(bundle.manifest, format, threads, used, component)
-    known: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(file.read_text(encoding="utf-8"))
-    known = known if isinstance(known, dict) else {}
+    known = _remembered(file)
     for name in names:
         if known.get(key) == _entry(key, name):
             return name
+    for name in names:
+        check(name)
     seconds = _measure(bundle, format, threads, names, component=component, precisions=used)
     chosen = min(seconds, key=lambda name: seconds[name])
     with contextlib.suppress(AigcEdgeError, OSError):  # a cache that cannot be written is no cache
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, known | {key: _entry(key, chosen)}, durable=True)
+        # Read again: other processes, and other components, were measured meanwhile.
+        write_json(file, _remembered(file) | {key: _entry(key, chosen)}, durable=True)
     return chosen
+
+
+def _remembered(file: Path) -> dict[str, str]:
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(file.read_text(encoding="utf-8"))
+        return known if isinstance(known, dict) else {}
+    return {}
 
 
 def _entry(key: str, name: str) -> str:

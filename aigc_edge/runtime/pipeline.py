@@ -99,11 +99,10 @@ class Pipeline:
         self._programs = Programs(self.path, self.manifest, self._handle)
         self._shape = tuple(int(size) for size in self.manifest.sample_shape)
         self.format = format or self.manifest.default_format
-        self._loader = _Loader(self._bundle, self.format, engine, requested, self.threads, verified)
+        self._loader = _Loader(self._bundle, self.format, engine, requested, self.threads, verified, self._handle.verify)
         self._networks.load(self._bundle, self._loader)
         self.engine = self._loader.engines[self.manifest.main.name]
-        encoder = functools.partial(_load_encoder, self._bundle, self._handle, self._loader)
-        self._encoders = TextEncoders(self.manifest, encoder, self._handle.file)
+        self._encoders = TextEncoders(self.manifest, self._loader, self._handle.file)
         self._conditions = Conditions(self.path, self.manifest, self._encoders)
 
     @property
@@ -289,39 +288,51 @@ class Pipeline:
 
 
 class _Loader:
-    """Loads the components of a bundle, each with its engine and precision, which are chosen when it is first loaded."""
+    """Loads the components of a bundle, each with its engine and precision, which are chosen when it is first loaded.
 
-    def __init__(self, bundle: Bundle, format: str, engine: str, precision: str, threads: int, verified: bool) -> None:
+    What opening did not hash, `verify` does before it is loaded: networks of text encoders, and those made for one engine.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        format: str,
+        engine: str,
+        precision: str,
+        threads: int,
+        verified: bool,
+        verify: Callable[[str], None],
+    ) -> None:
         self._bundle, self._format, self._engine = bundle, format, engine
-        self._precision, self._threads, self._verified = precision, threads, verified
+        self._precision, self._threads, self._verified, self._verify = precision, threads, verified, verify
         self.engines: dict[str, str] = {}
         self.precisions: dict[str, str] = {}
 
-    def source(self, name: str) -> EngineSource:
-        """The component as engines load it."""
-        return EngineSource.of(self._bundle, name, self._format, verified=self._verified)
-
     def __call__(self, name: str) -> Engine:
-        source, manifest, engine = self.source(name), self._bundle.manifest, self._engine
+        source, manifest, engine = self._source(name), self._bundle.manifest, self._engine
         if name in self.engines:
             engine = self.engines[name]
         elif engine == AUTO:
             from aigc_edge.runtime.auto_engine import fastest  # imports what opening with a named engine does without
 
-            engine = fastest(self._bundle, self._format, self._threads, component=name, precision=self._precision)
+            check = functools.partial(self._check, source)
+            engine = fastest(self._bundle, self._format, self._threads, component=name, precision=self._precision, check=check)
+        self._check(source, engine)
         precision = precision_of(manifest, self._format, engine, self._precision)
         loaded = load_engine(engine, source, threads=self._threads, precision=precision)
         self.engines[name], self.precisions[name] = engine, precision
-        warn_of_deviation(manifest, name, made_as(source.component.file(self._format, engine), self._format), engine, WARNED)
+        warn_of_deviation(manifest, name, made_as(source.model_file(engine), self._format), engine, WARNED)
         return loaded
 
+    def _source(self, name: str) -> EngineSource:
+        return EngineSource.of(self._bundle, name, self._format, verified=self._verified)
 
-def _load_encoder(bundle: Bundle, handle: _core.Handle, load: _Loader, name: str) -> Engine:
-    file = load.source(name).model_file()
-    for each in (file, f"{file}.data"):  # opening did not hash them: they may be large
-        if each in bundle.manifest.files:
-            handle.verify(each)
-    return load(name)
+    def _check(self, source: EngineSource, engine: str) -> None:
+        """Hash the component's network for `engine` and its weights, once; they may be large."""
+        file = source.model_file(engine if "cpu" in ENGINES[engine].devices else "")  # others load plans
+        for each in (file, f"{file}.data"):
+            if each in self._bundle.manifest.files:
+                self._verify(each)
 
 
 def open(

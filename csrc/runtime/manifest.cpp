@@ -207,6 +207,13 @@ Sizes parse_shapes(const Json& root, const OpenSizes& requested, Manifest& manif
   return {networks, list.has_value()};
 }
 
+// Whether the last two dimensions of a shape are those of the sample at its own or another resolution, such as in pixels.
+bool lies_on(const std::vector<int64_t>& sample, const std::vector<int64_t>& shape) {
+  const int64_t height = shape[shape.size() - 2], width = shape.back();
+  const bool whole = height % sample[1] == 0 || sample[1] % height == 0;
+  return height * width > 1 && whole && height * sample[2] == width * sample[1];
+}
+
 // A network that is evaluated on tiles must take them, and nothing else that lies on the image.
 void check_tiles(const Component& c, const Size& tile, const Size& scale, const Manifest& m) {
   const std::vector<int64_t> sample = resized(m.sample_shape, tile, scale);
@@ -217,12 +224,12 @@ void check_tiles(const Component& c, const Size& tile, const Size& scale, const 
                                       " pixels to each side, so that tiles " + "must have at least " +
                                       size_text(least * scale.height, least * scale.width));
   for (const TensorSpec& input : c.inputs) {
-    if (input.shape.size() != 3) continue;
-    if (input.role == Role::kSample && input.shape != sample)
+    if (input.shape.size() < 3) continue;
+    if (input.role == Role::kSample && input.shape.size() == 3 && input.shape != sample)
       throw Error(kInvalidArgument, "no tile of " + size_text(tile) + ": its " + c.name + " takes a sample of " +
                                         size_text(input.shape[1], input.shape[2]) + " entries alone, each " + size_text(scale) +
                                         " pixels: choose this tile, or compile with several sizes");
-    if (input.role == Role::kCondition && input.shape[1] == sample[1] && input.shape[2] == sample[2])
+    if (input.role == Role::kCondition && lies_on(sample, input.shape))
       throw Error(kInvalidArgument, "no tiles of its " + c.name + ": the condition " + input.name +
                                         " lies on the image, and conditions are the same for all tiles");
   }

@@ -77,7 +77,9 @@ NetworkSizes choose_tiles(const OpenSizes& requested, const Size& image, const S
   const NetworkSizes sizes{window.requested() ? window : image, tile.requested() ? tile : beyond ? window : image};
   for (const Size& each : {window, tile}) {
     if (requested.overlap < 0 || !each.requested()) continue;
-    if (requested.overlap >= std::min(each.height, each.width) || !whole({requested.overlap, requested.overlap}, scale))
+    const bool rows = each.height < image.height, columns = each.width < image.width;  // along which tiles overlap
+    const int64_t least = rows == columns ? std::min(each.height, each.width) : rows ? each.height : each.width;
+    if (requested.overlap >= least || !whole({requested.overlap, requested.overlap}, scale))
       throw Error(kInvalidArgument, "no overlap of " + std::to_string(requested.overlap) + " pixels: it must be a multiple of " +
                                         size_text(scale) + ", and smaller than a tile of " + size_text(each));
   }

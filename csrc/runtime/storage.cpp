@@ -2,8 +2,10 @@
 
 #include <dirent.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <utility>
 #include <vector>
@@ -24,7 +26,7 @@ constexpr int kMostOpen = 32;       // files of a folder that stay open: a proce
 void recover(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   struct stat status = {};
-  if (lstat(path.c_str(), &status) == 0) return;
+  if (lstat(path.c_str(), &status) == 0 || errno != ENOENT) return;
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "./" : path.substr(0, slash + 1);
   const std::string start = "." + path.substr(slash == std::string::npos ? 0 : slash + 1) + ".", end = ".old";
@@ -44,7 +46,14 @@ void recover(std::string path) {
     time = other;
   }
   closedir(entries);
-  if (!latest.empty()) std::rename(latest.c_str(), path.c_str());  // when that fails there is nothing at `path`, as before
+  if (latest.empty()) return;
+  // What another process has written there by now stays: a link replaces nothing, nor does a folder that is renamed. When both
+  // fail there is nothing at `path`, as before.
+  if (link(latest.c_str(), path.c_str()) == 0) {
+    unlink(latest.c_str());
+  } else if (errno != EEXIST) {
+    std::rename(latest.c_str(), path.c_str());
+  }
 }
 
 }  // namespace

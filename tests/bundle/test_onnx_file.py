@@ -110,3 +110,40 @@ def test_a_constant_of_another_length_is_refused(rng: np.random.Generator) -> No
             tensor.raw_data = tensor.raw_data[:-1]
     with pytest.raises(ValueError, match="unread has 17 bytes for 35 values"):
         OnnxFile(model.SerializeToString())
+
+
+@pytest.mark.parametrize(("offset", "length"), [("-40", "40"), ("-1", None), ("8", "-4"), ("x", "4"), ("0", str(2**70))])
+def test_weights_lie_inside_their_file(rng: np.random.Generator, tmp_path: Path, offset: str, length: str | None) -> None:
+    OnnxFile(_model(rng).SerializeToString()).write(tmp_path / "net.onnx", tmp_path / "net.data", "net.data")
+    model = onnx.load(tmp_path / "net.onnx", load_external_data=False)
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.external_data)
+    place = {"location": "net.data", "offset": offset} | ({} if length is None else {"length": length})
+    del tensor.external_data[:]
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=value)
+    del tensor.dims[:]
+    tensor.dims.append(10)  # what 40 bytes hold
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError):
+        OnnxFile(str(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize(("dims", "bytes_"), [((2**32, 2**32), 0), ((-1, -1), 1), ((0, -1), 0), ((-(2**63),), 0)])
+def test_sizes_that_overflow_are_refused(rng: np.random.Generator, dims: tuple[int, ...], bytes_: int) -> None:
+    """Their product modulo 2^64 is the number of bytes."""
+    model = _model(rng)
+    for tensor in model.graph.initializer:
+        if tensor.name == "captured":
+            tensor.CopyFrom(TensorProto(name="captured", data_type=TensorProto.INT8, dims=dims, raw_data=bytes(bytes_)))
+    with pytest.raises(ValueError, match="captured has"):
+        OnnxFile(model.SerializeToString())
+
+
+def test_attributes_whose_zero_is_left_out() -> None:
+    """As writers of proto3 do; the default of the operator is another value."""
+    node = helper.make_node("Gemm", ["x", "w"], ["y"])
+    node.attribute.add(name="alpha", type=onnx.AttributeProto.FLOAT)
+    node.attribute.add(name="axis", type=onnx.AttributeProto.INT)
+    model = helper.make_model(helper.make_graph([node], "net", [], []))
+    (read,) = OnnxFile(model.SerializeToString()).nodes
+    assert (dict(read.integers), dict(read.floats)) == ({"axis": 0}, {"alpha": 0.0})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,12 +13,17 @@ import pytest
 
 import aigc_edge
 from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
 from aigc_edge.bundle.manifest import Manifest
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.compile import compressing, sensitivity
 from aigc_edge.compile.component_formats import SMOOTH, TEXT_MARGIN, conversions
 from aigc_edge.compile.quantise import quantise_bundle
 from aigc_edge.compile.request import CompileRequest
+from aigc_edge.compile.stage_cache import StageCache
+from aigc_edge.compile.state import CompileState
 from aigc_edge.compress.format import parse
+from aigc_edge.engines.base import made_as
 from aigc_edge.errors import BudgetError
 from aigc_edge.report.facts import read
 from aigc_edge.report.layer_page import build
@@ -161,6 +166,106 @@ def test_weights_alone_can_be_asked_for_and_are_all_that_one_prompt_allows(rng: 
     assert files["decoder"] == {"file": "decoder.int8w.onnx"}
     assert files["text_encoder"] == {"file": "text_encoder.int8w.onnx"}
     assert "reason" not in manifest.quality["int8"]["components"]["decoder"]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_w4a8_covers_every_component(
+    pooled: bool, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text encoder and decoder have weights in 4 bits too, and every network computes what its int8 expansion does."""
+    pytest.importorskip("tokenizers")
+    for size in ("WIDTH", "CHANNELS"):  # layers large enough that 4 bits save something
+        monkeypatch.setattr(text_to_image, size, 64)
+    path = text_to_image.write(tmp_path / "small.aigc", rng, pooled=pooled)
+    manifest = quantise_bundle(path, ["w4a8:estimator=minmax,psnr=6,block=16"], **QUICK)
+    for part in PARTS:
+        files = manifest.components[part].formats["w4a8"]
+        assert files == {"file": f"{part}.w4a8.onnx", "openvino": f"{part}.w4a8.openvino.onnx"}
+        for file in files.values():
+            kinds = {tensor.data_type for tensor in onnx.load(path / file).graph.initializer}
+            assert onnx.TensorProto.INT4 in kinds
+            assert integers(path / file) > 0
+        entry = manifest.quality["w4a8"]["components"][part]
+        assert entry["format"] == "w4a8"
+        assert entry["seconds"] > 0
+        assert entry["psnr"] is None or entry["psnr"] > 0
+    with aigc_edge.open(path, format="w4a8", threads=1) as small, aigc_edge.open(path, format="fp32", threads=1) as whole:
+        images = [pipeline.sample(2, seed=5, prompt="a red cat", output="float32") for pipeline in (small, whole)]
+    assert 0 < np.abs(images[0] - images[1]).mean() < np.abs(images[1]).mean()
+
+
+def test_a_text_encoder_without_large_layers_is_not_in_w4a8(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(text_to_image, "CHANNELS", 64)
+    path = text_to_image.write(tmp_path / "small.aigc", rng)
+    manifest = quantise_bundle(path, ["w4a8:estimator=minmax,psnr=6,block=16"], **QUICK)
+    assert manifest.components["text_encoder"].formats["w4a8"] == {
+        "file": "text_encoder.int8w.onnx",
+        "openvino": "text_encoder.int8w.onnx",
+    }
+    entry = manifest.quality["w4a8"]["components"]["text_encoder"]
+    assert (entry["format"], entry["reason"]) == (
+        "int8w",
+        "the network has no weight that is smaller in 4 bits than in int8: use int8",
+    )
+    assert manifest.components["decoder"].formats["w4a8"]["file"] == "decoder.w4a8.onnx"
+
+
+def test_the_card_says_where_one_engine_alone_falls_back(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tokenizers")
+    convert = compressing._convert
+
+    def refused(state: Any, part: str, format: Any, *rest: Any) -> Any:
+        if part == "decoder" and format.name == "int8" and format.engine == "openvino":
+            raise BudgetError("int8 reaches 3.0 dB")
+        return convert(state, part, format, *rest)
+
+    monkeypatch.setattr(compressing, "_convert", refused)
+    path = text_to_image.write(tmp_path / "small.aigc", rng)
+    manifest = quantise_bundle(path, [f"{FAST},psnr=6,aim=0"], **QUICK)
+    files = manifest.components["decoder"].formats["int8"]
+    assert files == {"file": "decoder.int8.onnx", "openvino": "decoder.int8w.onnx"}
+    entry = manifest.quality["int8"]["components"]["decoder"]
+    assert entry["format"] == "int8"
+    assert entry["engines"] == {"openvino": {"format": "int8w", "reason": "int8 reaches 3.0 dB"}}
+    assert "the decoder for openvino is stored in int8w: int8 reaches 3.0 dB" in " ".join(render(manifest).split())
+
+
+class Text(NamedTuple):
+    """A format that writes its text."""
+
+    name: str
+    text: str
+
+    def convert(self, source: Path, out: Path, *_: Any, **__: Any) -> Any:
+        out.write_text(self.text)
+        return SimpleNamespace(to_json=lambda: {"text": self.text})
+
+
+def test_a_format_does_not_replace_the_companion_of_another(tmp_path: Path) -> None:
+    """Formats hold their companion to different limits: each keeps the network that its quality was measured with."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "decoder.fp32.onnx").write_text("fp32")
+    state = CompileState(
+        CompileRequest.parse(["int8"], ["x86-cpu"], runnable=False), tmp_path / "work", StageCache(tmp_path / "stages")
+    )
+    state.components["decoder"] = Component(ComponentSpec("decoder", (), ()), {"fp32": {"file": "decoder.fp32.onnx"}})
+    steps = [("int8", "a"), ("w4a8", "a"), ("int4", "b"), ("w4a8", "c"), ("int8", "d")]
+    for name, text in steps:
+        chosen: Any = Text("int8w", text)
+        file, report = compressing._convert_beside(state, "decoder", name, chosen, None, "", lambda *_: None)
+        state.set_file("decoder", name, "file", file)
+        assert report == {"text": text}
+        written = {name: state.file("decoder", name).read_text() for name in state.components["decoder"].formats}
+        latest = dict(steps[: steps.index((name, text)) + 1])
+        assert written == {"fp32": "fp32", **latest}
+        assert made_as(file, name) == "int8w"
+        if latest == {"int8": "a", "w4a8": "a"}:
+            assert state.file("decoder", "int8") == state.file("decoder", "w4a8"), "equal networks are stored once"
 
 
 def job(format: str, targets: list[str], **options: Any) -> dict[tuple[str, str], list[Any]]:

@@ -78,3 +78,13 @@ def test_a_cpu_without_it_says_so_and_samples_stay_exact(
         tmp_path / "small.aigc", engine="openvino" if not ENGINES["openvino"].unavailable() else "onnxruntime"
     ) as p:
         assert p.precisions["denoiser"] == "exact"
+
+
+def test_a_format_without_limits_is_judged_too(
+    loaded: list[str], generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = evaluator.Evaluator.compare
+    monkeypatch.setattr(evaluator.Evaluator, "compare", lambda *a, **k: compare(*a, **k) | {"psnr": 3.0})
+    manifest = compile_source(generator, tmp_path / "small.aigc", formats=["fp32", "int8w:psnr=0"], **QUICK)
+    assert manifest.quality["int8w"]["precisions"]["bf16"]["openvino"]["passed"] is False
+    assert "bf16" in loaded

@@ -15,6 +15,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
+fs::path written_meanwhile;  // by another process, between the look at the path and the rename
+
+}  // namespace
+
+// Stands in for closedir, see tests/cpp/CMakeLists.txt.
+extern "C" int __real_closedir(void* folder);
+extern "C" int __wrap_closedir(void* folder) {
+  if (!written_meanwhile.empty()) std::ofstream(written_meanwhile) << "new";
+  return __real_closedir(folder);
+}
+
+namespace {
+
 void require(bool holds, const char* what) {
   if (holds) return;
   std::fprintf(stderr, "failed: %s\n", what);
@@ -66,6 +79,21 @@ int main(int argc, char** argv) {
   fs::create_symlink("nowhere", bundle);
   require(open(bundle) == AE_BUNDLE && fs::is_symlink(bundle) && fs::exists(aside), "a link stays");
   fs::remove(bundle);
+
+  // Nor what appears there meanwhile.
+  const fs::path packed = folder / "packed.aigc", aside_of_it = folder / ".packed.aigc.01234567.old";
+  for (const bool is_folder : {false, true}) {
+    if (is_folder)
+      fs::create_directory(aside_of_it);
+    else
+      std::ofstream(aside_of_it) << "older";
+    written_meanwhile = packed;
+    require(open(packed) == AE_BUNDLE && fs::file_size(packed) == 3 && fs::exists(aside_of_it), "a new file stays");
+    written_meanwhile.clear();
+    fs::remove(packed);
+    require(open(packed) == AE_BUNDLE && fs::exists(packed) && !fs::exists(aside_of_it), "what was moved aside is put back");
+    fs::remove(packed);
+  }
 
   // From the folder itself, by the name alone.
   fs::current_path(folder);

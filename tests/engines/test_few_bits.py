@@ -171,6 +171,47 @@ def test_other_uses_of_a_weight_stay(rng: np.random.Generator, name: str) -> Non
     assert few_bits.rewritten(data[:-3]) is None, "a damaged file is for the engine to refuse"
 
 
+def _typed(tensor: TensorProto) -> TensorProto:
+    """The same constant in a field of its type, not as bytes."""
+    kind = np.float32 if tensor.data_type == TensorProto.FLOAT else np.int64
+    return helper.make_tensor(
+        tensor.name, tensor.data_type, tensor.dims, numpy_helper.to_array(tensor).astype(kind).ravel().tolist()
+    )
+
+
+def _of_shape(tensor: TensorProto, *shape: int) -> TensorProto:
+    return numpy_helper.from_array(np.ones(shape, numpy_helper.to_array(tensor).dtype), tensor.name)
+
+
+MISSHAPEN = {
+    "codes in typed fields": ("w_int4", _typed),
+    "scales in typed fields": ("w_scale", _typed),
+    "one scale for all columns": ("w_scale", lambda tensor: _of_shape(tensor, 2, 1)),
+    "scales of another rank": ("w_scale", lambda tensor: _of_shape(tensor, 2, 32, 1)),
+    "two levels: codes in typed fields": ("w_int4", _typed),
+    "two levels: offsets in typed fields": ("w_block_offset", _typed),
+    "two levels: scales of another shape": ("w_block_scale", lambda tensor: _of_shape(tensor, 2, 1, 7)),
+    "two levels: scales that make the weight larger": ("w_block_scale", lambda tensor: _of_shape(tensor, 5000, 2, 1, 48)),
+    "two levels: a negative size": ("w_shape", lambda tensor: numpy_helper.from_array(np.array([-64, -48]), "w_shape")),
+}
+
+
+@pytest.mark.parametrize("name", MISSHAPEN)
+def test_constants_in_another_form_are_left_to_onnxruntime(rng: np.random.Generator, name: str) -> None:
+    if name.startswith("two levels"):
+        model = _two_level(rng)[0]
+    else:
+        constants, weight, _ = _blocks(rng, 32, 32, 16, upright=False)
+        model = _model([weight, helper.make_node("MatMul", ["x", "w"], ["y"])], constants, (32, 32))
+    assert few_bits.rewritten(model.SerializeToString()) is not None
+    changed, change = MISSHAPEN[name]
+    for tensor in model.graph.initializer:
+        if tensor.name == changed:
+            tensor.CopyFrom(change(tensor))
+    data = model.SerializeToString()
+    assert few_bits.in_memory(data) is data
+
+
 def test_int4_as_it_is_converted(rng: np.random.Generator, tmp_path: Path) -> None:
     """The format's own file: products are packed, the convolution and layers in 8 bits are as they were."""
     nodes = [

@@ -111,3 +111,16 @@ def test_int8_without_vnni_is_not_for_openvino(monkeypatch: pytest.MonkeyPatch) 
 def test_gpus_are_asked_for_by_name() -> None:
     assert "tensorrt" not in auto_engine.candidates("fp32")
     assert "torch" not in auto_engine.candidates("fp32")
+
+
+def test_what_others_measure_meanwhile_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*_: object, **__: object) -> dict[str, float]:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text(json.dumps({"another": "torch 0"}))
+        return {"onnxruntime": 2.0, "torch": 1.0}
+
+    consider(monkeypatch, "onnxruntime", "torch")
+    monkeypatch.setattr(auto_engine, "_measure", measure)
+    with aigc_edge.open(BUNDLE, engine="auto", threads=1):
+        assert len(json.loads(cache.read_text())) == 2
+        assert json.loads(cache.read_text())["another"] == "torch 0"

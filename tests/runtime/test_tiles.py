@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import numpy as np
@@ -200,22 +201,57 @@ def test_a_decoder_alone_decodes_larger_latents(latent_bundle, engine, rng):
     np.testing.assert_allclose(actual, wanted, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(wanted).max())
 
 
+def count(length: int, tile: int, field: int) -> int:
+    """How many tiles there are along an axis, by default."""
+    return len(ramp(length, tile, max(tile // 4, min(2 * field, tile // 2))))
+
+
 def test_the_largest_tile_of_a_budget(rng):
     assert largest_tile((1024, 1024), 1 << 20, (8, 8)) == (1024, 1024)
-    assert largest_tile((1024, 1024), (1 << 20) - 1, (8, 8)) == (592, 1024)  # two that have a quarter in common
+    assert largest_tile((1024, 1024), (1 << 20) - 1, (8, 8)) == (584, 1024)  # two of 73 latents that have 18 in common
     assert largest_tile((1024, 1024), 100 * 100, (8, 8), receptive_field=6) is None
-    for _ in range(200):
-        unit = int(rng.choice([1, 2, 8]))
-        image = (unit * int(rng.integers(1, 200)), unit * int(rng.integers(1, 200)))
-        pixels, field = int(rng.integers(1, 2 * image[0] * image[1])), int(rng.integers(0, 4))
-        tile = largest_tile(image, pixels, (unit, unit), field)
-        if tile is None:
-            assert pixels < min(image[0] * image[1], (2 * (2 * field + 1) * unit + unit) ** 2)
-            continue
-        assert tile[0] * tile[1] <= pixels
-        assert all(side % unit == 0 and side <= whole for side, whole in zip(tile, image, strict=True))
-        assert all(side >= min(whole, (2 * field + 1) * unit) for side, whole in zip(tile, image, strict=True))
-        assert tile == image or image[0] * image[1] > pixels
+    for _ in range(60):
+        unit, field = int(rng.choice([1, 2, 8])), int(rng.integers(0, 4))
+        height, width = (int(side) for side in rng.integers(1, 25, 2))
+        pixels = int(rng.integers(1, 2 * height * width * unit**2))
+        wanted = [
+            (count(height, tall, field) * count(width, wide, field), tall * wide)
+            for tall in range(min(height, 2 * field + 1), height + 1)
+            for wide in range(min(width, 2 * field + 1), width + 1)
+            if tall * wide * unit**2 <= pixels
+        ]
+        tile = largest_tile((height * unit, width * unit), pixels, (unit, unit), field)
+        assert (tile is None) == (not wanted)
+        if tile is not None:
+            tall, wide = (side // unit for side in tile)
+            assert tile == (tall * unit, wide * unit)
+            assert (count(height, tall, field) * count(width, wide, field), tall * wide) == min(wanted)
+
+
+@pytest.mark.parametrize("sizes", [[(8, 64), (8, 16)], [(64, 8), (16, 8)]])
+def test_only_the_sides_that_are_divided_limit_the_overlap(latent_bundle, engine, rng, sizes):
+    engine.networks["decoder"] = decoder_of(radius=1)
+    path, seed = latent_bundle(sizes), int(rng.integers(2**40))
+    with opened(path) as whole, opened(path, tile=sizes[1], overlap=8) as tiled:
+        wanted = whole.sample(2, seed=seed, output="float32")
+        actual = tiled.sample(2, seed=seed, output="float32")
+    np.testing.assert_allclose(actual, wanted, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(wanted).max())
+    with pytest.raises(AigcEdgeError, match=r"no overlap of 16 pixels: .* smaller than a tile of"):
+        opened(path, tile=sizes[1], overlap=16)
+    with pytest.raises(AigcEdgeError, match=r"no overlap of 8 pixels: .* smaller than a tile of"):
+        opened(path, tile=sizes[0], overlap=8)  # one tile, which overlaps with none
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8), (3, *OWN), (4, 3, 4), (2, 1, 6, 8)])
+def test_conditions_on_the_image_cannot_be_tiled(latent_bundle, engine, toy, shape):
+    """Be they of the sample's resolution, in pixels, or between."""
+    on_image = {"name": "control", "role": "condition", "dtype": "float32", "shape": ["N", *shape]}
+    components = json.loads((latent_bundle(label=False) / "manifest.json").read_text())["components"]
+    components["denoiser"]["inputs"].append(on_image)
+    with pytest.raises(AigcEdgeError, match="no tiles of its denoiser: the condition control lies on the image"):
+        opened(latent_bundle(components=components), size=(24, 32), denoising_tile=OWN)
+    on_image["shape"] = ["N", 6, 8]  # tokens
+    assert opened(latent_bundle(components=components), size=(24, 32), denoising_tile=OWN).size == (24, 32)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,8 @@ typedef struct ae_open_options {
   const int32_t* denoising_tile; /* [2], one of the manifest's "sizes": of the denoiser, whose outputs are averaged in every row
                                     (MultiDiffusion, arXiv 2302.08113), so that image_size may be any larger one; images differ
                                     from those without */
-  const int32_t* overlap;        /* of both, in pixels; null: a quarter of `tile`, half of `denoising_tile` */
+  const int32_t* overlap;        /* of both, in pixels; null: a quarter of `tile`, or up to half of it where twice the manifest's
+                                    "receptive_field" is more, and half of `denoising_tile` */
 } ae_open_options;
 
 typedef struct ae_handle ae_handle;
