@@ -54,7 +54,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Node:
+class OnnxNode:
     """A node, its attributes that are one integer or one float, and the message that it came from."""
 
     op: str
@@ -87,7 +87,7 @@ class OnnxFile:
         data = memoryview(model) if isinstance(model, bytes) else _mapped(Path(model))
         self._others: list[memoryview] = []  # fields of the model and of its graph that stay as they are, with their tags
         self._graph: list[memoryview] = []
-        self.nodes: list[Node] = []
+        self.nodes: list[OnnxNode] = []
         self.tensors: dict[str, Tensor] = {}
         self.opsets: dict[str, int] = {}
         self._added: dict[str, int] = {}
@@ -168,9 +168,9 @@ class OnnxFile:
         if domain not in self.opsets:
             self._added[domain] = self.opsets[domain] = version
 
-    def readers(self) -> dict[str, list[Node]]:
+    def readers(self) -> dict[str, list[OnnxNode]]:
         """The nodes that read each tensor; a node with bodies counts as a reader of every tensor that its message names."""
-        reading: dict[str, list[Node]] = {}
+        reading: dict[str, list[OnnxNode]] = {}
         produced = {name for node in self.nodes for name in node.outputs} | self.tensors.keys()
         for node in self.nodes:
             names = set(node.inputs)
@@ -252,7 +252,7 @@ def _unpacked(data: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
     return codes[:count]
 
 
-def _node(message: memoryview) -> Node:
+def _node(message: memoryview) -> OnnxNode:
     texts: dict[int, list[str]] = {1: [], 2: [], 4: [], 7: []}
     integers: dict[str, int] = {}
     floats: dict[str, float] = {}
@@ -281,7 +281,9 @@ def _node(message: memoryview) -> Node:
             if real is not None:
                 floats[name] = real
     op, domain = "".join(texts[4]), "".join(texts[7])
-    return Node(op, tuple(texts[1]), tuple(texts[2]), "" if domain == "ai.onnx" else domain, integers, floats, message, bodies)
+    return OnnxNode(
+        op, tuple(texts[1]), tuple(texts[2]), "" if domain == "ai.onnx" else domain, integers, floats, message, bodies
+    )
 
 
 def _parts(data: memoryview) -> Iterator[tuple[int, int, memoryview, memoryview]]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bundle.onnx_file import FLOAT, INT4, INT8, UINT8, Node, OnnxFile, Tensor
+from aigc_edge.bundle.onnx_file import FLOAT, INT4, INT8, UINT8, OnnxNode, OnnxFile, Tensor
 from aigc_edge.errors import BundleError
 from aigc_edge.files import atomic_file
 
@@ -110,8 +110,8 @@ class _Codes(NamedTuple):
         return wide.astype(np.int8).reshape(self.shape)
 
 
-def _two_level(node: Node, by_output: dict[str, Node], tensors: dict[str, Tensor]) -> _Codes | None:
-    def source(node: Node | None, place: int, op: str) -> Node | None:
+def _two_level(node: OnnxNode, by_output: dict[str, OnnxNode], tensors: dict[str, Tensor]) -> _Codes | None:
+    def source(node: OnnxNode | None, place: int, op: str) -> OnnxNode | None:
         before = None if node is None or len(node.inputs) <= place else by_output.get(node.inputs[place])
         return before if before is not None and before.op == op and not before.domain else None
 
@@ -149,7 +149,7 @@ def multiply_packed(network: OnnxFile) -> int:
         reading = readers.get(node.outputs[0], [])
         if reading and all(packed.multiplied_by(each, node.outputs[0]) for each in reading):
             weights[node.outputs[0]] = packed
-    nodes: list[Node] = []
+    nodes: list[OnnxNode] = []
     for node in network.nodes:
         packed = weights.get(node.inputs[1]) if len(node.inputs) > 1 else None
         if packed is None:
@@ -163,9 +163,9 @@ def multiply_packed(network: OnnxFile) -> int:
         product = f"{result}_product" if len(node.inputs) > 2 and node.inputs[2] else result
         settings = {"K": packed.inputs, "N": packed.outputs, "bits": 4, "block_size": packed.block}
         settings["accuracy_level"] = FLOAT_INPUTS
-        nodes.append(Node("MatMulNBits", (node.inputs[0], *names), (product,), DOMAIN, settings))
+        nodes.append(OnnxNode("MatMulNBits", (node.inputs[0], *names), (product,), DOMAIN, settings))
         if product != result:
-            nodes.append(Node("Add", (product, node.inputs[2]), (result,)))
+            nodes.append(OnnxNode("Add", (product, node.inputs[2]), (result,)))
     if weights:
         network.nodes = nodes
         network.need(DOMAIN, 1)
@@ -188,7 +188,7 @@ class _Packed(NamedTuple):
     def outputs(self) -> int:
         return self.codes.dims[0 if self.upright else 1]
 
-    def multiplied_by(self, node: Node, name: str) -> bool:
+    def multiplied_by(self, node: OnnxNode, name: str) -> bool:
         """Whether the node is a plain product of something and this weight, which is called `name`."""
         if node.domain or len(node.inputs) < 2 or node.inputs[1] != name or node.inputs.count(name) > 1:
             return False
@@ -211,7 +211,7 @@ class _Packed(NamedTuple):
         return np.ascontiguousarray(scales if self.upright else scales.T)
 
 
-def _packed(node: Node, tensors: dict[str, Tensor]) -> _Packed | None:
+def _packed(node: OnnxNode, tensors: dict[str, Tensor]) -> _Packed | None:
     if node.op != "DequantizeLinear" or node.domain or len(node.inputs) != 2:
         return None
     codes, scales = (tensors.get(name) for name in node.inputs)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.bundle.onnx_file import INT8, SMALL, Node, OnnxFile
+from aigc_edge.bundle.onnx_file import INT8, SMALL, OnnxNode, OnnxFile
 
 
 def _model(rng: np.random.Generator) -> onnx.ModelProto:
@@ -77,9 +77,9 @@ def test_what_nothing_reads_is_dropped_and_what_is_added_is_written(rng: np.rand
     values = rng.integers(-128, 128, (4, 3)).astype(np.int8)
     network.add("more", INT8, (4, 3), lambda: values)
     network.add("unused", INT8, (4, 3), lambda: values)
-    network.nodes.append(Node("Cast", ("more",), ("cast",), "", {"to": TensorProto.FLOAT}))
-    network.nodes.append(Node("Special", ("cast",), ("y2",), "com.microsoft", {"K": 300}))
-    network.nodes[3] = Node("Add", ("y2", "branch"), ("y",))
+    network.nodes.append(OnnxNode("Cast", ("more",), ("cast",), "", {"to": TensorProto.FLOAT}))
+    network.nodes.append(OnnxNode("Special", ("cast",), ("y2",), "com.microsoft", {"K": 300}))
+    network.nodes[3] = OnnxNode("Add", ("y2", "branch"), ("y",))
     network.need("com.microsoft", 1)
     network.drop_unread()
     model = onnx.load_from_string(network.serialised())

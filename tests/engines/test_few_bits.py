@@ -262,7 +262,10 @@ print(json.dumps([1024 * int(line.split()[1]) for line in lines if line.startswi
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_int4_takes_less_memory_than_fp32(rng: np.random.Generator, tmp_path: Path) -> None:
-    """Peak of a process that opens and evaluates 16 M weights: 64 MB as floats, 9 MB in 4 bits."""
+    """Peak of a process that opens and evaluates 16 M weights: 64 MB as floats, 9 MB in 4 bits.
+
+    Peaks were 31 to 50 MB apart, as pages of the mapped floats are released early or late; floats would make it 0 or less.
+    """
     width, layers = 2048, 4
     codes = rng.integers(-7, 8, (width, width))
     scales = np.full((width // 64, width), 0.005, np.float32)
@@ -286,4 +289,4 @@ def test_int4_takes_less_memory_than_fp32(rng: np.random.Generator, tmp_path: Pa
             [sys.executable, "-c", CHILD, str(path), format, str(width)], capture_output=True, text=True, check=True
         )
         (peak[format],) = json.loads(ran.stdout.splitlines()[-1])
-    assert peak["int4"] < peak["fp32"] - 0.5 * 4 * layers * width**2
+    assert peak["int4"] < peak["fp32"] - 0.25 * 4 * layers * width**2
