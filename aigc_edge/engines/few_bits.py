@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bundle.onnx_file import FLOAT, INT4, INT8, UINT8, OnnxNode, OnnxFile, Tensor
+from aigc_edge.bundle.onnx_file import FLOAT, INT4, INT8, UINT8, OnnxFile, OnnxNode, Tensor
 from aigc_edge.errors import BundleError
 from aigc_edge.files import atomic_file
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from aigc_edge.bundle.onnx_file import INT8, SMALL, OnnxNode, OnnxFile
+from aigc_edge.bundle.onnx_file import INT8, SMALL, OnnxFile, OnnxNode
 
 
 def _model(rng: np.random.Generator) -> onnx.ModelProto:
