@@ -13,7 +13,7 @@ from aigc_edge.engines.base import ENGINES
 from aigc_edge.engines.formats import formats_of, least_capability, runs_on
 from aigc_edge.engines.plans.support import LIMITS
 
-FEATURE_NAMES = {"fp32", "fp16", "bf16", "int8", "int8w", "fp8", "fp8w", "int4", "nvfp4", "w4a4"}
+FEATURE_NAMES = {"fp32", "fp16", "bf16", "int8", "int8w", "fp8", "fp8w", "int4", "nvfp4", "w4a4", "w4a8"}
 
 
 @dataclass(frozen=True)
