@@ -112,9 +112,9 @@ class Engine(ABC):
     name: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)  # where it computes: "cpu" from host memory, "cuda" on a GPU
     batch_invariant: ClassVar[bool] = False  # whether a sample's bits are the same in every batch, for any number of threads
-    # Numeric formats of layers in ONNX files that it has kernels for: "fp32", "fp16", "bf16"; "int8", "w4a8", "fp8", "w4a4" of weights
-    # and activations; "int8w", "fp8w", "int4", "nvfp4" of weights only; further ones by names of their own. The value is the
-    # compute capability, times ten, from which a GPU runs it (0: any device).
+    # Numeric formats of layers in ONNX files that it has kernels for: "fp32", "fp16", "bf16"; "int8", "w4a8", "fp8", "w4a4" of
+    # weights and activations; "int8w", "fp8w", "int4", "nvfp4" of weights only; further ones by names of their own. The value is
+    # the compute capability, times ten, from which a GPU runs it (0: any device).
     features: ClassVar[Mapping[str, int]] = {"fp32": 0}
     auto: ClassVar[bool] = False  # whether engine="auto" measures it against the others that compute on the CPU
     schedule_engine: ClassVar[str] = ""  # what evaluates schedule constants: too small a network to build a plan for; "": this
