@@ -3,7 +3,7 @@
     python benchmarks/weight_only.py [--rounds 5] [--output benchmarks/results/weight-only.json]
 
 The network is a DiT (256 tokens of 768, 10 blocks with adaptive norms, attention and MLP) with random weights: memory and time
-do not depend on them, quality does, so none is reported; the formats are told to accept any. Each opening is a process of its
+do not depend on them, quality does, so none is reported, and the formats have no quality budget. Each opening is a process of its
 own with one thread: the first writes the optimised-model cache of the engine onnxruntime, the second reads it. `peak` is that
 process's largest resident memory, `base` what it had with the engine imported before the network was opened, `opened` the
 largest until it was open, and `overhead` = (opened - base) / file. Evaluations are of a batch of 2 (both halves of guidance);

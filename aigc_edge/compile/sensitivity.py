@@ -54,7 +54,7 @@ def candidates(state: CompileState, format: Format) -> Generator[Candidate, bool
     """`format`, then, while the budget is missed, what makes the component with the largest error better.
 
     The main component is converted again with a higher PSNR target, at most RETRIES times; another component is stored in the
-    companion. Each is tried while there is one, so that what is given up last is the bundle without it.
+    companion. The last candidate has every component there that could be.
     """
     candidate, refined = Candidate(format), 0
     while True:

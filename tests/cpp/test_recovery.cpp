@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
 
   fs::copy(argv[1], aside, fs::copy_options::recursive);
   require(open(folder / "b") == AE_BUNDLE && fs::exists(aside), "the bundle of another name stays");
-  require(open(bundle) == AE_OK && fs::exists(bundle) && !fs::exists(aside), "it is put back");
+  require(open(bundle) == AE_OK && fs::exists(bundle) && !fs::exists(aside), "it is renamed to the path");
 
   // The latest of several, under a path with a slash behind it.
   fs::rename(bundle, aside);
@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
   fs::create_directory(older);
   age(older, 2);
   age(aside, 1);
-  require(open(bundle.string() + "/") == AE_OK && fs::exists(older) && !fs::exists(aside), "the latest is put back");
+  require(open(bundle.string() + "/") == AE_OK && fs::exists(older) && !fs::exists(aside), "the latest is renamed to the path");
 
   // What is there is never replaced, be it no bundle or a link that leads nowhere.
   fs::rename(bundle, aside);
@@ -91,7 +91,8 @@ int main(int argc, char** argv) {
     require(open(packed) == AE_BUNDLE && fs::file_size(packed) == 3 && fs::exists(aside_of_it), "a new file stays");
     written_meanwhile.clear();
     fs::remove(packed);
-    require(open(packed) == AE_BUNDLE && fs::exists(packed) && !fs::exists(aside_of_it), "what was moved aside is put back");
+    require(open(packed) == AE_BUNDLE && fs::exists(packed) && !fs::exists(aside_of_it),
+            "the replaced file is renamed to the path");
     fs::remove(packed);
   }
 

@@ -13,7 +13,6 @@ from aigc_edge.bundle.write import write_members
 from aigc_edge.diffusion import build, reference
 from aigc_edge.errors import AigcEdgeError, BundleError
 from aigc_edge.runtime import pipeline
-from aigc_edge.runtime.tile_size import largest_tile
 
 SCALE = 2  # pixels of the image for one entry of the sample
 OWN = (12, 16)  # of the image
@@ -199,33 +198,6 @@ def test_a_decoder_alone_decodes_larger_latents(latent_bundle, engine, rng):
         actual = pipe.sample(2, latents=latents, output="float32")
     wanted = decode(latents)
     np.testing.assert_allclose(actual, wanted, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(wanted).max())
-
-
-def count(length: int, tile: int, field: int) -> int:
-    """How many tiles there are along an axis, by default."""
-    return len(ramp(length, tile, max(tile // 4, min(2 * field, tile // 2))))
-
-
-def test_the_largest_tile_of_a_budget(rng):
-    assert largest_tile((1024, 1024), 1 << 20, (8, 8)) == (1024, 1024)
-    assert largest_tile((1024, 1024), (1 << 20) - 1, (8, 8)) == (584, 1024)  # two of 73 latents that have 18 in common
-    assert largest_tile((1024, 1024), 100 * 100, (8, 8), receptive_field=6) is None
-    for _ in range(60):
-        unit, field = int(rng.choice([1, 2, 8])), int(rng.integers(0, 4))
-        height, width = (int(side) for side in rng.integers(1, 25, 2))
-        pixels = int(rng.integers(1, 2 * height * width * unit**2))
-        wanted = [
-            (count(height, tall, field) * count(width, wide, field), tall * wide)
-            for tall in range(min(height, 2 * field + 1), height + 1)
-            for wide in range(min(width, 2 * field + 1), width + 1)
-            if tall * wide * unit**2 <= pixels
-        ]
-        tile = largest_tile((height * unit, width * unit), pixels, (unit, unit), field)
-        assert (tile is None) == (not wanted)
-        if tile is not None:
-            tall, wide = (side // unit for side in tile)
-            assert tile == (tall * unit, wide * unit)
-            assert (count(height, tall, field) * count(width, wide, field), tall * wide) == min(wanted)
 
 
 @pytest.mark.parametrize("sizes", [[(8, 64), (8, 16)], [(64, 8), (16, 8)]])
