@@ -8,6 +8,7 @@ operator that dequantises a block at a time. Convolutions and other readers of 4
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import tempfile
@@ -18,15 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aigc_edge.bundle.onnx_file import FLOAT, INT4, INT8, UINT8, OnnxFile, OnnxNode, Tensor
+from aigc_edge.bundle.onnx_file import FLOAT, INT4, INT8, INT64, UINT8, OnnxFile, OnnxNode, Tensor
 from aigc_edge.errors import BundleError
 from aigc_edge.files import atomic_file
 
 FORMATS = ("w4a8", "int4", "svdquant")  # those whose networks are rewritten
-VERSION = 1  # of what is written to the optimised-model cache
+VERSION = 2  # of what is written to the optimised-model cache
 BLOCKS = (16, 32, 64, 128, 256)  # that MatMulNBits takes
 FLOAT_INPUTS = 1  # its accuracy_level: inputs are not rounded
 DOMAIN = "com.microsoft"
+ONE_BEHIND, ROWS, FIRST, LAST = (f"aigc_edge_{name}" for name in ("one_behind", "rows", "first", "last"))  # constants of indices
 NETWORK, WEIGHTS = "network.onnx", "network.data"
 
 
@@ -138,7 +140,8 @@ def _two_level(node: OnnxNode, by_output: dict[str, OnnxNode], tensors: dict[str
 def multiply_packed(network: OnnxFile) -> int:
     """Replace matrix products of weights in blocks of 4 bits by MatMulNBits; returns their number.
 
-    A weight that something else reads, too, stays as it is.
+    A weight that something else reads, too, stays as it is. onnxruntime multiplies a single row by another kernel, which rounds
+    otherwise: each product gets a row of zeros more, so that samples do not depend on the batch.
     """
     readers, results = network.readers(), network.results()
     weights: dict[str, _Packed] = {}
@@ -163,10 +166,15 @@ def multiply_packed(network: OnnxFile) -> int:
         product = f"{result}_product" if len(node.inputs) > 2 and node.inputs[2] else result
         settings = {"K": packed.inputs, "N": packed.outputs, "bits": 4, "block_size": packed.block}
         settings["accuracy_level"] = FLOAT_INPUTS
-        nodes.append(OnnxNode("MatMulNBits", (node.inputs[0], *names), (product,), DOMAIN, settings))
+        padded, rows = f"{result}_padded", f"{result}_rows"
+        nodes.append(OnnxNode("Pad", (node.inputs[0], ONE_BEHIND, "", ROWS), (padded,)))
+        nodes.append(OnnxNode("MatMulNBits", (padded, *names), (rows,), DOMAIN, settings))
+        nodes.append(OnnxNode("Slice", (rows, FIRST, LAST, ROWS), (product,)))
         if product != result:
             nodes.append(OnnxNode("Add", (product, node.inputs[2]), (result,)))
     if weights:
+        for name, values in ((ONE_BEHIND, (0, 1)), (ROWS, (-2,)), (FIRST, (0,)), (LAST, (-1,))):
+            network.add(name, INT64, (len(values),), functools.partial(np.array, values, np.int64))
         network.nodes = nodes
         network.need(DOMAIN, 1)
     return len(weights)

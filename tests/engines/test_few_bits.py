@@ -141,8 +141,8 @@ def test_products_become_matmulnbits(rng: np.random.Generator, block: int, uprig
     changed = few_bits.in_memory(_model([weight, node], constants, (256, 40)).SerializeToString())
     assert isinstance(changed, bytes)
     loaded = onnx.load_from_string(changed)
-    assert [node.op_type for node in loaded.graph.node] == ["MatMulNBits", *(["Add"] if bias else [])]
-    assert {tensor.data_type for tensor in loaded.graph.initializer} == {TensorProto.UINT8, TensorProto.FLOAT}
+    assert [node.op_type for node in loaded.graph.node] == ["Pad", "MatMulNBits", "Slice", *(["Add"] if bias else [])]
+    assert {tensor.data_type for tensor in loaded.graph.initializer} == {TensorProto.UINT8, TensorProto.FLOAT, TensorProto.INT64}
     for rows in (1, 7, 64):
         x = rng.standard_normal((rows, 256)).astype(np.float32)
         wanted = x.astype(np.float64) @ values + (constants["b"] if bias else 0)
@@ -243,6 +243,30 @@ def test_int4_as_it_is_converted(rng: np.random.Generator, tmp_path: Path) -> No
     x = rng.standard_normal((3, 16, 4, 4)).astype(np.float32)
     plain = _run(path, x, "int4")
     np.testing.assert_allclose(_run(network.serialised(), x, "int4"), plain, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("lead", [(), (1,), (3,)])
+def test_a_sample_does_not_depend_on_the_batch(
+    rng: np.random.Generator, tmp_path: Path, lead: tuple[int, ...], threads: int
+) -> None:
+    """Bit for bit, in products of [N, K] and [N, T, K]: onnxruntime has another kernel for a single row."""
+    codes, scales = rng.integers(-8, 8, (256, 96)), rng.uniform(0.001, 0.01, (4, 96)).astype(np.float32)
+    constants = {"c": codes.astype(ml_dtypes.int4), "s": scales}
+    nodes = [helper.make_node("DequantizeLinear", ["c", "s"], ["w"], axis=0, block_size=64)]
+    nodes.append(helper.make_node("MatMul", ["x", "w"], ["y"]))
+    model = _model(nodes, constants, (256, 96))
+    for value, size in ((model.graph.input[0], 256), (model.graph.output[0], 96)):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, ["N", *lead, size]))
+    network = few_bits.rewritten(model.SerializeToString())
+    assert isinstance(network, OnnxFile)
+    session = open_session(network.serialised(), threads, what="net", format="int4")
+    x = rng.standard_normal((9, *lead, 256)).astype(np.float32)
+    (whole,) = session.run(None, {"x": x})
+    exact = x.astype(np.float64) @ (codes * np.repeat(scales, 64, axis=0).astype(np.float64))
+    np.testing.assert_allclose(whole, exact, atol=1e-5 * np.abs(exact).max())
+    for count in (1, 2, 5):
+        np.testing.assert_array_equal(session.run(None, {"x": x[:count]})[0], whole[:count])
 
 
 CHILD = """
