@@ -89,7 +89,7 @@ def _branch(value: ir.Value, *, biased: bool) -> _Branch | None:
             assert constant is not None
             if node.op_type == "Add" and not biased:
                 return None
-            if node.op_type == "Div" and position == 1:
+            if node.op_type == "Div" and (position == 1 or not constant.all()):
                 return None
             if node.op_type != "Add":
                 if biased or constant.size != 1 or constant.ndim > 1:

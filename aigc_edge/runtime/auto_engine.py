@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
 from aigc_edge.bundle.manifest import Manifest
 from aigc_edge.engines.base import ENGINES, EXACT, Engine, EngineSource, load_engine, made_as, shape_of
 from aigc_edge.errors import AigcEdgeError
@@ -42,7 +43,7 @@ def fastest(
     """
     component = component or bundle.manifest.main.name
     network, used = bundle.manifest.components[component], {}
-    names = [name for name in _installed() if ENGINES[name].deviates(made_as(network.file(format, name), format)) is None]
+    names = candidates(network, format)
     for name in names:
         with contextlib.suppress(AigcEdgeError):
             used[name] = precision_of(bundle.manifest, format, name, precision)
@@ -80,15 +81,13 @@ def _entry(key: str, name: str) -> str:
     return f"{name} {hashlib.sha256(f'{key} {name}'.encode()).hexdigest()[:16]}"  # what was damaged on the disk is measured again
 
 
-def candidates(format: str) -> list[str]:
-    """The engines that may run a format here, in order of their names: a GPU is asked for by name."""
-    return [name for name in _installed() if ENGINES[name].deviates(format) is None]
-
-
-def _installed() -> list[str]:
+def candidates(network: Component, format: str) -> list[str]:
+    """The engines that may run a network of a bundle in this format here, in order of their names: a GPU is asked for by name."""
     engines = {name: ENGINES[name] for name in ENGINES}
     usable = {name: engine for name, engine in engines.items() if engine.auto and "cpu" in engine.devices}
-    return [name for name, engine in usable.items() if engine.unavailable() is None]
+    installed = {name: engine for name, engine in usable.items() if engine.unavailable() is None}
+    # A component of an int8 bundle may be in int8w: kernels follow from the file.
+    return [name for name, engine in installed.items() if engine.deviates(made_as(network.file(format, name), format)) is None]
 
 
 def _key(manifest: Manifest, format: str, threads: int, used: Mapping[str, str], component: str) -> str:

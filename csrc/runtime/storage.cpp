@@ -21,8 +21,8 @@ namespace {
 constexpr size_t kPiece = 1 << 18;  // bytes; fits into a cache
 constexpr int kMostOpen = 32;       // files of a folder that stay open: a process may have few descriptors
 
-// Puts back what an interrupted replacement of `path` has moved aside, the latest, where nothing is at `path`: as
-// aigc_edge/files.py does, which names it ".<name>.<random>.old".
+// Renames what an interrupted replacement of `path` left as ".<name>.<random>.old", the latest, to `path` where nothing is
+// there, as aigc_edge/files.py does.
 void recover(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   struct stat status = {};

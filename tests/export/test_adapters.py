@@ -44,7 +44,8 @@ def gemms(rng: np.random.Generator) -> Parts:
         N("Gemm", ["x2", "w", "bias"], ["b"], transB=1),
         N("Add", ["u", "b"], ["z"]),
     ]
-    return nodes, _normal(rng, w=(6, 8), bias=(6,), down=(2, 8), up=(2, 6), scale=(), by=(1,)), [8]
+    constants = _normal(rng, w=(6, 8), bias=(6,), down=(2, 8), up=(2, 6), scale=())
+    return nodes, constants | {"by": rng.uniform(0.5, 2, 1).astype(np.float32)}, [8]
 
 
 def pointwise(rng: np.random.Generator) -> Parts:
@@ -139,6 +140,12 @@ def test_what_is_no_adapter_of_one_weight_stays(change: Callable[[Any], None], r
     operators, error = _folded((nodes, constants, shape), rng)
     assert operators["MatMul"] >= 3
     assert error <= 2e-6
+
+
+def test_an_adapter_divided_by_zero_stays(rng: np.random.Generator) -> None:
+    nodes, constants, shape = gemms(rng)
+    operators, _ = _folded((nodes, constants | {"by": np.zeros(1, np.float32)}, shape), rng)
+    assert sum(operators[op] for op in PRODUCTS) == 3
 
 
 @pytest.mark.parametrize("change", [{"strides": [1, 1]}, {"pads": [0, 1, 1, 0]}, {"group": 2}])

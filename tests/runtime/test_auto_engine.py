@@ -9,6 +9,8 @@ import pytest
 
 import aigc_edge
 from aigc_edge.bundle.bundle import Bundle
+from aigc_edge.bundle.component import Component
+from aigc_edge.bundle.spec import ComponentSpec
 from aigc_edge.engines import openvino
 from aigc_edge.engines.base import ENGINES
 from aigc_edge.errors import AigcEdgeError
@@ -97,30 +99,24 @@ def test_no_engine_at_all_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
         aigc_edge.open(BUNDLE, engine="auto")
 
 
+def network(format: str, file: str = "") -> Component:
+    """A network that a bundle has in this format, stored in `file`."""
+    return Component(ComponentSpec("decoder", (), ()), {format: {"file": file or f"decoder.{format}.onnx"}})
+
+
 def test_int8_without_vnni_is_not_for_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino.OpenVinoEngine, "unavailable", lambda: None)
     monkeypatch.setattr(openvino.platform, "machine", lambda: "x86_64")
     for vnni in (True, False):
         monkeypatch.setattr(openvino, "has_vnni", lambda vnni=vnni: vnni)
-        assert ("openvino" in auto_engine.candidates("int8")) == vnni
-        assert "openvino" in auto_engine.candidates("fp32")
+        assert ("openvino" in auto_engine.candidates(network("int8"), "int8")) == vnni
+        assert ("openvino" in auto_engine.candidates(network("w4a8"), "w4a8")) == vnni
+        assert "openvino" in auto_engine.candidates(network("fp32"), "fp32")
+        assert "openvino" in auto_engine.candidates(network("int8", "decoder.int8w.onnx"), "int8"), "its activations are floats"
     monkeypatch.setattr(openvino.platform, "machine", lambda: "aarch64")
-    assert "openvino" in auto_engine.candidates("int8")
+    assert "openvino" in auto_engine.candidates(network("int8"), "int8")
 
 
 def test_gpus_are_asked_for_by_name() -> None:
-    assert "tensorrt" not in auto_engine.candidates("fp32")
-    assert "torch" not in auto_engine.candidates("fp32")
-
-
-def test_what_others_measure_meanwhile_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(*_: object, **__: object) -> dict[str, float]:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps({"another": "torch 0"}))
-        return {"onnxruntime": 2.0, "torch": 1.0}
-
-    consider(monkeypatch, "onnxruntime", "torch")
-    monkeypatch.setattr(auto_engine, "_measure", measure)
-    with aigc_edge.open(BUNDLE, engine="auto", threads=1):
-        assert len(json.loads(cache.read_text())) == 2
-        assert json.loads(cache.read_text())["another"] == "torch 0"
+    assert "tensorrt" not in auto_engine.candidates(network("fp32"), "fp32")
+    assert "torch" not in auto_engine.candidates(network("fp32"), "fp32")
